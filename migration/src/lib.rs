@@ -1,0 +1,46 @@
+//! The schema of boxoffice, the same for SQLite and PostgreSQL: one file per capability, in the order in which they
+//! refer to each other. A released migration is never edited; a change is a new file.
+//!
+//! Stored forms: instants are microseconds since the Unix epoch in a BIGINT, money a BIGINT in the currency's smallest
+//! unit, states their names, ids UUIDs (a 16-byte BLOB on SQLite).
+
+use sea_orm_migration::{prelude::*, sea_orm::DatabaseBackend};
+
+mod m0001_concert;
+mod m0002_wallet;
+mod m0003_queue;
+mod m0004_reservation;
+mod m0005_payment;
+mod m0006_token;
+
+pub use sea_orm_migration::prelude::MigratorTrait;
+
+/// All migrations of boxoffice. Run it inside a transaction: either all that is pending is applied or nothing.
+pub struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m0001_concert::Migration),
+            Box::new(m0002_wallet::Migration),
+            Box::new(m0003_queue::Migration),
+            Box::new(m0004_reservation::Migration),
+            Box::new(m0005_payment::Migration),
+            Box::new(m0006_token::Migration),
+        ]
+    }
+}
+
+/// Runs `ddl`, written once for both engines, statement by statement. Where their types differ it says `{uuid}`,
+/// `{identity}` (a key that the database counts up) and `{clustered}` (rows stored in the order of the primary key).
+async fn apply(manager: &SchemaManager<'_>, ddl: &str) -> Result<(), DbErr> {
+    let (uuid, identity, clustered) = match manager.get_database_backend() {
+        DatabaseBackend::Postgres => ("UUID", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", ""),
+        _ => ("BLOB", "INTEGER PRIMARY KEY AUTOINCREMENT", "WITHOUT ROWID"),
+    };
+    let ddl = ddl.replace("{uuid}", uuid).replace("{identity}", identity).replace("{clustered}", clustered);
+    for statement in ddl.split(';').filter(|part| !part.trim().is_empty()) {
+        manager.get_connection().execute_unprepared(statement).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! Prepaid money: a wallet per user and a ledger of every movement, numbered per wallet.
+
+use sea_orm_migration::prelude::*;
+
+#[derive(DeriveMigrationName)]
+pub struct Migration;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        super::apply(manager, SCHEMA).await
+    }
+}
+
+const SCHEMA: &str = "
+CREATE TABLE wallet (
+    user_id {uuid} NOT NULL PRIMARY KEY,
+    balance BIGINT NOT NULL CHECK (balance >= 0),
+    entry_count BIGINT NOT NULL CHECK (entry_count >= 0),
+    open_time BIGINT NOT NULL
+);
+CREATE TABLE ledger_entry (
+    user_id {uuid} NOT NULL REFERENCES wallet (user_id),
+    entry_number BIGINT NOT NULL CHECK (entry_number > 0),
+    kind TEXT NOT NULL CHECK (kind IN ('CHARGE', 'PAYMENT', 'REFUND')),
+    amount BIGINT NOT NULL,
+    balance_after BIGINT NOT NULL CHECK (balance_after >= 0),
+    payment_id {uuid},
+    request_id {uuid},
+    create_time BIGINT NOT NULL,
+    PRIMARY KEY (user_id, entry_number)
+) {clustered};
+CREATE UNIQUE INDEX ledger_entry_request ON ledger_entry (request_id) WHERE request_id IS NOT NULL;
+";

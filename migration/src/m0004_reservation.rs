@@ -1,0 +1,44 @@
+//! Holds: a row per reservation, and a row per seat of a performance only while it is held or sold.
+
+use sea_orm_migration::prelude::*;
+
+#[derive(DeriveMigrationName)]
+pub struct Migration;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        super::apply(manager, SCHEMA).await
+    }
+}
+
+const SCHEMA: &str = "
+CREATE TABLE reservation (
+    reservation_id {uuid} NOT NULL PRIMARY KEY,
+    user_id {uuid} NOT NULL REFERENCES wallet (user_id),
+    concert_id BIGINT NOT NULL,
+    queue_number BIGINT NOT NULL,
+    performance_id BIGINT NOT NULL REFERENCES performance (performance_id),
+    seat_numbers TEXT NOT NULL,
+    total_price BIGINT NOT NULL CHECK (total_price >= 0),
+    state TEXT NOT NULL CHECK (state IN ('HELD', 'PAID', 'RELEASED', 'EXPIRED', 'REFUNDED')),
+    version BIGINT NOT NULL DEFAULT 1,
+    hold_time BIGINT NOT NULL,
+    first_expire_time BIGINT NOT NULL,
+    expire_time BIGINT NOT NULL CHECK (expire_time >= first_expire_time),
+    request_id {uuid},
+    FOREIGN KEY (concert_id, queue_number) REFERENCES queue_token (concert_id, queue_number)
+);
+CREATE INDEX reservation_user ON reservation (user_id, hold_time, reservation_id);
+CREATE INDEX reservation_held ON reservation (expire_time) WHERE state = 'HELD';
+CREATE UNIQUE INDEX reservation_request ON reservation (request_id) WHERE request_id IS NOT NULL;
+CREATE TABLE reserved_seat (
+    performance_id BIGINT NOT NULL REFERENCES performance (performance_id),
+    seat_number INTEGER NOT NULL CHECK (seat_number > 0),
+    reservation_id {uuid} NOT NULL REFERENCES reservation (reservation_id),
+    state TEXT NOT NULL CHECK (state IN ('HELD', 'SOLD')),
+    expire_time BIGINT NOT NULL,
+    PRIMARY KEY (performance_id, seat_number)
+) {clustered};
+CREATE INDEX reserved_seat_reservation ON reserved_seat (reservation_id);
+";

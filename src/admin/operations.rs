@@ -1,0 +1,163 @@
+//! The verbs of the admin: create, add, update. Each batch is served command by command: these are rare.
+
+use std::collections::HashMap;
+
+use super::store;
+use crate::{
+    clock::Micros,
+    db::{Set, Write},
+    entity::{concert, performance},
+    error::Error,
+    lane::Batch,
+};
+
+/// Create a venue.
+pub struct CreateVenue {
+    /// A slug.
+    pub venue_id: String,
+    /// For people.
+    pub name: String,
+    /// Name and seat count of each section, in the order in which the seats are numbered.
+    pub sections: Vec<(String, i32)>,
+}
+
+/// Create a concert.
+pub struct CreateConcert {
+    /// The callers' key.
+    pub concert_code: String,
+    /// For people.
+    pub name: String,
+    /// Nobody is admitted before; `None`: now.
+    pub open_time: Option<Micros>,
+    /// Bound of the ACTIVE tokens; 0: none.
+    pub max_active_count: i32,
+    /// Seats that one user may have.
+    pub seats_per_user_limit: i32,
+}
+
+/// Put a date on sale.
+pub struct AddPerformance {
+    /// Which concert.
+    pub concert_code: String,
+    /// ISO-8601.
+    pub date: String,
+    /// When it starts.
+    pub start_time: Micros,
+    /// Where.
+    pub venue_id: String,
+    /// Price of the sections that are not named.
+    pub price: i64,
+    /// Prices of the others, by section.
+    pub section_prices: HashMap<String, i64>,
+}
+
+/// Change a sale; what is `None` stays.
+pub struct UpdateSale {
+    /// Which concert.
+    pub concert_code: String,
+    /// Stop or go on admitting.
+    pub paused: Option<bool>,
+    /// When admission begins.
+    pub open_time: Option<Micros>,
+    /// Bound of the ACTIVE tokens; 0: none.
+    pub max_active_count: Option<i32>,
+}
+
+/// Creates venues.
+pub async fn create_venues(write: &Write, commands: &[CreateVenue]) -> Batch<()> {
+    let mut answers = Vec::with_capacity(commands.len());
+    for c in commands {
+        let created = store::insert_venue(write, &c.venue_id, &c.name, &c.sections).await?;
+        answers.push(if created { Ok(()) } else { Err(taken("venue", &c.venue_id)) });
+    }
+    Ok(answers)
+}
+
+/// Creates concerts.
+pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch<concert::Model> {
+    let mut answers = Vec::with_capacity(commands.len());
+    for c in commands {
+        let row = concert::ActiveModel {
+            concert_code: Set(c.concert_code.clone()),
+            name: Set(c.name.clone()),
+            open_time: Set(c.open_time.unwrap_or(write.now)),
+            paused: Set(false),
+            max_active_count: Set(c.max_active_count),
+            seats_per_user_limit: Set(c.seats_per_user_limit),
+            ..Default::default()
+        };
+        let created = store::insert_concert(write, &c.concert_code, row).await?;
+        answers.push(created.ok_or_else(|| taken("concert", &c.concert_code)));
+    }
+    Ok(answers)
+}
+
+/// Adds performances.
+pub async fn add_performances(write: &Write, commands: &[AddPerformance]) -> Batch<()> {
+    let mut answers = Vec::with_capacity(commands.len());
+    for command in commands {
+        answers.push(add_performance(write, command).await?);
+    }
+    Ok(answers)
+}
+
+async fn add_performance(write: &Write, command: &AddPerformance) -> Result<Result<(), Error>, crate::db::Error> {
+    let Some(concert) = store::find_concert(write, &command.concert_code).await? else {
+        return Ok(Err(concert_not_found(&command.concert_code)));
+    };
+    let sections = store::sections(write, &command.venue_id).await?;
+    if sections.is_empty() {
+        return Ok(Err(Error::VenueNotFound { venue_id: command.venue_id.clone() }));
+    }
+    let unknown = command.section_prices.keys().any(|name| sections.iter().all(|s| s.name != *name));
+    if unknown {
+        return Ok(Err(Error::invalid("section_prices", "must name sections of the venue")));
+    }
+    let prices: Vec<i64> = sections
+        .iter()
+        .map(|section| command.section_prices.get(&section.name).copied().unwrap_or(command.price))
+        .collect();
+    let row = performance::ActiveModel {
+        concert_id: Set(concert.concert_id),
+        date: Set(command.date.clone()),
+        start_time: Set(command.start_time),
+        venue_id: Set(command.venue_id.clone()),
+        seat_count: Set(sections.iter().map(|section| section.seat_count).sum()),
+        sold_seat_count: Set(0),
+        ..Default::default()
+    };
+    let added = store::insert_performance(write, concert.concert_id, &command.date, row, &prices).await?;
+    let what = format!("{} on {}", command.concert_code, command.date);
+    Ok(if added { Ok(()) } else { Err(taken("performance", &what)) })
+}
+
+/// Changes sales.
+pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<concert::Model> {
+    let mut answers = Vec::with_capacity(commands.len());
+    for c in commands {
+        let Some(row) = store::find_concert(write, &c.concert_code).await? else {
+            answers.push(Err(concert_not_found(&c.concert_code)));
+            continue;
+        };
+        let mut row = concert::ActiveModel::from(row);
+        if let Some(paused) = c.paused {
+            row.paused = Set(paused);
+        }
+        if let Some(open_time) = c.open_time {
+            row.open_time = Set(open_time);
+        }
+        if let Some(max_active_count) = c.max_active_count {
+            row.max_active_count = Set(max_active_count);
+        }
+        answers.push(Ok(store::update_concert(write, row).await?));
+    }
+    Ok(answers)
+}
+
+fn taken(kind: &str, name: &str) -> Error {
+    Error::AlreadyExists { what: format!("{kind} {name}") }
+}
+
+fn concert_not_found(concert_code: &str) -> Error {
+    Error::ConcertNotFound { concert_code: concert_code.to_owned() }
+}

@@ -1,0 +1,226 @@
+//! AdminService, on its own listener.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+
+use super::{
+    operations::{self, AddPerformance, CreateConcert, CreateVenue, UpdateSale},
+    store,
+};
+use crate::{
+    clock,
+    concert::Catalogue,
+    db::Database,
+    entity::concert,
+    error::Error,
+    fields::Fields,
+    lane::Lane,
+    proto::{self, admin_service_server::AdminService},
+};
+
+const DEFAULT_SEATS_PER_USER: i32 = 4;
+const MAX_SEATS_PER_USER: i32 = 100;
+const MAX_SECTIONS: usize = 100;
+const MAX_SECTION_SEATS: i32 = 100_000;
+/// So that the takings of any sale fit an int64.
+const MAX_PRICE: i64 = 1_000_000_000_000;
+const LAST_MINUTE: Duration = Duration::from_secs(60);
+
+/// Serves the admin.
+pub struct AdminApi {
+    db: Database,
+    catalogue: Arc<Catalogue>,
+    venues: Lane<CreateVenue, ()>,
+    concerts: Lane<CreateConcert, concert::Model>,
+    performances: Lane<AddPerformance, ()>,
+    sales: Lane<UpdateSale, concert::Model>,
+}
+
+impl AdminApi {
+    /// Starts the lanes of the admin.
+    pub fn new(db: Database, catalogue: Arc<Catalogue>, tasks: &TaskTracker) -> Self {
+        Self {
+            venues: db.write_lane("admin.venues", tasks, |write, commands| {
+                Box::pin(operations::create_venues(write, commands))
+            }),
+            concerts: db.write_lane("admin.concerts", tasks, |write, commands| {
+                Box::pin(operations::create_concerts(write, commands))
+            }),
+            performances: db.write_lane("admin.performances", tasks, |write, commands| {
+                Box::pin(operations::add_performances(write, commands))
+            }),
+            sales: db.write_lane("admin.sales", tasks, |write, commands| {
+                Box::pin(operations::update_sales(write, commands))
+            }),
+            db,
+            catalogue,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for AdminApi {
+    async fn create_venue(
+        &self,
+        request: Request<proto::CreateVenueRequest>,
+    ) -> Result<Response<proto::CreateVenueResponse>, Status> {
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        fields.venue_id("venue_id", &request.venue_id);
+        fields.name("name", &request.name);
+        check_sections(&mut fields, &request.sections);
+        fields.done()?;
+        let command = CreateVenue {
+            venue_id: request.venue_id.clone(),
+            name: request.name.clone(),
+            sections: request.sections.iter().map(|s| (s.name.clone(), s.seat_count)).collect(),
+        };
+        self.venues.submit((), command).await?;
+        Ok(Response::new(proto::CreateVenueResponse {
+            venue: Some(proto::Venue { venue_id: request.venue_id, name: request.name, sections: request.sections }),
+        }))
+    }
+
+    async fn create_concert(
+        &self,
+        request: Request<proto::CreateConcertRequest>,
+    ) -> Result<Response<proto::CreateConcertResponse>, Status> {
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        fields.concert_code("concert_code", &request.concert_code);
+        fields.name("name", &request.name);
+        let open_time = fields.optional_instant("open_time", request.open_time.as_ref());
+        fields.require(request.max_active_count >= 0, "max_active_count", "must not be negative");
+        let limit = request.seats_per_user_limit;
+        let valid = (0..=MAX_SEATS_PER_USER).contains(&limit);
+        fields.require(valid, "seats_per_user_limit", "must be between 0 and 100");
+        fields.done()?;
+        let command = CreateConcert {
+            concert_code: request.concert_code,
+            name: request.name,
+            open_time,
+            max_active_count: request.max_active_count,
+            seats_per_user_limit: if limit == 0 { DEFAULT_SEATS_PER_USER } else { limit },
+        };
+        let row = self.concerts.submit((), command).await?;
+        Ok(Response::new(proto::CreateConcertResponse { concert: Some(row.into()) }))
+    }
+
+    async fn add_performance(
+        &self,
+        request: Request<proto::AddPerformanceRequest>,
+    ) -> Result<Response<proto::AddPerformanceResponse>, Status> {
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        fields.concert_code("concert_code", &request.concert_code);
+        fields.date("date", &request.date);
+        let start_time = fields.instant("start_time", request.start_time.as_ref());
+        fields.venue_id("venue_id", &request.venue_id);
+        let section_prices = check_prices(&mut fields, request.price, &request.section_prices);
+        fields.done()?;
+        let (concert_code, date) = (request.concert_code.clone(), request.date.clone());
+        let command = AddPerformance {
+            concert_code: request.concert_code,
+            date: request.date,
+            start_time,
+            venue_id: request.venue_id,
+            price: request.price,
+            section_prices,
+        };
+        self.performances.submit((), command).await?;
+        let concert = self.catalogue.concert(&concert_code).await?;
+        let performance = self.catalogue.performance(concert.concert_id, &date).await?;
+        Ok(Response::new(proto::AddPerformanceResponse {
+            performance: performance.map(|performance| performance.to_proto(performance.seat_count)),
+        }))
+    }
+
+    async fn update_sale(
+        &self,
+        request: Request<proto::UpdateSaleRequest>,
+    ) -> Result<Response<proto::UpdateSaleResponse>, Status> {
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        fields.concert_code("concert_code", &request.concert_code);
+        let open_time = fields.optional_instant("open_time", request.open_time.as_ref());
+        let valid = request.max_active_count.is_none_or(|count| count >= 0);
+        fields.require(valid, "max_active_count", "must not be negative");
+        fields.done()?;
+        let command = UpdateSale {
+            concert_code: request.concert_code,
+            paused: request.paused,
+            open_time,
+            max_active_count: request.max_active_count,
+        };
+        let row = self.sales.submit((), command).await?;
+        Ok(Response::new(proto::UpdateSaleResponse { concert: Some(row.into()) }))
+    }
+
+    async fn get_sale_stats(
+        &self,
+        request: Request<proto::GetSaleStatsRequest>,
+    ) -> Result<Response<proto::GetSaleStatsResponse>, Status> {
+        let concert_code = request.into_inner().concert_code;
+        let mut fields = Fields::default();
+        fields.concert_code("concert_code", &concert_code);
+        fields.done()?;
+        let concert = self.catalogue.concert(&concert_code).await?;
+        let now = self.db.now();
+        let since = now - clock::micros(LAST_MINUTE);
+        let counts = store::counts(&self.db, concert.concert_id, now, since).await.map_err(Error::from)?;
+        let counts = counts.ok_or_else(|| Error::internal(format!("concert {concert_code} has no queue")))?;
+        Ok(Response::new(proto::GetSaleStatsResponse { stats: Some(stats_to_proto(concert_code, &counts)) }))
+    }
+}
+
+fn check_sections(fields: &mut Fields, sections: &[proto::Section]) {
+    let count = sections.len();
+    fields.require((1..=MAX_SECTIONS).contains(&count), "sections", "must be 1 to 100");
+    for (index, section) in sections.iter().enumerate().take(MAX_SECTIONS) {
+        fields.name(format!("sections[{index}].name"), &section.name);
+        let valid = (1..=MAX_SECTION_SEATS).contains(&section.seat_count);
+        fields.require(valid, format!("sections[{index}].seat_count"), "must be between 1 and 100000");
+    }
+    let names: HashSet<&str> = sections.iter().map(|section| section.name.as_str()).collect();
+    fields.require(names.len() == count, "sections", "must have different names");
+}
+
+fn check_prices(fields: &mut Fields, price: i64, prices: &[proto::SectionPrice]) -> HashMap<String, i64> {
+    let valid = |price| (0..=MAX_PRICE).contains(&price);
+    fields.require(valid(price), "price", "must be between 0 and 1000000000000");
+    for (index, section) in prices.iter().enumerate().take(MAX_SECTIONS) {
+        let field = format!("section_prices[{index}].price");
+        fields.require(valid(section.price), field, "must be between 0 and 1000000000000");
+    }
+    let by_section: HashMap<String, i64> = prices.iter().map(|s| (s.section.clone(), s.price)).collect();
+    fields.require(by_section.len() == prices.len(), "section_prices", "must name a section once");
+    by_section
+}
+
+fn stats_to_proto(concert_code: String, counts: &store::Counts) -> proto::SaleStats {
+    let seats = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
+    // Whoever was admitted is ACTIVE, has paid, has left, or ran out.
+    let expired_count =
+        counts.admitted_count - counts.active_count - counts.completed_count - counts.left_admitted_count;
+    proto::SaleStats {
+        concert_code,
+        issued_count: counts.issued_count,
+        waiting_count: counts.waiting_count,
+        active_count: counts.active_count,
+        expired_count,
+        completed_count: counts.completed_count,
+        left_count: counts.left_count,
+        unsold_seat_count: seats(counts.unsold_seat_count),
+        held_seat_count: seats(counts.held_seat_count),
+        sold_seat_count: seats(counts.sold_seat_count),
+        admissions_last_minute: counts.admissions,
+        payments_last_minute: counts.payments,
+        revenue: counts.revenue,
+    }
+}

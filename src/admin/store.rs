@@ -1,0 +1,154 @@
+//! Queries that create what is sold, change a sale, and count it.
+
+use sea_orm::{ActiveModelTrait, ActiveValue::Set, ColumnTrait, EntityTrait, FromQueryResult, QueryFilter};
+
+use crate::{
+    clock::Micros,
+    db::{self, Database, Write},
+    entity::{concert, performance, queue_counter, section, section_price, venue},
+};
+
+/// Adds a venue with its sections, which are `(name, seat count)`; `false` if the id is taken.
+pub async fn insert_venue(
+    write: &Write,
+    venue_id: &str,
+    name: &str,
+    sections: &[(String, i32)],
+) -> Result<bool, db::Error> {
+    let conn = write.conn();
+    if venue::Entity::find_by_id(venue_id).one(conn).await?.is_some() {
+        return Ok(false);
+    }
+    let venue = venue::ActiveModel { venue_id: Set(venue_id.to_owned()), name: Set(name.to_owned()) };
+    venue::Entity::insert(venue).exec_without_returning(conn).await?;
+    let rows = sections.iter().zip(1..).map(|((name, seat_count), section_number)| section::ActiveModel {
+        venue_id: Set(venue_id.to_owned()),
+        section_number: Set(section_number),
+        name: Set(name.clone()),
+        seat_count: Set(*seat_count),
+    });
+    section::Entity::insert_many(rows).exec_without_returning(conn).await?;
+    Ok(true)
+}
+
+/// The sections of a venue in order; none if there is no such venue.
+pub async fn sections(write: &Write, venue_id: &str) -> Result<Vec<section::Model>, db::Error> {
+    use sea_orm::QueryOrder;
+    let rows = section::Entity::find()
+        .filter(section::Column::VenueId.eq(venue_id))
+        .order_by_asc(section::Column::SectionNumber)
+        .all(write.conn())
+        .await?;
+    Ok(rows)
+}
+
+/// Adds a concert and its queue; `None` if the code is taken.
+pub async fn insert_concert(
+    write: &Write,
+    concert_code: &str,
+    row: concert::ActiveModel,
+) -> Result<Option<concert::Model>, db::Error> {
+    if find_concert(write, concert_code).await?.is_some() {
+        return Ok(None);
+    }
+    let row = row.insert(write.conn()).await?;
+    let counter = queue_counter::ActiveModel { concert_id: Set(row.concert_id), ..Default::default() };
+    queue_counter::Entity::insert(counter).exec_without_returning(write.conn()).await?;
+    Ok(Some(row))
+}
+
+/// The concert with this code.
+pub async fn find_concert(write: &Write, concert_code: &str) -> Result<Option<concert::Model>, db::Error> {
+    let row = concert::Entity::find().filter(concert::Column::ConcertCode.eq(concert_code)).one(write.conn()).await?;
+    Ok(row)
+}
+
+/// Writes a concert back.
+pub async fn update_concert(write: &Write, row: concert::ActiveModel) -> Result<concert::Model, db::Error> {
+    Ok(row.update(write.conn()).await?)
+}
+
+/// Adds the performance of a concert on a date, with the price of each section in order; `false` if the date is taken.
+pub async fn insert_performance(
+    write: &Write,
+    concert_id: i64,
+    date: &str,
+    row: performance::ActiveModel,
+    prices: &[i64],
+) -> Result<bool, db::Error> {
+    let taken = performance::Entity::find()
+        .filter(performance::Column::ConcertId.eq(concert_id))
+        .filter(performance::Column::Date.eq(date))
+        .one(write.conn())
+        .await?;
+    if taken.is_some() {
+        return Ok(false);
+    }
+    let row = row.insert(write.conn()).await?;
+    let prices = prices.iter().zip(1..).map(|(price, section_number)| section_price::ActiveModel {
+        performance_id: Set(row.performance_id),
+        section_number: Set(section_number),
+        price: Set(*price),
+    });
+    section_price::Entity::insert_many(prices).exec_without_returning(write.conn()).await?;
+    Ok(true)
+}
+
+/// What a sale has come to.
+#[derive(Debug, FromQueryResult)]
+pub struct Counts {
+    /// Tokens issued.
+    pub issued_count: i64,
+    /// Tokens admitted so far, whatever became of them.
+    pub admitted_count: i64,
+    /// Tokens that wait.
+    pub waiting_count: i64,
+    /// ACTIVE tokens whose admission is not over.
+    pub active_count: i64,
+    /// Tokens that paid.
+    pub completed_count: i64,
+    /// Tokens that left.
+    pub left_count: i64,
+    /// Tokens that were admitted and left.
+    pub left_admitted_count: i64,
+    /// Seats nobody has paid for.
+    pub unsold_seat_count: i64,
+    /// Seats in a hold that is not over.
+    pub held_seat_count: i64,
+    /// Seats paid for.
+    pub sold_seat_count: i64,
+    /// Tokens admitted since the instant asked for.
+    pub admissions: i64,
+    /// Payments since the instant asked for.
+    pub payments: i64,
+    /// Money taken.
+    pub revenue: i64,
+}
+
+/// Counts the sale of a concert at `now`, admissions and payments after `since`.
+pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) -> Result<Option<Counts>, db::Error> {
+    use sea_orm::EntityName;
+    let token = format!("FROM {} t WHERE t.concert_id = q.concert_id", crate::entity::queue_token::Entity.table_name());
+    let sql = format!(
+        "SELECT s.*, s.issued_count - s.admitted_count - (s.left_count - s.left_admitted_count) AS waiting_count
+         FROM (SELECT q.issued_number AS issued_count,
+            q.departed_count AS left_count,
+            (SELECT COUNT(*) {token} AND t.admit_time IS NOT NULL) AS admitted_count,
+            (SELECT COUNT(*) {token} AND t.state = 'ACTIVE' AND t.expire_time > $2) AS active_count,
+            (SELECT COUNT(*) {token} AND t.state = 'COMPLETED' AND t.admit_time IS NOT NULL) AS completed_count,
+            (SELECT COUNT(*) {token} AND t.state = 'LEFT' AND t.admit_time IS NOT NULL) AS left_admitted_count,
+            (SELECT COUNT(*) {token} AND t.admit_time > $3) AS admissions,
+            (SELECT COUNT(*) FROM payment p WHERE p.concert_id = q.concert_id AND p.pay_time > $3) AS payments,
+            (SELECT CAST(COALESCE(SUM(p.price), 0) AS BIGINT) FROM payment p
+             WHERE p.concert_id = q.concert_id AND p.state = 'PAID') AS revenue,
+            (SELECT CAST(COALESCE(SUM(f.seat_count - f.sold_seat_count), 0) AS BIGINT)
+             FROM performance f WHERE f.concert_id = q.concert_id) AS unsold_seat_count,
+            (SELECT CAST(COALESCE(SUM(f.sold_seat_count), 0) AS BIGINT)
+             FROM performance f WHERE f.concert_id = q.concert_id) AS sold_seat_count,
+            (SELECT COUNT(*) FROM performance f JOIN reserved_seat x ON x.performance_id = f.performance_id
+             WHERE f.concert_id = q.concert_id AND x.state = 'HELD' AND x.expire_time > $2) AS held_seat_count
+         FROM queue_counter q WHERE q.concert_id = $1) AS s"
+    );
+    let statement = db::one(db.engine(), &sql, [concert_id.into(), now.into(), since.into()]);
+    Ok(Counts::find_by_statement(statement).one(db.reader()).await?)
+}

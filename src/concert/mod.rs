@@ -1,0 +1,9 @@
+//! What is on sale: concerts, their dates, and which seats are free. Reads decide nothing, so there are no operations.
+
+pub mod catalogue;
+mod service;
+mod store;
+
+pub use catalogue::{Catalogue, Concert, Performance, Section};
+pub use service::ConcertApi;
+pub use store::{TakenSeat, concert_row, taken_seats, unsold_seat_count};

@@ -1,0 +1,165 @@
+//! The command line: every setting is a flag and an environment variable, with its default in plain sight.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Sells the seats of a concert that everyone wants at the same second.
+#[derive(Debug, Parser)]
+#[command(name = "boxoffice", version, about)]
+pub struct Cli {
+    /// What to do; `serve` without one.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The settings, before or after the command.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Serve until SIGTERM or SIGINT (the default).
+    Serve {
+        /// Fill an empty database with a small catalogue and a few users, and print the calls of a first tour.
+        #[arg(long)]
+        demo: bool,
+    },
+    /// Bring the schema of the database up to date and exit.
+    Migrate,
+    /// Ask a running server whether it serves: exits with 0 if so, with 1 if not.
+    Health,
+}
+
+/// How the service runs.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// `sqlite://FILE?mode=rwc` or `postgres://USER:PASSWORD@HOST/DATABASE`.
+    #[arg(
+        long,
+        global = true,
+        env = "BOXOFFICE_DATABASE_URL",
+        hide_env_values = true,
+        default_value = "sqlite://boxoffice.db?mode=rwc"
+    )]
+    pub database_url: String,
+    /// Where the public services listen; port 0 takes a free one and logs it.
+    #[arg(long, global = true, env = "BOXOFFICE_LISTEN", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+    /// Where AdminService listens.
+    #[arg(long, global = true, env = "BOXOFFICE_ADMIN_LISTEN", default_value = "127.0.0.1:50052")]
+    pub admin_listen: SocketAddr,
+    /// Where Prometheus reads metrics over HTTP; nowhere by default.
+    #[arg(long, global = true, env = "BOXOFFICE_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// How often waiting tokens are admitted.
+    #[arg(long, global = true, env = "BOXOFFICE_PROMOTE_INTERVAL", default_value = "2s", value_parser = span)]
+    pub promote_interval: Duration,
+    /// How often admissions and holds that are over are tidied up.
+    #[arg(long, global = true, env = "BOXOFFICE_EXPIRE_INTERVAL", default_value = "10s", value_parser = span)]
+    pub expire_interval: Duration,
+    /// How long an admission lasts.
+    #[arg(long, global = true, env = "BOXOFFICE_ADMISSION_TTL", default_value = "10m", value_parser = span)]
+    pub admission_ttl: Duration,
+    /// How long a hold lasts, within its admission.
+    #[arg(long, global = true, env = "BOXOFFICE_HOLD_TTL", default_value = "5m", value_parser = span)]
+    pub hold_ttl: Duration,
+    /// How long a stopping server waits for calls under way.
+    #[arg(long, global = true, env = "BOXOFFICE_DRAIN_TIMEOUT", default_value = "10s", value_parser = span)]
+    pub drain_timeout: Duration,
+    /// ISO-4217 code of the currency of all amounts.
+    #[arg(long, global = true, env = "BOXOFFICE_CURRENCY", default_value = "KRW", value_parser = currency)]
+    pub currency: String,
+    /// Secret that queue tokens are signed with, at least 32 characters; made once and kept in the database by default.
+    #[arg(long, global = true, env = "BOXOFFICE_TOKEN_KEY", hide_env_values = true, value_parser = secret)]
+    pub token_key: Option<Secret>,
+    /// What is logged: a level, or directives like `info,boxoffice=debug`.
+    #[arg(long, global = true, env = "BOXOFFICE_LOG", default_value = "info")]
+    pub log: String,
+    /// How it is logged.
+    #[arg(long, global = true, env = "BOXOFFICE_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A text that is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for whoever signs with it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    let span = humantime::parse_duration(text).map_err(|error| format!("{error}: write 500ms, 2s or 10m"))?;
+    if span.is_zero() { Err("must be above 0".to_owned()) } else { Ok(span) }
+}
+
+fn currency(text: &str) -> Result<String, String> {
+    let valid = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
+    if valid { Ok(text.to_owned()) } else { Err("must be three capital letters like KRW".to_owned()) }
+}
+
+fn secret(text: &str) -> Result<Secret, String> {
+    if text.len() < 32 {
+        return Err("must have at least 32 characters".to_owned());
+    }
+    Ok(Secret(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_go_before_or_after_the_command() {
+        for args in [["boxoffice", "--hold-ttl", "500ms", "serve"], ["boxoffice", "serve", "--hold-ttl", "500ms"]] {
+            let cli = Cli::try_parse_from(args).unwrap();
+            assert_eq!(cli.settings.hold_ttl, Duration::from_millis(500));
+        }
+    }
+
+    #[test]
+    fn ill_formed_settings_are_refused() {
+        for args in [
+            ["boxoffice", "--hold-ttl", "0s"],
+            ["boxoffice", "--hold-ttl", "5"],
+            ["boxoffice", "--currency", "won"],
+            ["boxoffice", "--token-key", "short"],
+            ["boxoffice", "--listen", "here"],
+        ] {
+            assert!(Cli::try_parse_from(args).is_err(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let key = "0123456789abcdef0123456789abcdef";
+        let cli = Cli::try_parse_from(["boxoffice", "--token-key", key]).unwrap();
+        assert!(!format!("{cli:?}").contains(key));
+    }
+}

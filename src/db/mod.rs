@@ -1,0 +1,246 @@
+//! The database: connecting with each engine's quirks, transactions for writes, and what an error of it means.
+//!
+//! SQLite has one writer connection and a pool of read-only ones; PostgreSQL one pool for both. Writes run in lanes and
+//! background passes only, never on a request's own future.
+
+mod error;
+mod statement;
+
+use std::{
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use boxoffice_migration::{Migrator, MigratorTrait};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait, sqlx,
+};
+use tokio_util::task::TaskTracker;
+
+pub use error::{Error, Trouble};
+pub use sea_orm::ActiveValue::Set;
+pub use statement::{one, rows};
+
+use crate::{
+    clock::{Clock, Micros},
+    lane::{Batch, Lane},
+};
+use futures::future::BoxFuture;
+
+/// How long a call waits for a connection before the database counts as away.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections of one replica to PostgreSQL.
+const POSTGRES_CONNECTIONS: u32 = 16;
+/// Read-only connections to SQLite, each a thread.
+const SQLITE_READERS: u32 = 4;
+/// Distinct statements that a connection keeps prepared.
+const STATEMENT_CACHE: usize = 200;
+/// Workers of a write lane on PostgreSQL, each with a transaction of its own.
+const POSTGRES_WORKERS: usize = 2;
+/// Replicas that start at once take turns at the schema by this advisory lock.
+const MIGRATION_LOCK: i64 = 0x0b0c_0ff1_ce00;
+
+/// The database and the time its decisions go by. Clones share the connections.
+#[derive(Clone)]
+pub struct Database {
+    writer: DatabaseConnection,
+    reader: DatabaseConnection,
+    clock: Clock,
+}
+
+/// A write transaction and the instant its decisions go by.
+pub struct Write {
+    txn: DatabaseTransaction,
+    /// When the transaction began.
+    pub now: Micros,
+}
+
+impl Database {
+    /// Sets up the connections to `url` (`sqlite://...` or `postgres://...`). Nothing is opened before it is used, so this
+    /// fails only for a URL that cannot be read.
+    pub async fn new(url: &str, clock: Clock) -> Result<Self, Error> {
+        if url.starts_with("sqlite:") {
+            return Self::sqlite(url, clock).await;
+        }
+        let mut options = options(url);
+        options.max_connections(POSTGRES_CONNECTIONS).map_sqlx_postgres_opts(|options| {
+            options.statement_cache_capacity(STATEMENT_CACHE).application_name("boxoffice").options([
+                ("statement_timeout", "10s"),
+                // A replica that stands still gives its locks back before two promotions are missed.
+                ("idle_in_transaction_session_timeout", "2s"),
+            ])
+        });
+        let pool = sea_orm::Database::connect(options).await?;
+        Ok(Self { writer: pool.clone(), reader: pool, clock })
+    }
+
+    async fn sqlite(url: &str, clock: Clock) -> Result<Self, Error> {
+        // The reader must not fail on a file that the writer is about to make.
+        sqlx::sqlite::SqliteConnectOptions::from_str(url).map_err(|error| Error::Defect(error.to_string()))?;
+        let mut writer = options(url);
+        writer.max_connections(1).map_sqlx_sqlite_opts(|options| {
+            durable(options)
+                .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
+                .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
+        });
+        let mut reader = options(url);
+        reader
+            .max_connections(SQLITE_READERS)
+            .map_sqlx_sqlite_opts(|options| durable(options).read_only(true).create_if_missing(false));
+        Ok(Self {
+            writer: sea_orm::Database::connect(writer).await?,
+            reader: sea_orm::Database::connect(reader).await?,
+            clock,
+        })
+    }
+
+    /// Brings the schema up to date; of replicas that start at once one does it and the others wait.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        let write = self.begin().await?;
+        if self.engine() == DatabaseBackend::Postgres {
+            let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
+            write.txn.execute_unprepared(&lock).await?;
+        }
+        Migrator::up(&write.txn, None).await?;
+        write.commit().await
+    }
+
+    /// Begins a write transaction. On SQLite it holds the one write lock from here on.
+    pub async fn begin(&self) -> Result<Write, Error> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        };
+        let txn = self.writer.begin_with_options(options).await?;
+        Ok(Write { txn, now: self.now() })
+    }
+
+    /// Runs one pass of the background in a write transaction.
+    pub async fn write<T, F>(&self, pass: F) -> Result<T, Error>
+    where
+        F: for<'a> FnOnce(&'a Write) -> BoxFuture<'a, Result<T, Error>>,
+    {
+        let write = self.begin().await?;
+        let done = pass(&write).await?;
+        write.commit().await?;
+        Ok(done)
+    }
+
+    /// For reads outside a transaction.
+    pub fn reader(&self) -> &DatabaseConnection {
+        &self.reader
+    }
+
+    /// Which engine it is.
+    pub fn engine(&self) -> DatabaseBackend {
+        self.writer.get_database_backend()
+    }
+
+    /// Now, as decisions go by.
+    pub fn now(&self) -> Micros {
+        self.clock.now()
+    }
+
+    /// Waits until decisions go by `at` or later.
+    pub async fn sleep_until(&self, at: Micros) {
+        self.clock.sleep_until(at).await;
+    }
+
+    /// Takes over PostgreSQL's clock, which all replicas share; SQLite has only the machine's.
+    pub async fn anchor_clock(&self) -> Result<(), Error> {
+        if self.engine() != DatabaseBackend::Postgres {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let statement = sea_orm::Statement::from_string(
+            DatabaseBackend::Postgres,
+            "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::BIGINT",
+        );
+        if let Some(row) = self.reader.query_one_raw(statement).await? {
+            self.clock.anchor(asked, row.try_get_by_index(0)?);
+        }
+        Ok(())
+    }
+
+    /// Starts a lane whose batches are write transactions of `operation`.
+    pub fn write_lane<C, R, F>(&self, name: &'static str, tasks: &TaskTracker, operation: F) -> Lane<C, R>
+    where
+        C: Send + Sync + 'static,
+        R: Send + 'static,
+        F: for<'a> Fn(&'a Write, &'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync + 'static,
+    {
+        let workers = match self.engine() {
+            DatabaseBackend::Postgres => POSTGRES_WORKERS,
+            _ => 1,
+        };
+        let (db, operation) = (self.clone(), Arc::new(operation));
+        Lane::start(name, workers, tasks, move |commands| {
+            let (db, operation) = (db.clone(), operation.clone());
+            Box::pin(async move {
+                let write = db.begin().await?;
+                let answers = operation(&write, commands).await?;
+                write.commit().await?;
+                Ok(answers)
+            })
+        })
+    }
+
+    /// Starts a lane whose batches are reads by `operation`: what many ask for at once is asked of the database once.
+    pub fn read_lane<C, R, F>(&self, name: &'static str, tasks: &TaskTracker, operation: F) -> Lane<C, R>
+    where
+        C: Send + Sync + 'static,
+        R: Send + 'static,
+        F: for<'a> Fn(&'a Database, &'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync + 'static,
+    {
+        let (db, operation) = (self.clone(), Arc::new(operation));
+        Lane::start(name, 1, tasks, move |commands| {
+            let (db, operation) = (db.clone(), operation.clone());
+            Box::pin(async move { operation(&db, commands).await })
+        })
+    }
+}
+
+impl Write {
+    /// A statement of this transaction's engine about a set of rows: see [`rows`].
+    pub fn rows<R: serde::Serialize>(
+        &self,
+        sql: &str,
+        set: &[R],
+        values: impl IntoIterator<Item = sea_orm::Value>,
+    ) -> sea_orm::Statement {
+        rows(self.txn.get_database_backend(), sql, set, values)
+    }
+
+    /// A statement of this transaction's engine without a set: see [`one`].
+    pub fn one(&self, sql: &str, values: impl IntoIterator<Item = sea_orm::Value>) -> sea_orm::Statement {
+        one(self.txn.get_database_backend(), sql, values)
+    }
+
+    /// The connection that the transaction runs on.
+    pub fn conn(&self) -> &DatabaseTransaction {
+        &self.txn
+    }
+
+    /// Makes it durable. If the connection breaks here, the outcome is unknown.
+    pub async fn commit(self) -> Result<(), Error> {
+        self.txn.commit().await.map_err(Error::of_commit)
+    }
+}
+
+fn options(url: &str) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options.connect_lazy(true).acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false).sqlx_logging(false);
+    options
+}
+
+fn durable(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteConnectOptions {
+    options.foreign_keys(true).busy_timeout(Duration::from_secs(5)).statement_cache_capacity(STATEMENT_CACHE)
+}
+
+impl From<DbErr> for Error {
+    fn from(error: DbErr) -> Self {
+        Self::of_statement(error)
+    }
+}

@@ -1,0 +1,15 @@
+//! The tables as SeaORM entities: one file per table, mirroring `migration/`, without behaviour.
+
+pub mod concert;
+pub mod ledger_entry;
+pub mod payment;
+pub mod performance;
+pub mod queue_counter;
+pub mod queue_token;
+pub mod reservation;
+pub mod reserved_seat;
+pub mod section;
+pub mod section_price;
+pub mod signing_key;
+pub mod venue;
+pub mod wallet;

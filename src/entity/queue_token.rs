@@ -1,0 +1,49 @@
+//! A place in the queue of a concert.
+
+use sea_orm::entity::prelude::*;
+
+/// What a token may do; see the proto `QueueState`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+#[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum State {
+    /// Not admitted yet.
+    Waiting,
+    /// Admitted until `expire_time`.
+    Active,
+    /// The admission ran out.
+    Expired,
+    /// Paid.
+    Completed,
+    /// Left the queue.
+    Left,
+}
+
+/// A row of `queue_token`.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "queue_token")]
+pub struct Model {
+    /// Which concert.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub concert_id: i64,
+    /// Dense from 1 per concert.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub queue_number: i64,
+    /// Whose place it is.
+    pub user_id: Uuid,
+    /// ACTIVE past `expire_time` means EXPIRED, before a sweep says so.
+    pub state: State,
+    /// When it was issued.
+    pub issue_time: i64,
+    /// When it was admitted.
+    pub admit_time: Option<i64>,
+    /// When the admission ends.
+    pub expire_time: Option<i64>,
+    /// Dense from 1 per concert in the order of leaving.
+    pub departure_number: Option<i64>,
+}
+
+/// Joins are written out where they are used.
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

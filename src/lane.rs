@@ -1,0 +1,294 @@
+//! The batching lane: calls of one kind wait here and are served together.
+//!
+//! A worker takes all that wait, up to the lane's width, hands them to its operation as one slice, and answers each
+//! caller when that has committed. Nothing waits for a timer: an idle lane serves a single call at once, a busy one grows
+//! its batches by itself. Work runs in tasks of the lane's own, so a caller that goes away never leaves a transaction open.
+//!
+//! What goes wrong stays small. A lost race or a busy database runs the batch again; an unexpected error splits the batch until
+//! the command that causes it is alone; a panic answers INTERNAL and the worker goes on. A full lane says OVERLOADED.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    db::{self, Trouble},
+    error::Error,
+};
+
+/// What came of a batch: an answer for each command in its order, or nothing at all happened.
+pub type Batch<R> = Result<Vec<Result<R, Error>>, db::Error>;
+
+/// At most this many commands share a batch.
+const WIDTH: usize = 512;
+/// At most this many commands wait in a worker's queue; the next is refused.
+const CAPACITY: usize = 8_192;
+/// A batch that lost a race is run again so many times; each loss is another replica's progress.
+const MAX_RACES: u32 = 20;
+/// A batch that found the database away is tried again so many times: enough for a connection that went stale.
+const MAX_RECONNECTS: u32 = 2;
+
+type Work<C, R> = Arc<dyn for<'a> Fn(&'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync>;
+
+struct Pending<C, R> {
+    command: C,
+    reply: oneshot::Sender<Result<R, Error>>,
+    since: Instant,
+}
+
+/// A lane for commands `C` that are answered with `R`. Clones share its workers, which end when the last clone is dropped
+/// and all that waited has been served.
+pub struct Lane<C, R> {
+    workers: Arc<[mpsc::Sender<Pending<C, R>>]>,
+}
+
+impl<C, R> Clone for Lane<C, R> {
+    fn clone(&self) -> Self {
+        Self { workers: self.workers.clone() }
+    }
+}
+
+impl<C, R> Lane<C, R>
+where
+    C: Send + Sync + 'static,
+    R: Send + 'static,
+{
+    /// Starts a lane of `worker_count` workers on `tasks`. `name` labels its metrics.
+    pub fn start<F>(name: &'static str, worker_count: usize, tasks: &TaskTracker, work: F) -> Self
+    where
+        F: for<'a> Fn(&'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync + 'static,
+    {
+        let work: Work<C, R> = Arc::new(work);
+        let workers = (0..worker_count)
+            .map(|_| {
+                let (sender, queue) = mpsc::channel(CAPACITY);
+                tasks.spawn(serve(name, queue, work.clone()));
+                sender
+            })
+            .collect();
+        Self { workers }
+    }
+
+    /// Waits in the lane and returns the answer. Commands with the same `key` stay on one worker, in the order of arrival.
+    /// Dropping the future withdraws a command that has not been started.
+    pub async fn submit(&self, key: impl Hash, command: C) -> Result<R, Error> {
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { command, reply, since: Instant::now() };
+        self.worker(key).try_send(pending).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
+        })?;
+        answer.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    fn worker(&self, key: impl Hash) -> &mpsc::Sender<Pending<C, R>> {
+        if self.workers.len() == 1 {
+            return &self.workers[0];
+        }
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        &self.workers[(hasher.finish() % self.workers.len() as u64) as usize]
+    }
+}
+
+async fn serve<C, R>(name: &'static str, mut queue: mpsc::Receiver<Pending<C, R>>, work: Work<C, R>)
+where
+    C: Send + Sync + 'static,
+    R: Send + 'static,
+{
+    let size = metrics::histogram!("boxoffice_lane_batch_size", "lane" => name);
+    let wait = metrics::histogram!("boxoffice_lane_wait_seconds", "lane" => name);
+    let busy = metrics::histogram!("boxoffice_lane_batch_seconds", "lane" => name);
+    let mut waiting = Vec::new();
+    while queue.recv_many(&mut waiting, WIDTH).await > 0 {
+        let mut commands = Vec::with_capacity(waiting.len());
+        let mut replies = Vec::with_capacity(waiting.len());
+        let started = Instant::now();
+        for pending in waiting.drain(..) {
+            if !pending.reply.is_closed() {
+                wait.record(started - pending.since);
+                commands.push(pending.command);
+                replies.push(pending.reply);
+            }
+        }
+        if commands.is_empty() {
+            continue;
+        }
+        size.record(commands.len() as f64);
+        let work = work.clone();
+        let batch = tokio::spawn(async move { settle(name, &work, &commands).await });
+        match batch.await {
+            Ok(answers) => {
+                for (reply, answer) in replies.into_iter().zip(answers) {
+                    // A caller that went away has lost its answer, not the effect.
+                    let _ = reply.send(answer);
+                }
+            }
+            Err(panic) => {
+                let error = Error::internal(panic);
+                for reply in replies {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+        busy.record(started.elapsed());
+    }
+}
+
+/// Runs a batch to its end: every command has an answer afterwards.
+fn settle<'a, C, R>(name: &'static str, work: &'a Work<C, R>, commands: &'a [C]) -> BoxFuture<'a, Vec<Result<R, Error>>>
+where
+    C: Send + Sync,
+    R: Send,
+{
+    async move {
+        let (mut races, mut reconnects) = (0, 0);
+        loop {
+            let error = match work(commands).await {
+                Ok(answers) => return answers,
+                Err(error) => error,
+            };
+            match error.trouble() {
+                Trouble::Race if races < MAX_RACES => {
+                    tokio::time::sleep(Duration::from_millis(u64::from(races.min(10)))).await;
+                    races += 1;
+                }
+                Trouble::Away if reconnects < MAX_RECONNECTS => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    reconnects += 1;
+                }
+                Trouble::Race | Trouble::Defect if commands.len() > 1 => {
+                    tracing::warn!(lane = name, size = commands.len(), %error, "splitting a batch");
+                    let (left, right) = commands.split_at(commands.len() / 2);
+                    let mut answers = settle(name, work, left).await;
+                    answers.extend(settle(name, work, right).await);
+                    return answers;
+                }
+                _ => {
+                    let error = Error::from(error);
+                    return commands.iter().map(|_| Err(error.clone())).collect();
+                }
+            }
+        }
+    }
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn lane<F>(work: F) -> (Lane<u32, u32>, TaskTracker)
+    where
+        F: for<'a> Fn(&'a [u32]) -> BoxFuture<'a, Batch<u32>> + Send + Sync + 'static,
+    {
+        let tasks = TaskTracker::new();
+        (Lane::start("test", 1, &tasks, work), tasks)
+    }
+
+    fn echo(commands: &[u32]) -> Batch<u32> {
+        Ok(commands.iter().map(|command| Ok(*command)).collect())
+    }
+
+    #[tokio::test]
+    async fn calls_that_wait_while_a_batch_runs_share_the_next_one() {
+        let batches = Arc::new(AtomicUsize::new(0));
+        let counted = batches.clone();
+        let (lane, _tasks) = lane(move |commands| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                echo(commands)
+            }
+            .boxed()
+        });
+        let calls = (0..100).map(|i| lane.submit(0, i));
+        for (i, answer) in futures::future::join_all(calls).await.into_iter().enumerate() {
+            assert_eq!(answer.unwrap(), i as u32);
+        }
+        assert!(batches.load(Ordering::SeqCst) <= 2);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_breaks_its_batch_fails_alone() {
+        let (lane, _tasks) = lane(|commands| {
+            async move {
+                if commands.contains(&7) {
+                    return Err(db::Error::Defect("seven".into()));
+                }
+                echo(commands)
+            }
+            .boxed()
+        });
+        let answers = futures::future::join_all((0..20).map(|i| lane.submit(0, i))).await;
+        for (i, answer) in answers.into_iter().enumerate() {
+            assert_eq!(answer.is_err(), i == 7, "{i}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_and_the_lane_lives_on() {
+        let (lane, _tasks) = lane(|commands| {
+            async move {
+                assert!(!commands.contains(&7), "planted");
+                echo(commands)
+            }
+            .boxed()
+        });
+        assert!(matches!(lane.submit(0, 7).await, Err(Error::Internal(_))));
+        assert_eq!(lane.submit(0, 8).await.unwrap(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_lost_race_is_run_again_until_it_is_won() {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counted = runs.clone();
+        let (lane, _tasks) = lane(move |commands| {
+            let run = counted.fetch_add(1, Ordering::SeqCst);
+            async move { if run < 3 { Err(db::Error::Lost) } else { echo(commands) } }.boxed()
+        });
+        assert_eq!(lane.submit(0, 1).await.unwrap(), 1);
+        assert_eq!(runs.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test]
+    async fn a_full_lane_refuses_at_once_and_a_withdrawn_command_is_never_started() {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counted = seen.clone();
+        let (gate, open) = tokio::sync::watch::channel(false);
+        let (lane, tasks) = lane(move |commands| {
+            let (counted, mut open) = (counted.clone(), open.clone());
+            async move {
+                let _ = open.wait_for(|open| *open).await;
+                counted.fetch_add(commands.len(), Ordering::SeqCst);
+                echo(commands)
+            }
+            .boxed()
+        });
+        let first = tokio::spawn({
+            let lane = lane.clone();
+            async move { lane.submit(0, 0).await }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut waiting: Vec<_> = (0..CAPACITY as u32).map(|i| Box::pin(lane.submit(0, i))).collect();
+        for call in &mut waiting {
+            assert!(call.as_mut().now_or_never().is_none());
+        }
+        assert!(matches!(lane.submit(0, 1).await, Err(Error::Overloaded)));
+        drop(waiting);
+        gate.send_replace(true);
+        first.await.unwrap().unwrap();
+        drop(lane);
+        tasks.close();
+        tasks.wait().await;
+        assert_eq!(seen.load(Ordering::SeqCst), 1);
+    }
+}

@@ -1,0 +1,30 @@
+//! The binary: parse, start telemetry, run.
+
+use std::process::ExitCode;
+
+use boxoffice::{
+    config::{Cli, Command},
+    run, telemetry,
+};
+use clap::Parser;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Cli { command, settings } = Cli::parse();
+    let done = async {
+        boxoffice::install_crypto();
+        telemetry::start(&settings)?;
+        match command.unwrap_or(Command::Serve { demo: false }) {
+            Command::Serve { demo } => run::serve(settings, demo).await,
+            Command::Migrate => run::migrate(settings).await,
+            Command::Health => run::health(settings).await,
+        }
+    };
+    match done.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("boxoffice: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Payments: money from a wallet for held seats, all in one transaction.
+
+pub mod operations;
+mod service;
+mod store;
+
+pub use service::PaymentApi;

@@ -1,0 +1,125 @@
+//! PaymentService: pay, look.
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{
+    operations::{self, Paid, Pay},
+    store,
+};
+use crate::{
+    concert::Catalogue,
+    db::Database,
+    entity::payment::State,
+    error::Error,
+    fields::Fields,
+    lane::Lane,
+    paging::Page,
+    proto::{self, payment_service_server::PaymentService},
+    queue::Admission,
+    reservation, token, wallet,
+};
+
+/// Serves payments.
+pub struct PaymentApi {
+    db: Database,
+    catalogue: Arc<Catalogue>,
+    admission: Admission,
+    pay: Lane<Pay, Paid>,
+}
+
+impl PaymentApi {
+    /// Starts the lane of payments.
+    pub fn new(db: Database, catalogue: Arc<Catalogue>, admission: Admission, tasks: &TaskTracker) -> Self {
+        Self {
+            pay: db.write_lane("payment.pay", tasks, |write, commands| Box::pin(operations::pay(write, commands))),
+            db,
+            catalogue,
+            admission,
+        }
+    }
+
+    async fn to_proto(&self, (payment, reservation): Paid) -> Result<proto::Payment, Error> {
+        let performance = self.catalogue.performance_by_id(reservation.performance_id).await?;
+        let State::Paid = payment.state;
+        Ok(proto::Payment {
+            payment_id: payment.payment_id.to_string(),
+            user_id: payment.user_id.to_string(),
+            reservation_id: payment.reservation_id.to_string(),
+            concert_code: performance.concert.concert_code.clone(),
+            concert_name: performance.concert.name.clone(),
+            date: performance.date.clone(),
+            seat_numbers: reservation::rules::seat_numbers(&reservation),
+            price: payment.price,
+            state: proto::PaymentState::Paid.into(),
+            pay_time: Some(proto::timestamp(payment.pay_time)),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl PaymentService for PaymentApi {
+    async fn pay(&self, request: Request<proto::PayRequest>) -> Result<Response<proto::PayResponse>, Status> {
+        let claims = token::claims(request.extensions())?;
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let user_id = fields.uuid("user_id", &request.user_id);
+        let reservation_id = fields.optional_uuid("reservation_id", &request.reservation_id);
+        let request_id = fields.optional_uuid("request_id", &request.request_id);
+        fields.done()?;
+        claims.require_user(user_id)?;
+        let command = Pay {
+            token: (claims.concert_id, claims.queue_number),
+            concert_code: claims.concert_code.clone(),
+            user_id,
+            reservation_id,
+            request_id,
+            retry_after: self.admission.retry_after(&claims),
+        };
+        let paid = self.pay.submit(user_id, command).await?;
+        Ok(Response::new(proto::PayResponse { payment: Some(self.to_proto(paid).await?) }))
+    }
+
+    async fn get_payment(
+        &self,
+        request: Request<proto::GetPaymentRequest>,
+    ) -> Result<Response<proto::GetPaymentResponse>, Status> {
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let user_id = fields.uuid("user_id", &request.user_id);
+        let payment_id = fields.uuid("payment_id", &request.payment_id);
+        fields.done()?;
+        let paid = store::find(&self.db, user_id, payment_id).await.map_err(Error::from)?;
+        let paid = paid.ok_or_else(|| not_found(payment_id))?;
+        Ok(Response::new(proto::GetPaymentResponse { payment: Some(self.to_proto(paid).await?) }))
+    }
+
+    async fn list_payments(
+        &self,
+        request: Request<proto::ListPaymentsRequest>,
+    ) -> Result<Response<proto::ListPaymentsResponse>, Status> {
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let user_id = fields.uuid("user_id", &request.user_id);
+        fields.done()?;
+        let list = format!("payments/{user_id}");
+        let page = Page::read(list, request.page_size, &request.page_token)?;
+        let before = page.time_and_id()?;
+        wallet::operations::require(&self.db, user_id).await?;
+        let rows = store::list(&self.db, user_id, before, page.size + 1).await.map_err(Error::from)?;
+        let (rows, next_page_token) =
+            page.cut(rows, |(payment, _)| Page::by_time_and_id(payment.pay_time, payment.payment_id));
+        let mut payments = Vec::with_capacity(rows.len());
+        for row in rows {
+            payments.push(self.to_proto(row).await?);
+        }
+        Ok(Response::new(proto::ListPaymentsResponse { payments, next_page_token }))
+    }
+}
+
+fn not_found(payment_id: Uuid) -> Error {
+    Error::PaymentNotFound { payment_id: payment_id.to_string() }
+}

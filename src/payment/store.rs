@@ -1,0 +1,102 @@
+//! Queries of payments.
+
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
+};
+use uuid::Uuid;
+
+use crate::{
+    clock::Micros,
+    db::{self, Database, Write},
+    entity::{payment, reservation},
+};
+
+/// The payments of reservations.
+pub async fn of_reservations(write: &Write, reservation_ids: &[(Uuid,)]) -> Result<Vec<payment::Model>, db::Error> {
+    let statement = write.rows(
+        "SELECT p.* FROM payment p JOIN {r: reservation_id uuid} ON p.reservation_id = r.reservation_id",
+        reservation_ids,
+        [],
+    );
+    Ok(payment::Model::find_by_statement(statement).all(write.conn()).await?)
+}
+
+/// The payments that the requests made.
+pub async fn by_request(write: &Write, request_ids: &[(Uuid,)]) -> Result<Vec<payment::Model>, db::Error> {
+    if request_ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statement = write.rows(
+        "SELECT p.* FROM payment p JOIN {r: request_id uuid} ON p.request_id = r.request_id",
+        request_ids,
+        [],
+    );
+    Ok(payment::Model::find_by_statement(statement).all(write.conn()).await?)
+}
+
+/// Adds payments, all PAID, made now.
+pub async fn insert(write: &Write, payments: &[payment::Model]) -> Result<(), db::Error> {
+    let rows: Vec<_> = payments
+        .iter()
+        .map(|p| (p.payment_id, p.reservation_id, p.user_id, p.concert_id, p.price, p.request_id))
+        .collect();
+    let statement = write.rows(
+        "INSERT INTO payment (payment_id, reservation_id, user_id, concert_id, price, state, pay_time, request_id)
+         SELECT r.payment_id, r.reservation_id, r.user_id, r.concert_id, r.price, 'PAID', $2, r.request_id
+         FROM {r: payment_id uuid, reservation_id uuid, user_id uuid, concert_id int, price int, request_id uuid}",
+        &rows,
+        [write.now.into()],
+    );
+    write.conn().execute_raw(statement).await?;
+    Ok(())
+}
+
+/// A user's payment with what it paid.
+pub async fn find(
+    db: &Database,
+    user_id: Uuid,
+    payment_id: Uuid,
+) -> Result<Option<(payment::Model, reservation::Model)>, db::Error> {
+    let row =
+        payment::Entity::find_by_id(payment_id).filter(payment::Column::UserId.eq(user_id)).one(db.reader()).await?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let reservation = reservation::Entity::find_by_id(row.reservation_id).one(db.reader()).await?;
+    Ok(reservation.map(|reservation| (row, reservation)))
+}
+
+/// A user's payments with what they paid, newest first, from the one before `before`.
+pub async fn list(
+    db: &Database,
+    user_id: Uuid,
+    before: Option<(Micros, Uuid)>,
+    limit: usize,
+) -> Result<Vec<(payment::Model, reservation::Model)>, db::Error> {
+    use payment::Column;
+    let mut query = payment::Entity::find()
+        .filter(Column::UserId.eq(user_id))
+        .order_by_desc(Column::PayTime)
+        .order_by_desc(Column::PaymentId)
+        .limit(limit as u64);
+    if let Some((time, id)) = before {
+        let same_time = Condition::all().add(Column::PayTime.eq(time)).add(Column::PaymentId.lt(id));
+        query = query.filter(Condition::any().add(Column::PayTime.lt(time)).add(same_time));
+    }
+    let payments = query.all(db.reader()).await?;
+    let ids: Vec<(Uuid,)> = payments.iter().map(|p| (p.reservation_id,)).collect();
+    let statement = db::rows(
+        db.engine(),
+        "SELECT v.* FROM reservation v JOIN {r: reservation_id uuid} ON v.reservation_id = r.reservation_id",
+        &ids,
+        [],
+    );
+    let rows = reservation::Model::find_by_statement(statement).all(db.reader()).await?;
+    let mut reservations: std::collections::HashMap<Uuid, reservation::Model> =
+        rows.into_iter().map(|row| (row.reservation_id, row)).collect();
+    let pairs = payments.into_iter().filter_map(|p| {
+        let reservation = reservations.remove(&p.reservation_id)?;
+        Some((p, reservation))
+    });
+    Ok(pairs.collect())
+}

@@ -1,0 +1,68 @@
+//! The generated messages and services of `boxoffice.v1`, and the conversions of instants and spans.
+
+use std::time::Duration;
+
+use chrono::DateTime;
+
+use crate::clock::Micros;
+
+#[allow(missing_docs, clippy::all, reason = "generated; documented in the protos")]
+mod generated {
+    tonic::include_proto!("boxoffice.v1");
+}
+pub use generated::*;
+
+/// Descriptors of `boxoffice.v1` with all imports, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/boxoffice.v1.bin"));
+
+const MICROS_PER_SECOND: i64 = 1_000_000;
+
+/// An instant as callers get it.
+pub fn timestamp(at: Micros) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: at.div_euclid(MICROS_PER_SECOND),
+        nanos: (at.rem_euclid(MICROS_PER_SECOND) * 1_000) as i32,
+    }
+}
+
+/// A caller's instant, cut to microseconds; `None` outside the years 1 to 9999 or with ill-formed nanos.
+pub fn from_timestamp(at: &prost_types::Timestamp) -> Option<Micros> {
+    let years_1_to_9999 = -62_135_596_800..=253_402_300_799;
+    let valid = years_1_to_9999.contains(&at.seconds) && (0..1_000_000_000).contains(&at.nanos);
+    valid.then(|| at.seconds * MICROS_PER_SECOND + i64::from(at.nanos) / 1_000)
+}
+
+/// A span as callers get it.
+pub fn duration(span: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+        nanos: span.subsec_nanos() as i32,
+    }
+}
+
+/// An instant in words, for metadata of errors: `2026-12-24T10:00:00.000000Z`.
+pub fn rfc3339(at: Micros) -> String {
+    DateTime::from_timestamp_micros(at)
+        .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instant_survives_the_way_there_and_back() {
+        for at in [0, 1, -1, 1_700_000_000_123_456, -62_135_596_800_000_000] {
+            assert_eq!(from_timestamp(&timestamp(at)), Some(at));
+        }
+    }
+
+    #[test]
+    fn an_instant_that_no_calendar_has_is_refused() {
+        let bad = [(i64::MAX, 0), (i64::MIN, 0), (0, -1), (0, 1_000_000_000)];
+        for (seconds, nanos) in bad {
+            assert_eq!(from_timestamp(&prost_types::Timestamp { seconds, nanos }), None);
+        }
+    }
+}

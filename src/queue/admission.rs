@@ -1,0 +1,70 @@
+//! Whether a token is admitted, as its row says: what every call that needs an admitted token asks first.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::task::TaskTracker;
+
+use super::{
+    operations, rules,
+    snapshot::{Snapshots, View},
+};
+use crate::{
+    clock::Micros, db::Database, entity::queue_token::Model as Token, error::Error, lane::Lane, token::Claims,
+};
+
+/// Looks up tokens by key; calls that ask at once share a query.
+#[derive(Clone)]
+pub struct Admission {
+    db: Database,
+    snapshots: Arc<Snapshots>,
+    find: Lane<(i64, i64), Token>,
+}
+
+impl Admission {
+    /// Starts the lane of look-ups.
+    pub fn new(db: Database, snapshots: Arc<Snapshots>, tasks: &TaskTracker) -> Self {
+        let find = db.read_lane("queue.find", tasks, |db, keys| Box::pin(operations::find(db, keys)));
+        Self { db, snapshots, find }
+    }
+
+    /// The row of a token; TOKEN_INVALID if there is none, or if it is another user's.
+    pub async fn find(&self, claims: &Claims) -> Result<Token, Error> {
+        let token = self.find.submit((), (claims.concert_id, claims.queue_number)).await?;
+        if token.user_id == claims.user_id { Ok(token) } else { Err(Error::TokenInvalid) }
+    }
+
+    /// Refuses a token that is not admitted now.
+    pub async fn require_active(&self, claims: &Claims) -> Result<(), Error> {
+        let token = self.find(claims).await?;
+        rules::require_active(&token, self.db.now(), self.retry_after(claims))
+    }
+
+    /// When a token should ask again, if it waits.
+    pub fn retry_after(&self, claims: &Claims) -> Duration {
+        let position = self.view(claims.concert_id).position(claims.queue_number);
+        rules::poll_after(position, claims.queue_number)
+    }
+
+    /// How far the queue of a concert has come.
+    pub fn view(&self, concert_id: i64) -> Arc<View> {
+        self.snapshots.view(concert_id)
+    }
+
+    /// What the views are kept in.
+    pub fn snapshots(&self) -> &Arc<Snapshots> {
+        &self.snapshots
+    }
+
+    /// Now, as decisions go by.
+    pub fn now(&self) -> Micros {
+        self.db.now()
+    }
+
+    /// Waits until `at`; for ever without one.
+    pub async fn sleep_until(&self, at: Option<Micros>) {
+        match at {
+            Some(at) => self.db.sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! When a hold ends, and who may take which seats: pure functions on plain values.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use crate::{
+    clock::{self, Micros},
+    concert::Performance,
+    entity::{
+        reservation::{Model as Reservation, State},
+        reserved_seat,
+    },
+    error::Error,
+};
+
+/// When a hold that is taken at `now` ends: after the hold time, and never after its token.
+pub fn expire_time(now: Micros, hold_ttl: Micros, token_expire_time: Micros) -> Micros {
+    now.saturating_add(hold_ttl).min(token_expire_time)
+}
+
+/// What a reservation is at `now`: a hold is over at its expiry, whether or not a sweep has said so.
+pub fn state_at(reservation: &Reservation, now: Micros) -> State {
+    match reservation.state {
+        State::Held if reservation.expire_time <= now => State::Expired,
+        state => state,
+    }
+}
+
+/// Whether a seat's row keeps others off the seat at `now`.
+pub fn is_taken(seat: &reserved_seat::Model, now: Micros) -> bool {
+    seat.state == reserved_seat::State::Sold || seat.expire_time > now
+}
+
+/// The sum of the prices; fails with SEAT_NOT_FOUND for seats that the venue does not have.
+pub fn total_price(performance: &Performance, seat_numbers: &[i32]) -> Result<i64, Error> {
+    let prices: Vec<Option<i64>> =
+        seat_numbers.iter().map(|seat| performance.section(*seat).map(|section| section.price)).collect();
+    if prices.contains(&None) {
+        let missing = seat_numbers.iter().zip(&prices).filter(|(_, price)| price.is_none());
+        return Err(Error::SeatNotFound {
+            seat_numbers: missing.map(|(seat, _)| *seat).collect(),
+            seat_count: performance.seat_count,
+        });
+    }
+    // Prices are bounded so that the sum of a venue's fits.
+    Ok(prices.into_iter().flatten().sum())
+}
+
+/// Refuses more seats than a user may have: `owned` is held and paid so far.
+pub fn require_below_limit(owned: usize, wanted: usize, seats_per_user_limit: i32) -> Result<(), Error> {
+    let limit = usize::try_from(seats_per_user_limit).unwrap_or_default();
+    if owned + wanted <= limit {
+        return Ok(());
+    }
+    Err(Error::SeatLimitExceeded { seats_per_user_limit, seat_count: i32::try_from(owned).unwrap_or(i32::MAX) })
+}
+
+/// Refuses seats that are taken at `now`: sold ones first, then held ones with the time until the last of those holds ends.
+pub fn require_free(
+    performance_id: i64,
+    seat_numbers: &[i32],
+    seats: &HashMap<(i64, i32), reserved_seat::Model>,
+    now: Micros,
+) -> Result<(), Error> {
+    let taken: Vec<&reserved_seat::Model> = seat_numbers
+        .iter()
+        .filter_map(|seat| seats.get(&(performance_id, *seat)))
+        .filter(|seat| is_taken(seat, now))
+        .collect();
+    let (sold, held): (Vec<_>, Vec<_>) = taken.into_iter().partition(|seat| seat.state == reserved_seat::State::Sold);
+    if !sold.is_empty() {
+        return Err(Error::SeatSold { seat_numbers: sold.iter().map(|seat| seat.seat_number).collect() });
+    }
+    match held.iter().map(|seat| seat.expire_time).max() {
+        None => Ok(()),
+        Some(end) => Err(Error::SeatHeld {
+            seat_numbers: held.iter().map(|seat| seat.seat_number).collect(),
+            retry_after: clock::until(end, now),
+        }),
+    }
+}
+
+/// The first answer to the request that made a reservation, whatever became of it since.
+pub fn first_answer(reservation: &Reservation) -> Reservation {
+    Reservation { state: State::Held, expire_time: reservation.first_expire_time, ..reservation.clone() }
+}
+
+/// Refuses to pay or release a reservation that is not held at `now`.
+pub fn require_held(reservation: &Reservation, now: Micros) -> Result<(), Error> {
+    match state_at(reservation, now) {
+        State::Held => Ok(()),
+        State::Expired => Err(hold_expired(reservation)),
+        State::Paid | State::Released => Err(Error::NoHeldSeat),
+    }
+}
+
+/// Of all reservations of one token, the one to pay at `now`. Fails with HOLD_EXPIRED if the newest ran out, NO_HELD_SEAT if
+/// there is none, INVALID_ARGUMENT if there are several.
+pub fn the_one_held<'a>(reservations: &[&'a Reservation], now: Micros) -> Result<&'a Reservation, Error> {
+    let held: Vec<&Reservation> = reservations.iter().copied().filter(|r| state_at(r, now) == State::Held).collect();
+    match held[..] {
+        [one] => Ok(one),
+        [] => {
+            let newest = reservations.iter().max_by_key(|r| (r.hold_time, r.reservation_id));
+            match newest {
+                Some(newest) if state_at(newest, now) == State::Expired => Err(hold_expired(newest)),
+                _ => Err(Error::NoHeldSeat),
+            }
+        }
+        _ => Err(Error::invalid("reservation_id", "must say which reservation, since the token holds more than one")),
+    }
+}
+
+fn hold_expired(reservation: &Reservation) -> Error {
+    Error::HoldExpired { reservation_id: reservation.reservation_id.to_string(), expire_time: reservation.expire_time }
+}
+
+/// Seat numbers as a row keeps them.
+pub fn write_seat_numbers(seat_numbers: &[i32]) -> String {
+    let seats: Vec<String> = seat_numbers.iter().map(i32::to_string).collect();
+    format!("[{}]", seats.join(","))
+}
+
+/// Seat numbers of a row.
+pub fn seat_numbers(reservation: &Reservation) -> Vec<i32> {
+    // The row was written by the function above.
+    serde_json::from_str(&reservation.seat_numbers).unwrap_or_default()
+}
+
+/// The key of a reservation among those of one user, newest last.
+pub fn age(reservation: &Reservation) -> (Micros, Uuid) {
+    (reservation.hold_time, reservation.reservation_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reservation(id: u128, state: State, hold_time: i64, expire_time: i64) -> Reservation {
+        Reservation {
+            reservation_id: Uuid::from_u128(id),
+            user_id: Uuid::nil(),
+            concert_id: 1,
+            queue_number: 1,
+            performance_id: 1,
+            seat_numbers: write_seat_numbers(&[3, 4]),
+            total_price: 0,
+            state,
+            version: 1,
+            hold_time,
+            first_expire_time: expire_time,
+            expire_time,
+            request_id: None,
+        }
+    }
+
+    fn seat(seat_number: i32, state: reserved_seat::State, expire_time: i64) -> reserved_seat::Model {
+        reserved_seat::Model { performance_id: 1, seat_number, reservation_id: Uuid::nil(), state, expire_time }
+    }
+
+    #[test]
+    fn a_hold_never_outlives_its_token() {
+        assert_eq!(expire_time(100, 50, 1_000), 150);
+        assert_eq!(expire_time(100, 50, 120), 120);
+        assert_eq!(expire_time(100, i64::MAX, 120), 120);
+    }
+
+    #[test]
+    fn a_hold_is_over_at_the_moment_it_is_due() {
+        let held = reservation(1, State::Held, 0, 10);
+        assert_eq!(state_at(&held, 9), State::Held);
+        assert_eq!(state_at(&held, 10), State::Expired);
+        assert!(matches!(require_held(&held, 10), Err(Error::HoldExpired { .. })));
+        assert_eq!(state_at(&reservation(1, State::Paid, 0, 10), 99), State::Paid);
+    }
+
+    #[test]
+    fn a_sold_seat_is_taken_for_good_and_a_held_one_until_the_hold_ends() {
+        use reserved_seat::State as S;
+        let seats = [seat(1, S::Sold, 0), seat(2, S::Held, 10), seat(3, S::Held, 20)];
+        let seats: HashMap<_, _> = seats.into_iter().map(|s| ((1, s.seat_number), s)).collect();
+        let free = |numbers: &[i32], now| require_free(1, numbers, &seats, now);
+        assert!(matches!(free(&[1, 2], 5), Err(Error::SeatSold { seat_numbers }) if seat_numbers == [1]));
+        let Err(Error::SeatHeld { seat_numbers, retry_after }) = free(&[2, 3, 4], 5) else {
+            panic!("2 and 3 are held");
+        };
+        assert_eq!((seat_numbers, retry_after.as_micros()), (vec![2, 3], 15));
+        assert!(free(&[2, 4], 10).is_ok());
+        assert!(free(&[1], 99).is_err());
+    }
+
+    #[test]
+    fn the_limit_counts_what_is_owned_and_what_is_wanted() {
+        assert!(require_below_limit(0, 4, 4).is_ok());
+        assert!(require_below_limit(2, 2, 4).is_ok());
+        assert!(require_below_limit(2, 3, 4).is_err());
+        assert!(require_below_limit(0, usize::MAX / 2, 4).is_err());
+    }
+
+    #[test]
+    fn the_one_held_reservation_is_found_among_those_that_are_over() {
+        let held = reservation(1, State::Held, 5, 100);
+        let over = reservation(2, State::Expired, 6, 7);
+        let back = reservation(3, State::Released, 8, 100);
+        assert_eq!(the_one_held(&[&over, &held, &back], 10).unwrap(), &held);
+        assert!(matches!(the_one_held(&[&over], 10), Err(Error::HoldExpired { .. })));
+        assert!(matches!(the_one_held(&[&held], 100), Err(Error::HoldExpired { .. })));
+        assert!(matches!(the_one_held(&[&over, &back], 10), Err(Error::NoHeldSeat)));
+        assert!(matches!(the_one_held(&[], 10), Err(Error::NoHeldSeat)));
+        let other = reservation(4, State::Held, 9, 100);
+        assert!(matches!(the_one_held(&[&held, &other], 10), Err(Error::InvalidArgument { .. })));
+    }
+
+    #[test]
+    fn seat_numbers_survive_the_way_into_a_row_and_back() {
+        assert_eq!(seat_numbers(&reservation(1, State::Held, 0, 0)), [3, 4]);
+    }
+}

@@ -1,0 +1,188 @@
+//! ReservationService: hold, release, look.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use super::{
+    operations::{self, Hold, Release},
+    rules, store,
+};
+use crate::{
+    concert::Catalogue,
+    db::Database,
+    entity::reservation::{Model as Reservation, State},
+    error::Error,
+    fields::Fields,
+    lane::Lane,
+    paging::Page,
+    proto::{self, reservation_service_server::ReservationService},
+    queue::Admission,
+    token, wallet,
+};
+
+/// Serves reservations.
+pub struct ReservationApi {
+    db: Database,
+    catalogue: Arc<Catalogue>,
+    admission: Admission,
+    hold: Lane<Hold, Reservation>,
+    release: Lane<Release, Reservation>,
+}
+
+impl ReservationApi {
+    /// Starts the lanes of holds, which last `hold_ttl`.
+    pub fn new(
+        db: Database,
+        catalogue: Arc<Catalogue>,
+        admission: Admission,
+        hold_ttl: Duration,
+        tasks: &TaskTracker,
+    ) -> Self {
+        Self {
+            hold: db.write_lane("reservation.hold", tasks, move |write, commands| {
+                Box::pin(operations::hold(write, commands, hold_ttl))
+            }),
+            release: db.write_lane("reservation.release", tasks, |write, commands| {
+                Box::pin(operations::release(write, commands))
+            }),
+            db,
+            catalogue,
+            admission,
+        }
+    }
+
+    /// As callers see it, in `state`.
+    async fn to_proto(&self, row: Reservation, state: State) -> Result<proto::Reservation, Error> {
+        let performance = self.catalogue.performance_by_id(row.performance_id).await?;
+        let seats = rules::seat_numbers(&row).into_iter().filter_map(|seat_number| {
+            let section = performance.section(seat_number)?;
+            Some(proto::ReservedSeat { seat_number, section: section.name.clone(), price: section.price })
+        });
+        Ok(proto::Reservation {
+            seats: seats.collect(),
+            reservation_id: row.reservation_id.to_string(),
+            user_id: row.user_id.to_string(),
+            concert_code: performance.concert.concert_code.clone(),
+            concert_name: performance.concert.name.clone(),
+            date: performance.date.clone(),
+            total_price: row.total_price,
+            state: state_to_proto(state).into(),
+            hold_time: Some(proto::timestamp(row.hold_time)),
+            expire_time: Some(proto::timestamp(row.expire_time)),
+        })
+    }
+
+    async fn to_proto_now(&self, row: Reservation) -> Result<proto::Reservation, Error> {
+        let state = rules::state_at(&row, self.db.now());
+        self.to_proto(row, state).await
+    }
+}
+
+#[tonic::async_trait]
+impl ReservationService for ReservationApi {
+    async fn hold_seats(
+        &self,
+        request: Request<proto::HoldSeatsRequest>,
+    ) -> Result<Response<proto::HoldSeatsResponse>, Status> {
+        let claims = token::claims(request.extensions())?;
+        let mut request = request.into_inner();
+        let mut fields = Fields::default();
+        fields.concert_code("concert_code", &request.concert_code);
+        let user_id = fields.uuid("user_id", &request.user_id);
+        fields.date("date", &request.date);
+        let request_id = fields.optional_uuid("request_id", &request.request_id);
+        fields.require(!request.seat_numbers.is_empty(), "seat_numbers", "must name at least one seat");
+        let asked = request.seat_numbers.len();
+        request.seat_numbers.sort_unstable();
+        request.seat_numbers.dedup();
+        fields.require(request.seat_numbers.len() == asked, "seat_numbers", "must not name a seat twice");
+        fields.done()?;
+        claims.require_user(user_id)?;
+        let concert = self.catalogue.concert(&request.concert_code).await?;
+        claims.require_concert(concert.concert_id)?;
+
+        let performance = self.catalogue.performance(concert.concert_id, &request.date).await?;
+        let command = Hold {
+            token: (claims.concert_id, claims.queue_number),
+            user_id,
+            performance: performance
+                .ok_or(Error::PerformanceNotFound { concert_code: request.concert_code, date: request.date }),
+            seat_numbers: request.seat_numbers,
+            request_id,
+            retry_after: self.admission.retry_after(&claims),
+        };
+        let row = self.hold.submit(claims.concert_id, command).await?;
+        let state = row.state;
+        Ok(Response::new(proto::HoldSeatsResponse { reservation: Some(self.to_proto(row, state).await?) }))
+    }
+
+    async fn release_reservation(
+        &self,
+        request: Request<proto::ReleaseReservationRequest>,
+    ) -> Result<Response<proto::ReleaseReservationResponse>, Status> {
+        let claims = token::claims(request.extensions())?;
+        let request = request.into_inner();
+        let (user_id, reservation_id) = read_ids(&request.user_id, &request.reservation_id)?;
+        claims.require_user(user_id)?;
+        let command = Release {
+            token: (claims.concert_id, claims.queue_number),
+            concert_code: claims.concert_code.clone(),
+            user_id,
+            reservation_id,
+            retry_after: self.admission.retry_after(&claims),
+        };
+        let row = self.release.submit(claims.concert_id, command).await?;
+        Ok(Response::new(proto::ReleaseReservationResponse { reservation: Some(self.to_proto_now(row).await?) }))
+    }
+
+    async fn get_reservation(
+        &self,
+        request: Request<proto::GetReservationRequest>,
+    ) -> Result<Response<proto::GetReservationResponse>, Status> {
+        let request = request.into_inner();
+        let (user_id, reservation_id) = read_ids(&request.user_id, &request.reservation_id)?;
+        let row = store::find(&self.db, user_id, reservation_id).await.map_err(Error::from)?;
+        let row = row.ok_or_else(|| operations::not_found(reservation_id))?;
+        Ok(Response::new(proto::GetReservationResponse { reservation: Some(self.to_proto_now(row).await?) }))
+    }
+
+    async fn list_reservations(
+        &self,
+        request: Request<proto::ListReservationsRequest>,
+    ) -> Result<Response<proto::ListReservationsResponse>, Status> {
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let user_id = fields.uuid("user_id", &request.user_id);
+        fields.done()?;
+        let list = format!("reservations/{user_id}");
+        let page = Page::read(list, request.page_size, &request.page_token)?;
+        let before = page.time_and_id()?;
+        wallet::operations::require(&self.db, user_id).await?;
+        let rows = store::list(&self.db, user_id, before, page.size + 1).await.map_err(Error::from)?;
+        let (rows, next_page_token) = page.cut(rows, |row| Page::by_time_and_id(row.hold_time, row.reservation_id));
+        let mut reservations = Vec::with_capacity(rows.len());
+        for row in rows {
+            reservations.push(self.to_proto_now(row).await?);
+        }
+        Ok(Response::new(proto::ListReservationsResponse { reservations, next_page_token }))
+    }
+}
+
+fn read_ids(user_id: &str, reservation_id: &str) -> Result<(Uuid, Uuid), Error> {
+    let mut fields = Fields::default();
+    let ids = (fields.uuid("user_id", user_id), fields.uuid("reservation_id", reservation_id));
+    fields.done()?;
+    Ok(ids)
+}
+
+fn state_to_proto(state: State) -> proto::ReservationState {
+    match state {
+        State::Held => proto::ReservationState::Held,
+        State::Paid => proto::ReservationState::Paid,
+        State::Released => proto::ReservationState::Released,
+        State::Expired => proto::ReservationState::Expired,
+    }
+}

@@ -1,0 +1,168 @@
+//! The queue token: an HS256 JWT that says whose place in which queue it is, so that it is verified without a query.
+//!
+//! What the token may do changes and is not in it: that the database says. Keys are made on the first start and kept in the
+//! database, so that every replica verifies what any of them signed, or given by configuration.
+
+mod interceptor;
+pub mod store;
+
+use std::{collections::HashMap, sync::RwLock};
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub use interceptor::{TokenInterceptor, claims};
+
+use crate::{db, error::Error};
+
+/// `kid` of the key that is given by configuration.
+const CONFIGURED_KEY_ID: &str = "configured";
+
+/// What a token says, signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The user whose place it is.
+    #[serde(rename = "sub")]
+    pub user_id: Uuid,
+    /// The concert, as callers know it.
+    #[serde(rename = "con")]
+    pub concert_code: String,
+    /// The concert, as the database knows it; with the number it is the key of the token's row.
+    #[serde(rename = "cid")]
+    pub concert_id: i64,
+    /// The place.
+    #[serde(rename = "num")]
+    pub queue_number: i64,
+}
+
+impl Claims {
+    /// Refuses a request that is made for another user than the token's own.
+    pub fn require_user(&self, user_id: Uuid) -> Result<(), Error> {
+        if self.user_id == user_id { Ok(()) } else { Err(Error::TokenUserMismatch) }
+    }
+
+    /// Refuses a request about another concert than the token's own.
+    pub fn require_concert(&self, concert_id: i64) -> Result<(), Error> {
+        if self.concert_id == concert_id {
+            return Ok(());
+        }
+        Err(Error::TokenConcertMismatch { concert_code: self.concert_code.clone() })
+    }
+}
+
+/// A key and the id that tokens name it by.
+pub struct Key {
+    /// The `kid`.
+    pub id: String,
+    /// At least 32 bytes.
+    pub secret: Vec<u8>,
+}
+
+/// The keys that tokens are signed and verified with.
+#[derive(Default)]
+pub struct KeyRing(RwLock<Keys>);
+
+#[derive(Default)]
+struct Keys {
+    signer: Option<(Header, EncodingKey)>,
+    verifiers: HashMap<String, DecodingKey>,
+}
+
+impl KeyRing {
+    /// Takes `keys` in place of those before. The last one signs, unless `configured` is given.
+    pub fn replace(&self, mut keys: Vec<Key>, configured: Option<&str>) {
+        if let Some(secret) = configured {
+            keys.push(Key { id: CONFIGURED_KEY_ID.to_owned(), secret: secret.as_bytes().to_vec() });
+        }
+        let signer = keys.last().map(|key| {
+            let mut header = Header::new(Algorithm::HS256);
+            header.kid = Some(key.id.clone());
+            (header, EncodingKey::from_secret(&key.secret))
+        });
+        let verifiers = keys.into_iter().map(|key| (key.id, DecodingKey::from_secret(&key.secret))).collect();
+        *self.0.write().unwrap_or_else(|e| e.into_inner()) = Keys { signer, verifiers };
+    }
+
+    /// The token that says `claims`: the same claims give the same token as long as the key is the same.
+    pub fn sign(&self, claims: &Claims) -> Result<String, Error> {
+        let keys = self.0.read().unwrap_or_else(|e| e.into_inner());
+        let (header, key) = keys.signer.as_ref().ok_or(Error::StorageUnavailable)?;
+        encode(header, claims, key).map_err(Error::internal)
+    }
+
+    /// What a token says, if one of the keys has signed it.
+    pub fn verify(&self, token: &str) -> Result<Claims, Error> {
+        let header = decode_header(token).map_err(|_| Error::TokenInvalid)?;
+        let key_id = header.kid.ok_or(Error::TokenInvalid)?;
+        let keys = self.0.read().unwrap_or_else(|e| e.into_inner());
+        let key = keys.verifiers.get(&key_id).ok_or(Error::TokenInvalid)?;
+        let mut validation = Validation::new(Algorithm::HS256);
+        // How long a token is good for stands in its row, not in the token.
+        validation.validate_exp = false;
+        validation.required_spec_claims.clear();
+        decode::<Claims>(token, key, &validation).map(|token| token.claims).map_err(|_| Error::TokenInvalid)
+    }
+}
+
+/// A new secret of 256 bits.
+pub fn new_secret() -> Result<[u8; 32], db::Error> {
+    let mut secret = [0; 32];
+    rustls::crypto::ring::default_provider()
+        .secure_random
+        .fill(&mut secret)
+        .map_err(|_| db::Error::Defect("the machine gave no random numbers".to_owned()))?;
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims() -> Claims {
+        Claims { user_id: Uuid::from_u128(1), concert_code: "IU".into(), concert_id: 7, queue_number: 42 }
+    }
+
+    fn ring(secrets: &[(&str, &str)]) -> KeyRing {
+        let ring = KeyRing::default();
+        let keys = secrets.iter().map(|(id, secret)| Key { id: (*id).to_owned(), secret: secret.as_bytes().to_vec() });
+        ring.replace(keys.collect(), None);
+        ring
+    }
+
+    #[test]
+    fn a_token_says_what_was_signed_and_is_the_same_each_time() {
+        let ring = ring(&[("1", "one")]);
+        let token = ring.sign(&claims()).unwrap();
+        assert_eq!(token, ring.sign(&claims()).unwrap());
+        assert_eq!(ring.verify(&token).unwrap(), claims());
+    }
+
+    #[test]
+    fn a_token_of_an_older_key_stays_good_and_one_of_a_dropped_key_does_not() {
+        let old = ring(&[("1", "one")]).sign(&claims()).unwrap();
+        assert!(ring(&[("1", "one"), ("2", "two")]).verify(&old).is_ok());
+        assert!(ring(&[("2", "two")]).verify(&old).is_err());
+    }
+
+    #[test]
+    fn a_forged_token_is_refused() {
+        let token = ring(&[("1", "guessed")]).sign(&claims()).unwrap();
+        let real = ring(&[("1", "one")]);
+        assert!(matches!(real.verify(&token), Err(Error::TokenInvalid)));
+        let mine = real.sign(&claims()).unwrap();
+        for cut in 0..mine.len() {
+            assert!(real.verify(&mine[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_configured_key_signs_and_the_others_still_verify() {
+        let ring = ring(&[("1", "one")]);
+        let old = ring.sign(&claims()).unwrap();
+        let keys = vec![Key { id: "1".into(), secret: b"one".to_vec() }];
+        ring.replace(keys, Some("configured by the operator"));
+        assert!(ring.verify(&old).is_ok());
+        assert_ne!(ring.sign(&claims()).unwrap(), old);
+    }
+}

@@ -1,0 +1,35 @@
+//! The arithmetic of a balance.
+
+use crate::error::Error;
+
+/// The balance after `amount` came in (above 0) or went out (below 0): never below 0, never more than an `i64` holds.
+pub fn balance_after(balance: i64, amount: i64) -> Result<i64, Error> {
+    match balance.checked_add(amount) {
+        None => Err(Error::BalanceLimitExceeded { balance }),
+        Some(..0) => Err(Error::InsufficientBalance { balance, price: -amount }),
+        Some(after) => Ok(after),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_comes_in_and_goes_out() {
+        assert_eq!(balance_after(0, 5).unwrap(), 5);
+        assert_eq!(balance_after(5, -5).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_balance_never_goes_below_zero() {
+        let error = balance_after(4, -5).unwrap_err();
+        assert!(matches!(error, Error::InsufficientBalance { balance: 4, price: 5 }));
+    }
+
+    #[test]
+    fn a_balance_is_bounded_by_what_an_i64_holds() {
+        assert_eq!(balance_after(i64::MAX - 1, 1).unwrap(), i64::MAX);
+        assert!(matches!(balance_after(i64::MAX, 1), Err(Error::BalanceLimitExceeded { .. })));
+    }
+}
