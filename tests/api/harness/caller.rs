@@ -1,0 +1,170 @@
+//! A user with a queue token, and the calls it makes.
+
+use boxoffice::proto::{
+    self, concert_service_client::ConcertServiceClient, payment_service_client::PaymentServiceClient,
+    queue_service_client::QueueServiceClient, reservation_service_client::ReservationServiceClient,
+};
+use tonic::{Request, Status, Streaming, transport::Channel};
+use uuid::Uuid;
+
+/// A user in the queue of a concert. Fields may be changed to make mistakes.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub channel: Channel,
+    pub concert_code: String,
+    pub user_id: String,
+    pub token: String,
+    pub queue_number: i64,
+}
+
+impl Caller {
+    pub async fn join(channel: Channel, concert_code: &str, user_id: Uuid) -> Result<Self, Status> {
+        let mut caller = Self {
+            channel,
+            concert_code: concert_code.to_owned(),
+            user_id: user_id.to_string(),
+            token: String::new(),
+            queue_number: 0,
+        };
+        let token = caller.issue().await?;
+        (caller.token, caller.queue_number) = (token.token, token.queue_number);
+        Ok(caller)
+    }
+
+    /// The same user on another replica.
+    pub fn via(&self, channel: Channel) -> Self {
+        Self { channel, ..self.clone() }
+    }
+
+    pub fn uuid(&self) -> Uuid {
+        self.user_id.parse().expect("a UUID")
+    }
+
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if !self.token.is_empty() {
+            let value = format!("Bearer {}", self.token).parse().expect("a header");
+            request.metadata_mut().insert("authorization", value);
+        }
+        request
+    }
+
+    pub fn queue(&self) -> QueueServiceClient<Channel> {
+        QueueServiceClient::new(self.channel.clone())
+    }
+
+    pub fn concerts(&self) -> ConcertServiceClient<Channel> {
+        ConcertServiceClient::new(self.channel.clone())
+    }
+
+    pub fn reservations(&self) -> ReservationServiceClient<Channel> {
+        ReservationServiceClient::new(self.channel.clone())
+    }
+
+    pub fn payments(&self) -> PaymentServiceClient<Channel> {
+        PaymentServiceClient::new(self.channel.clone())
+    }
+
+    pub async fn issue(&self) -> Result<proto::QueueToken, Status> {
+        let (concert_code, user_id) = (self.concert_code.clone(), self.user_id.clone());
+        let request = proto::IssueTokenRequest { concert_code, user_id };
+        Ok(self.queue().issue_token(request).await?.into_inner().token.expect("token"))
+    }
+
+    pub async fn position(&self) -> Result<proto::QueuePosition, Status> {
+        let (concert_code, user_id) = (self.concert_code.clone(), self.user_id.clone());
+        let request = self.request(proto::GetPositionRequest { concert_code, user_id });
+        Ok(self.queue().get_position(request).await?.into_inner().position.expect("position"))
+    }
+
+    pub async fn state(&self) -> proto::QueueState {
+        self.position().await.expect("position").state()
+    }
+
+    pub async fn watch(&self) -> Result<Streaming<proto::WatchPositionResponse>, Status> {
+        let (concert_code, user_id) = (self.concert_code.clone(), self.user_id.clone());
+        let request = self.request(proto::WatchPositionRequest { concert_code, user_id });
+        Ok(self.queue().watch_position(request).await?.into_inner())
+    }
+
+    pub async fn leave(&self) -> Result<(), Status> {
+        let (concert_code, user_id) = (self.concert_code.clone(), self.user_id.clone());
+        let request = self.request(proto::LeaveQueueRequest { concert_code, user_id });
+        self.queue().leave_queue(request).await.map(drop)
+    }
+
+    pub async fn performances(&self) -> Result<Vec<proto::Performance>, Status> {
+        let request = proto::ListPerformancesRequest {
+            concert_code: self.concert_code.clone(),
+            user_id: self.user_id.clone(),
+            ..Default::default()
+        };
+        let response = self.concerts().list_performances(self.request(request)).await?;
+        Ok(response.into_inner().performances)
+    }
+
+    pub async fn seats(&self, date: &str) -> Result<Vec<proto::Seat>, Status> {
+        let request = proto::ListSeatsRequest {
+            concert_code: self.concert_code.clone(),
+            user_id: self.user_id.clone(),
+            date: date.to_owned(),
+        };
+        Ok(self.concerts().list_seats(self.request(request)).await?.into_inner().seats)
+    }
+
+    /// The state of one seat.
+    pub async fn seat(&self, date: &str, seat_number: i32) -> proto::SeatState {
+        let seats = self.seats(date).await.expect("seats");
+        seats.iter().find(|seat| seat.seat_number == seat_number).expect("seat").state()
+    }
+
+    pub async fn hold(&self, date: &str, seat_numbers: &[i32]) -> Result<proto::Reservation, Status> {
+        self.hold_as(date, seat_numbers, "").await
+    }
+
+    pub async fn hold_as(
+        &self,
+        date: &str,
+        seat_numbers: &[i32],
+        request_id: &str,
+    ) -> Result<proto::Reservation, Status> {
+        let request = proto::HoldSeatsRequest {
+            concert_code: self.concert_code.clone(),
+            user_id: self.user_id.clone(),
+            date: date.to_owned(),
+            seat_numbers: seat_numbers.to_vec(),
+            request_id: request_id.to_owned(),
+        };
+        let response = self.reservations().hold_seats(self.request(request)).await?;
+        Ok(response.into_inner().reservation.expect("reservation"))
+    }
+
+    pub async fn release(&self, reservation_id: &str) -> Result<proto::Reservation, Status> {
+        let (user_id, reservation_id) = (self.user_id.clone(), reservation_id.to_owned());
+        let request = self.request(proto::ReleaseReservationRequest { user_id, reservation_id });
+        let response = self.reservations().release_reservation(request).await?;
+        Ok(response.into_inner().reservation.expect("reservation"))
+    }
+
+    pub async fn reservation(&self, reservation_id: &str) -> Result<proto::Reservation, Status> {
+        let (user_id, reservation_id) = (self.user_id.clone(), reservation_id.to_owned());
+        let request = proto::GetReservationRequest { user_id, reservation_id };
+        let response = self.reservations().get_reservation(request).await?;
+        Ok(response.into_inner().reservation.expect("reservation"))
+    }
+
+    /// Pays the one held reservation.
+    pub async fn pay(&self) -> Result<proto::Payment, Status> {
+        self.pay_as("", "").await
+    }
+
+    pub async fn pay_as(&self, reservation_id: &str, request_id: &str) -> Result<proto::Payment, Status> {
+        let request = proto::PayRequest {
+            user_id: self.user_id.clone(),
+            reservation_id: reservation_id.to_owned(),
+            request_id: request_id.to_owned(),
+        };
+        let response = self.payments().pay(self.request(request)).await?;
+        Ok(response.into_inner().payment.expect("payment"))
+    }
+}

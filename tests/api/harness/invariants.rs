@@ -1,0 +1,125 @@
+//! The invariants of the service, read from the database itself.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use boxoffice::entity::{
+    ledger_entry, payment, performance, queue_counter, queue_token, reservation, reserved_seat, wallet,
+};
+use sea_orm::{Database, EntityTrait, QueryOrder};
+use uuid::Uuid;
+
+struct Books {
+    seats: Vec<reserved_seat::Model>,
+    reservations: HashMap<Uuid, reservation::Model>,
+    payments: Vec<payment::Model>,
+    performances: Vec<performance::Model>,
+    wallets: Vec<wallet::Model>,
+    entries: Vec<ledger_entry::Model>,
+    counters: Vec<queue_counter::Model>,
+    tokens: Vec<queue_token::Model>,
+}
+
+/// Panics if an invariant does not hold.
+pub async fn check(url: &str) {
+    let db = Database::connect(url).await.expect("database");
+    let reservations = reservation::Entity::find().all(&db).await.expect("reservations");
+    let entries = ledger_entry::Entity::find()
+        .order_by_asc(ledger_entry::Column::UserId)
+        .order_by_asc(ledger_entry::Column::EntryNumber);
+    let books = Books {
+        seats: reserved_seat::Entity::find().all(&db).await.expect("seats"),
+        reservations: reservations.into_iter().map(|row| (row.reservation_id, row)).collect(),
+        payments: payment::Entity::find().all(&db).await.expect("payments"),
+        performances: performance::Entity::find().all(&db).await.expect("performances"),
+        wallets: wallet::Entity::find().all(&db).await.expect("wallets"),
+        entries: entries.all(&db).await.expect("entries"),
+        counters: queue_counter::Entity::find().all(&db).await.expect("counters"),
+        tokens: queue_token::Entity::find().all(&db).await.expect("tokens"),
+    };
+    db.close().await.expect("close");
+    books.seats_and_payments();
+    books.money();
+    books.queues();
+}
+
+impl Books {
+    /// A SOLD seat has exactly one PAID payment and the reverse; the count of a performance is the count of its rows.
+    fn seats_and_payments(&self) {
+        let sold = |seat: &&reserved_seat::Model| seat.state == reserved_seat::State::Sold;
+        let mut of_seats: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
+        for seat in self.seats.iter().filter(sold) {
+            of_seats.entry(seat.reservation_id).or_default().push(seat.seat_number);
+        }
+        let mut of_payments: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
+        for payment in self.payments.iter().filter(|p| p.state == payment::State::Paid) {
+            let reservation = &self.reservations[&payment.reservation_id];
+            assert_eq!(reservation.state, reservation::State::Paid, "{payment:?}");
+            assert_eq!((reservation.total_price, reservation.user_id), (payment.price, payment.user_id));
+            let seats = boxoffice::reservation::rules::seat_numbers(reservation);
+            let before = of_payments.insert(payment.reservation_id, seats);
+            assert!(before.is_none(), "two payments of {}", payment.reservation_id);
+        }
+        of_seats.values_mut().for_each(|seats| seats.sort_unstable());
+        assert_eq!(of_seats, of_payments, "SOLD seats and PAID payments differ");
+        for performance in &self.performances {
+            let seats = self.seats.iter().filter(sold).filter(|s| s.performance_id == performance.performance_id);
+            assert_eq!(seats.count() as i32, performance.sold_seat_count, "{performance:?}");
+        }
+        let paid = self.reservations.values().filter(|r| r.state == reservation::State::Paid).count();
+        assert_eq!(paid, of_payments.len(), "a PAID reservation without a payment");
+        for seat in &self.seats {
+            let owner = &self.reservations[&seat.reservation_id];
+            let numbers = boxoffice::reservation::rules::seat_numbers(owner);
+            assert!(numbers.contains(&seat.seat_number), "{seat:?} is not in {owner:?}");
+            let released = owner.state == reservation::State::Released;
+            assert!(!released, "{seat:?} is kept by a released reservation");
+        }
+    }
+
+    /// A balance is the sum of its entries, which form an unbroken chain; over all, no won is made or lost.
+    fn money(&self) {
+        let mut by_user: HashMap<Uuid, Vec<&ledger_entry::Model>> = HashMap::new();
+        for entry in &self.entries {
+            by_user.entry(entry.user_id).or_default().push(entry);
+        }
+        for wallet in &self.wallets {
+            let entries = by_user.remove(&wallet.user_id).unwrap_or_default();
+            let mut balance = 0;
+            for (entry, number) in entries.iter().zip(1..) {
+                balance += entry.amount;
+                assert_eq!((entry.entry_number, entry.balance_after), (number, balance), "{entry:?}");
+            }
+            assert_eq!((wallet.balance, wallet.entry_count), (balance, entries.len() as i64), "{wallet:?}");
+            assert!(wallet.balance >= 0);
+        }
+        assert!(by_user.is_empty(), "entries without a wallet");
+        let paid: i64 = self.payments.iter().filter(|p| p.state == payment::State::Paid).map(|p| p.price).sum();
+        let booked: i64 = self.entries.iter().filter(|e| e.kind != ledger_entry::Kind::Charge).map(|e| -e.amount).sum();
+        assert_eq!(paid, booked, "payments and ledger differ");
+    }
+
+    /// Numbers are dense, promotion follows them, and nobody is in a queue twice.
+    fn queues(&self) {
+        use queue_token::State;
+        for counter in &self.counters {
+            let mut tokens: Vec<_> = self.tokens.iter().filter(|t| t.concert_id == counter.concert_id).collect();
+            tokens.sort_unstable_by_key(|token| token.queue_number);
+            let numbers: Vec<i64> = tokens.iter().map(|token| token.queue_number).collect();
+            assert_eq!(numbers, (1..=counter.issued_number).collect::<Vec<_>>(), "numbers are not dense");
+            for token in &tokens {
+                let passed = token.queue_number <= counter.admitted_number;
+                let was_admitted = token.admit_time.is_some();
+                assert!(passed || !was_admitted, "{token:?} was admitted out of order");
+                assert!(!(passed && token.state == State::Waiting), "{token:?} was passed over");
+            }
+            let live = tokens.iter().filter(|t| matches!(t.state, State::Waiting | State::Active));
+            let users: Vec<Uuid> = live.map(|token| token.user_id).collect();
+            assert_eq!(users.len(), users.iter().collect::<HashSet<_>>().len(), "a user is in a queue twice");
+            let left = tokens.iter().filter(|token| token.state == State::Left).count();
+            assert_eq!(left as i64, counter.departed_count);
+            let completed = tokens.iter().filter(|token| token.state == State::Completed).count();
+            let paid = self.payments.iter().filter(|p| p.concert_id == counter.concert_id).count();
+            assert_eq!(completed, paid, "COMPLETED tokens and payments differ");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The API, called over gRPC against the real server, on SQLite and on PostgreSQL.
+
+mod harness;
+
+mod admin;
+mod concert;
+mod contention;
+mod error_contract;
+mod payment;
+mod queue;
+mod replicas;
+mod reservation;
+mod running;
+mod simulation;
+mod tidy;
+mod wallet;
