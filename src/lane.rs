@@ -29,8 +29,9 @@ pub type Batch<R> = Result<Vec<Result<R, Error>>, db::Error>;
 const WIDTH: usize = 512;
 /// At most this many commands wait in a worker's queue; the next is refused.
 const CAPACITY: usize = 8_192;
-/// A batch that lost a race is run again so many times; each loss is another replica's progress.
+/// A batch that lost a race is run again so many times, and for so long; each loss is another replica's progress.
 const MAX_RACES: u32 = 20;
+const MAX_RACING: Duration = Duration::from_secs(4);
 /// A batch that found the database away is tried again so many times: enough for a connection that went stale.
 const MAX_RECONNECTS: u32 = 2;
 
@@ -148,14 +149,14 @@ where
     R: Send,
 {
     async move {
-        let (mut races, mut reconnects) = (0, 0);
+        let (started, mut races, mut reconnects) = (Instant::now(), 0, 0);
         loop {
             let error = match work(commands).await {
                 Ok(answers) => return answers,
                 Err(error) => error,
             };
             match error.trouble() {
-                Trouble::Race if races < MAX_RACES => {
+                Trouble::Race if races < MAX_RACES && started.elapsed() < MAX_RACING => {
                     tokio::time::sleep(Duration::from_millis(u64::from(races.min(10)))).await;
                     races += 1;
                 }
@@ -163,7 +164,7 @@ where
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     reconnects += 1;
                 }
-                Trouble::Race | Trouble::Defect if commands.len() > 1 => {
+                Trouble::Race | Trouble::Defect if commands.len() > 1 && started.elapsed() < MAX_RACING => {
                     tracing::warn!(lane = name, size = commands.len(), %error, "splitting a batch");
                     let (left, right) = commands.split_at(commands.len() / 2);
                     let mut answers = settle(name, work, left).await;

@@ -46,6 +46,9 @@ const SHARED_STATE_INTERVAL: Duration = Duration::from_secs(5);
 const PREPARE_INTERVAL: Duration = Duration::from_millis(500);
 /// Calls under way on one connection; more wait for their turn at the client.
 const MAX_STREAMS: u32 = 20_000;
+/// Window of a connection. h2 closes a connection whose unread small frames exceed half of it, at about 200 bytes each: this is
+/// room for as many calls at once as there may be.
+const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Streams of a connection that may end in errors before it is closed: the guard against rapid resets.
 const MAX_RESETS: usize = 1_024;
 
@@ -225,6 +228,7 @@ impl Core {
         let stopping = self.stopping.clone();
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_local_error_reset_streams(Some(MAX_RESETS))
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))

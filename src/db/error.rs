@@ -108,8 +108,8 @@ fn kind_of_code(code: &str) -> Trouble {
             "40001" | "40P01" | "55P03" => Trouble::Race,
             // Statement cancelled by its time limit, session ended for idling in a transaction.
             "57014" | "25P03" => Trouble::Away,
-            // Connection trouble, out of resources, going down, i/o error.
-            _ if ["08", "53", "57", "58"].contains(&&code[..2]) => Trouble::Away,
+            // Connection trouble, no such database, out of resources, going down, i/o error.
+            _ if ["08", "3D", "53", "57", "58"].contains(&&code[..2]) => Trouble::Away,
             _ => Trouble::Defect,
         };
     }

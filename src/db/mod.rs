@@ -31,6 +31,8 @@ use futures::future::BoxFuture;
 
 /// How long a call waits for a connection before the database counts as away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a write waits for another process that has SQLite's write lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections of one replica to PostgreSQL.
 const POSTGRES_CONNECTIONS: u32 = 16;
 /// Read-only connections to SQLite, each a thread.
@@ -236,7 +238,7 @@ fn options(url: &str) -> ConnectOptions {
 }
 
 fn durable(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteConnectOptions {
-    options.foreign_keys(true).busy_timeout(Duration::from_secs(5)).statement_cache_capacity(STATEMENT_CACHE)
+    options.foreign_keys(true).busy_timeout(BUSY_TIMEOUT).statement_cache_capacity(STATEMENT_CACHE)
 }
 
 impl From<DbErr> for Error {
