@@ -125,9 +125,20 @@ mod tests {
 
     #[test]
     fn a_uuid_has_hyphens() {
-        assert_eq!(violations(|f| drop(f.uuid("u", "0192F0C1-7a3e-7c4b-9d2a-1b2c3d4e5f60"))), 0);
+        assert_eq!(
+            violations(|f| {
+                f.uuid("u", "0192F0C1-7a3e-7c4b-9d2a-1b2c3d4e5f60");
+            }),
+            0
+        );
         for bad in ["", "1", "0192f0c17a3e7c4b9d2a1b2c3d4e5f60", "{0192f0c1-7a3e-7c4b-9d2a-1b2c3d4e5f60}"] {
-            assert_eq!(violations(|f| drop(f.uuid("u", bad))), 1, "{bad}");
+            assert_eq!(
+                violations(|f| {
+                    f.uuid("u", bad);
+                }),
+                1,
+                "{bad}"
+            );
         }
     }
 

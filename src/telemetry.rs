@@ -12,7 +12,9 @@ use crate::{
 
 /// Starts logging to standard error, and metrics if they have a listener.
 pub fn start(settings: &Settings) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(&settings.log).map_err(Error::internal)?;
+    // What these say at INFO is noise to operators; directives of theirs come later and win.
+    let directives = format!("sea_orm_migration=warn,sqlx=warn,{}", settings.log);
+    let filter = EnvFilter::try_new(directives).map_err(Error::internal)?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.log_format {
         LogFormat::Text => logs.init(),

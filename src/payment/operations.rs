@@ -151,7 +151,7 @@ impl Till {
         let others = self.reservations.values_mut().filter(|v| {
             (v.concert_id, v.queue_number) == key
                 && v.reservation_id != reservation.reservation_id
-                && v.state == reservation::State::Held
+                && rules::state_at(v, payment.pay_time) == reservation::State::Held
         });
         for other in others {
             self.dropped.push(other.clone());

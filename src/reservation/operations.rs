@@ -255,7 +255,8 @@ pub async fn leave(write: &Write, keys: &[TokenKey]) -> Batch<Token> {
         .collect();
     let ids = of_tokens(write, &left).await?;
     let held = lock(write, ids.into_iter()).await?;
-    let held: Vec<_> = held.into_values().filter(|v| v.state == State::Held).collect();
+    // One that ran out stays EXPIRED, whether or not a sweep has said so.
+    let held: Vec<_> = held.into_values().filter(|v| rules::state_at(v, write.now) == State::Held).collect();
     free(write, &held, "RELEASED").await?;
     Ok(answers)
 }

@@ -40,8 +40,8 @@ pub fn claims(extensions: &Extensions) -> Result<Arc<Claims>, Error> {
 
 fn bearer(metadata: &MetadataMap) -> Result<&str, Error> {
     let value = metadata.get("authorization").ok_or(Error::TokenMissing)?;
-    let value = value.to_str().map_err(|_| Error::TokenInvalid)?;
-    let (scheme, token) = value.trim().split_once(' ').unwrap_or((value, ""));
+    let value = value.to_str().map_err(|_| Error::TokenInvalid)?.trim();
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
     if scheme.is_empty() {
         return Err(Error::TokenMissing);
     }

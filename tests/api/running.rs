@@ -1,1 +1,232 @@
+//! The service as its operators meet it: the binary, health, reflection, shutdown.
 
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::{v1, v1alpha};
+
+use crate::harness::{Caller, DATE, Engine, World, connect, eventually, on_both_engines, start};
+
+on_both_engines!(
+    health_knows_every_service_and_reflection_both_versions,
+    the_binary_migrates_serves_a_demo_and_stops_when_told,
+    background_passes_run_by_themselves,
+);
+
+const SERVICES: [&str; 5] = ["QueueService", "ConcertService", "ReservationService", "WalletService", "PaymentService"];
+
+async fn health(channel: &Channel, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let mut client = HealthClient::new(channel.clone());
+    client.check(request).await.expect("health").into_inner().status()
+}
+
+async fn health_knows_every_service_and_reflection_both_versions(world: World) {
+    let channel = world.channel(0);
+    assert_eq!(health(&channel, "").await, ServingStatus::Serving);
+    for service in SERVICES {
+        assert_eq!(health(&channel, &format!("boxoffice.v1.{service}")).await, ServingStatus::Serving);
+    }
+    assert_eq!(health(&world.admin_channel(), "boxoffice.v1.AdminService").await, ServingStatus::Serving);
+
+    let mut listed = services(channel.clone()).await;
+    listed.sort();
+    let mut expected: Vec<String> = SERVICES.iter().map(|service| format!("boxoffice.v1.{service}")).collect();
+    expected.push("grpc.health.v1.Health".to_owned());
+    expected.sort();
+    assert_eq!(listed, expected);
+    assert!(services(world.admin_channel()).await.contains(&"boxoffice.v1.AdminService".to_owned()));
+    for detail in ["google.rpc.ErrorInfo", "google.rpc.BadRequest", "google.rpc.RetryInfo"] {
+        assert!(knows(channel.clone(), detail).await, "{detail}");
+    }
+    assert!(knows(channel, "boxoffice.v1.ErrorReason").await);
+}
+
+/// What reflection v1 lists.
+async fn services(channel: Channel) -> Vec<String> {
+    use v1::{server_reflection_request::MessageRequest, server_reflection_response::MessageResponse};
+    let request = v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel);
+    let mut answers =
+        client.server_reflection_info(tokio_stream::once(request)).await.expect("reflection").into_inner();
+    match answers.message().await.expect("an answer").expect("an answer").message_response {
+        Some(MessageResponse::ListServicesResponse(list)) => list.service.into_iter().map(|s| s.name).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whether reflection v1alpha finds the file of a symbol.
+async fn knows(channel: Channel, symbol: &str) -> bool {
+    use v1alpha::{server_reflection_request::MessageRequest, server_reflection_response::MessageResponse};
+    let request = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol(symbol.to_owned())),
+    };
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let answers = client.server_reflection_info(tokio_stream::once(request)).await.expect("reflection");
+    let answer = answers.into_inner().message().await.expect("an answer").expect("an answer");
+    matches!(answer.message_response, Some(MessageResponse::FileDescriptorResponse(_)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_says_not_serving_until_the_database_is_there_and_migrated() {
+    let world = World::new(Engine::Postgres).await;
+    let mut settings = world.settings.clone();
+    let (server, name) = settings.database_url.rsplit_once('/').unwrap();
+    let (server, late) = (server.to_owned(), format!("{name}_late"));
+    settings.database_url = format!("{server}/{late}");
+    let waiting = start(&settings, &world.clock, false).await;
+    let channel = connect(waiting.address).await;
+    for service in ["", "boxoffice.v1.PaymentService"] {
+        assert_eq!(health(&channel, service).await, ServingStatus::NotServing);
+    }
+    let db = sea_orm::Database::connect(format!("{server}/postgres")).await.unwrap();
+    sea_orm::ConnectionTrait::execute_unprepared(&db, &format!("CREATE DATABASE {late}")).await.unwrap();
+    waiting.ready().await.unwrap();
+    for service in ["", "boxoffice.v1.PaymentService"] {
+        assert_eq!(health(&channel, service).await, ServingStatus::Serving);
+    }
+    waiting.stop().await;
+}
+
+async fn background_passes_run_by_themselves(world: World) {
+    world.concert("IU", 5).await;
+    let mut settings = world.settings.clone();
+    settings.promote_interval = Duration::from_millis(20);
+    settings.expire_interval = Duration::from_millis(20);
+    settings.admission_ttl = Duration::from_millis(500);
+    let server = start(&settings, &boxoffice::clock::Clock::system(), true).await;
+    server.ready().await.unwrap();
+    // The concert opened on the tests' clock, which is ahead of the machine's.
+    let open_time = Some(boxoffice::proto::timestamp(0));
+    let change = boxoffice::proto::UpdateSaleRequest { concert_code: "IU".into(), open_time, ..Default::default() };
+    world.update_sale(change).await;
+    let channel = connect(server.address).await;
+    let caller = Caller::join(channel, "IU", world.user(0).await).await.unwrap();
+    let mut stream = caller.watch().await.unwrap();
+    let mut states = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        states.push(message.position.unwrap().state());
+    }
+    use boxoffice::proto::QueueState::{Active, Expired};
+    assert!(states.ends_with(&[Active, Expired]), "{states:?}");
+    eventually("the sweep says so too", async || {
+        use boxoffice::entity::queue_token;
+        use sea_orm::EntityTrait;
+        let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+        let token = queue_token::Entity::find().one(&db).await.unwrap().unwrap();
+        token.state == queue_token::State::Expired
+    })
+    .await;
+    server.stop().await;
+}
+
+/// The binary, with what it writes to standard error line by line.
+struct Process {
+    child: Child,
+    log: std::sync::mpsc::Receiver<String>,
+}
+
+impl Process {
+    fn serve(url: &str, more: &[&str]) -> Self {
+        let mut child = binary(url)
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary");
+        let (sender, log) = std::sync::mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().expect("standard error"));
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self { child, log }
+    }
+
+    /// Reads the log up to a line with `text`.
+    fn wait_for(&self, text: &str, seen: &mut Vec<String>) -> String {
+        loop {
+            let line = self.log.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("no {text}: {seen:?}"));
+            seen.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn binary(url: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_boxoffice"));
+    command.args(["--database-url", url]).env_remove("BOXOFFICE_LOG").stdin(Stdio::null());
+    command
+}
+
+async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
+    // A fresh database, prepared by the binary alone.
+    let url = match world.engine {
+        Engine::Sqlite => world.settings.database_url.replace("boxoffice.db", "other.db"),
+        Engine::Postgres => {
+            let url = format!("{}_other", world.settings.database_url);
+            let (server, name) = url.rsplit_once('/').unwrap();
+            let db = sea_orm::Database::connect(format!("{server}/postgres")).await.unwrap();
+            sea_orm::ConnectionTrait::execute_unprepared(&db, &format!("CREATE DATABASE {name}")).await.unwrap();
+            url
+        }
+    };
+    assert!(binary(&url).arg("migrate").output().unwrap().status.success());
+    let mut process = Process::serve(&url, &["--demo"]);
+    let mut log = Vec::new();
+    let line = process.wait_for("listening", &mut log);
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let address = line["fields"]["address"].as_str().unwrap().to_owned();
+    process.wait_for("\"message\":\"ready\"", &mut log);
+
+    let health = binary(&url).args(["health", "--listen", &address]).output().unwrap();
+    assert!(health.status.success(), "{health:?}");
+    let channel = connect(address.parse().unwrap()).await;
+    let user_id = boxoffice::demo::USER_ID.parse().unwrap();
+    let mut joined = None;
+    eventually("the demo is there", async || {
+        joined = Caller::join(channel.clone(), "IU-2034", user_id).await.ok();
+        joined.is_some()
+    })
+    .await;
+    let caller = joined.unwrap();
+    eventually("the token is admitted", async || caller.state().await == boxoffice::proto::QueueState::Active).await;
+    let dates = caller.performances().await.unwrap();
+    assert_eq!(dates[0].date, "2034-06-18");
+    caller.hold("2034-06-18", &[7, 8]).await.unwrap();
+    let refused = caller.pay().await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(caller.seats(DATE).await.unwrap_err().code(), Code::NotFound);
+
+    let id = process.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    process.wait_for("stopping", &mut log);
+    assert!(process.child.wait().unwrap().success());
+    let health = binary(&url).args(["health", "--listen", &address]).output().unwrap();
+    assert_eq!(health.status.code(), Some(1));
+    log.extend(process.log.try_iter());
+    let log = log.join("\n");
+    for secret in [caller.token.as_str(), "postgres://", "sqlite://"] {
+        assert!(!log.contains(secret), "the log holds {secret}");
+    }
+}

@@ -1,0 +1,29 @@
+# `make test` and `make lint` install what they need: PostgreSQL by apt, buf into .tools.
+
+BUF := $(or $(shell command -v buf),.tools/bin/buf)
+# As in apt-get: root needs no sudo.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: test lint fmt postgres
+
+test: postgres
+	cargo test --workspace --locked
+
+lint: $(BUF)
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+
+fmt: $(BUF)
+	cargo fmt --all
+	$(BUF) format --write
+
+# The tests start a throwaway server of their own from the binaries, or use BOXOFFICE_TEST_POSTGRES_URL.
+postgres:
+	@[ -n "$$BOXOFFICE_TEST_POSTGRES_URL" ] || command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+		{ $(SUDO) apt-get update && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql; }
+
+.tools/bin/buf:
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet buf-bin==1.75.0

@@ -1,0 +1,295 @@
+//! Seeded random operations of many users, each answer compared with a model, and the invariants checked against the database.
+//!
+//! `SIMULATION_OPERATIONS` (default 10,000) and `SIMULATION_SEED` (default: the clock) choose the run; the seed is printed.
+
+mod model;
+
+use std::time::{Duration, SystemTime};
+
+use boxoffice::proto::{self, QueueState, SeatState};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+use crate::harness::{Caller, DATE, NEXT_DATE, PRICE, World, on_both_engines};
+use model::{Model, SEATS};
+
+on_both_engines!(a_random_sale_goes_as_the_model_says);
+
+const CONCERTS: [&str; 2] = ["IU", "BTS"];
+const DATES: [&str; 2] = [DATE, NEXT_DATE];
+const USERS: usize = 14;
+/// After so many operations other concerts are sold to other users, in the same database.
+const SEASON: usize = 10_000;
+/// The database is read as a whole after so many operations.
+const CHECK_EVERY: usize = 250;
+
+async fn a_random_sale_goes_as_the_model_says(world: World) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let clock = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64;
+    let seed = number("SIMULATION_SEED").unwrap_or(clock);
+    let operations = number("SIMULATION_OPERATIONS").unwrap_or(10_000) as usize;
+    println!("SIMULATION_SEED={seed} SIMULATION_OPERATIONS={operations} on {:?}", world.engine);
+    let mut world = world;
+    for season in 0..operations.div_ceil(SEASON) {
+        let mut simulation = Simulation::new(world, seed.wrapping_add(season as u64), season).await;
+        let steps = SEASON.min(operations - season * SEASON);
+        for step in 1..=steps {
+            simulation.step(step).await;
+            if step % CHECK_EVERY == 0 {
+                simulation.world.check_invariants().await;
+                simulation.check_wallets().await;
+            }
+        }
+        simulation.world.check_invariants().await;
+        println!("{:?}", simulation.model.tally());
+        assert!(steps < SEASON || simulation.model.tally().iter().all(|(_, count)| *count > 0), "not all was tried");
+        world = simulation.world;
+    }
+}
+
+struct Simulation {
+    world: World,
+    random: StdRng,
+    model: Model,
+    users: Vec<Uuid>,
+    /// A caller for each token of the model, in the same order.
+    callers: Vec<Caller>,
+    concerts: [String; 2],
+    step: usize,
+}
+
+/// The reason of an answer: empty for a success.
+fn reason<T>(answer: &Result<T, Status>) -> String {
+    let reason = |status: &Status| status.get_error_details().error_info().map(|info| info.reason.clone());
+    match answer {
+        Ok(_) => String::new(),
+        Err(status) => reason(status).unwrap_or_else(|| format!("{status:?}")),
+    }
+}
+
+impl Simulation {
+    async fn new(world: World, seed: u64, season: usize) -> Self {
+        let concerts = CONCERTS.map(|code| format!("{code}-{season}"));
+        for (code, cap) in concerts.iter().zip([0, 3]) {
+            let limit = model::SEATS_PER_USER as i32;
+            let set = |concert: &mut proto::CreateConcertRequest| {
+                (concert.max_active_count, concert.seats_per_user_limit) = (cap, limit);
+            };
+            world.concert_with(code, SEATS, set).await;
+        }
+        let mut users = Vec::new();
+        for _ in 0..USERS {
+            users.push(world.user(0).await);
+        }
+        Self {
+            world,
+            random: StdRng::seed_from_u64(seed),
+            model: Model::new(USERS, &[0, 3]),
+            users,
+            callers: Vec::new(),
+            concerts,
+            step: 0,
+        }
+    }
+
+    async fn step(&mut self, step: usize) {
+        self.step = step;
+        match self.random.random_range(0..100) {
+            0..16 => self.issue().await,
+            16..26 => self.position().await,
+            26..31 => self.leave().await,
+            31..52 => self.hold().await,
+            52..58 => self.release().await,
+            58..73 => self.pay().await,
+            73..77 => self.charge().await,
+            77..86 => self.seats().await,
+            86..91 => self.advance(),
+            91..96 => self.promote().await,
+            96..98 => self.world.expire().await,
+            _ => self.pause().await,
+        }
+    }
+
+    #[track_caller]
+    fn same<T: PartialEq + std::fmt::Debug>(&self, what: &str, server: T, model: T) {
+        assert_eq!(server, model, "step {}: {what}", self.step);
+    }
+
+    /// A token of the model: mostly one that is admitted, else mostly one of the newest.
+    fn token(&mut self) -> Option<usize> {
+        let count = self.callers.len();
+        if count == 0 {
+            return None;
+        }
+        if self.random.random_bool(0.7) {
+            let active: Vec<usize> =
+                (0..count).filter(|token| self.model.state(*token) == QueueState::Active).collect();
+            if !active.is_empty() {
+                return Some(active[self.random.random_range(0..active.len())]);
+            }
+        }
+        let newest = if self.random.random_bool(0.95) { count.min(2 * USERS) } else { count };
+        Some(count - 1 - self.random.random_range(0..newest))
+    }
+
+    async fn issue(&mut self) {
+        let (user, concert) = (self.random.random_range(0..USERS), self.random.random_range(0..CONCERTS.len()));
+        let token = self.model.issue(user, concert);
+        let caller = self.world.join(&self.concerts[concert], self.users[user]).await;
+        self.same("queue number", caller.queue_number, self.model.tokens[token].number);
+        if token == self.callers.len() {
+            self.callers.push(caller);
+        } else {
+            self.same("token", caller.token.clone(), self.callers[token].token.clone());
+        }
+    }
+
+    async fn position(&mut self) {
+        let Some(token) = self.token() else { return };
+        let position = self.callers[token].position().await.unwrap();
+        self.same("state", position.state(), self.model.state(token));
+        self.same("position", position.position, self.model.position(token));
+    }
+
+    async fn leave(&mut self) {
+        let Some(token) = self.token() else { return };
+        self.callers[token].leave().await.unwrap();
+        self.model.leave(token);
+    }
+
+    async fn hold(&mut self) {
+        let Some(token) = self.token() else { return };
+        let (mut request_id, mut date, mut seats) = self.wish();
+        // Sometimes a request is repeated, as it was or with other seats.
+        if self.random.random_bool(0.1)
+            && let Some(first) = self.model.some_request(token, &mut self.random)
+        {
+            request_id = first.0;
+            if self.random.random_bool(0.7) {
+                (date, seats) = (first.1, first.2);
+            }
+        }
+        let answer = self.callers[token].hold_as(DATES[date], &seats, &request_id.to_string()).await;
+        let server = reason(&answer);
+        let reservation_id = answer.as_ref().ok().map(|reservation| reservation.reservation_id.clone());
+        match self.model.hold(token, date, &seats, request_id, reservation_id.as_deref()) {
+            Ok(expected) => {
+                self.same("hold", server, String::new());
+                let reservation = answer.unwrap();
+                self.same("reservation", reservation.reservation_id, expected.id);
+                self.same("price", reservation.total_price, expected.seats.len() as i64 * PRICE);
+                self.same("expiry", reservation.expire_time, Some(proto::timestamp(expected.expire_time)));
+            }
+            Err(expected) => self.same("hold", server.as_str(), expected),
+        }
+    }
+
+    /// Everybody wants the same few seats, and others as the sale goes on; now and then one that does not exist.
+    fn wish(&mut self) -> (Uuid, usize, Vec<i32>) {
+        let wanted = (self.step / 25) as i32 % SEATS;
+        let (first, last) = match self.random.random_range(0..10) {
+            0 => (SEATS - 2, SEATS + 3),
+            1..8 => (wanted + 1, (wanted + 8).min(SEATS)),
+            _ => (1, SEATS),
+        };
+        let count = self.random.random_range(1..=3);
+        let mut seats: Vec<i32> = (0..count).map(|_| self.random.random_range(first..=last)).collect();
+        seats.sort_unstable();
+        seats.dedup();
+        (Uuid::now_v7(), self.random.random_range(0..DATES.len()), seats)
+    }
+
+    async fn release(&mut self) {
+        let Some(token) = self.token() else { return };
+        let Some(id) = self.model.some_reservation(token, &mut self.random) else { return };
+        let answer = self.callers[token].release(&id).await;
+        let server = reason(&answer);
+        let model = self.model.release(token, &id).err().unwrap_or_default();
+        self.same("release", server.as_str(), model);
+        if let Ok(reservation) = answer {
+            self.same("released", reservation.state(), self.model.reservation_state(&id));
+        }
+    }
+
+    async fn pay(&mut self) {
+        let Some(token) = self.token() else { return };
+        let explicit = self.random.random_bool(0.5);
+        let named = if explicit { self.model.some_reservation(token, &mut self.random) } else { None };
+        let id = named.unwrap_or_default();
+        let answer = self.callers[token].pay_as(&id, "").await;
+        let server = reason(&answer);
+        match self.model.pay(token, &id) {
+            Ok(reservation_id) => {
+                self.same("pay", server, String::new());
+                self.same("paid", answer.unwrap().reservation_id, reservation_id);
+            }
+            Err(expected) => self.same("pay", server.as_str(), expected),
+        }
+    }
+
+    async fn charge(&mut self) {
+        let user = self.random.random_range(0..USERS);
+        let amount = self.random.random_range(-1..=3) * PRICE;
+        let answer = self.world.charge(self.users[user], amount, "").await;
+        if amount <= 0 {
+            assert_eq!(answer.unwrap_err().code(), Code::InvalidArgument);
+            return;
+        }
+        self.model.charge(user, amount);
+        self.same("balance", answer.unwrap().balance, self.model.balances[user]);
+    }
+
+    async fn seats(&mut self) {
+        let Some(token) = self.token() else { return };
+        let date = self.random.random_range(0..DATES.len());
+        let answer = self.callers[token].seats(DATES[date]).await;
+        let server = reason(&answer);
+        self.same("seats", server.as_str(), self.model.require_active(token).err().unwrap_or_default());
+        if let Ok(seats) = answer {
+            let server: Vec<SeatState> = seats.iter().map(proto::Seat::state).collect();
+            let concert = self.model.tokens[token].concert;
+            let model: Vec<SeatState> = (1..=SEATS).map(|seat| self.model.seat(concert, date, seat)).collect();
+            self.same("seats", server, model);
+        }
+    }
+
+    fn advance(&mut self) {
+        let seconds = [1, 1, 1, 1, 1, 1, 20, 60, 120, 310][self.random.random_range(0..10)];
+        self.world.advance(Duration::from_secs(seconds));
+        self.model.now += seconds as i64 * 1_000_000;
+    }
+
+    async fn promote(&mut self) {
+        self.world.promote().await;
+        self.model.promote();
+        let admitted: Vec<usize> = (0..self.callers.len()).rev().take(20).collect();
+        for token in admitted {
+            let state = self.callers[token].state().await;
+            self.same("state after promotion", state, self.model.state(token));
+        }
+    }
+
+    async fn pause(&mut self) {
+        let concert = self.random.random_range(0..CONCERTS.len());
+        let paused = self.random.random_bool(0.3);
+        self.model.paused[concert] = paused;
+        let concert_code = self.concerts[concert].clone();
+        let change = proto::UpdateSaleRequest { concert_code, paused: Some(paused), ..Default::default() };
+        self.world.update_sale(change).await;
+        let stats = self.world.stats(&self.concerts[concert]).await;
+        self.same("unsold", i64::from(stats.unsold_seat_count), self.model.unsold(concert));
+        self.same("active", stats.active_count, self.model.active(concert));
+        self.same("waiting", stats.waiting_count, self.model.count(concert, QueueState::Waiting));
+        self.same("completed", stats.completed_count, self.model.count(concert, QueueState::Completed));
+        self.same("expired", stats.expired_count, self.model.count(concert, QueueState::Expired));
+        self.same("held", i64::from(stats.held_seat_count), self.model.held(concert));
+    }
+
+    async fn check_wallets(&self) {
+        for (user_id, balance) in self.users.iter().zip(&self.model.balances) {
+            self.same("balance", self.world.balance(*user_id).await, *balance);
+        }
+    }
+}

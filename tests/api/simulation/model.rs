@@ -1,0 +1,367 @@
+//! What the service should answer, written down as plainly as possible: lists that are searched, no indexes, no batches.
+
+use std::collections::BTreeMap;
+
+use boxoffice::proto::{QueueState, ReservationState, SeatState};
+use rand::{Rng, rngs::StdRng};
+use uuid::Uuid;
+
+use crate::harness::{PRICE, START};
+
+/// Seats of each date of each concert.
+pub const SEATS: i32 = 400;
+const DATES: usize = 2;
+pub const SEATS_PER_USER: usize = 60;
+const ADMISSION_TTL: i64 = 600_000_000;
+const HOLD_TTL: i64 = 300_000_000;
+
+pub struct Token {
+    pub user: usize,
+    pub concert: usize,
+    pub number: i64,
+    state: QueueState,
+    expire_time: i64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Reservation {
+    pub id: String,
+    token: usize,
+    date: usize,
+    pub seats: Vec<i32>,
+    pub expire_time: i64,
+    state: ReservationState,
+    request_id: Uuid,
+}
+
+pub struct Model {
+    pub now: i64,
+    pub balances: Vec<i64>,
+    pub tokens: Vec<Token>,
+    pub paused: Vec<bool>,
+    caps: Vec<i64>,
+    reservations: Vec<Reservation>,
+    tally: BTreeMap<&'static str, u64>,
+}
+
+type Answer<T> = Result<T, &'static str>;
+
+impl Model {
+    pub fn new(users: usize, caps: &[i64]) -> Self {
+        Self {
+            now: START,
+            balances: vec![0; users],
+            tokens: Vec::new(),
+            paused: vec![false; caps.len()],
+            caps: caps.to_vec(),
+            reservations: Vec::new(),
+            tally: BTreeMap::new(),
+        }
+    }
+
+    /// How often each outcome happened, so that a run that tried nothing is seen.
+    pub fn tally(&self) -> Vec<(&'static str, u64)> {
+        let all = [
+            "held",
+            "held again",
+            "replayed",
+            "paid",
+            "paid again",
+            "released",
+            "left",
+            "admitted",
+            "expired hold",
+            "SEAT_HELD",
+            "SEAT_SOLD",
+            "SEAT_NOT_FOUND",
+            "NOT_ADMITTED",
+            "TOKEN_EXPIRED",
+            "TOKEN_COMPLETED",
+            "TOKEN_LEFT",
+            "NO_HELD_SEAT",
+            "INSUFFICIENT_BALANCE",
+            "REQUEST_ID_CONFLICT",
+        ];
+        all.into_iter().map(|name| (name, self.tally.get(name).copied().unwrap_or_default())).collect()
+    }
+
+    fn count_outcome<T>(&mut self, name: &'static str, outcome: Answer<T>) -> Answer<T> {
+        let name = outcome.as_ref().err().copied().unwrap_or(name);
+        *self.tally.entry(name).or_default() += 1;
+        outcome
+    }
+
+    pub fn state(&self, token: usize) -> QueueState {
+        let token = &self.tokens[token];
+        if token.state == QueueState::Active && token.expire_time <= self.now {
+            QueueState::Expired
+        } else {
+            token.state
+        }
+    }
+
+    pub fn position(&self, token: usize) -> Option<i64> {
+        let mine = &self.tokens[token];
+        let ahead = |other: &&Token| {
+            other.concert == mine.concert && other.number <= mine.number && other.state == QueueState::Waiting
+        };
+        (mine.state == QueueState::Waiting).then(|| self.tokens.iter().filter(ahead).count() as i64)
+    }
+
+    pub fn count(&self, concert: usize, state: QueueState) -> i64 {
+        let is = |token: &usize| self.tokens[*token].concert == concert && self.state(*token) == state;
+        (0..self.tokens.len()).filter(is).count() as i64
+    }
+
+    pub fn active(&self, concert: usize) -> i64 {
+        self.count(concert, QueueState::Active)
+    }
+
+    fn seats_in(&self, concert: usize, state: SeatState) -> i64 {
+        let seats = |date| (1..=SEATS).filter(move |seat| self.seat(concert, date, *seat) == state).count() as i64;
+        (0..DATES).map(seats).sum()
+    }
+
+    pub fn held(&self, concert: usize) -> i64 {
+        self.seats_in(concert, SeatState::Held)
+    }
+
+    pub fn unsold(&self, concert: usize) -> i64 {
+        DATES as i64 * i64::from(SEATS) - self.seats_in(concert, SeatState::Sold)
+    }
+
+    fn is_live(&self, reservation: &Reservation) -> bool {
+        match reservation.state {
+            ReservationState::Held => reservation.expire_time > self.now,
+            state => state == ReservationState::Paid,
+        }
+    }
+
+    pub fn seat(&self, concert: usize, date: usize, seat: i32) -> SeatState {
+        let of_seat = |r: &&Reservation| {
+            self.tokens[r.token].concert == concert && r.date == date && r.seats.contains(&seat) && self.is_live(r)
+        };
+        match self.reservations.iter().find(of_seat) {
+            None => SeatState::Available,
+            Some(r) if r.state == ReservationState::Paid => SeatState::Sold,
+            Some(_) => SeatState::Held,
+        }
+    }
+
+    /// The index of the user's token: the live one or a new one.
+    pub fn issue(&mut self, user: usize, concert: usize) -> usize {
+        let live = (0..self.tokens.len()).rev().find(|token| {
+            let live = matches!(self.state(*token), QueueState::Waiting | QueueState::Active);
+            live && (self.tokens[*token].user, self.tokens[*token].concert) == (user, concert)
+        });
+        live.unwrap_or_else(|| {
+            let number = 1 + self.tokens.iter().filter(|token| token.concert == concert).count() as i64;
+            self.tokens.push(Token { user, concert, number, state: QueueState::Waiting, expire_time: 0 });
+            self.tokens.len() - 1
+        })
+    }
+
+    pub fn leave(&mut self, token: usize) {
+        if matches!(self.state(token), QueueState::Waiting | QueueState::Active) {
+            self.tokens[token].state = QueueState::Left;
+            self.drop_holds(token, None);
+            *self.tally.entry("left").or_default() += 1;
+        }
+    }
+
+    fn drop_holds(&mut self, token: usize, except: Option<&str>) {
+        let now = self.now;
+        let held = |r: &&mut Reservation| r.state == ReservationState::Held && r.expire_time > now;
+        for r in self.reservations.iter_mut().filter(|r| r.token == token).filter(held) {
+            if Some(r.id.as_str()) != except {
+                r.state = ReservationState::Released;
+            }
+        }
+    }
+
+    pub fn promote(&mut self) {
+        for concert in 0..self.caps.len() {
+            let capacity = match self.caps[concert] {
+                0 => self.unsold(concert),
+                cap => cap.min(self.unsold(concert)),
+            };
+            let free = if self.paused[concert] { 0 } else { (capacity - self.active(concert)).max(0) };
+            let expire_time = self.now + ADMISSION_TTL;
+            let waiting = self.tokens.iter_mut().filter(|t| t.concert == concert && t.state == QueueState::Waiting);
+            for token in waiting.take(free as usize) {
+                (token.state, token.expire_time) = (QueueState::Active, expire_time);
+                *self.tally.entry("admitted").or_default() += 1;
+            }
+        }
+    }
+
+    pub fn require_active(&self, token: usize) -> Answer<()> {
+        match self.state(token) {
+            QueueState::Active => Ok(()),
+            QueueState::Waiting => Err("NOT_ADMITTED"),
+            QueueState::Expired => Err("TOKEN_EXPIRED"),
+            QueueState::Completed => Err("TOKEN_COMPLETED"),
+            _ => Err("TOKEN_LEFT"),
+        }
+    }
+
+    pub fn hold(
+        &mut self,
+        token: usize,
+        date: usize,
+        seats: &[i32],
+        request_id: Uuid,
+        new_id: Option<&str>,
+    ) -> Answer<Reservation> {
+        if let Some(first) = self.reservations.iter().find(|r| r.request_id == request_id).cloned() {
+            let same_user = self.tokens[first.token].user == self.tokens[token].user;
+            let same_concert = self.tokens[first.token].concert == self.tokens[token].concert;
+            let same = same_user && same_concert && first.date == date && first.seats == seats;
+            return self.count_outcome("replayed", if same { Ok(first) } else { Err("REQUEST_ID_CONFLICT") });
+        }
+        let mine = |r: &&Reservation| {
+            r.token == token && r.date == date && r.state == ReservationState::Held && r.expire_time > self.now
+        };
+        let again = self.reservations.iter().filter(mine).find(|r| seats.iter().all(|seat| r.seats.contains(seat)));
+        let again = again.cloned();
+        let outcome = self.may_hold(token, date, seats, again.is_some());
+        if let (Ok(()), Some(again)) = (&outcome, again) {
+            return self.count_outcome("held again", Ok(again));
+        }
+        let outcome = outcome.map(|()| Reservation {
+            id: new_id.unwrap_or_default().to_owned(),
+            token,
+            date,
+            seats: seats.to_vec(),
+            expire_time: (self.now + HOLD_TTL).min(self.tokens[token].expire_time),
+            state: ReservationState::Held,
+            request_id,
+        });
+        self.reservations.extend(outcome.clone());
+        self.count_outcome("held", outcome)
+    }
+
+    fn may_hold(&self, token: usize, date: usize, seats: &[i32], again: bool) -> Answer<()> {
+        self.require_active(token)?;
+        if seats.iter().any(|seat| *seat > SEATS) {
+            return Err("SEAT_NOT_FOUND");
+        }
+        if again {
+            return Ok(());
+        }
+        let Token { user, concert, .. } = self.tokens[token];
+        let of_user = |r: &&Reservation| {
+            let token = &self.tokens[r.token];
+            (token.user, token.concert) == (user, concert) && self.is_live(r)
+        };
+        let owned: usize = self.reservations.iter().filter(of_user).map(|r| r.seats.len()).sum();
+        if owned + seats.len() > SEATS_PER_USER {
+            return Err("SEAT_LIMIT_EXCEEDED");
+        }
+        let states: Vec<SeatState> = seats.iter().map(|seat| self.seat(concert, date, *seat)).collect();
+        match () {
+            () if states.contains(&SeatState::Sold) => Err("SEAT_SOLD"),
+            () if states.contains(&SeatState::Held) => Err("SEAT_HELD"),
+            () => Ok(()),
+        }
+    }
+
+    /// A request that made a reservation, to be repeated.
+    pub fn some_request(&self, token: usize, random: &mut StdRng) -> Option<(Uuid, usize, Vec<i32>)> {
+        let id = self.some_reservation(token, random)?;
+        let first = self.reservations.iter().find(|r| r.id == id)?;
+        Some((first.request_id, first.date, first.seats.clone()))
+    }
+
+    /// One of the newest reservations of the token's user in the token's concert.
+    pub fn some_reservation(&self, token: usize, random: &mut StdRng) -> Option<String> {
+        let Token { user, concert, .. } = self.tokens[token];
+        let of_user = |r: &&Reservation| (self.tokens[r.token].user, self.tokens[r.token].concert) == (user, concert);
+        let newest: Vec<&Reservation> = self.reservations.iter().rev().filter(of_user).take(3).collect();
+        (!newest.is_empty()).then(|| newest[random.random_range(0..newest.len())].id.clone())
+    }
+
+    fn index(&self, id: &str) -> usize {
+        self.reservations.iter().position(|r| r.id == id).expect("a reservation of the model")
+    }
+
+    pub fn reservation_state(&self, id: &str) -> ReservationState {
+        let r = &self.reservations[self.index(id)];
+        let over = r.state == ReservationState::Held && r.expire_time <= self.now;
+        if over { ReservationState::Expired } else { r.state }
+    }
+
+    pub fn release(&mut self, token: usize, id: &str) -> Answer<()> {
+        let outcome = self.require_active(token).and_then(|()| match self.reservation_state(id) {
+            ReservationState::Paid => Err("NO_HELD_SEAT"),
+            _ => Ok(()),
+        });
+        if outcome.is_ok() && self.reservation_state(id) == ReservationState::Held {
+            let index = self.index(id);
+            self.reservations[index].state = ReservationState::Released;
+        }
+        self.count_outcome("released", outcome)
+    }
+
+    /// The id of the reservation that is paid.
+    pub fn pay(&mut self, token: usize, id: &str) -> Answer<String> {
+        if let Some(paid) = self.paid_before(token, id) {
+            return self.count_outcome("paid again", Ok(paid));
+        }
+        let outcome = self.may_pay(token, id);
+        if let Ok(id) = &outcome {
+            let index = self.index(id);
+            self.balances[self.tokens[token].user] -= PRICE * self.reservations[index].seats.len() as i64;
+            self.reservations[index].state = ReservationState::Paid;
+            self.drop_holds(token, Some(id));
+            self.tokens[token].state = QueueState::Completed;
+        }
+        if outcome == Err("HOLD_EXPIRED") {
+            *self.tally.entry("expired hold").or_default() += 1;
+        }
+        self.count_outcome("paid", outcome)
+    }
+
+    fn paid_before(&self, token: usize, id: &str) -> Option<String> {
+        let paid = |r: &&Reservation| r.state == ReservationState::Paid;
+        if !id.is_empty() {
+            return self.reservations.iter().filter(paid).find(|r| r.id == id).map(|r| r.id.clone());
+        }
+        let completed = self.tokens[token].state == QueueState::Completed;
+        let of_token = self.reservations.iter().filter(paid).find(|r| r.token == token);
+        of_token.filter(|_| completed).map(|r| r.id.clone())
+    }
+
+    fn may_pay(&self, token: usize, id: &str) -> Answer<String> {
+        self.require_active(token)?;
+        let id = if id.is_empty() { self.the_one_held(token)? } else { id.to_owned() };
+        match self.reservation_state(&id) {
+            ReservationState::Held => {}
+            ReservationState::Expired => return Err("HOLD_EXPIRED"),
+            _ => return Err("NO_HELD_SEAT"),
+        }
+        let price = PRICE * self.reservations[self.index(&id)].seats.len() as i64;
+        if self.balances[self.tokens[token].user] < price {
+            return Err("INSUFFICIENT_BALANCE");
+        }
+        Ok(id)
+    }
+
+    fn the_one_held(&self, token: usize) -> Answer<String> {
+        let of_token: Vec<&Reservation> = self.reservations.iter().filter(|r| r.token == token).collect();
+        let held: Vec<_> =
+            of_token.iter().filter(|r| self.reservation_state(&r.id) == ReservationState::Held).collect();
+        match held[..] {
+            [one] => Ok(one.id.clone()),
+            [] => match of_token.last() {
+                Some(newest) if self.reservation_state(&newest.id) == ReservationState::Expired => Err("HOLD_EXPIRED"),
+                _ => Err("NO_HELD_SEAT"),
+            },
+            _ => Err("INVALID_ARGUMENT"),
+        }
+    }
+
+    pub fn charge(&mut self, user: usize, amount: i64) {
+        self.balances[user] += amount;
+    }
+}
