@@ -61,6 +61,12 @@ pub struct Settings {
     /// How long an admission lasts.
     #[arg(long, global = true, env = "BOXOFFICE_ADMISSION_TTL", default_value = "10m", value_parser = span)]
     pub admission_ttl: Duration,
+    /// How long who is admitted may take for a first sign of life, where the concert does not say; by default as long as the admission.
+    #[arg(long, global = true, env = "BOXOFFICE_CLAIM_TTL", value_parser = span)]
+    pub claim_ttl: Option<Duration>,
+    /// How many calls a second all who wait may make together; who is far back is told to ask less often.
+    #[arg(long, global = true, env = "BOXOFFICE_POLL_BUDGET", default_value = "5000")]
+    pub poll_budget: u32,
     /// How long a hold lasts, within its admission.
     #[arg(long, global = true, env = "BOXOFFICE_HOLD_TTL", default_value = "5m", value_parser = span)]
     pub hold_ttl: Duration,

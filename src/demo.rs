@@ -61,6 +61,7 @@ fn concert(concert_code: &str, name: &str, max_active_count: i32) -> CreateConce
         open_time: None,
         max_active_count,
         seats_per_user_limit: 4,
+        claim_ttl: None,
     }
 }
 

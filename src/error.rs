@@ -50,6 +50,10 @@ pub enum Error {
     SeatLimitExceeded { seats_per_user_limit: i32, seat_count: i32 },
     #[error("there is no held seat to pay or release: hold seats first (HoldSeats)")]
     NoHeldSeat,
+    #[error(
+        "the hold was extended {extension_limit} times and cannot be again: pay it, or hold the seats anew when it is over"
+    )]
+    ExtensionLimitExceeded { reservation_id: String, extension_limit: i32 },
     #[error("the hold ran out before it was paid: hold the seats again (HoldSeats)")]
     HoldExpired { reservation_id: String, expire_time: Micros },
 
@@ -74,6 +78,9 @@ pub enum Error {
     InsufficientBalance { balance: i64, price: i64 },
     #[error("the wallet holds {balance} and cannot hold that much more: charge less")]
     BalanceLimitExceeded { balance: i64 },
+
+    #[error("the performance has started and its payments are not given back any more")]
+    RefundClosed { payment_id: String, start_time: Micros },
 
     #[error("request_id {request_id} was used for a request with other contents: make a new one for each request")]
     RequestIdConflict { request_id: String },
@@ -129,6 +136,7 @@ impl Error {
             Self::SeatLimitExceeded { .. } => (Code::FailedPrecondition, R::SeatLimitExceeded),
             Self::NoHeldSeat => (Code::FailedPrecondition, R::NoHeldSeat),
             Self::HoldExpired { .. } => (Code::FailedPrecondition, R::HoldExpired),
+            Self::ExtensionLimitExceeded { .. } => (Code::FailedPrecondition, R::ExtensionLimitExceeded),
             Self::TokenMissing => (Code::Unauthenticated, R::TokenMissing),
             Self::TokenInvalid => (Code::Unauthenticated, R::TokenInvalid),
             Self::TokenUserMismatch => (Code::PermissionDenied, R::TokenUserMismatch),
@@ -139,6 +147,7 @@ impl Error {
             Self::TokenLeft => (Code::FailedPrecondition, R::TokenLeft),
             Self::InsufficientBalance { .. } => (Code::FailedPrecondition, R::InsufficientBalance),
             Self::BalanceLimitExceeded { .. } => (Code::FailedPrecondition, R::BalanceLimitExceeded),
+            Self::RefundClosed { .. } => (Code::FailedPrecondition, R::RefundClosed),
             Self::RequestIdConflict { .. } => (Code::AlreadyExists, R::RequestIdConflict),
             Self::AlreadyExists { .. } => (Code::AlreadyExists, R::AlreadyExists),
             Self::InvalidArgument { .. } => (Code::InvalidArgument, R::InvalidArgument),
@@ -175,6 +184,12 @@ impl Error {
             }
             Self::HoldExpired { reservation_id, expire_time } => {
                 vec![("reservation_id", reservation_id.clone()), ("expire_time", proto::rfc3339(*expire_time))]
+            }
+            Self::ExtensionLimitExceeded { reservation_id, extension_limit } => {
+                vec![("reservation_id", reservation_id.clone()), ("extension_limit", extension_limit.to_string())]
+            }
+            Self::RefundClosed { payment_id, start_time } => {
+                vec![("payment_id", payment_id.clone()), ("start_time", proto::rfc3339(*start_time))]
             }
             Self::NotAdmitted { queue_number, .. } => {
                 vec![("queue_number", queue_number.to_string())]

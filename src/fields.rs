@@ -1,5 +1,7 @@
 //! Reads the fields of a request and gathers what is ill-formed, so that a caller learns of all of it at once.
 
+use std::{ops::RangeInclusive, time::Duration};
+
 use chrono::NaiveDate;
 use uuid::Uuid;
 
@@ -82,6 +84,23 @@ impl Fields {
     /// An instant, or nothing.
     pub fn optional_instant(&mut self, field: &str, value: Option<&prost_types::Timestamp>) -> Option<Micros> {
         value.map(|value| self.instant(field, Some(value)))
+    }
+}
+
+impl Fields {
+    /// A span within bounds, or nothing.
+    pub fn optional_span(
+        &mut self,
+        field: &str,
+        value: Option<&prost_types::Duration>,
+        bounds: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let span = Duration::try_from(*value?).ok().filter(|span| bounds.contains(span));
+        let (shortest, longest) = bounds.into_inner();
+        let shortest = humantime::format_duration(shortest);
+        let longest = humantime::format_duration(longest);
+        self.require(span.is_some(), field, &format!("must be between {shortest} and {longest}"));
+        span
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
         payment_service_server as payment_server, queue_service_server as queue_server,
         reservation_service_server as reservation_server, wallet_service_server as wallet_server,
     },
-    queue::{self, Admission, QueueApi, Snapshots},
+    queue::{self, Admission, QueueApi, Snapshots, operations::Terms},
     reservation::{self, ReservationApi},
     token::{self, KeyRing, TokenInterceptor},
     wallet::WalletApi,
@@ -166,7 +166,7 @@ impl Core {
         let db = Database::new(&settings.database_url, clock).await?;
         Ok(Self {
             catalogue: Arc::new(Catalogue::new(db.clone())),
-            snapshots: Arc::new(Snapshots::new(db.clone())),
+            snapshots: Arc::new(Snapshots::new(db.clone(), settings.poll_budget)),
             keys: Arc::default(),
             db,
             settings,
@@ -190,7 +190,7 @@ impl Core {
             tasks,
             self.stopping.clone(),
         );
-        let concert = ConcertApi::new(db.clone(), catalogue.clone(), admission.clone(), tasks);
+        let concert = ConcertApi::new(db.clone(), catalogue.clone(), admission.clone(), tasks, &self.stopping);
         let hold_ttl = self.settings.hold_ttl;
         let reservation = ReservationApi::new(db.clone(), catalogue.clone(), admission.clone(), hold_ttl, tasks);
         let wallet = WalletApi::new(db.clone(), &self.settings.currency, tasks);
@@ -214,7 +214,7 @@ impl Core {
     }
 
     fn admin_routes(&self, is_ready: &Arc<AtomicBool>) -> Result<Routes, Error> {
-        let admin = AdminApi::new(self.db.clone(), self.catalogue.clone(), &self.tasks);
+        let admin = AdminApi::new(self.db.clone(), self.catalogue.clone(), &self.tasks, self.stopping.clone());
         let admin = admin_server::AdminServiceServer::new(admin);
         let (reflection, reflection_alpha) = reflection(&[admin_server::SERVICE_NAME])?;
         Ok(Routes::new(InterceptedService::new(admin, gate(is_ready.clone())))
@@ -237,7 +237,8 @@ impl Core {
     }
 
     async fn promote(&self) -> Result<(), db::Error> {
-        queue::operations::promote(&self.db, &self.snapshots, self.settings.admission_ttl).await
+        let Settings { admission_ttl, claim_ttl, .. } = self.settings;
+        queue::operations::promote(&self.db, &self.snapshots, Terms { admission_ttl, claim_ttl }).await
     }
 
     async fn expire(&self) -> Result<(), db::Error> {

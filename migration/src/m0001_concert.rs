@@ -32,7 +32,8 @@ CREATE TABLE concert (
     open_time BIGINT NOT NULL,
     paused BOOLEAN NOT NULL,
     max_active_count INTEGER NOT NULL CHECK (max_active_count >= 0),
-    seats_per_user_limit INTEGER NOT NULL CHECK (seats_per_user_limit > 0)
+    seats_per_user_limit INTEGER NOT NULL CHECK (seats_per_user_limit > 0),
+    claim_ttl BIGINT CHECK (claim_ttl >= 0)
 );
 CREATE TABLE performance (
     performance_id {identity},

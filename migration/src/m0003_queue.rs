@@ -17,8 +17,10 @@ CREATE TABLE queue_counter (
     concert_id BIGINT NOT NULL PRIMARY KEY REFERENCES concert (concert_id),
     issued_number BIGINT NOT NULL DEFAULT 0,
     admitted_number BIGINT NOT NULL DEFAULT 0,
+    admitted_count BIGINT NOT NULL DEFAULT 0,
     departed_count BIGINT NOT NULL DEFAULT 0,
     CHECK (admitted_number BETWEEN 0 AND issued_number),
+    CHECK (admitted_count BETWEEN 0 AND admitted_number),
     CHECK (departed_count BETWEEN 0 AND issued_number)
 );
 CREATE TABLE queue_token (
@@ -29,6 +31,7 @@ CREATE TABLE queue_token (
     issue_time BIGINT NOT NULL,
     admit_time BIGINT,
     expire_time BIGINT,
+    claimed_expire_time BIGINT CHECK (claimed_expire_time >= expire_time),
     departure_number BIGINT,
     PRIMARY KEY (concert_id, queue_number),
     CHECK (state IN ('WAITING', 'LEFT') OR (admit_time IS NOT NULL AND expire_time IS NOT NULL)),

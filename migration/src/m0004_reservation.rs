@@ -32,6 +32,15 @@ CREATE TABLE reservation (
 CREATE INDEX reservation_user ON reservation (user_id, hold_time, reservation_id);
 CREATE INDEX reservation_held ON reservation (expire_time) WHERE state = 'HELD';
 CREATE UNIQUE INDEX reservation_request ON reservation (request_id) WHERE request_id IS NOT NULL;
+CREATE TABLE reservation_extension (
+    reservation_id {uuid} NOT NULL REFERENCES reservation (reservation_id),
+    extension_number INTEGER NOT NULL CHECK (extension_number BETWEEN 1 AND 2),
+    expire_time BIGINT NOT NULL,
+    request_id {uuid},
+    PRIMARY KEY (reservation_id, extension_number)
+) {clustered};
+CREATE UNIQUE INDEX reservation_extension_request ON reservation_extension (request_id)
+    WHERE request_id IS NOT NULL;
 CREATE TABLE reserved_seat (
     performance_id BIGINT NOT NULL REFERENCES performance (performance_id),
     seat_number INTEGER NOT NULL CHECK (seat_number > 0),

@@ -1,15 +1,18 @@
 //! The verbs of the admin: create, add, update. Each batch is served command by command: these are rare.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use super::store;
 use crate::{
-    clock::Micros,
-    db::{Set, Write},
+    clock::{self, Micros},
+    db::{Database, Set, Write},
     entity::{concert, performance},
     error::Error,
     lane::Batch,
 };
+
+/// What "per minute" means in the counts of a sale.
+const LAST_MINUTE: Duration = Duration::from_secs(60);
 
 /// Create a venue.
 pub struct CreateVenue {
@@ -33,6 +36,8 @@ pub struct CreateConcert {
     pub max_active_count: i32,
     /// Seats that one user may have.
     pub seats_per_user_limit: i32,
+    /// Time for a first sign of life; 0: no limit, `None`: the server's default.
+    pub claim_ttl: Option<Micros>,
 }
 
 /// Put a date on sale.
@@ -61,6 +66,8 @@ pub struct UpdateSale {
     pub open_time: Option<Micros>,
     /// Bound of the ACTIVE tokens; 0: none.
     pub max_active_count: Option<i32>,
+    /// Time for a first sign of life; 0: no limit.
+    pub claim_ttl: Option<Micros>,
 }
 
 /// Creates venues.
@@ -84,6 +91,7 @@ pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch
             paused: Set(false),
             max_active_count: Set(c.max_active_count),
             seats_per_user_limit: Set(c.seats_per_user_limit),
+            claim_ttl: Set(c.claim_ttl),
             ..Default::default()
         };
         let created = store::insert_concert(write, &c.concert_code, row).await?;
@@ -149,9 +157,26 @@ pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<conce
         if let Some(max_active_count) = c.max_active_count {
             row.max_active_count = Set(max_active_count);
         }
+        if c.claim_ttl.is_some() {
+            row.claim_ttl = Set(c.claim_ttl);
+        }
         answers.push(Ok(store::update_concert(write, row).await?));
     }
     Ok(answers)
+}
+
+/// Counts the sales of concerts; those that are asked for at once are counted once.
+pub async fn count(db: &Database, concert_ids: &[i64]) -> Batch<store::Counts> {
+    let now = db.now();
+    let since = now - clock::micros(LAST_MINUTE);
+    let mut counted: HashMap<i64, store::Counts> = HashMap::new();
+    for concert_id in concert_ids {
+        if !counted.contains_key(concert_id) {
+            counted.extend(store::counts(db, *concert_id, now, since).await?.map(|counts| (*concert_id, counts)));
+        }
+    }
+    let missing = |id| Error::internal(format!("concert {id} has no queue"));
+    Ok(concert_ids.iter().map(|id| counted.get(id).cloned().ok_or_else(|| missing(id))).collect())
 }
 
 fn taken(kind: &str, name: &str) -> Error {

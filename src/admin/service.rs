@@ -2,20 +2,23 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::RangeInclusive,
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
-use tokio_util::task::TaskTracker;
+use futures::{Stream, stream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
 use super::{
     operations::{self, AddPerformance, CreateConcert, CreateVenue, UpdateSale},
-    store,
+    store::Counts,
 };
 use crate::{
-    clock,
-    concert::Catalogue,
+    clock::{self, Micros},
+    concert::{Catalogue, Concert},
     db::Database,
     entity::concert,
     error::Error,
@@ -30,9 +33,12 @@ const MAX_SECTIONS: usize = 100;
 const MAX_SECTION_SEATS: i32 = 100_000;
 /// So that the takings of any sale fit an int64.
 const MAX_PRICE: i64 = 1_000_000_000_000;
-const LAST_MINUTE: Duration = Duration::from_secs(60);
+const CLAIM_TTL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
+const STATS_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(3_600);
+const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Serves the admin.
+#[derive(Clone)]
 pub struct AdminApi {
     db: Database,
     catalogue: Arc<Catalogue>,
@@ -40,12 +46,16 @@ pub struct AdminApi {
     concerts: Lane<CreateConcert, concert::Model>,
     performances: Lane<AddPerformance, ()>,
     sales: Lane<UpdateSale, concert::Model>,
+    counts: Lane<i64, Counts>,
+    stopping: CancellationToken,
 }
 
 impl AdminApi {
-    /// Starts the lanes of the admin.
-    pub fn new(db: Database, catalogue: Arc<Catalogue>, tasks: &TaskTracker) -> Self {
+    /// Starts the lanes of the admin. Streams end when `stopping` is cancelled.
+    pub fn new(db: Database, catalogue: Arc<Catalogue>, tasks: &TaskTracker, stopping: CancellationToken) -> Self {
         Self {
+            counts: db.read_lane("admin.counts", tasks, |db, ids| Box::pin(operations::count(db, ids))),
+            stopping,
             venues: db.write_lane("admin.venues", tasks, |write, commands| {
                 Box::pin(operations::create_venues(write, commands))
             }),
@@ -62,10 +72,19 @@ impl AdminApi {
             catalogue,
         }
     }
+
+    async fn stats(&self, concert: Arc<Concert>) -> Result<proto::SaleStats, Error> {
+        let counts = self.counts.submit((), concert.concert_id).await?;
+        Ok(stats_to_proto(&concert, &counts, self.db.now()))
+    }
 }
+
+type Stats = Pin<Box<dyn Stream<Item = Result<proto::WatchSaleStatsResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl AdminService for AdminApi {
+    type WatchSaleStatsStream = Stats;
+
     async fn create_venue(
         &self,
         request: Request<proto::CreateVenueRequest>,
@@ -100,6 +119,7 @@ impl AdminService for AdminApi {
         let limit = request.seats_per_user_limit;
         let valid = (0..=MAX_SEATS_PER_USER).contains(&limit);
         fields.require(valid, "seats_per_user_limit", "must be between 0 and 100");
+        let claim_ttl = fields.optional_span("claim_ttl", request.claim_ttl.as_ref(), CLAIM_TTL);
         fields.done()?;
         let command = CreateConcert {
             concert_code: request.concert_code,
@@ -107,6 +127,7 @@ impl AdminService for AdminApi {
             open_time,
             max_active_count: request.max_active_count,
             seats_per_user_limit: if limit == 0 { DEFAULT_SEATS_PER_USER } else { limit },
+            claim_ttl: claim_ttl.map(clock::micros),
         };
         let row = self.concerts.submit((), command).await?;
         Ok(Response::new(proto::CreateConcertResponse { concert: Some(row.into()) }))
@@ -151,8 +172,10 @@ impl AdminService for AdminApi {
         let open_time = fields.optional_instant("open_time", request.open_time.as_ref());
         let valid = request.max_active_count.is_none_or(|count| count >= 0);
         fields.require(valid, "max_active_count", "must not be negative");
+        let claim_ttl = fields.optional_span("claim_ttl", request.claim_ttl.as_ref(), CLAIM_TTL);
         fields.done()?;
         let command = UpdateSale {
+            claim_ttl: claim_ttl.map(clock::micros),
             concert_code: request.concert_code,
             paused: request.paused,
             open_time,
@@ -171,11 +194,40 @@ impl AdminService for AdminApi {
         fields.concert_code("concert_code", &concert_code);
         fields.done()?;
         let concert = self.catalogue.concert(&concert_code).await?;
-        let now = self.db.now();
-        let since = now - clock::micros(LAST_MINUTE);
-        let counts = store::counts(&self.db, concert.concert_id, now, since).await.map_err(Error::from)?;
-        let counts = counts.ok_or_else(|| Error::internal(format!("concert {concert_code} has no queue")))?;
-        Ok(Response::new(proto::GetSaleStatsResponse { stats: Some(stats_to_proto(concert_code, &counts)) }))
+        Ok(Response::new(proto::GetSaleStatsResponse { stats: Some(self.stats(concert).await?) }))
+    }
+
+    async fn watch_sale_stats(
+        &self,
+        request: Request<proto::WatchSaleStatsRequest>,
+    ) -> Result<Response<Stats>, Status> {
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        fields.concert_code("concert_code", &request.concert_code);
+        let interval = fields.optional_span("interval", request.interval.as_ref(), STATS_INTERVAL);
+        fields.done()?;
+        let concert = self.catalogue.concert(&request.concert_code).await?;
+        let ticks = tokio::time::interval(interval.unwrap_or(DEFAULT_STATS_INTERVAL));
+        let watcher = StatsWatcher { api: self.clone(), concert, ticks };
+        Ok(Response::new(Box::pin(stream::try_unfold(watcher, StatsWatcher::next))))
+    }
+}
+
+/// An open WatchSaleStats.
+struct StatsWatcher {
+    api: AdminApi,
+    concert: Arc<Concert>,
+    ticks: tokio::time::Interval,
+}
+
+impl StatsWatcher {
+    async fn next(mut self) -> Result<Option<(proto::WatchSaleStatsResponse, Self)>, Status> {
+        tokio::select! {
+            () = self.api.stopping.cancelled() => return Err(Error::ShuttingDown.into()),
+            _ = self.ticks.tick() => {}
+        }
+        let stats = Some(self.api.stats(self.concert.clone()).await?);
+        Ok(Some((proto::WatchSaleStatsResponse { stats }, self)))
     }
 }
 
@@ -203,13 +255,13 @@ fn check_prices(fields: &mut Fields, price: i64, prices: &[proto::SectionPrice])
     by_section
 }
 
-fn stats_to_proto(concert_code: String, counts: &store::Counts) -> proto::SaleStats {
+fn stats_to_proto(concert: &Concert, counts: &Counts, now: Micros) -> proto::SaleStats {
     let seats = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
     // Whoever was admitted is ACTIVE, has paid, has left, or ran out.
     let expired_count =
         counts.admitted_count - counts.active_count - counts.completed_count - counts.left_admitted_count;
     proto::SaleStats {
-        concert_code,
+        concert_code: concert.concert_code.clone(),
         issued_count: counts.issued_count,
         waiting_count: counts.waiting_count,
         active_count: counts.active_count,
@@ -222,5 +274,6 @@ fn stats_to_proto(concert_code: String, counts: &store::Counts) -> proto::SaleSt
         admissions_last_minute: counts.admissions,
         payments_last_minute: counts.payments,
         revenue: counts.revenue,
+        oldest_waiting_age: counts.oldest_issue_time.map(|at| proto::duration(clock::until(now, at))),
     }
 }

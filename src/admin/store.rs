@@ -95,7 +95,7 @@ pub async fn insert_performance(
 }
 
 /// What a sale has come to.
-#[derive(Debug, FromQueryResult)]
+#[derive(Debug, Clone, FromQueryResult)]
 pub struct Counts {
     /// Tokens issued.
     pub issued_count: i64,
@@ -123,6 +123,8 @@ pub struct Counts {
     pub payments: i64,
     /// Money taken.
     pub revenue: i64,
+    /// When whoever is next was issued the token.
+    pub oldest_issue_time: Option<Micros>,
 }
 
 /// Counts the sale of a concert at `now`, admissions and payments after `since`.
@@ -133,7 +135,9 @@ pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) 
         "SELECT s.*, s.issued_count - s.admitted_count - (s.left_count - s.left_admitted_count) AS waiting_count
          FROM (SELECT q.issued_number AS issued_count,
             q.departed_count AS left_count,
-            (SELECT COUNT(*) {token} AND t.admit_time IS NOT NULL) AS admitted_count,
+            q.admitted_count,
+            (SELECT t.issue_time {token} AND t.queue_number > q.admitted_number AND t.state = 'WAITING'
+             ORDER BY t.queue_number LIMIT 1) AS oldest_issue_time,
             (SELECT COUNT(*) {token} AND t.state = 'ACTIVE' AND t.expire_time > $2) AS active_count,
             (SELECT COUNT(*) {token} AND t.state = 'COMPLETED' AND t.admit_time IS NOT NULL) AS completed_count,
             (SELECT COUNT(*) {token} AND t.state = 'LEFT' AND t.admit_time IS NOT NULL) AS left_admitted_count,

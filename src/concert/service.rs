@@ -1,17 +1,20 @@
 //! ConcertService: what is on sale.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
-use tokio_util::task::TaskTracker;
+use futures::{Stream, TryStreamExt};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
 use super::{
     Catalogue, Performance,
+    board::{self, Boards},
     store::{self, Availability, TakenSeat},
 };
 use crate::{
     db::Database,
-    entity::{concert, reserved_seat},
+    entity::{concert, queue_token::Model as Token, reserved_seat},
     error::Error,
     fields::Fields,
     lane::{Batch, Lane},
@@ -28,15 +31,24 @@ pub struct ConcertApi {
     admission: Admission,
     open_performances: Lane<i64, Arc<Vec<Availability>>>,
     taken_seats: Lane<i64, Arc<Vec<TakenSeat>>>,
+    boards: Arc<Boards>,
 }
 
 impl ConcertApi {
-    /// Starts the lanes in which equal reads are asked of the database once.
-    pub fn new(db: Database, catalogue: Arc<Catalogue>, admission: Admission, tasks: &TaskTracker) -> Self {
+    /// Starts the lanes in which equal reads are asked of the database once. Streams end when `stopping` is cancelled.
+    pub fn new(
+        db: Database,
+        catalogue: Arc<Catalogue>,
+        admission: Admission,
+        tasks: &TaskTracker,
+        stopping: &CancellationToken,
+    ) -> Self {
+        let taken_seats = db.read_lane("concert.seats", tasks, |db, ids| Box::pin(taken_seats(db, ids)));
         Self {
+            boards: Arc::new(Boards::new(taken_seats.clone(), tasks.clone(), stopping.clone())),
             open_performances: db
                 .read_lane("concert.performances", tasks, |db, ids| Box::pin(open_performances(db, ids))),
-            taken_seats: db.read_lane("concert.seats", tasks, |db, ids| Box::pin(taken_seats(db, ids))),
+            taken_seats,
             db,
             catalogue,
             admission,
@@ -44,8 +56,42 @@ impl ConcertApi {
     }
 }
 
+/// What ListSeats and WatchSeats ask about.
+struct Date {
+    concert_code: String,
+    user_id: String,
+    date: String,
+}
+
+impl ConcertApi {
+    /// The performance that an admitted caller asks about, and the caller's token.
+    async fn date_of_admitted(
+        &self,
+        extensions: &tonic::Extensions,
+        asked: Date,
+    ) -> Result<(Arc<Performance>, Token), Error> {
+        let claims = token::claims(extensions)?;
+        let mut fields = Fields::default();
+        fields.concert_code("concert_code", &asked.concert_code);
+        let user_id = fields.uuid("user_id", &asked.user_id);
+        fields.date("date", &asked.date);
+        fields.done()?;
+        claims.require_user(user_id)?;
+        let concert = self.catalogue.concert(&asked.concert_code).await?;
+        claims.require_concert(concert.concert_id)?;
+        let token = self.admission.require_active(&claims).await?;
+        let performance = self.catalogue.performance(concert.concert_id, &asked.date).await?;
+        let Date { concert_code, date, .. } = asked;
+        Ok((performance.ok_or(Error::PerformanceNotFound { concert_code, date })?, token))
+    }
+}
+
+type Seats = Pin<Box<dyn Stream<Item = Result<proto::WatchSeatsResponse, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl ConcertService for ConcertApi {
+    type WatchSeatsStream = Seats;
+
     async fn list_concerts(
         &self,
         request: Request<proto::ListConcertsRequest>,
@@ -106,23 +152,24 @@ impl ConcertService for ConcertApi {
         &self,
         request: Request<proto::ListSeatsRequest>,
     ) -> Result<Response<proto::ListSeatsResponse>, Status> {
-        let claims = token::claims(request.extensions())?;
-        let request = request.into_inner();
-        let mut fields = Fields::default();
-        fields.concert_code("concert_code", &request.concert_code);
-        let user_id = fields.uuid("user_id", &request.user_id);
-        fields.date("date", &request.date);
-        fields.done()?;
-        claims.require_user(user_id)?;
-        let concert = self.catalogue.concert(&request.concert_code).await?;
-        claims.require_concert(concert.concert_id)?;
-        self.admission.require_active(&claims).await?;
-
-        let performance = self.catalogue.performance(concert.concert_id, &request.date).await?;
-        let performance =
-            performance.ok_or(Error::PerformanceNotFound { concert_code: request.concert_code, date: request.date })?;
+        let (_, extensions, request) = request.into_parts();
+        let date = Date { concert_code: request.concert_code, user_id: request.user_id, date: request.date };
+        let (performance, _) = self.date_of_admitted(&extensions, date).await?;
         let taken = self.taken_seats.submit((), performance.performance_id).await?;
-        Ok(Response::new(proto::ListSeatsResponse { seats: performance.seats_to_proto(&taken) }))
+        let states = performance.states(&taken);
+        let seats = performance.seats_to_proto(&states, 1..=performance.seat_count);
+        Ok(Response::new(proto::ListSeatsResponse { seats }))
+    }
+
+    async fn watch_seats(&self, request: Request<proto::WatchSeatsRequest>) -> Result<Response<Seats>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let date = Date { concert_code: request.concert_code, user_id: request.user_id, date: request.date };
+        let (performance, token) = self.date_of_admitted(&extensions, date).await?;
+        let states = self.boards.watch(&performance).await?;
+        let admission = self.admission.clone();
+        let end = async move { admission.sleep_until(token.expire_time).await };
+        let changes = board::changes(performance, states, Box::pin(end));
+        Ok(Response::new(Box::pin(changes.map_err(Status::from))))
     }
 }
 
@@ -163,6 +210,7 @@ impl From<concert::Model> for proto::Concert {
             paused: row.paused,
             max_active_count: row.max_active_count,
             seats_per_user_limit: row.seats_per_user_limit,
+            claim_ttl: row.claim_ttl.map(|ttl| proto::duration(Duration::from_micros(ttl.unsigned_abs()))),
         }
     }
 }
@@ -182,27 +230,35 @@ impl Performance {
         }
     }
 
-    /// Every seat in order; `taken` are those that cannot be held, in order too.
-    fn seats_to_proto(&self, taken: &[TakenSeat]) -> Vec<proto::Seat> {
-        let mut taken = taken.iter().peekable();
-        let mut seats = Vec::with_capacity(self.seat_count.max(0) as usize);
-        for section in &self.sections {
-            for seat_number in section.first_seat..=section.last_seat {
-                let state = match taken.next_if(|taken| taken.seat_number == seat_number) {
-                    None => proto::SeatState::Available,
-                    Some(taken) if taken.state == reserved_seat::State::Sold => proto::SeatState::Sold,
-                    Some(_) => proto::SeatState::Held,
+    /// The seats whose numbers are in `numbers`, in the states of `states`, which has one for each seat of the performance.
+    pub fn seats_to_proto(&self, states: &[proto::SeatState], numbers: impl Iterator<Item = i32>) -> Vec<proto::Seat> {
+        let seat = |seat_number: i32| {
+            let section = self.section(seat_number)?;
+            let state = states.get(usize::try_from(seat_number - 1).ok()?)?;
+            Some(proto::Seat {
+                concert_code: self.concert.concert_code.clone(),
+                date: self.date.clone(),
+                seat_number,
+                state: (*state).into(),
+                section: section.name.clone(),
+                price: section.price,
+            })
+        };
+        numbers.filter_map(seat).collect()
+    }
+
+    /// The state of every seat in order; `taken` are those that cannot be held.
+    pub fn states(&self, taken: &[TakenSeat]) -> Vec<proto::SeatState> {
+        let mut states = vec![proto::SeatState::Available; self.seat_count.max(0) as usize];
+        for seat in taken {
+            let index = usize::try_from(seat.seat_number - 1).unwrap_or(usize::MAX);
+            if let Some(state) = states.get_mut(index) {
+                *state = match seat.state {
+                    reserved_seat::State::Held => proto::SeatState::Held,
+                    reserved_seat::State::Sold => proto::SeatState::Sold,
                 };
-                seats.push(proto::Seat {
-                    concert_code: self.concert.concert_code.clone(),
-                    date: self.date.clone(),
-                    seat_number,
-                    state: state.into(),
-                    section: section.name.clone(),
-                    price: section.price,
-                });
             }
         }
-        seats
+        states
     }
 }

@@ -22,6 +22,8 @@ pub struct Model {
     pub max_active_count: i32,
     /// Seats that one user may have, held and paid together.
     pub seats_per_user_limit: i32,
+    /// Time for a first sign of life; 0: no limit, `None`: the server's default.
+    pub claim_ttl: Option<i64>,
 }
 
 /// Joins are written out where they are used.

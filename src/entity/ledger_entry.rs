@@ -10,6 +10,8 @@ pub enum Kind {
     Charge,
     /// Seats were paid.
     Payment,
+    /// A payment was given back.
+    Refund,
 }
 
 /// A row of `ledger_entry`.

@@ -7,6 +7,7 @@ pub mod performance;
 pub mod queue_counter;
 pub mod queue_token;
 pub mod reservation;
+pub mod reservation_extension;
 pub mod reserved_seat;
 pub mod section;
 pub mod section_price;

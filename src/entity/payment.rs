@@ -8,6 +8,8 @@ use sea_orm::entity::prelude::*;
 pub enum State {
     /// The seats are the user's.
     Paid,
+    /// Money and seats were given back.
+    Refunded,
 }
 
 /// A row of `payment`.
@@ -33,6 +35,8 @@ pub struct Model {
     pub refund_time: Option<i64>,
     /// The request that made it.
     pub request_id: Option<Uuid>,
+    /// The request that gave it back.
+    pub refund_request_id: Option<Uuid>,
 }
 
 /// Joins are written out where they are used.

@@ -13,6 +13,8 @@ pub struct Model {
     pub issued_number: i64,
     /// The last number admitted: nobody up to it waits.
     pub admitted_number: i64,
+    /// How many were admitted; fewer than the number where some had left before.
+    pub admitted_count: i64,
     /// How many tokens have left.
     pub departed_count: i64,
 }

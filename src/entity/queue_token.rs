@@ -38,6 +38,8 @@ pub struct Model {
     pub admit_time: Option<i64>,
     /// When the admission ends.
     pub expire_time: Option<i64>,
+    /// What `expire_time` becomes at the first sign of life; `None` once there was one, or where none is asked for.
+    pub claimed_expire_time: Option<i64>,
     /// Dense from 1 per concert in the order of leaving.
     pub departure_number: Option<i64>,
 }

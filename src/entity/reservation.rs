@@ -14,6 +14,8 @@ pub enum State {
     Released,
     /// Ran out.
     Expired,
+    /// Was paid and given back.
+    Refunded,
 }
 
 /// A row of `reservation`.

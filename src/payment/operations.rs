@@ -42,7 +42,7 @@ pub struct Pay {
 /// A payment and what it paid.
 pub type Paid = (Payment, Reservation);
 
-/// Pays, in the order of the commands. Rows are locked in the order token, reservation, seat, wallet, performance, each by key.
+/// Pays, in the order of the commands. Rows are locked in the order token, reservation, wallet, seat, performance, each by key.
 pub async fn pay(write: &Write, commands: &[Pay]) -> Batch<Paid> {
     let mut till = Till::load(write, commands).await?;
     let answers = commands.iter().map(|command| till.decide(write, command)).collect();
@@ -64,7 +64,7 @@ struct Till {
 
 impl Till {
     async fn load(write: &Write, commands: &[Pay]) -> Result<Self, db::Error> {
-        let tokens = queue::operations::lock(write, commands.iter().map(|c| c.token)).await?;
+        let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
         let owners: Vec<_> = commands.iter().map(|c| (c.user_id, c.token.0, c.token.1)).collect();
         let request_ids: Vec<(Uuid,)> = commands.iter().filter_map(|c| c.request_id).map(|id| (id,)).collect();
         let by_request = store::by_request(write, &request_ids).await?;
@@ -128,7 +128,7 @@ impl Till {
         };
         Ok(reservation.and_then(|reservation| {
             let payment = self.by_reservation.get(&reservation.reservation_id)?;
-            Some((payment.clone(), reservation.clone()))
+            (payment.state == State::Paid).then(|| (payment.clone(), reservation.clone()))
         }))
     }
 
@@ -141,7 +141,11 @@ impl Till {
                 None => reservation.is_some_and(|v| command.is_of_token(v)),
             };
         match reservation {
-            Some(reservation) if same => Ok((first.clone(), reservation.clone())),
+            // As it was then, also if it was given back since.
+            Some(reservation) if same => {
+                let first = Payment { state: State::Paid, refund_time: None, ..first.clone() };
+                Ok((first, reservation.clone()))
+            }
             _ => Err(Error::RequestIdConflict { request_id: command.request_id.unwrap_or_default().to_string() }),
         }
     }
@@ -201,6 +205,7 @@ impl Pay {
             pay_time: now,
             refund_time: None,
             request_id: self.request_id,
+            refund_request_id: None,
         }
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
 use super::{
     operations::{self, Paid, Pay},
+    refund::{self, Refund, not_found},
     store,
 };
 use crate::{
@@ -29,12 +29,14 @@ pub struct PaymentApi {
     catalogue: Arc<Catalogue>,
     admission: Admission,
     pay: Lane<Pay, Paid>,
+    refund: Lane<Refund, Paid>,
 }
 
 impl PaymentApi {
-    /// Starts the lane of payments.
+    /// Starts the lanes of payments.
     pub fn new(db: Database, catalogue: Arc<Catalogue>, admission: Admission, tasks: &TaskTracker) -> Self {
         Self {
+            refund: db.write_lane("payment.refund", tasks, |write, commands| Box::pin(refund::refund(write, commands))),
             pay: db.write_lane("payment.pay", tasks, |write, commands| Box::pin(operations::pay(write, commands))),
             db,
             catalogue,
@@ -44,7 +46,10 @@ impl PaymentApi {
 
     async fn to_proto(&self, (payment, reservation): Paid) -> Result<proto::Payment, Error> {
         let performance = self.catalogue.performance_by_id(reservation.performance_id).await?;
-        let State::Paid = payment.state;
+        let state = match payment.state {
+            State::Paid => proto::PaymentState::Paid,
+            State::Refunded => proto::PaymentState::Refunded,
+        };
         Ok(proto::Payment {
             payment_id: payment.payment_id.to_string(),
             user_id: payment.user_id.to_string(),
@@ -54,8 +59,9 @@ impl PaymentApi {
             date: performance.date.clone(),
             seat_numbers: reservation::rules::seat_numbers(&reservation),
             price: payment.price,
-            state: proto::PaymentState::Paid.into(),
+            state: state.into(),
             pay_time: Some(proto::timestamp(payment.pay_time)),
+            refund_time: payment.refund_time.map(proto::timestamp),
         })
     }
 }
@@ -81,6 +87,26 @@ impl PaymentService for PaymentApi {
         };
         let paid = self.pay.submit(user_id, command).await?;
         Ok(Response::new(proto::PayResponse { payment: Some(self.to_proto(paid).await?) }))
+    }
+
+    async fn refund_payment(
+        &self,
+        request: Request<proto::RefundPaymentRequest>,
+    ) -> Result<Response<proto::RefundPaymentResponse>, Status> {
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let user_id = fields.uuid("user_id", &request.user_id);
+        let payment_id = fields.uuid("payment_id", &request.payment_id);
+        let request_id = fields.optional_uuid("request_id", &request.request_id);
+        fields.done()?;
+        let paid = store::find(&self.db, user_id, payment_id).await.map_err(Error::from)?;
+        let performance = match paid {
+            Some((_, reservation)) => Some(self.catalogue.performance_by_id(reservation.performance_id).await?),
+            None => None,
+        };
+        let command = Refund { user_id, payment_id, performance, request_id };
+        let paid = self.refund.submit(user_id, command).await?;
+        Ok(Response::new(proto::RefundPaymentResponse { payment: Some(self.to_proto(paid).await?) }))
     }
 
     async fn get_payment(
@@ -118,8 +144,4 @@ impl PaymentService for PaymentApi {
         }
         Ok(Response::new(proto::ListPaymentsResponse { payments, next_page_token }))
     }
-}
-
-fn not_found(payment_id: Uuid) -> Error {
-    Error::PaymentNotFound { payment_id: payment_id.to_string() }
 }

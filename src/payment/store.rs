@@ -21,6 +21,39 @@ pub async fn of_reservations(write: &Write, reservation_ids: &[(Uuid,)]) -> Resu
     Ok(payment::Model::find_by_statement(statement).all(write.conn()).await?)
 }
 
+/// The payments with these ids.
+pub async fn find_many(write: &Write, payment_ids: &[(Uuid,)]) -> Result<Vec<payment::Model>, db::Error> {
+    let statement = write.rows(
+        "SELECT p.* FROM payment p JOIN {r: payment_id uuid} ON p.payment_id = r.payment_id",
+        payment_ids,
+        [],
+    );
+    Ok(payment::Model::find_by_statement(statement).all(write.conn()).await?)
+}
+
+/// The payments that the requests gave back.
+pub async fn by_refund_request(write: &Write, request_ids: &[(Uuid,)]) -> Result<Vec<payment::Model>, db::Error> {
+    let statement = write.rows(
+        "SELECT p.* FROM payment p JOIN {r: request_id uuid} ON p.refund_request_id = r.request_id",
+        request_ids,
+        [],
+    );
+    Ok(payment::Model::find_by_statement(statement).all(write.conn()).await?)
+}
+
+/// Gives PAID payments back now; rows are a payment and the request that asked. Their reservations are locked.
+pub async fn refund(write: &Write, payments: &[(Uuid, Option<Uuid>)]) -> Result<(), db::Error> {
+    let statement = write.rows(
+        "UPDATE payment SET state = 'REFUNDED', refund_time = $2, refund_request_id = r.request_id
+         FROM {r: payment_id uuid, request_id uuid}
+         WHERE payment.payment_id = r.payment_id AND payment.state = 'PAID'",
+        payments,
+        [write.now.into()],
+    );
+    let affected = write.conn().execute_raw(statement).await?.rows_affected();
+    if affected == payments.len() as u64 { Ok(()) } else { Err(db::Error::Lost) }
+}
+
 /// The payments that the requests made.
 pub async fn by_request(write: &Write, request_ids: &[(Uuid,)]) -> Result<Vec<payment::Model>, db::Error> {
     if request_ids.is_empty() {

@@ -18,31 +18,42 @@ pub struct Admission {
     db: Database,
     snapshots: Arc<Snapshots>,
     find: Lane<(i64, i64), Token>,
+    claim: Lane<(i64, i64), Token>,
 }
 
 impl Admission {
     /// Starts the lane of look-ups.
     pub fn new(db: Database, snapshots: Arc<Snapshots>, tasks: &TaskTracker) -> Self {
         let find = db.read_lane("queue.find", tasks, |db, keys| Box::pin(operations::find(db, keys)));
-        Self { db, snapshots, find }
+        let claim = db.write_lane("queue.claim", tasks, |write, keys| Box::pin(operations::claim(write, keys)));
+        Self { db, snapshots, find, claim }
     }
 
-    /// The row of a token; TOKEN_INVALID if there is none, or if it is another user's.
+    /// The row of a token that gives a sign of life; TOKEN_INVALID if there is none, or if it is another user's. Only the first sign
+    /// after the admission is written.
     pub async fn find(&self, claims: &Claims) -> Result<Token, Error> {
-        let token = self.find.submit((), (claims.concert_id, claims.queue_number)).await?;
-        if token.user_id == claims.user_id { Ok(token) } else { Err(Error::TokenInvalid) }
+        let key = (claims.concert_id, claims.queue_number);
+        let token = self.find.submit((), key).await?;
+        if token.user_id != claims.user_id {
+            return Err(Error::TokenInvalid);
+        }
+        match rules::claimed(&token, self.db.now()) {
+            Some(_) => self.claim.submit(key.0, key).await,
+            None => Ok(token),
+        }
     }
 
-    /// Refuses a token that is not admitted now.
-    pub async fn require_active(&self, claims: &Claims) -> Result<(), Error> {
+    /// The row of a token that is admitted now; refuses any other.
+    pub async fn require_active(&self, claims: &Claims) -> Result<Token, Error> {
         let token = self.find(claims).await?;
-        rules::require_active(&token, self.db.now(), self.retry_after(claims))
+        rules::require_active(&token, self.db.now(), self.retry_after(claims))?;
+        Ok(token)
     }
 
     /// When a token should ask again, if it waits.
     pub fn retry_after(&self, claims: &Claims) -> Duration {
         let position = self.view(claims.concert_id).position(claims.queue_number);
-        rules::poll_after(position, claims.queue_number)
+        rules::poll_after(position, claims.queue_number, &self.snapshots.poll_plan())
     }
 
     /// How far the queue of a concert has come.

@@ -35,6 +35,15 @@ pub struct Issue {
     pub user_id: Uuid,
 }
 
+/// How long an admission lasts.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// With a sign of life, or where none is asked for.
+    pub admission_ttl: Duration,
+    /// Without one, for concerts that do not say; `None`: no sign is asked for.
+    pub claim_ttl: Option<Duration>,
+}
+
 /// Issues tokens, in the order of the commands: a live token is returned again, else the next number is given.
 pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
     let mut counters = lock_counters(write, commands.iter().map(|c| c.concert_id)).await?;
@@ -82,6 +91,7 @@ fn next(counter: &mut queue_counter::Model, user_id: Uuid, now: clock::Micros) -
         issue_time: now,
         admit_time: None,
         expire_time: None,
+        claimed_expire_time: None,
         departure_number: None,
     }
 }
@@ -112,6 +122,25 @@ pub async fn lock(write: &Write, keys: impl Iterator<Item = Key>) -> Result<Hash
     Ok(rows.into_iter().map(|token| ((token.concert_id, token.queue_number), token)).collect())
 }
 
+/// Locks the tokens of calls that need an admitted one: such a call is a sign of life, which is written down if it is the first.
+pub async fn lock_for_use(write: &Write, keys: impl Iterator<Item = Key>) -> Result<HashMap<Key, Token>, db::Error> {
+    let mut tokens = lock(write, keys).await?;
+    let claims: Vec<(Key, Token)> =
+        tokens.iter().filter_map(|(key, token)| Some((*key, rules::claimed(token, write.now)?))).collect();
+    if !claims.is_empty() {
+        let keys: Vec<Key> = claims.iter().map(|(key, _)| *key).collect();
+        store::claim(write, &keys).await?;
+        tokens.extend(claims);
+    }
+    Ok(tokens)
+}
+
+/// Writes signs of life down and returns the tokens as they are then.
+pub async fn claim(write: &Write, keys: &[Key]) -> Batch<Token> {
+    let tokens = lock_for_use(write, keys.iter().copied()).await?;
+    Ok(keys.iter().map(|key| tokens.get(key).cloned().ok_or(Error::TokenInvalid)).collect())
+}
+
 /// Sets locked tokens to COMPLETED.
 pub async fn complete(write: &Write, keys: &[Key]) -> Result<(), db::Error> {
     store::end(write, keys, "COMPLETED").await
@@ -119,14 +148,14 @@ pub async fn complete(write: &Write, keys: &[Key]) -> Result<(), db::Error> {
 
 /// The promotion pass: admits whom there is room for, concert by concert, in the order of the queue. Replicas may run it at
 /// once: whoever has the concert's counter promotes, the others pass it over.
-pub async fn promote(db: &Database, snapshots: &Snapshots, admission_ttl: Duration) -> Result<(), db::Error> {
+pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     for concert_id in store::concerts_with_waiting(db).await? {
-        db.write(|write| Box::pin(promote_concert(write, concert_id, admission_ttl))).await?;
+        db.write(|write| Box::pin(promote_concert(write, concert_id, terms))).await?;
     }
     snapshots.refresh().await
 }
 
-async fn promote_concert(write: &Write, concert_id: i64, admission_ttl: Duration) -> Result<(), db::Error> {
+async fn promote_concert(write: &Write, concert_id: i64, terms: Terms) -> Result<(), db::Error> {
     let Some(counter) = store::try_lock_counter(write, concert_id).await? else {
         return Ok(());
     };
@@ -140,9 +169,11 @@ async fn promote_concert(write: &Write, concert_id: i64, admission_ttl: Duration
     if free == 0 {
         return Ok(());
     }
-    let expire_time = write.now.saturating_add(clock::micros(admission_ttl));
-    if let Some((admitted_number, count)) = store::admit(write, &counter, free, expire_time).await? {
-        let counter = queue_counter::Model { admitted_number, ..counter };
+    let claim_ttl = demand.claim_ttl.or(terms.claim_ttl.map(clock::micros));
+    let end = rules::admission_end(write.now, clock::micros(terms.admission_ttl), claim_ttl);
+    if let Some((admitted_number, count)) = store::admit(write, &counter, free, end).await? {
+        let admitted_count = counter.admitted_count + count as i64;
+        let counter = queue_counter::Model { admitted_number, admitted_count, ..counter };
         store::save_counters(write, &[&counter]).await?;
         tracing::info!(concert_id, count, admitted_number, "admitted");
     }

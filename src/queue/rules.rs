@@ -10,10 +10,8 @@ use crate::{
 
 /// Whoever is next to be admitted asks this often: as often as the default promotion runs.
 const SHORTEST_POLL: Duration = Duration::from_secs(2);
-/// Whoever is furthest back asks this often.
+/// Whoever is furthest back asks at least this often, as far as the budget allows.
 const LONGEST_POLL: Duration = Duration::from_secs(30);
-/// So many places further back, one second longer to wait before asking again.
-const PLACES_PER_POLL_SECOND: i64 = 500;
 
 /// How many more tokens may be admitted: the unsold seats less the ACTIVE tokens, the ACTIVE tokens bounded by
 /// `max_active_count` (0: no bound), never negative. Source: the seed's scheduler, and the cap of a concert.
@@ -47,15 +45,61 @@ pub fn estimated_wait(position: i64, admissions_per_second: Option<f64>) -> Opti
     Some(Duration::from_secs(seconds.clamp(1.0, 31_536_000.0) as u64))
 }
 
-/// When a waiting caller should ask again: short near the front, longer far back, spread by up to a tenth so that those who
-/// came together do not ask together.
-pub fn poll_after(position: i64, queue_number: i64) -> Duration {
-    let further = Duration::from_secs((position / PLACES_PER_POLL_SECOND).max(0).unsigned_abs());
-    let base = SHORTEST_POLL.saturating_add(further).min(LONGEST_POLL);
+/// How often who waits where may ask, so that all of them together stay within a budget of calls.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PollPlan {
+    /// Up to this position one asks as often as possible: half of the budget.
+    front: f64,
+    /// After it, the interval grows with the position: a quarter of the budget.
+    seconds_per_place: f64,
+    /// Up to this longest one: the last quarter.
+    longest_seconds: f64,
+}
+
+/// The plan for queues with `waiting_counts` waiting, within `budget` calls a second in all.
+///
+/// With n queues, `front` = budget / n places of each ask every 2 s. After that the interval is c x position, so those of a queue of w ask
+/// ln(w / front) / c times a second. Nobody asks less often than the longest interval, which adds all / longest.
+pub fn poll_plan(waiting_counts: &[i64], budget: f64) -> PollPlan {
+    let counts: Vec<f64> = waiting_counts.iter().filter(|count| **count > 0).map(|count| *count as f64).collect();
+    let front = (budget / counts.len().max(1) as f64).max(1.0);
+    let behind: f64 = counts.iter().filter(|count| **count > front).map(|count| (count / front).ln()).sum();
+    let all: f64 = counts.iter().sum();
+    PollPlan {
+        front,
+        seconds_per_place: 4.0 * behind / budget,
+        longest_seconds: LONGEST_POLL.as_secs_f64().max(4.0 * all / budget),
+    }
+}
+
+/// When a waiting caller should ask again: two seconds at the front, longer far back as the plan says, spread by up to a tenth so that
+/// those who came together do not ask together.
+pub fn poll_after(position: i64, queue_number: i64, plan: &PollPlan) -> Duration {
+    let place = position as f64;
+    let base = match place <= plan.front {
+        true => SHORTEST_POLL,
+        false => Duration::from_secs_f64((plan.seconds_per_place * place).min(plan.longest_seconds)).max(SHORTEST_POLL),
+    };
     // A multiplicative hash: neighbours in the queue are spread evenly.
     let spread = (queue_number.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32;
     let jitter = base.mul_f64(0.1 * f64::from(spread) / f64::from(u32::MAX));
-    if position <= 1 { base } else { base + jitter }
+    if position <= 1 { base } else { base.saturating_add(jitter) }
+}
+
+/// Until when an admission at `now` lasts, and until when once there was a sign of life. A `claim_ttl` of 0 or none asks for no sign; one
+/// that is not shorter than the admission neither.
+pub fn admission_end(now: Micros, admission_ttl: Micros, claim_ttl: Option<Micros>) -> (Micros, Option<Micros>) {
+    let end = now.saturating_add(admission_ttl);
+    match claim_ttl {
+        Some(claim_ttl) if claim_ttl > 0 && claim_ttl < admission_ttl => (now.saturating_add(claim_ttl), Some(end)),
+        _ => (end, None),
+    }
+}
+
+/// The token after a sign of life at `now`; `None` if it needs none, or comes too late.
+pub fn claimed(token: &Token, now: Micros) -> Option<Token> {
+    let end = token.claimed_expire_time.filter(|_| state_at(token, now) == State::Active)?;
+    Some(Token { expire_time: Some(end), claimed_expire_time: None, ..token.clone() })
 }
 
 /// What a token may do at `now`: an admission is over at its expiry, whether or not a sweep has said so.
@@ -141,13 +185,50 @@ mod tests {
 
     #[test]
     fn the_front_asks_often_and_the_back_seldom() {
-        assert_eq!(poll_after(1, 1), SHORTEST_POLL);
+        let plan = poll_plan(&[1_000_000], 5_000.0);
+        assert_eq!(poll_after(1, 1, &plan), SHORTEST_POLL);
         for number in 1..1_000 {
-            assert!(poll_after(10, number) <= SHORTEST_POLL.mul_f64(1.1));
-            let far = poll_after(1_000_000, number);
-            assert!((LONGEST_POLL..=LONGEST_POLL.mul_f64(1.1)).contains(&far));
+            assert!(poll_after(5_000, number, &plan) <= SHORTEST_POLL.mul_f64(1.1));
+            assert!(poll_after(1_000_000, number, &plan) >= LONGEST_POLL);
         }
-        assert!(poll_after(i64::MAX, i64::MAX) >= LONGEST_POLL);
+        assert!(poll_after(i64::MAX, i64::MAX, &plan) >= LONGEST_POLL);
+        let few = poll_plan(&[], 5_000.0);
+        assert_eq!(poll_after(1, 1, &few), SHORTEST_POLL);
+    }
+
+    #[test]
+    fn all_who_wait_stay_within_the_budget_of_calls() {
+        for (counts, budget) in [
+            (vec![1_000_000], 5_000.0),
+            (vec![1_000_000], 100.0),
+            (vec![900_000, 90_000, 9_000, 900, 90], 2_000.0),
+            (vec![10_000; 100], 1_000.0),
+            (vec![3_000], 5_000.0),
+        ] {
+            let plan = poll_plan(&counts, budget);
+            let calls = |count: &i64| -> f64 {
+                (1..=*count).map(|place| 1.0 / poll_after(place, place, &plan).as_secs_f64()).sum()
+            };
+            let calls: f64 = counts.iter().map(calls).sum();
+            assert!(calls <= budget, "{counts:?}: {calls} calls/s of {budget}");
+        }
+    }
+
+    #[test]
+    fn a_sign_of_life_is_asked_for_only_where_it_shortens_the_admission() {
+        assert_eq!(admission_end(10, 600, None), (610, None));
+        assert_eq!(admission_end(10, 600, Some(0)), (610, None));
+        assert_eq!(admission_end(10, 600, Some(600)), (610, None));
+        assert_eq!(admission_end(10, 600, Some(30)), (40, Some(610)));
+    }
+
+    #[test]
+    fn a_claim_in_time_lasts_as_long_as_an_admission_and_a_late_one_does_not_count() {
+        let unclaimed = Token { claimed_expire_time: Some(600), ..token(State::Active, Some(30)) };
+        let after = claimed(&unclaimed, 29).unwrap();
+        assert_eq!((after.expire_time, after.claimed_expire_time), (Some(600), None));
+        assert_eq!(claimed(&unclaimed, 30), None);
+        assert_eq!(claimed(&after, 29), None);
     }
 
     fn token(state: State, expire_time: Option<i64>) -> Token {
@@ -159,6 +240,7 @@ mod tests {
             issue_time: 0,
             admit_time: None,
             expire_time,
+            claimed_expire_time: None,
             departure_number: None,
         }
     }

@@ -164,25 +164,26 @@ impl QueueService for QueueApi {
 /// Where a token stands: from memory while it waits for sure, else from its row.
 async fn locate(admission: &Admission, claims: &Claims, view: &View) -> Result<proto::QueuePosition, Error> {
     if view.waits(claims.queue_number) {
-        return Ok(waiting(claims.queue_number, view));
+        return Ok(waiting(admission, claims, view));
     }
     let token = admission.find(claims).await?;
     // The row may be newer than the view, so the view is read again.
     let view = admission.view(claims.concert_id);
     Ok(match rules::state_at(&token, admission.now()) {
-        State::Waiting => waiting(token.queue_number, &view),
+        State::Waiting => waiting(admission, claims, &view),
         state => over_or_active(&token, state, &view),
     })
 }
 
-fn waiting(queue_number: i64, view: &View) -> proto::QueuePosition {
+fn waiting(admission: &Admission, claims: &Claims, view: &View) -> proto::QueuePosition {
+    let queue_number = claims.queue_number;
     let position = view.position(queue_number);
     proto::QueuePosition {
         state: proto::QueueState::Waiting.into(),
         queue_number,
         position: Some(position),
         estimated_wait: rules::estimated_wait(position, view.admissions_per_second).map(proto::duration),
-        poll_after: Some(proto::duration(rules::poll_after(position, queue_number))),
+        poll_after: Some(proto::duration(admission.retry_after(claims))),
         expire_time: None,
         unsold_seat_count: unsold(view),
     }

@@ -12,7 +12,10 @@ use std::{
 
 use tokio::sync::{Mutex, watch};
 
-use super::{rules, store};
+use super::{
+    rules::{self, PollPlan},
+    store,
+};
 use crate::{
     clock::{self, Micros},
     db::{self, Database},
@@ -46,6 +49,11 @@ impl View {
             && self.departed.binary_search(&queue_number).is_err()
     }
 
+    /// How many wait.
+    pub fn waiting_count(&self) -> i64 {
+        self.issued_number - self.admitted_number - self.departed.len() as i64
+    }
+
     /// The place of a number that waits; 1 is next.
     pub fn position(&self, queue_number: i64) -> i64 {
         rules::position(queue_number, self.admitted_number, &self.departed)
@@ -56,19 +64,33 @@ impl View {
 pub struct Snapshots {
     db: Database,
     views: RwLock<HashMap<i64, watch::Sender<Arc<View>>>>,
+    plan: RwLock<PollPlan>,
+    poll_budget: f64,
     history: Mutex<HashMap<i64, VecDeque<(Micros, i64)>>>,
 }
 
 impl Snapshots {
-    /// Empty views over `db`; [`Snapshots::refresh`] fills them.
-    pub fn new(db: Database) -> Self {
-        Self { db, views: RwLock::default(), history: Mutex::default() }
+    /// Empty views over `db`; [`Snapshots::refresh`] fills them. All who wait shall make no more than `poll_budget` calls a second.
+    pub fn new(db: Database, poll_budget: u32) -> Self {
+        let poll_budget = f64::from(poll_budget.max(1));
+        Self {
+            db,
+            views: RwLock::default(),
+            plan: RwLock::new(rules::poll_plan(&[], poll_budget)),
+            poll_budget,
+            history: Mutex::default(),
+        }
     }
 
     /// How far the queue of a concert has come; nothing has for one that is new.
     pub fn view(&self, concert_id: i64) -> Arc<View> {
         let views = self.views.read().unwrap_or_else(|e| e.into_inner());
         views.get(&concert_id).map(|view| view.borrow().clone()).unwrap_or_default()
+    }
+
+    /// How often who waits where may ask.
+    pub fn poll_plan(&self) -> PollPlan {
+        *self.plan.read().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Follows the view of a concert.
@@ -93,6 +115,7 @@ impl Snapshots {
         for (concert_id, queue_number) in store::departures(&self.db, &behind).await? {
             departures.entry(concert_id).or_default().push(queue_number);
         }
+        let mut waiting_counts = Vec::with_capacity(progress.len());
         for progress in progress {
             let old = self.view(progress.concert_id);
             let new_departures = departures.remove(&progress.concert_id).unwrap_or_default();
@@ -104,10 +127,12 @@ impl Snapshots {
                 departed_count: old.departed_count + new_departures.len() as i64,
                 departed: merge(&old.departed, new_departures, progress.admitted_number),
                 unsold_seat_count: progress.unsold_seat_count,
-                admissions_per_second: rate(samples, now, progress.admitted_number),
+                admissions_per_second: rate(samples, now, progress.admitted_count),
             };
+            waiting_counts.push(view.waiting_count());
             self.publish(progress.concert_id, view);
         }
+        *self.plan.write().unwrap_or_else(|e| e.into_inner()) = rules::poll_plan(&waiting_counts, self.poll_budget);
         Ok(())
     }
 
@@ -135,16 +160,20 @@ fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_number: i64) -> Arc<Vec<i6
     Arc::new(departed)
 }
 
-/// Admissions per second over the window, from samples of the last admitted number.
-fn rate(samples: &mut VecDeque<(Micros, i64)>, now: Micros, admitted_number: i64) -> Option<f64> {
-    samples.push_back((now, admitted_number));
+/// Admissions per second over the window, from samples of how many were admitted. The first promotion of a sale fills the house and
+/// says nothing about the rate, so the measurement begins after it.
+fn rate(samples: &mut VecDeque<(Micros, i64)>, now: Micros, admitted_count: i64) -> Option<f64> {
+    if samples.back().is_some_and(|(_, before)| *before == 0) {
+        samples.clear();
+    }
+    samples.push_back((now, admitted_count));
     let window = clock::micros(RATE_WINDOW);
     while samples.len() > 2 && samples[1].0 <= now - window {
         samples.pop_front();
     }
     let (since, before) = *samples.front()?;
     let seconds = (now - since) as f64 / 1e6;
-    let admitted = admitted_number - before;
+    let admitted = admitted_count - before;
     (seconds > 0.0 && admitted > 0).then(|| admitted as f64 / seconds)
 }
 
@@ -169,6 +198,7 @@ mod tests {
     #[test]
     fn the_rate_is_measured_over_the_window_and_unknown_before() {
         let mut samples = VecDeque::new();
+        assert_eq!(rate(&mut samples, -1_000_000, 0), None);
         assert_eq!(rate(&mut samples, 0, 100), None);
         assert_eq!(rate(&mut samples, 1_000_000, 110), Some(10.0));
         // A minute later nobody more was admitted.

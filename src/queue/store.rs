@@ -33,12 +33,14 @@ pub async fn try_lock_counter(write: &Write, concert_id: i64) -> Result<Option<q
 
 /// Writes locked counters back.
 pub async fn save_counters(write: &Write, counters: &[&queue_counter::Model]) -> Result<(), db::Error> {
-    let rows: Vec<_> =
-        counters.iter().map(|c| (c.concert_id, c.issued_number, c.admitted_number, c.departed_count)).collect();
+    let rows: Vec<_> = counters
+        .iter()
+        .map(|c| (c.concert_id, c.issued_number, c.admitted_number, c.admitted_count, c.departed_count))
+        .collect();
     let statement = write.rows(
         "UPDATE queue_counter SET issued_number = r.issued_number, admitted_number = r.admitted_number,
-                departed_count = r.departed_count
-         FROM {r: concert_id int, issued_number int, admitted_number int, departed_count int}
+                admitted_count = r.admitted_count, departed_count = r.departed_count
+         FROM {r: concert_id int, issued_number int, admitted_number int, admitted_count int, departed_count int}
          WHERE queue_counter.concert_id = r.concert_id",
         &rows,
         [],
@@ -113,6 +115,20 @@ pub async fn end(write: &Write, keys: &[Key], state: &'static str) -> Result<(),
     Ok(())
 }
 
+/// Writes the first sign of life of locked ACTIVE tokens down: they last as long as an admission lasts.
+pub async fn claim(write: &Write, keys: &[Key]) -> Result<(), db::Error> {
+    let statement = write.rows(
+        "UPDATE queue_token SET expire_time = claimed_expire_time, claimed_expire_time = NULL
+         FROM {r: concert_id int, queue_number int}
+         WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number
+           AND queue_token.claimed_expire_time IS NOT NULL",
+        keys,
+        [],
+    );
+    write.conn().execute_raw(statement).await?;
+    Ok(())
+}
+
 /// Sets locked tokens to LEFT; each row is a key and the number of the departure.
 pub async fn depart(write: &Write, departures: &[(i64, i64, i64)]) -> Result<(), db::Error> {
     if departures.is_empty() {
@@ -149,6 +165,8 @@ pub struct Demand {
     pub open_time: Micros,
     /// Bound of the ACTIVE tokens; 0: none.
     pub max_active_count: i32,
+    /// Time for a first sign of life; 0: no limit, `None`: the server's default.
+    pub claim_ttl: Option<Micros>,
     /// Seats of all dates that nobody has paid for.
     pub unsold_seat_count: i64,
     /// ACTIVE tokens whose admission is not over.
@@ -169,7 +187,7 @@ pub async fn concerts_with_waiting(db: &Database) -> Result<Vec<i64>, db::Error>
 /// The demand of one concert, all of one moment.
 pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db::Error> {
     let statement = write.one(
-        "SELECT c.paused, c.open_time, c.max_active_count,
+        "SELECT c.paused, c.open_time, c.max_active_count, c.claim_ttl,
             (SELECT CAST(COALESCE(SUM(p.seat_count - p.sold_seat_count), 0) AS BIGINT)
              FROM performance p WHERE p.concert_id = c.concert_id) AS unsold_seat_count,
             (SELECT COUNT(*) FROM queue_token t
@@ -180,17 +198,24 @@ pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db
     Ok(Demand::find_by_statement(statement).one(write.conn()).await?)
 }
 
-/// Admits the first `count` that wait after `admitted_number`, until `expire_time`; returns the last number and how many.
+/// Admits the first `count` that wait after the last admitted number, until the first instant of `end`, or the second once there was a
+/// sign of life; returns the last number and how many.
 pub async fn admit(
     write: &Write,
     counter: &queue_counter::Model,
     count: i64,
-    expire_time: Micros,
+    end: (Micros, Option<Micros>),
 ) -> Result<Option<(i64, usize)>, db::Error> {
-    let values: [Value; 5] =
-        [counter.concert_id.into(), counter.admitted_number.into(), count.into(), write.now.into(), expire_time.into()];
+    let values: [Value; 6] = [
+        counter.concert_id.into(),
+        counter.admitted_number.into(),
+        count.into(),
+        write.now.into(),
+        end.0.into(),
+        end.1.into(),
+    ];
     let statement = write.one(
-        "UPDATE queue_token SET state = 'ACTIVE', admit_time = $4, expire_time = $5
+        "UPDATE queue_token SET state = 'ACTIVE', admit_time = $4, expire_time = $5, claimed_expire_time = $6
          WHERE concert_id = $1 AND queue_number IN (
             SELECT queue_number FROM queue_token
             WHERE concert_id = $1 AND queue_number > $2 AND state = 'WAITING'
@@ -215,6 +240,8 @@ pub struct Progress {
     pub issued_number: i64,
     /// The last number admitted.
     pub admitted_number: i64,
+    /// How many were admitted.
+    pub admitted_count: i64,
     /// How many have left.
     pub departed_count: i64,
     /// Seats of all dates that nobody has paid for.
@@ -225,10 +252,10 @@ pub struct Progress {
 pub async fn progress(db: &Database) -> Result<Vec<Progress>, db::Error> {
     let statement = db::one(
         db.engine(),
-        "SELECT q.concert_id, q.issued_number, q.admitted_number, q.departed_count,
+        "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
                 CAST(COALESCE(SUM(p.seat_count - p.sold_seat_count), 0) AS BIGINT) AS unsold_seat_count
          FROM queue_counter q LEFT JOIN performance p ON p.concert_id = q.concert_id
-         GROUP BY q.concert_id, q.issued_number, q.admitted_number, q.departed_count",
+         GROUP BY q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count",
         [],
     );
     Ok(Progress::find_by_statement(statement).all(db.reader()).await?)

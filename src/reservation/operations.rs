@@ -45,6 +45,14 @@ pub struct Hold {
     pub retry_after: Duration,
 }
 
+/// Keep held seats for longer.
+pub struct Extend {
+    /// The hold, and who asks.
+    pub hold: Release,
+    /// Makes a repeat return the first answer.
+    pub request_id: Option<Uuid>,
+}
+
 /// Give a reservation back.
 pub struct Release {
     /// The caller's token.
@@ -79,7 +87,7 @@ struct Desk {
 
 impl Desk {
     async fn load(write: &Write, commands: &[Hold]) -> Result<Self, db::Error> {
-        let tokens = queue::operations::lock(write, commands.iter().map(|c| c.token)).await?;
+        let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
         let request_ids: Vec<(Uuid,)> = commands.iter().filter_map(|c| c.request_id).map(|id| (id,)).collect();
         let by_request = store::by_request(write, &request_ids).await?;
         let mut owners: Vec<(Uuid, i64)> = commands.iter().map(|c| (c.user_id, c.token.0)).collect();
@@ -212,36 +220,115 @@ impl Hold {
     }
 }
 
+/// Extends holds, in the order of the commands.
+pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> Batch<Reservation> {
+    let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.hold.token)).await?;
+    let mut reservations = lock(write, commands.iter().map(|c| c.hold.reservation_id)).await?;
+    let asked: Vec<(Uuid,)> = reservations.keys().map(|id| (*id,)).collect();
+    let request_ids: Vec<(Uuid,)> = commands.iter().filter_map(|c| c.request_id).map(|id| (id,)).collect();
+    let mut counts: HashMap<Uuid, i32> = HashMap::new();
+    let mut by_request: HashMap<Uuid, (Uuid, Micros)> = HashMap::new();
+    for row in store::extensions(write, &asked, &request_ids).await? {
+        let count = counts.entry(row.reservation_id).or_default();
+        *count = row.extension_number.max(*count);
+        by_request.extend(row.request_id.map(|id| (id, (row.reservation_id, row.expire_time))));
+    }
+
+    let mut extended = Vec::new();
+    let mut answers = Vec::with_capacity(commands.len());
+    for command in commands {
+        let first = command.request_id.and_then(|id| by_request.get(&id));
+        let answer = match first {
+            Some(first) => command.replay(first, &reservations),
+            None => command.hold.find(&tokens, &reservations, write.now).and_then(|(token, reservation)| {
+                rules::require_held(reservation, write.now)?;
+                let count = counts.get(&reservation.reservation_id).copied().unwrap_or_default();
+                let number = rules::next_extension(reservation, count)?;
+                let end = token.expire_time.unwrap_or(Micros::MAX);
+                let ttl = clock::micros(hold_ttl);
+                let expire_time = rules::extended_expire_time(reservation, write.now, ttl, end);
+                extended.push(command.extension(reservation, number, expire_time));
+                Ok(Reservation { expire_time, version: reservation.version + 1, ..reservation.clone() })
+            }),
+        };
+        if let (Ok(reservation), None) = (&answer, first) {
+            let id = reservation.reservation_id;
+            *counts.entry(id).or_default() += 1;
+            by_request.extend(command.request_id.map(|request| (request, (id, reservation.expire_time))));
+            reservations.insert(id, reservation.clone());
+        }
+        answers.push(answer);
+    }
+    // One by one: of several extensions of one hold in a batch each builds on the one before, and they are rare.
+    for extension in extended {
+        store::extend(write, &[extension]).await?;
+    }
+    Ok(answers)
+}
+
+impl Extend {
+    /// The first answer, if the request is the same.
+    fn replay(&self, first: &(Uuid, Micros), reservations: &HashMap<Uuid, Reservation>) -> Result<Reservation, Error> {
+        let reservation = reservations.get(&first.0).filter(|v| v.user_id == self.hold.user_id);
+        match reservation {
+            Some(reservation) if first.0 == self.hold.reservation_id => {
+                Ok(Reservation { state: State::Held, expire_time: first.1, ..reservation.clone() })
+            }
+            _ => Err(Error::RequestIdConflict { request_id: self.request_id.unwrap_or_default().to_string() }),
+        }
+    }
+
+    fn extension(&self, reservation: &Reservation, number: i32, expire_time: Micros) -> store::Extension {
+        let seats = rules::seat_numbers(reservation).len() as i64;
+        (reservation.reservation_id, reservation.version, seats, number, expire_time, self.request_id)
+    }
+}
+
 /// Gives reservations back, in the order of the commands.
 pub async fn release(write: &Write, commands: &[Release]) -> Batch<Reservation> {
-    let tokens = queue::operations::lock(write, commands.iter().map(|c| c.token)).await?;
+    let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
     let mut reservations = lock(write, commands.iter().map(|c| c.reservation_id)).await?;
     let mut released = Vec::new();
     let answers = commands
         .iter()
         .map(|command| {
-            let token = token_of(&tokens, command.token, command.user_id)?;
-            queue::rules::require_active(token, write.now, command.retry_after)?;
-            let reservation = reservations
-                .get_mut(&command.reservation_id)
-                .filter(|reservation| reservation.user_id == command.user_id)
-                .ok_or_else(|| not_found(command.reservation_id))?;
-            if reservation.concert_id != command.token.0 {
-                return Err(Error::TokenConcertMismatch { concert_code: command.concert_code.clone() });
-            }
-            match rules::state_at(reservation, write.now) {
-                State::Paid => return Err(Error::NoHeldSeat),
+            let (_, reservation) = command.find(&tokens, &reservations, write.now)?;
+            let mut reservation = reservation.clone();
+            match rules::state_at(&reservation, write.now) {
+                State::Paid | State::Refunded => return Err(Error::NoHeldSeat),
                 State::Held => {
                     released.push(reservation.clone());
                     reservation.state = State::Released;
+                    reservations.insert(reservation.reservation_id, reservation.clone());
                 }
                 State::Released | State::Expired => {}
             }
-            Ok(reservation.clone())
+            Ok(reservation)
         })
         .collect();
     free(write, &released, "RELEASED").await?;
     Ok(answers)
+}
+
+impl Release {
+    /// The caller's admitted token and reservation.
+    fn find<'a>(
+        &self,
+        tokens: &'a HashMap<TokenKey, Token>,
+        reservations: &'a HashMap<Uuid, Reservation>,
+        now: Micros,
+    ) -> Result<(&'a Token, &'a Reservation), Error> {
+        let token = token_of(tokens, self.token, self.user_id)?;
+        queue::rules::require_active(token, now, self.retry_after)?;
+        let reservation = reservations
+            .get(&self.reservation_id)
+            .filter(|reservation| reservation.user_id == self.user_id)
+            .ok_or_else(|| not_found(self.reservation_id))?;
+        if reservation.concert_id != self.token.0 {
+            return Err(Error::TokenConcertMismatch { concert_code: self.concert_code.clone() });
+        }
+        Ok((token, reservation))
+    }
 }
 
 /// Lets tokens leave the queue and releases what they hold.
@@ -303,22 +390,42 @@ pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]
     if paid.is_empty() {
         return Ok(());
     }
-    let mut sold: BTreeMap<i64, i64> = BTreeMap::new();
-    for reservation in paid {
-        *sold.entry(reservation.performance_id).or_default() += rules::seat_numbers(reservation).len() as i64;
-    }
-    let seat_count = sold.values().sum::<i64>() as usize;
-    store::end(write, &versions(paid), "PAID").await?;
+    let sold = seats_by_performance(paid);
+    let seat_count = sold.iter().map(|(_, seats)| *seats as usize).sum();
+    store::change(write, &versions(paid), "HELD", "PAID").await?;
     store::sell_seats(write, &ids(paid), seat_count).await?;
-    store::count_sold(write, &sold.into_iter().collect::<Vec<_>>()).await
+    store::count_sold(write, &sold).await
+}
+
+/// Undoes it: locked PAID reservations are REFUNDED and their seats free.
+pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::Error> {
+    if refunded.is_empty() {
+        return Ok(());
+    }
+    let sold = seats_by_performance(refunded);
+    store::change(write, &versions(refunded), "PAID", "REFUNDED").await?;
+    let freed = store::free_seats(write, &ids(refunded), "SOLD").await?;
+    if freed as i64 != sold.iter().map(|(_, seats)| seats).sum::<i64>() {
+        return Err(db::Error::Defect("a paid reservation had not all of its seats".to_owned()));
+    }
+    let returned: Vec<(i64, i64)> = sold.into_iter().map(|(id, seats)| (id, -seats)).collect();
+    store::count_sold(write, &returned).await
+}
+
+fn seats_by_performance(reservations: &[Reservation]) -> Vec<(i64, i64)> {
+    let mut seats: BTreeMap<i64, i64> = BTreeMap::new();
+    for reservation in reservations {
+        *seats.entry(reservation.performance_id).or_default() += rules::seat_numbers(reservation).len() as i64;
+    }
+    seats.into_iter().collect()
 }
 
 async fn free(write: &Write, reservations: &[Reservation], state: &'static str) -> Result<(), db::Error> {
     if reservations.is_empty() {
         return Ok(());
     }
-    store::end(write, &versions(reservations), state).await?;
-    store::free_seats(write, &ids(reservations)).await
+    store::change(write, &versions(reservations), "HELD", state).await?;
+    store::free_seats(write, &ids(reservations), "HELD").await.map(drop)
 }
 
 /// The locked token of a caller; TOKEN_INVALID if there is none, or if it is another user's.

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use uuid::Uuid;
-
 use crate::{
     clock::{self, Micros},
     concert::Performance,
@@ -17,6 +15,30 @@ use crate::{
 /// When a hold that is taken at `now` ends: after the hold time, and never after its token.
 pub fn expire_time(now: Micros, hold_ttl: Micros, token_expire_time: Micros) -> Micros {
     now.saturating_add(hold_ttl).min(token_expire_time)
+}
+
+/// How often a hold can be extended; the schema has the same bound.
+pub const EXTENSION_LIMIT: i32 = 2;
+
+/// When a hold that is extended at `now` ends: after another hold time from now, never after its token, never earlier than before.
+pub fn extended_expire_time(
+    reservation: &Reservation,
+    now: Micros,
+    hold_ttl: Micros,
+    token_expire_time: Micros,
+) -> Micros {
+    expire_time(now, hold_ttl, token_expire_time).max(reservation.expire_time)
+}
+
+/// The number of the next extension after `extension_count`; fails with EXTENSION_LIMIT_EXCEEDED.
+pub fn next_extension(reservation: &Reservation, extension_count: i32) -> Result<i32, Error> {
+    if extension_count < EXTENSION_LIMIT {
+        return Ok(extension_count + 1);
+    }
+    Err(Error::ExtensionLimitExceeded {
+        reservation_id: reservation.reservation_id.to_string(),
+        extension_limit: EXTENSION_LIMIT,
+    })
 }
 
 /// What a reservation is at `now`: a hold is over at its expiry, whether or not a sweep has said so.
@@ -91,7 +113,7 @@ pub fn require_held(reservation: &Reservation, now: Micros) -> Result<(), Error>
     match state_at(reservation, now) {
         State::Held => Ok(()),
         State::Expired => Err(hold_expired(reservation)),
-        State::Paid | State::Released => Err(Error::NoHeldSeat),
+        State::Paid | State::Released | State::Refunded => Err(Error::NoHeldSeat),
     }
 }
 
@@ -128,13 +150,10 @@ pub fn seat_numbers(reservation: &Reservation) -> Vec<i32> {
     serde_json::from_str(&reservation.seat_numbers).unwrap_or_default()
 }
 
-/// The key of a reservation among those of one user, newest last.
-pub fn age(reservation: &Reservation) -> (Micros, Uuid) {
-    (reservation.hold_time, reservation.reservation_id)
-}
-
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn reservation(id: u128, state: State, hold_time: i64, expire_time: i64) -> Reservation {
@@ -164,6 +183,22 @@ mod tests {
         assert_eq!(expire_time(100, 50, 1_000), 150);
         assert_eq!(expire_time(100, 50, 120), 120);
         assert_eq!(expire_time(100, i64::MAX, 120), 120);
+    }
+
+    #[test]
+    fn an_extension_counts_from_now_and_never_shortens_or_outlives_the_token() {
+        let held = reservation(1, State::Held, 0, 100);
+        assert_eq!(extended_expire_time(&held, 90, 100, 1_000), 190);
+        assert_eq!(extended_expire_time(&held, 90, 100, 150), 150);
+        assert_eq!(extended_expire_time(&held, 0, 50, 1_000), 100);
+    }
+
+    #[test]
+    fn a_hold_is_extended_twice_and_no_more() {
+        let held = reservation(1, State::Held, 0, 100);
+        assert_eq!(next_extension(&held, 0).unwrap(), 1);
+        assert_eq!(next_extension(&held, 1).unwrap(), 2);
+        assert!(matches!(next_extension(&held, 2), Err(Error::ExtensionLimitExceeded { extension_limit: 2, .. })));
     }
 
     #[test]

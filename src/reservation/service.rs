@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    operations::{self, Hold, Release},
+    operations::{self, Extend, Hold, Release},
     rules, store,
 };
 use crate::{
@@ -20,7 +20,8 @@ use crate::{
     paging::Page,
     proto::{self, reservation_service_server::ReservationService},
     queue::Admission,
-    token, wallet,
+    token::{self, Claims},
+    wallet,
 };
 
 /// Serves reservations.
@@ -29,6 +30,7 @@ pub struct ReservationApi {
     catalogue: Arc<Catalogue>,
     admission: Admission,
     hold: Lane<Hold, Reservation>,
+    extend: Lane<Extend, Reservation>,
     release: Lane<Release, Reservation>,
 }
 
@@ -45,12 +47,26 @@ impl ReservationApi {
             hold: db.write_lane("reservation.hold", tasks, move |write, commands| {
                 Box::pin(operations::hold(write, commands, hold_ttl))
             }),
+            extend: db.write_lane("reservation.extend", tasks, move |write, commands| {
+                Box::pin(operations::extend(write, commands, hold_ttl))
+            }),
             release: db.write_lane("reservation.release", tasks, |write, commands| {
                 Box::pin(operations::release(write, commands))
             }),
             db,
             catalogue,
             admission,
+        }
+    }
+
+    /// What a caller asks about a reservation of its own.
+    fn release_by(&self, claims: &Claims, reservation_id: Uuid) -> Release {
+        Release {
+            token: (claims.concert_id, claims.queue_number),
+            concert_code: claims.concert_code.clone(),
+            user_id: claims.user_id,
+            reservation_id,
+            retry_after: self.admission.retry_after(claims),
         }
     }
 
@@ -119,6 +135,24 @@ impl ReservationService for ReservationApi {
         Ok(Response::new(proto::HoldSeatsResponse { reservation: Some(self.to_proto(row, state).await?) }))
     }
 
+    async fn extend_reservation(
+        &self,
+        request: Request<proto::ExtendReservationRequest>,
+    ) -> Result<Response<proto::ExtendReservationResponse>, Status> {
+        let claims = token::claims(request.extensions())?;
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let user_id = fields.uuid("user_id", &request.user_id);
+        let reservation_id = fields.uuid("reservation_id", &request.reservation_id);
+        let request_id = fields.optional_uuid("request_id", &request.request_id);
+        fields.done()?;
+        claims.require_user(user_id)?;
+        let command = Extend { hold: self.release_by(&claims, reservation_id), request_id };
+        let row = self.extend.submit(claims.concert_id, command).await?;
+        let state = row.state;
+        Ok(Response::new(proto::ExtendReservationResponse { reservation: Some(self.to_proto(row, state).await?) }))
+    }
+
     async fn release_reservation(
         &self,
         request: Request<proto::ReleaseReservationRequest>,
@@ -127,13 +161,7 @@ impl ReservationService for ReservationApi {
         let request = request.into_inner();
         let (user_id, reservation_id) = read_ids(&request.user_id, &request.reservation_id)?;
         claims.require_user(user_id)?;
-        let command = Release {
-            token: (claims.concert_id, claims.queue_number),
-            concert_code: claims.concert_code.clone(),
-            user_id,
-            reservation_id,
-            retry_after: self.admission.retry_after(&claims),
-        };
+        let command = self.release_by(&claims, reservation_id);
         let row = self.release.submit(claims.concert_id, command).await?;
         Ok(Response::new(proto::ReleaseReservationResponse { reservation: Some(self.to_proto_now(row).await?) }))
     }
@@ -184,5 +212,6 @@ fn state_to_proto(state: State) -> proto::ReservationState {
         State::Paid => proto::ReservationState::Paid,
         State::Released => proto::ReservationState::Released,
         State::Expired => proto::ReservationState::Expired,
+        State::Refunded => proto::ReservationState::Refunded,
     }
 }

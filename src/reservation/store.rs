@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     clock::Micros,
     db::{self, Database, Write},
-    entity::{reservation, reserved_seat},
+    entity::{reservation, reservation_extension, reserved_seat},
 };
 
 /// A token and its user.
@@ -143,31 +143,80 @@ pub async fn claim(write: &Write, claims: &[Claim]) -> Result<(), db::Error> {
 /// A locked reservation and the version it was read at.
 pub type Versioned = (Uuid, i64);
 
-/// Moves locked HELD reservations on to `state`. Fails with [`db::Error::Lost`] if one has changed since it was read.
-pub async fn end(write: &Write, reservations: &[Versioned], state: &'static str) -> Result<(), db::Error> {
+/// Moves locked reservations on from one state to another. Fails with [`db::Error::Lost`] if one has changed since it was read.
+pub async fn change(
+    write: &Write,
+    reservations: &[Versioned],
+    from: &'static str,
+    to: &'static str,
+) -> Result<(), db::Error> {
     let statement = write.rows(
         "UPDATE reservation SET state = $2, version = reservation.version + 1
          FROM {r: reservation_id uuid, version int}
          WHERE reservation.reservation_id = r.reservation_id AND reservation.version = r.version
-           AND reservation.state = 'HELD'",
+           AND reservation.state = $3",
         reservations,
-        [state.into()],
+        [to.into(), from.into()],
     );
     require(write, statement, reservations.len()).await
 }
 
-/// Frees the seats that reservations still hold.
-pub async fn free_seats(write: &Write, reservation_ids: &[(Uuid,)]) -> Result<(), db::Error> {
+/// The extensions of reservations, and those that the requests made.
+pub async fn extensions(
+    write: &Write,
+    reservation_ids: &[(Uuid,)],
+    request_ids: &[(Uuid,)],
+) -> Result<Vec<reservation_extension::Model>, db::Error> {
+    let of_reservations = "SELECT x.* FROM reservation_extension x JOIN {r: reservation_id uuid}
+                           ON x.reservation_id = r.reservation_id";
+    let of_requests = "SELECT x.* FROM reservation_extension x JOIN {r: request_id uuid}
+                       ON x.request_id = r.request_id";
+    let mut found = Vec::new();
+    for (sql, ids) in [(of_reservations, reservation_ids), (of_requests, request_ids)] {
+        let statement = write.rows(sql, ids, []);
+        found.extend(reservation_extension::Model::find_by_statement(statement).all(write.conn()).await?);
+    }
+    Ok(found)
+}
+
+/// A locked hold that is extended: its id, its version, its seats, the number of the extension, the new end, the request.
+pub type Extension = (Uuid, i64, i64, i32, Micros, Option<Uuid>);
+
+/// Extends locked holds. Fails with [`db::Error::Lost`] if one has changed or lost a seat since it was read.
+pub async fn extend(write: &Write, extensions: &[Extension]) -> Result<(), db::Error> {
+    let columns =
+        "{r: reservation_id uuid, version int, seats int, extension_number int, expire_time int, request_id uuid}";
+    let sql = format!(
+        "UPDATE reservation SET expire_time = r.expire_time, version = reservation.version + 1 FROM {columns}
+         WHERE reservation.reservation_id = r.reservation_id AND reservation.version = r.version
+           AND reservation.state = 'HELD'"
+    );
+    require(write, write.rows(&sql, extensions, []), extensions.len()).await?;
+    let sql = format!(
+        "UPDATE reserved_seat SET expire_time = r.expire_time FROM {columns}
+         WHERE reserved_seat.reservation_id = r.reservation_id AND reserved_seat.state = 'HELD'"
+    );
+    let seat_count = extensions.iter().map(|extension| extension.2 as usize).sum();
+    require(write, write.rows(&sql, extensions, []), seat_count).await?;
+    let sql = format!(
+        "INSERT INTO reservation_extension (reservation_id, extension_number, expire_time, request_id)
+         SELECT r.reservation_id, r.extension_number, r.expire_time, r.request_id FROM {columns}"
+    );
+    write.conn().execute_raw(write.rows(&sql, extensions, [])).await?;
+    Ok(())
+}
+
+/// Frees the seats that reservations still have in `state`, and says how many.
+pub async fn free_seats(write: &Write, reservation_ids: &[(Uuid,)], state: &'static str) -> Result<u64, db::Error> {
     let statement = write.rows(
         "DELETE FROM reserved_seat WHERE (performance_id, seat_number) IN (
             SELECT s.performance_id, s.seat_number FROM reserved_seat s JOIN {r: reservation_id uuid}
             ON s.reservation_id = r.reservation_id
-            WHERE s.state = 'HELD' ORDER BY s.performance_id, s.seat_number {lock of s})",
+            WHERE s.state = $2 ORDER BY s.performance_id, s.seat_number {lock of s})",
         reservation_ids,
-        [],
+        [state.into()],
     );
-    write.conn().execute_raw(statement).await?;
-    Ok(())
+    Ok(write.conn().execute_raw(statement).await?.rows_affected())
 }
 
 /// Sells the `seat_count` seats that reservations hold. Fails with [`db::Error::Lost`] if one was taken over.
@@ -183,7 +232,7 @@ pub async fn sell_seats(write: &Write, reservation_ids: &[(Uuid,)], seat_count: 
     require(write, statement, seat_count).await
 }
 
-/// Adds to the sold seats of performances, in the order of their ids; rows are `(performance, seats)`.
+/// Adds to the sold seats of performances (or takes from them), in the order of their ids; rows are `(performance, seats)`.
 pub async fn count_sold(write: &Write, sold: &[(i64, i64)]) -> Result<(), db::Error> {
     if sold.len() > 1 {
         let statement = write.rows(

@@ -127,6 +127,7 @@ impl From<ledger_entry::Model> for proto::WalletEntry {
         let kind = match row.kind {
             Kind::Charge => proto::WalletEntryKind::Charge,
             Kind::Payment => proto::WalletEntryKind::Payment,
+            Kind::Refund => proto::WalletEntryKind::Refund,
         };
         Self {
             entry_id: row.entry_number,

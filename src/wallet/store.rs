@@ -72,6 +72,7 @@ pub async fn save(write: &Write, wallets: &[&wallet::Model], entries: &[ledger_e
             let kind = match e.kind {
                 ledger_entry::Kind::Charge => "CHARGE",
                 ledger_entry::Kind::Payment => "PAYMENT",
+                ledger_entry::Kind::Refund => "REFUND",
             };
             (e.user_id, e.entry_number, kind, e.amount, e.balance_after, e.payment_id, e.request_id)
         })

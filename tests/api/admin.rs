@@ -51,6 +51,7 @@ async fn what_is_created_is_answered(world: World) {
         paused: false,
         max_active_count: 0,
         seats_per_user_limit: 4,
+        claim_ttl: None,
     };
     assert_eq!(created, expected);
     let added = admin.add_performance(performance("IU", "hall")).await.unwrap().into_inner().performance.unwrap();
@@ -103,9 +104,10 @@ async fn ill_formed_requests_are_told_all_at_once(world: World) {
         open_time: Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 }),
         max_active_count: -1,
         seats_per_user_limit: 101,
+        claim_ttl: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
     };
     let status = admin.create_concert(request).await.unwrap_err();
-    let expected = ["concert_code", "name", "open_time", "max_active_count", "seats_per_user_limit"];
+    let expected = ["concert_code", "name", "open_time", "max_active_count", "seats_per_user_limit", "claim_ttl"];
     assert_eq!(fields(status), expected);
 
     let request = proto::AddPerformanceRequest { price: -1, ..Default::default() };
@@ -167,6 +169,7 @@ async fn stats_count_what_a_sale_has_come_to(world: World) {
         admissions_last_minute: 4,
         payments_last_minute: 0,
         revenue: 2 * PRICE,
+        oldest_waiting_age: Some(prost_types::Duration::default()),
     };
     assert_eq!(world.stats("IU").await, expected);
     world.expire().await;

@@ -42,8 +42,10 @@ fn every_reason_is_met_by_a_test() {
     let sources = [
         include_str!("admin.rs"),
         include_str!("error_contract.rs"),
+        include_str!("extension.rs"),
         include_str!("payment.rs"),
         include_str!("queue.rs"),
+        include_str!("refund.rs"),
         include_str!("reservation.rs"),
         include_str!("wallet.rs"),
     ];
@@ -57,7 +59,8 @@ fn every_reason_is_met_by_a_test() {
 
 /// The calls that need a token, and those of them that need an admitted one.
 const WITH_TOKEN: [&str; 3] = ["GetPosition", "WatchPosition", "LeaveQueue"];
-const WITH_ADMISSION: [&str; 5] = ["ListPerformances", "ListSeats", "HoldSeats", "ReleaseReservation", "Pay"];
+const WITH_ADMISSION: [&str; 7] =
+    ["ListPerformances", "ListSeats", "WatchSeats", "HoldSeats", "ExtendReservation", "ReleaseReservation", "Pay"];
 
 async fn call(rpc: &str, caller: &Caller) -> Result<(), Status> {
     match rpc {
@@ -66,6 +69,8 @@ async fn call(rpc: &str, caller: &Caller) -> Result<(), Status> {
         "LeaveQueue" => caller.leave().await,
         "ListPerformances" => caller.performances().await.map(drop),
         "ListSeats" => caller.seats(DATE).await.map(drop),
+        "WatchSeats" => caller.watch_seats(DATE).await.map(drop),
+        "ExtendReservation" => caller.extend(&Uuid::now_v7().to_string(), "").await.map(drop),
         "HoldSeats" => caller.hold(DATE, &[1]).await.map(drop),
         "ReleaseReservation" => caller.release(&Uuid::now_v7().to_string()).await.map(drop),
         "Pay" => caller.pay().await.map(drop),
@@ -85,7 +90,9 @@ async fn an_unknown_concert_is_named(world: World) {
     world.concert("IU", 50).await;
     let mut caller = world.admitted("IU").await;
     caller.concert_code = "NOPE".into();
-    for rpc in ["GetPosition", "WatchPosition", "LeaveQueue", "ListPerformances", "ListSeats", "HoldSeats"] {
+    for rpc in
+        ["GetPosition", "WatchPosition", "LeaveQueue", "ListPerformances", "ListSeats", "WatchSeats", "HoldSeats"]
+    {
         let details = assert_failure(call(rpc, &caller).await, Code::NotFound, "CONCERT_NOT_FOUND");
         assert_eq!(metadata(&details, "concert_code"), "NOPE", "{rpc}");
     }
@@ -207,7 +214,9 @@ async fn a_forged_or_unknown_token_is_refused(world: World) {
     let taken = ring.sign(&claims(of_another, caller.queue_number)).unwrap();
     for (user_id, token) in [(caller.uuid(), unknown), (of_another, taken)] {
         let stranger = Caller { user_id: user_id.to_string(), token, ..caller.clone() };
-        for rpc in ["GetPosition", "WatchPosition", "ListSeats", "HoldSeats", "ReleaseReservation", "Pay"] {
+        for rpc in
+            ["GetPosition", "WatchPosition", "ListSeats", "HoldSeats", "ExtendReservation", "ReleaseReservation", "Pay"]
+        {
             assert_failure(call(rpc, &stranger).await, Code::Unauthenticated, "TOKEN_INVALID");
         }
     }
@@ -233,12 +242,15 @@ async fn a_token_of_another_concert_is_refused(world: World) {
     world.promote().await;
     let held = bts.hold(DATE, &[1]).await.unwrap();
     let mixed = Caller { concert_code: "BTS".into(), ..iu.clone() };
-    for rpc in ["GetPosition", "WatchPosition", "LeaveQueue", "ListPerformances", "ListSeats", "HoldSeats"] {
+    for rpc in
+        ["GetPosition", "WatchPosition", "LeaveQueue", "ListPerformances", "ListSeats", "WatchSeats", "HoldSeats"]
+    {
         let details = assert_failure(call(rpc, &mixed).await, Code::PermissionDenied, "TOKEN_CONCERT_MISMATCH");
         assert_eq!(metadata(&details, "concert_code"), "IU", "{rpc}");
     }
     let id = held.reservation_id.as_str();
     assert_failure(iu.release(id).await, Code::PermissionDenied, "TOKEN_CONCERT_MISMATCH");
+    assert_failure(iu.extend(id, "").await, Code::PermissionDenied, "TOKEN_CONCERT_MISMATCH");
     assert_failure(iu.pay_as(id, "").await, Code::PermissionDenied, "TOKEN_CONCERT_MISMATCH");
     bts.pay_as(id, "").await.unwrap();
 }

@@ -37,6 +37,7 @@ async fn paying_moves_money_seats_reservation_and_token_together(world: World) {
         price: 2 * PRICE,
         state: PaymentState::Paid.into(),
         pay_time: Some(proto::timestamp(START + 10_000_000)),
+        refund_time: None,
     };
     assert_eq!(payment, expected);
     assert!(Uuid::parse_str(&payment.payment_id).is_ok());

@@ -139,6 +139,38 @@ impl Caller {
         Ok(response.into_inner().reservation.expect("reservation"))
     }
 
+    pub async fn watch_seats(&self, date: &str) -> Result<Streaming<proto::WatchSeatsResponse>, Status> {
+        let request = proto::WatchSeatsRequest {
+            concert_code: self.concert_code.clone(),
+            user_id: self.user_id.clone(),
+            date: date.to_owned(),
+        };
+        Ok(self.concerts().watch_seats(self.request(request)).await?.into_inner())
+    }
+
+    pub async fn extend(&self, reservation_id: &str, request_id: &str) -> Result<proto::Reservation, Status> {
+        let request = proto::ExtendReservationRequest {
+            user_id: self.user_id.clone(),
+            reservation_id: reservation_id.to_owned(),
+            request_id: request_id.to_owned(),
+        };
+        let response = self.reservations().extend_reservation(self.request(request)).await?;
+        Ok(response.into_inner().reservation.expect("reservation"))
+    }
+
+    pub async fn refund(&self, payment_id: &str) -> Result<proto::Payment, Status> {
+        self.refund_as(payment_id, "").await
+    }
+
+    pub async fn refund_as(&self, payment_id: &str, request_id: &str) -> Result<proto::Payment, Status> {
+        let request = proto::RefundPaymentRequest {
+            user_id: self.user_id.clone(),
+            payment_id: payment_id.to_owned(),
+            request_id: request_id.to_owned(),
+        };
+        Ok(self.payments().refund_payment(request).await?.into_inner().payment.expect("payment"))
+    }
+
     pub async fn release(&self, reservation_id: &str) -> Result<proto::Reservation, Status> {
         let (user_id, reservation_id) = (self.user_id.clone(), reservation_id.to_owned());
         let request = self.request(proto::ReleaseReservationRequest { user_id, reservation_id });

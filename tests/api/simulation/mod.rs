@@ -56,6 +56,8 @@ struct Simulation {
     users: Vec<Uuid>,
     /// A caller for each token of the model, in the same order.
     callers: Vec<Caller>,
+    /// Payments made: user, reservation, payment.
+    payments: Vec<(usize, String, String)>,
     concerts: [String; 2],
     step: usize,
 }
@@ -89,6 +91,7 @@ impl Simulation {
             model: Model::new(USERS, &[0, 3]),
             users,
             callers: Vec::new(),
+            payments: Vec::new(),
             concerts,
             step: 0,
         }
@@ -100,8 +103,10 @@ impl Simulation {
             0..16 => self.issue().await,
             16..26 => self.position().await,
             26..31 => self.leave().await,
-            31..52 => self.hold().await,
-            52..58 => self.release().await,
+            31..49 => self.hold().await,
+            49..53 => self.extend().await,
+            53..56 => self.release().await,
+            56..58 => self.refund().await,
             58..73 => self.pay().await,
             73..77 => self.charge().await,
             77..86 => self.seats().await,
@@ -166,7 +171,9 @@ impl Simulation {
         if self.random.random_bool(0.1)
             && let Some(first) = self.model.some_request(token, &mut self.random)
         {
-            request_id = first.0;
+            if self.random.random_bool(0.7) {
+                request_id = first.0;
+            }
             if self.random.random_bool(0.7) {
                 (date, seats) = (first.1, first.2);
             }
@@ -213,6 +220,41 @@ impl Simulation {
         }
     }
 
+    async fn extend(&mut self) {
+        let Some(token) = self.token() else { return };
+        let Some(id) = self.model.some_reservation(token, &mut self.random) else { return };
+        for _ in 0..self.random.random_range(1..=3) {
+            self.extend_once(token, &id).await;
+        }
+    }
+
+    async fn extend_once(&mut self, token: usize, id: &str) {
+        let answer = self.callers[token].extend(id, "").await;
+        let server = reason(&answer);
+        match self.model.extend(token, id) {
+            Ok(expire_time) => {
+                self.same("extend", server, String::new());
+                self.same("new end", answer.unwrap().expire_time, Some(proto::timestamp(expire_time)));
+            }
+            Err(expected) => self.same("extend", server.as_str(), expected),
+        }
+    }
+
+    /// One of the last payments; the newest ones may be asked for twice.
+    async fn refund(&mut self) {
+        let count = self.payments.len();
+        if count == 0 {
+            return;
+        }
+        let (user, reservation_id, payment_id) =
+            self.payments[count - 1 - self.random.random_range(0..count.min(5))].clone();
+        let user_id = self.users[user].to_string();
+        let request = proto::RefundPaymentRequest { user_id, payment_id, request_id: String::new() };
+        let payment = self.callers[0].payments().refund_payment(request).await.unwrap().into_inner().payment.unwrap();
+        self.same("refunded", payment.state(), proto::PaymentState::Refunded);
+        self.model.refund(user, &reservation_id);
+    }
+
     async fn pay(&mut self) {
         let Some(token) = self.token() else { return };
         let explicit = self.random.random_bool(0.5);
@@ -223,7 +265,10 @@ impl Simulation {
         match self.model.pay(token, &id) {
             Ok(reservation_id) => {
                 self.same("pay", server, String::new());
-                self.same("paid", answer.unwrap().reservation_id, reservation_id);
+                let payment = answer.unwrap();
+                self.same("paid", &payment.reservation_id, &reservation_id);
+                let user = self.model.tokens[token].user;
+                self.payments.push((user, reservation_id, payment.payment_id));
             }
             Err(expected) => self.same("pay", server.as_str(), expected),
         }

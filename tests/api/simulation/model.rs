@@ -14,6 +14,7 @@ const DATES: usize = 2;
 pub const SEATS_PER_USER: usize = 60;
 const ADMISSION_TTL: i64 = 600_000_000;
 const HOLD_TTL: i64 = 300_000_000;
+const EXTENSIONS: u32 = 2;
 
 pub struct Token {
     pub user: usize,
@@ -30,6 +31,9 @@ pub struct Reservation {
     date: usize,
     pub seats: Vec<i32>,
     pub expire_time: i64,
+    /// As it was at first: what a repeat of the request is answered.
+    first_expire_time: i64,
+    extensions: u32,
     state: ReservationState,
     request_id: Uuid,
 }
@@ -68,6 +72,8 @@ impl Model {
             "paid",
             "paid again",
             "released",
+            "extended",
+            "refunded",
             "left",
             "admitted",
             "expired hold",
@@ -81,6 +87,7 @@ impl Model {
             "NO_HELD_SEAT",
             "INSUFFICIENT_BALANCE",
             "REQUEST_ID_CONFLICT",
+            "EXTENSION_LIMIT_EXCEEDED",
         ];
         all.into_iter().map(|name| (name, self.tally.get(name).copied().unwrap_or_default())).collect()
     }
@@ -217,6 +224,7 @@ impl Model {
             let same_user = self.tokens[first.token].user == self.tokens[token].user;
             let same_concert = self.tokens[first.token].concert == self.tokens[token].concert;
             let same = same_user && same_concert && first.date == date && first.seats == seats;
+            let first = Reservation { expire_time: first.first_expire_time, ..first };
             return self.count_outcome("replayed", if same { Ok(first) } else { Err("REQUEST_ID_CONFLICT") });
         }
         let mine = |r: &&Reservation| {
@@ -228,12 +236,15 @@ impl Model {
         if let (Ok(()), Some(again)) = (&outcome, again) {
             return self.count_outcome("held again", Ok(again));
         }
+        let expire_time = (self.now + HOLD_TTL).min(self.tokens[token].expire_time);
         let outcome = outcome.map(|()| Reservation {
+            first_expire_time: expire_time,
+            extensions: 0,
             id: new_id.unwrap_or_default().to_owned(),
             token,
             date,
             seats: seats.to_vec(),
-            expire_time: (self.now + HOLD_TTL).min(self.tokens[token].expire_time),
+            expire_time,
             state: ReservationState::Held,
             request_id,
         });
@@ -293,7 +304,7 @@ impl Model {
 
     pub fn release(&mut self, token: usize, id: &str) -> Answer<()> {
         let outcome = self.require_active(token).and_then(|()| match self.reservation_state(id) {
-            ReservationState::Paid => Err("NO_HELD_SEAT"),
+            ReservationState::Paid | ReservationState::Refunded => Err("NO_HELD_SEAT"),
             _ => Ok(()),
         });
         if outcome.is_ok() && self.reservation_state(id) == ReservationState::Held {
@@ -301,6 +312,36 @@ impl Model {
             self.reservations[index].state = ReservationState::Released;
         }
         self.count_outcome("released", outcome)
+    }
+
+    /// The new end of the hold.
+    pub fn extend(&mut self, token: usize, id: &str) -> Answer<i64> {
+        let index = self.index(id);
+        let outcome = self.require_active(token).and_then(|()| match self.reservation_state(id) {
+            ReservationState::Held if self.reservations[index].extensions < EXTENSIONS => Ok(()),
+            ReservationState::Held => Err("EXTENSION_LIMIT_EXCEEDED"),
+            ReservationState::Expired => Err("HOLD_EXPIRED"),
+            _ => Err("NO_HELD_SEAT"),
+        });
+        let end = (self.now + HOLD_TTL).min(self.tokens[token].expire_time);
+        let reservation = &mut self.reservations[index];
+        if outcome.is_ok() {
+            reservation.extensions += 1;
+            reservation.expire_time = reservation.expire_time.max(end);
+        }
+        let outcome = outcome.map(|()| reservation.expire_time);
+        self.count_outcome("extended", outcome)
+    }
+
+    /// Gives a payment back; asking again changes nothing.
+    pub fn refund(&mut self, user: usize, id: &str) {
+        let index = self.index(id);
+        let reservation = &mut self.reservations[index];
+        if reservation.state == ReservationState::Paid {
+            reservation.state = ReservationState::Refunded;
+            self.balances[user] += PRICE * reservation.seats.len() as i64;
+            *self.tally.entry("refunded").or_default() += 1;
+        }
     }
 
     /// The id of the reservation that is paid.

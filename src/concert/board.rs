@@ -1,0 +1,131 @@
+//! What watchers of seats read: for each performance that somebody watches, one reader that asks the database for its seats and
+//! publishes their states. A watcher compares what it sent last with what is there now, so whoever is slow gets fewer and larger messages.
+//!
+//! The reader starts with the first watcher of a performance and ends with the last.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::{Stream, future::BoxFuture, stream};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Performance, TakenSeat};
+use crate::{
+    error::Error,
+    lane::Lane,
+    proto::{SeatState, WatchSeatsResponse},
+};
+
+/// How old what watchers see may be, beside the time of a query.
+const READ_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The state of every seat of a performance, in order.
+type States = Arc<Vec<SeatState>>;
+
+/// The boards of all performances that somebody watches.
+pub struct Boards {
+    taken_seats: Lane<i64, Arc<Vec<TakenSeat>>>,
+    boards: Mutex<HashMap<i64, Arc<watch::Sender<States>>>>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Boards {
+    /// No boards yet; readers run on `tasks` until `stopping`.
+    pub fn new(taken_seats: Lane<i64, Arc<Vec<TakenSeat>>>, tasks: TaskTracker, stopping: CancellationToken) -> Self {
+        Self { taken_seats, boards: Mutex::default(), tasks, stopping }
+    }
+
+    /// Follows the states of a performance's seats. The receiver ends when the server goes down.
+    pub async fn watch(self: &Arc<Self>, performance: &Arc<Performance>) -> Result<watch::Receiver<States>, Error> {
+        let states = self.read(performance).await?;
+        let mut boards = self.boards.lock().unwrap_or_else(|e| e.into_inner());
+        match boards.entry(performance.performance_id) {
+            Entry::Occupied(board) => Ok(board.get().subscribe()),
+            Entry::Vacant(place) => {
+                let board = place.insert(Arc::new(watch::Sender::new(states))).clone();
+                let watcher = board.subscribe();
+                self.tasks.spawn(self.clone().run(performance.clone(), board));
+                Ok(watcher)
+            }
+        }
+    }
+
+    async fn read(&self, performance: &Performance) -> Result<States, Error> {
+        let taken = self.taken_seats.submit((), performance.performance_id).await?;
+        Ok(Arc::new(performance.states(&taken)))
+    }
+
+    async fn run(self: Arc<Self>, performance: Arc<Performance>, board: Arc<watch::Sender<States>>) {
+        loop {
+            let stopped = tokio::time::timeout(READ_INTERVAL, self.stopping.cancelled()).await.is_ok();
+            if self.close_unless_watched(&performance, &board, stopped) {
+                return;
+            }
+            match self.read(&performance).await {
+                Ok(states) => {
+                    board.send_if_modified(|old| {
+                        let modified = *old != states;
+                        *old = states;
+                        modified
+                    });
+                }
+                Err(error) => tracing::warn!(%error, "the seats could not be read and will be read again"),
+            }
+        }
+    }
+
+    /// Under the lock of the boards, so that nobody subscribes to a board that is being closed.
+    fn close_unless_watched(&self, performance: &Performance, board: &watch::Sender<States>, stopped: bool) -> bool {
+        let mut boards = self.boards.lock().unwrap_or_else(|e| e.into_inner());
+        let closed = stopped || board.receiver_count() == 0;
+        if closed {
+            boards.remove(&performance.performance_id);
+        }
+        closed
+    }
+}
+
+/// An open WatchSeats.
+struct Watcher {
+    performance: Arc<Performance>,
+    states: watch::Receiver<States>,
+    last: Option<States>,
+    end: BoxFuture<'static, ()>,
+}
+
+/// Every seat, then those that changed, until `end` comes: TOKEN_EXPIRED.
+pub fn changes(
+    performance: Arc<Performance>,
+    states: watch::Receiver<States>,
+    end: BoxFuture<'static, ()>,
+) -> impl Stream<Item = Result<WatchSeatsResponse, Error>> + Send {
+    let watcher = Watcher { performance, states, last: None, end };
+    stream::try_unfold(watcher, |mut watcher| async move {
+        let message = watcher.next().await?;
+        Ok(Some((message, watcher)))
+    })
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Result<WatchSeatsResponse, Error> {
+        if self.last.is_some() {
+            tokio::select! {
+                () = &mut self.end => return Err(Error::TokenExpired),
+                changed = self.states.changed() => changed.map_err(|_| Error::ShuttingDown)?,
+            }
+        }
+        let now = self.states.borrow_and_update().clone();
+        let last = self.last.replace(now.clone());
+        let changed = |seat: &i32| {
+            let index = (*seat - 1) as usize;
+            last.as_ref().is_none_or(|last| last.get(index) != now.get(index))
+        };
+        let numbers = (1..=self.performance.seat_count).filter(changed);
+        Ok(WatchSeatsResponse { seats: self.performance.seats_to_proto(&now, numbers) })
+    }
+}
