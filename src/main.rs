@@ -8,6 +8,10 @@ use boxoffice::{
 };
 use clap::Parser;
 
+/// Calls allocate many small things at once, which this one is made for.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let Cli { command, settings } = Cli::parse();

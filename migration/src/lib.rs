@@ -2,9 +2,28 @@
 //! refer to each other. A released migration is never edited; a change is a new file.
 //!
 //! Stored forms: instants are microseconds since the Unix epoch in a BIGINT, money a BIGINT in the currency's smallest
-//! unit, states their names, ids UUIDs (a 16-byte BLOB on SQLite).
+//! unit, states their names, ids UUIDs (a 16-byte BLOB on SQLite). A column that is copied from a row which the table refers to anyway
+//! (a reservation's user from its token, a payment's from its reservation) needs no reference of its own.
 
 use sea_orm_migration::{prelude::*, sea_orm::DatabaseBackend};
+
+/// A migration that runs one DDL text and is named after its file.
+macro_rules! schema {
+    ($ddl:expr) => {
+        use sea_orm_migration::prelude::*;
+
+        #[derive(DeriveMigrationName)]
+        pub struct Migration;
+
+        #[async_trait::async_trait]
+        impl MigrationTrait for Migration {
+            async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+                crate::apply(manager, $ddl).await
+            }
+        }
+    };
+}
+use schema;
 
 mod m0001_concert;
 mod m0002_wallet;

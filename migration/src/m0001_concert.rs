@@ -1,18 +1,7 @@
 //! What is sold: venues with their sections, concerts, performances and their prices.
 
-use sea_orm_migration::prelude::*;
-
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        super::apply(manager, SCHEMA).await
-    }
-}
-
-const SCHEMA: &str = "
+crate::schema!(
+    "
 CREATE TABLE venue (
     venue_id TEXT NOT NULL PRIMARY KEY,
     name TEXT NOT NULL
@@ -51,4 +40,5 @@ CREATE TABLE section_price (
     price BIGINT NOT NULL CHECK (price >= 0),
     PRIMARY KEY (performance_id, section_number)
 );
-";
+"
+);

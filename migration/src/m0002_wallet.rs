@@ -1,18 +1,7 @@
 //! Prepaid money: a wallet per user and a ledger of every movement, numbered per wallet.
 
-use sea_orm_migration::prelude::*;
-
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        super::apply(manager, SCHEMA).await
-    }
-}
-
-const SCHEMA: &str = "
+crate::schema!(
+    "
 CREATE TABLE wallet (
     user_id {uuid} NOT NULL PRIMARY KEY,
     balance BIGINT NOT NULL CHECK (balance >= 0),
@@ -31,4 +20,5 @@ CREATE TABLE ledger_entry (
     PRIMARY KEY (user_id, entry_number)
 ) {clustered};
 CREATE UNIQUE INDEX ledger_entry_request ON ledger_entry (request_id) WHERE request_id IS NOT NULL;
-";
+"
+);

@@ -1,18 +1,7 @@
 //! The queue of a concert: its counters, and a row per token.
 
-use sea_orm_migration::prelude::*;
-
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        super::apply(manager, SCHEMA).await
-    }
-}
-
-const SCHEMA: &str = "
+crate::schema!(
+    "
 CREATE TABLE queue_counter (
     concert_id BIGINT NOT NULL PRIMARY KEY REFERENCES concert (concert_id),
     issued_number BIGINT NOT NULL DEFAULT 0,
@@ -37,9 +26,10 @@ CREATE TABLE queue_token (
     CHECK (state IN ('WAITING', 'LEFT') OR (admit_time IS NOT NULL AND expire_time IS NOT NULL)),
     CHECK ((state = 'LEFT') = (departure_number IS NOT NULL))
 ) {clustered};
-CREATE UNIQUE INDEX queue_token_live ON queue_token (concert_id, user_id) WHERE state IN ('WAITING', 'ACTIVE');
+CREATE UNIQUE INDEX queue_token_live ON queue_token (user_id, concert_id) WHERE state IN ('WAITING', 'ACTIVE');
 CREATE INDEX queue_token_active ON queue_token (concert_id, expire_time) WHERE state = 'ACTIVE';
 CREATE INDEX queue_token_admitted ON queue_token (concert_id, admit_time) WHERE admit_time IS NOT NULL;
 CREATE UNIQUE INDEX queue_token_departure ON queue_token (concert_id, departure_number)
     WHERE departure_number IS NOT NULL;
-";
+"
+);

@@ -1,21 +1,10 @@
 //! Holds: a row per reservation, and a row per seat of a performance only while it is held or sold.
 
-use sea_orm_migration::prelude::*;
-
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        super::apply(manager, SCHEMA).await
-    }
-}
-
-const SCHEMA: &str = "
+crate::schema!(
+    "
 CREATE TABLE reservation (
     reservation_id {uuid} NOT NULL PRIMARY KEY,
-    user_id {uuid} NOT NULL REFERENCES wallet (user_id),
+    user_id {uuid} NOT NULL,
     concert_id BIGINT NOT NULL,
     queue_number BIGINT NOT NULL,
     performance_id BIGINT NOT NULL REFERENCES performance (performance_id),
@@ -42,7 +31,7 @@ CREATE TABLE reservation_extension (
 CREATE UNIQUE INDEX reservation_extension_request ON reservation_extension (request_id)
     WHERE request_id IS NOT NULL;
 CREATE TABLE reserved_seat (
-    performance_id BIGINT NOT NULL REFERENCES performance (performance_id),
+    performance_id BIGINT NOT NULL,
     seat_number INTEGER NOT NULL CHECK (seat_number > 0),
     reservation_id {uuid} NOT NULL REFERENCES reservation (reservation_id),
     state TEXT NOT NULL CHECK (state IN ('HELD', 'SOLD')),
@@ -50,4 +39,5 @@ CREATE TABLE reserved_seat (
     PRIMARY KEY (performance_id, seat_number)
 ) {clustered};
 CREATE INDEX reserved_seat_reservation ON reserved_seat (reservation_id);
-";
+"
+);

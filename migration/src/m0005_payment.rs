@@ -1,23 +1,12 @@
 //! Payments: at most one per reservation.
 
-use sea_orm_migration::prelude::*;
-
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        super::apply(manager, SCHEMA).await
-    }
-}
-
-const SCHEMA: &str = "
+crate::schema!(
+    "
 CREATE TABLE payment (
     payment_id {uuid} NOT NULL PRIMARY KEY,
     reservation_id {uuid} NOT NULL UNIQUE REFERENCES reservation (reservation_id),
-    user_id {uuid} NOT NULL REFERENCES wallet (user_id),
-    concert_id BIGINT NOT NULL REFERENCES concert (concert_id),
+    user_id {uuid} NOT NULL,
+    concert_id BIGINT NOT NULL,
     price BIGINT NOT NULL CHECK (price >= 0),
     state TEXT NOT NULL CHECK (state IN ('PAID', 'REFUNDED')),
     pay_time BIGINT NOT NULL,
@@ -30,4 +19,5 @@ CREATE INDEX payment_user ON payment (user_id, pay_time, payment_id);
 CREATE INDEX payment_concert ON payment (concert_id, pay_time);
 CREATE UNIQUE INDEX payment_request ON payment (request_id) WHERE request_id IS NOT NULL;
 CREATE UNIQUE INDEX payment_refund_request ON payment (refund_request_id) WHERE refund_request_id IS NOT NULL;
-";
+"
+);

@@ -72,6 +72,14 @@ impl Database {
                 ("statement_timeout", "10s"),
                 // A replica that stands still gives its locks back before two promotions are missed.
                 ("idle_in_transaction_session_timeout", "2s"),
+                // Every statement finds its rows by key. A plan that was made while a table was small would scan it for as
+                // long as it stays prepared, which a sale that begins with empty tables would feel.
+                ("enable_seqscan", "off"),
+                ("enable_hashjoin", "off"),
+                ("enable_mergejoin", "off"),
+                ("enable_material", "off"),
+                ("enable_bitmapscan", "off"),
+                ("jit", "off"),
             ])
         });
         let pool = sea_orm::Database::connect(options).await?;

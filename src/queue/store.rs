@@ -49,11 +49,12 @@ pub async fn save_counters(write: &Write, counters: &[&queue_counter::Model]) ->
     Ok(())
 }
 
-/// The tokens that say WAITING or ACTIVE of the users in the concerts, locked in the order of their keys.
+/// The tokens that say WAITING or ACTIVE of the users in the concerts, locked in the order of their keys. (`+ 0` keeps the planner from
+/// looking for a user among all tokens of the concert.)
 pub async fn lock_live(write: &Write, places: &[(i64, Uuid)]) -> Result<Vec<queue_token::Model>, db::Error> {
     let statement = write.rows(
         "SELECT t.* FROM queue_token t JOIN {r: concert_id int, user_id uuid}
-         ON t.concert_id = r.concert_id AND t.user_id = r.user_id
+         ON t.user_id = r.user_id AND t.concert_id + 0 = r.concert_id
          WHERE t.state IN ('WAITING', 'ACTIVE')
          ORDER BY t.concert_id, t.queue_number {lock of t}",
         places,
