@@ -4,7 +4,7 @@ BUF := $(or $(shell command -v buf),.tools/bin/buf)
 # As in apt-get: root needs no sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: test lint fmt postgres
+.PHONY: test lint fmt bench postgres
 
 test: postgres
 	cargo test --workspace --locked
@@ -18,6 +18,11 @@ lint: $(BUF)
 fmt: $(BUF)
 	cargo fmt --all
 	$(BUF) format --write
+
+# `make bench ARGS=--quick`, `make bench ARGS=sale`, `make bench ARGS=--help`.
+bench: postgres
+	cargo build --release --locked -p boxoffice -p boxoffice-bench
+	target/release/boxoffice-bench $(ARGS)
 
 # The tests start a throwaway server of their own from the binaries, or use BOXOFFICE_TEST_POSTGRES_URL.
 postgres:

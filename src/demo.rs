@@ -99,7 +99,7 @@ pub fn tour(filled: bool, address: SocketAddr, admin_address: SocketAddr) -> Str
   grpcurl -plaintext {address} list
   grpcurl -plaintext {address} boxoffice.v1.ConcertService/ListConcerts
   TOKEN=$(grpcurl -plaintext -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}"}}' \
-    {address} boxoffice.v1.QueueService/IssueToken | sed -n 's/.*"token": "\(ey[^"]*\)".*/\1/p')
+    {address} boxoffice.v1.QueueService/IssueToken | sed -n 's/.*"token": *"\(ey[^"]*\)".*/\1/p')
   grpcurl -plaintext -H "authorization: Bearer $TOKEN" \
     -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}"}}' \
     {address} boxoffice.v1.QueueService/GetPosition

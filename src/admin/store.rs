@@ -136,7 +136,7 @@ pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) 
          FROM (SELECT q.issued_number AS issued_count,
             q.departed_count AS left_count,
             q.admitted_count,
-            (SELECT t.issue_time {token} AND t.queue_number > q.admitted_number AND t.state = 'WAITING'
+            (SELECT t.issue_time {token} AND t.queue_number > q.admitted_number AND t.state || '' = 'WAITING'
              ORDER BY t.queue_number LIMIT 1) AS oldest_issue_time,
             (SELECT COUNT(*) {token} AND t.state = 'ACTIVE' AND t.expire_time > $2) AS active_count,
             (SELECT COUNT(*) {token} AND t.state = 'COMPLETED' AND t.admit_time IS NOT NULL) AS completed_count,

@@ -84,14 +84,16 @@ pub async fn open_performances(
     let ids: Vec<(i64,)> = concert_ids.iter().map(|id| (*id,)).collect();
     let statement = db::rows(
         db.engine(),
-        "SELECT concert_id, performance_id, date, CAST(available AS BIGINT) AS available_seat_count FROM (
+        "WITH counted AS MATERIALIZED (
             SELECT p.concert_id, p.performance_id, p.date, p.seat_count - (
                 SELECT COUNT(*) FROM reserved_seat s
                 WHERE s.performance_id = p.performance_id AND (s.state = 'SOLD' OR s.expire_time > $2)
             ) AS available
             FROM performance p JOIN {r: concert_id int} ON p.concert_id = r.concert_id
             WHERE p.sold_seat_count < p.seat_count
-        ) AS counted WHERE available > 0 ORDER BY date",
+        )
+        SELECT concert_id, performance_id, date, CAST(available AS BIGINT) AS available_seat_count
+        FROM counted WHERE available > 0 ORDER BY date",
         &ids,
         [now.into()],
     );

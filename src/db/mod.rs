@@ -246,7 +246,14 @@ fn options(url: &str) -> ConnectOptions {
 }
 
 fn durable(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteConnectOptions {
-    options.foreign_keys(true).busy_timeout(BUSY_TIMEOUT).statement_cache_capacity(STATEMENT_CACHE)
+    options
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        // The pages of a sale in memory (KiB, negative by SQLite's convention), and a checkpoint every 32 MiB of log.
+        .pragma("cache_size", "-65536")
+        .pragma("wal_autocheckpoint", "8000")
+        .pragma("temp_store", "MEMORY")
+        .statement_cache_capacity(STATEMENT_CACHE)
 }
 
 impl From<DbErr> for Error {

@@ -85,10 +85,11 @@ impl Simulation {
         for _ in 0..USERS {
             users.push(world.user(0).await);
         }
+        let now = world.clock.now();
         Self {
             world,
             random: StdRng::seed_from_u64(seed),
-            model: Model::new(USERS, &[0, 3]),
+            model: Model::new(now, USERS, &[0, 3]),
             users,
             callers: Vec::new(),
             payments: Vec::new(),

@@ -6,7 +6,7 @@ use boxoffice::proto::{QueueState, ReservationState, SeatState};
 use rand::{Rng, rngs::StdRng};
 use uuid::Uuid;
 
-use crate::harness::{PRICE, START};
+use crate::harness::PRICE;
 
 /// Seats of each date of each concert.
 pub const SEATS: i32 = 400;
@@ -51,9 +51,9 @@ pub struct Model {
 type Answer<T> = Result<T, &'static str>;
 
 impl Model {
-    pub fn new(users: usize, caps: &[i64]) -> Self {
+    pub fn new(now: i64, users: usize, caps: &[i64]) -> Self {
         Self {
-            now: START,
+            now,
             balances: vec![0; users],
             tokens: Vec::new(),
             paused: vec![false; caps.len()],

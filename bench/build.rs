@@ -1,0 +1,19 @@
+//! Compiles the echo's proto with protox, so that no protoc has to be installed.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+const FILE: &str = "boxoffice/bench/echo.proto";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = PathBuf::from(env::var("OUT_DIR")?).join("echo.bin");
+    fs::write(&descriptors, protox::compile([FILE], ["proto"])?.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .file_descriptor_set_path(&descriptors)
+        .skip_protoc_run()
+        .bytes(".")
+        .compile_protos(&[FILE], &["proto"])?;
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! The echo: a bare unary call over the same transport with the same settings as the server's.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use prost::bytes::Bytes;
+use tokio::net::TcpListener;
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, server::TcpIncoming},
+};
+
+use crate::{Failure, load::Call, load::Miss, process::Guarded};
+
+#[allow(missing_docs, clippy::all, reason = "generated; documented in the proto")]
+mod proto {
+    tonic::include_proto!("boxoffice.bench");
+}
+use proto::{
+    EchoRequest, EchoResponse,
+    echo_service_client::EchoServiceClient,
+    echo_service_server::{EchoService, EchoServiceServer},
+};
+
+// The server's own settings, see `server.rs` there: what differs would be measured as if it were the service.
+const MAX_STREAMS: u32 = 20_000;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+const MAX_RESETS: usize = 1_024;
+/// No answer that is compared with is larger.
+const MAX_REPLY: usize = 1 << 20;
+
+struct Echo(Bytes);
+
+#[tonic::async_trait]
+impl EchoService for Echo {
+    async fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
+        let size = (request.get_ref().reply_size as usize).min(self.0.len());
+        Ok(Response::new(EchoResponse { payload: self.0.slice(..size) }))
+    }
+}
+
+/// Serves until standard input ends, and says where on standard output.
+pub async fn serve(listen: SocketAddr) -> Result<(), Failure> {
+    let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    println!("{}", listener.local_addr()?);
+    // Reading standard input cannot be given up, so it has a thread of its own.
+    let (tell, mut ended) = tokio::sync::mpsc::channel::<()>(1);
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        drop(tell);
+    });
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(60)));
+    let serving = tonic::transport::Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_local_error_reset_streams(Some(MAX_RESETS))
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(EchoServiceServer::new(Echo(Bytes::from(vec![7; MAX_REPLY]))))
+        .serve_with_incoming(incoming);
+    tokio::select! {
+        served = serving => Ok(served?),
+        _ = ended.recv() => Ok(()),
+    }
+}
+
+/// The echo as a process of its own.
+pub struct EchoProcess {
+    /// Where it listens.
+    pub address: SocketAddr,
+    _process: Guarded,
+}
+
+impl EchoProcess {
+    /// Starts this very program as the echo.
+    pub fn start() -> Result<Self, Failure> {
+        let program = std::env::current_exe()?;
+        let mut process =
+            Guarded::spawn(Command::new(program).arg("echo").stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let stdout = process.child().stdout.take().ok_or("the echo has no output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let address = line.trim().parse().map_err(|_| "the echo did not say where it listens")?;
+        Ok(Self { address, _process: process })
+    }
+}
+
+/// Calls the echo with so many bytes there and back.
+pub fn call(request_size: usize, reply_size: usize) -> Call {
+    let payload = Bytes::from(vec![7; request_size]);
+    let size = reply_size.min(MAX_REPLY);
+    Call::new(move |channel: Channel, _| {
+        let request = EchoRequest { payload: payload.clone(), reply_size: size as u32 };
+        async move {
+            let answer = EchoServiceClient::new(channel).echo(request).await?;
+            if answer.get_ref().payload.len() == size { Ok(()) } else { Err(Miss::wrong("an echo of another size")) }
+        }
+    })
+}

@@ -1,0 +1,284 @@
+//! The calls that are measured. Each checks that its answer is the right one, and keeps what later calls need.
+
+use std::sync::{
+    Arc, Mutex, OnceLock,
+    atomic::{AtomicI64, AtomicU64, Ordering},
+};
+
+use boxoffice::proto::{self, concert_service_client::ConcertServiceClient};
+use prost::Message;
+use tonic::{Response, Status};
+
+use crate::{
+    load::{self, Call, Miss},
+    world::{self, CHARGE, PRICE, Sizes, User},
+};
+
+/// The concert that is loaded.
+pub const CONCERT: &str = "BENCH";
+/// The concert of those who come while nothing else is there.
+pub const FRESH_CONCERT: &str = "BENCH-FRESH";
+/// The date whose seats are held one by one.
+pub const LARGE_DATE: &str = "2034-06-18";
+/// The date in a venue of [`SMALL_SEATS`], whose seats are listed.
+pub const SMALL_DATE: &str = "2034-06-19";
+/// The date whose seats everybody wants.
+pub const CONTESTED_DATE: &str = "2034-06-20";
+/// Seats of the small venue.
+pub const SMALL_SEATS: u32 = 50;
+
+/// What the calls share.
+pub struct Calls {
+    concert: String,
+    users: Arc<Vec<User>>,
+    request_ids: bool,
+    /// Seats that users have paid for, as the answers say.
+    pub paid_seats: Arc<AtomicU64>,
+    /// Money that users have paid, as the answers say.
+    pub paid_money: Arc<AtomicI64>,
+}
+
+/// How large the messages of one operation are, once it was called.
+#[derive(Clone, Default)]
+pub struct Measure(Arc<OnceLock<Sizes>>);
+
+impl Measure {
+    /// The sizes, as the first call had them.
+    pub fn sizes(&self) -> Option<Sizes> {
+        self.0.get().copied()
+    }
+
+    fn note<A: Message>(&self, request: usize, answer: &Result<Response<A>, Status>) {
+        self.0.get_or_init(|| {
+            let reply = match answer {
+                Ok(answer) => answer.get_ref().encoded_len(),
+                // Details travel in base64.
+                Err(status) => status.message().len() + status.details().len().div_ceil(3) * 4,
+            };
+            Sizes { request, reply }
+        });
+    }
+}
+
+/// Who got the one seat.
+#[derive(Clone, Default)]
+pub struct Winners(Arc<Mutex<Vec<(usize, String)>>>);
+
+impl Winners {
+    /// The users who got it since this was asked last, with their reservations.
+    pub fn take(&self) -> Vec<(usize, String)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
+
+impl Calls {
+    /// Calls of `users` about a concert.
+    pub fn new(concert: &str, users: Arc<Vec<User>>, request_ids: bool) -> Self {
+        Self { concert: concert.to_owned(), users, request_ids, paid_seats: Arc::default(), paid_money: Arc::default() }
+    }
+
+    /// Opens wallets.
+    pub fn open_wallet(&self, measure: &Measure) -> Call {
+        let (users, measure) = (self.users.clone(), measure.clone());
+        Call::new(move |channel, index| {
+            let (users, measure) = (users.clone(), measure.clone());
+            async move {
+                let user_id = users[index].id.clone();
+                let request = proto::OpenWalletRequest { user_id };
+                let size = request.encoded_len();
+                let answer = world::wallets(channel).open_wallet(request).await;
+                measure.note(size, &answer);
+                let wallet = answer?.into_inner().wallet;
+                let right = wallet.is_some_and(|wallet| wallet.user_id == users[index].id && wallet.balance == 0);
+                right.then_some(()).ok_or_else(|| Miss::wrong("another wallet"))
+            }
+        })
+    }
+
+    /// Charges wallets that nothing was charged to before.
+    pub fn charge_wallet(&self, measure: &Measure) -> Call {
+        let (users, measure) = (self.users.clone(), measure.clone());
+        Call::new(move |channel, index| {
+            let (users, measure) = (users.clone(), measure.clone());
+            async move {
+                let user_id = users[index].id.clone();
+                let request = proto::ChargeWalletRequest { user_id, amount: CHARGE, request_id: world::request_id() };
+                let size = request.encoded_len();
+                let answer = world::wallets(channel).charge_wallet(request).await;
+                measure.note(size, &answer);
+                let balance = answer?.into_inner().balance;
+                if balance == CHARGE { Ok(()) } else { Err(Miss::wrong("another balance")) }
+            }
+        })
+    }
+
+    /// Takes tokens and keeps them.
+    pub fn issue_token(&self, measure: &Measure) -> Call {
+        let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
+        Call::new(move |channel, index| {
+            let (concert, users, measure) = (concert.clone(), users.clone(), measure.clone());
+            async move {
+                let user = &users[index];
+                let request = proto::IssueTokenRequest { concert_code: concert.clone(), user_id: user.id.clone() };
+                let size = request.encoded_len();
+                let answer = world::queue(channel).issue_token(request).await;
+                measure.note(size, &answer);
+                let token = answer?.into_inner().token;
+                user.keep_token(token.as_ref().filter(|token| token.user_id == user.id))
+            }
+        })
+    }
+
+    /// Asks for the place of tokens that wait.
+    pub fn get_position(&self, measure: &Measure) -> Call {
+        let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
+        Call::new(move |channel, index| {
+            let (concert, users, measure) = (concert.clone(), users.clone(), measure.clone());
+            async move {
+                let user = &users[index];
+                let request = proto::GetPositionRequest { concert_code: concert.clone(), user_id: user.id.clone() };
+                let size = request.encoded_len() + user.token_size();
+                let answer = world::queue(channel).get_position(user.request(request)).await;
+                measure.note(size, &answer);
+                let position = answer?.into_inner().position.unwrap_or_default();
+                let waits = position.state() == proto::QueueState::Waiting && position.position > Some(0);
+                if waits { Ok(()) } else { Err(Miss::wrong("a token that does not wait")) }
+            }
+        })
+    }
+
+    /// Lists the dates.
+    pub fn list_performances(&self, measure: &Measure) -> Call {
+        let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
+        Call::new(move |channel, index| {
+            let (concert, users, measure) = (concert.clone(), users.clone(), measure.clone());
+            async move {
+                let user = &users[index];
+                let request = proto::ListPerformancesRequest {
+                    concert_code: concert.clone(),
+                    user_id: user.id.clone(),
+                    ..Default::default()
+                };
+                let size = request.encoded_len() + user.token_size();
+                let answer = ConcertServiceClient::new(channel).list_performances(user.request(request)).await;
+                measure.note(size, &answer);
+                let count = answer?.into_inner().performances.len();
+                if count == 3 { Ok(()) } else { Err(Miss::wrong("other dates")) }
+            }
+        })
+    }
+
+    /// Lists the seats of the small venue.
+    pub fn list_seats(&self, measure: &Measure) -> Call {
+        let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
+        Call::new(move |channel, index| {
+            let (concert, users, measure) = (concert.clone(), users.clone(), measure.clone());
+            async move {
+                let user = &users[index];
+                let request = proto::ListSeatsRequest {
+                    concert_code: concert.clone(),
+                    user_id: user.id.clone(),
+                    date: SMALL_DATE.to_owned(),
+                };
+                let size = request.encoded_len() + user.token_size();
+                let answer = ConcertServiceClient::new(channel).list_seats(user.request(request)).await;
+                measure.note(size, &answer);
+                let count = answer?.into_inner().seats.len();
+                if count == SMALL_SEATS as usize { Ok(()) } else { Err(Miss::wrong("other seats")) }
+            }
+        })
+    }
+
+    /// Holds the one seat that each user has for itself, and keeps the reservation.
+    pub fn hold_own_seat(&self, measure: &Measure) -> Call {
+        let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
+        let request_ids = self.request_ids;
+        Call::new(move |channel, index| {
+            let (concert, users, measure) = (concert.clone(), users.clone(), measure.clone());
+            async move {
+                let user = &users[index];
+                let seat_number = index as i32 + 1;
+                let request = hold(&concert, user, LARGE_DATE, seat_number, request_ids);
+                let size = request.encoded_len() + user.token_size();
+                let answer = world::reservations(channel).hold_seats(user.request(request)).await;
+                measure.note(size, &answer);
+                let reservation = answer?.into_inner().reservation.unwrap_or_default();
+                let right = reservation.seats.iter().map(|seat| seat.seat_number).eq([seat_number]);
+                if !right || reservation.total_price != PRICE {
+                    return Err(Miss::wrong("another reservation"));
+                }
+                // A repeat returns the same reservation.
+                let _ = user.reservation.set(reservation.reservation_id);
+                Ok(())
+            }
+        })
+    }
+
+    /// Wants the one seat that everybody wants. The right answer is SEAT_HELD, but for one of all.
+    pub fn hold_contested_seat(&self, measure: &Measure, seat_number: i32, winners: &Winners) -> Call {
+        let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
+        let request_ids = self.request_ids;
+        let winners = winners.clone();
+        Call::new(move |channel, index| {
+            let (concert, users, measure, winners) = (concert.clone(), users.clone(), measure.clone(), winners.clone());
+            async move {
+                let user = &users[index];
+                let request = hold(&concert, user, CONTESTED_DATE, seat_number, request_ids);
+                let size = request.encoded_len() + user.token_size();
+                let answer = world::reservations(channel).hold_seats(user.request(request)).await;
+                match answer {
+                    Ok(answer) => {
+                        let reservation = answer.into_inner().reservation.unwrap_or_default();
+                        let mut winners = winners.0.lock().unwrap_or_else(|e| e.into_inner());
+                        winners.push((index, reservation.reservation_id));
+                        Ok(())
+                    }
+                    Err(status) if load::reason(&status) == "SEAT_HELD" => {
+                        measure.note(size, &Err::<Response<proto::HoldSeatsResponse>, _>(status));
+                        Ok(())
+                    }
+                    Err(status) => Err(status.into()),
+                }
+            }
+        })
+    }
+
+    /// Pays the reservation that was kept.
+    pub fn pay(&self, measure: &Measure) -> Call {
+        let (users, measure) = (self.users.clone(), measure.clone());
+        let request_ids = self.request_ids;
+        let (paid_seats, paid_money) = (self.paid_seats.clone(), self.paid_money.clone());
+        Call::new(move |channel, index| {
+            let (users, measure) = (users.clone(), measure.clone());
+            let (paid_seats, paid_money) = (paid_seats.clone(), paid_money.clone());
+            async move {
+                let user = &users[index];
+                let request = proto::PayRequest {
+                    user_id: user.id.clone(),
+                    reservation_id: user.reservation.get().cloned().unwrap_or_default(),
+                    request_id: if request_ids { world::request_id() } else { String::new() },
+                };
+                let size = request.encoded_len() + user.token_size();
+                let answer = world::payments(channel).pay(user.request(request)).await;
+                measure.note(size, &answer);
+                let payment = answer?.into_inner().payment.unwrap_or_default();
+                paid_seats.fetch_add(payment.seat_numbers.len() as u64, Ordering::Relaxed);
+                paid_money.fetch_add(payment.price, Ordering::Relaxed);
+                let right = payment.state() == proto::PaymentState::Paid
+                    && payment.price == PRICE
+                    && Some(&payment.reservation_id) == user.reservation.get();
+                if right { Ok(()) } else { Err(Miss::wrong("another payment")) }
+            }
+        })
+    }
+}
+
+fn hold(concert: &str, user: &User, date: &str, seat_number: i32, with_request_id: bool) -> proto::HoldSeatsRequest {
+    proto::HoldSeatsRequest {
+        concert_code: concert.to_owned(),
+        user_id: user.id.clone(),
+        date: date.to_owned(),
+        seat_numbers: vec![seat_number],
+        request_id: if with_request_id { world::request_id() } else { String::new() },
+    }
+}

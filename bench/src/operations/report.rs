@@ -1,0 +1,185 @@
+//! The report, for machines and for people.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::{checks::Check, idle::IdleWrite, round::Figures, rush::Rush};
+use crate::{
+    cli::{Common, Engine},
+    deployment::Complaints,
+    naive::NaivePayments,
+    table::Table,
+};
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Connections of the client.
+    pub connections: u16,
+    /// Calls in flight on each.
+    pub in_flight: u16,
+    /// Processors of the machine, which all share.
+    pub processors: usize,
+    /// Whether rounds were few and short.
+    pub quick: bool,
+    /// By engine.
+    pub engines: Vec<EngineReport>,
+}
+
+/// What was measured on one engine.
+#[derive(Debug, Serialize)]
+pub struct EngineReport {
+    /// Which.
+    pub engine: Engine,
+    /// Under full load.
+    pub operations: Vec<Figures>,
+    /// One client alone.
+    pub idle: Vec<IdleWrite>,
+    /// The database's own commit of one insert by one client, through the driver that the server uses.
+    pub commit_p50_ms: f64,
+    /// Two thousand users within a second.
+    pub rush: Option<Rush>,
+    /// A payment of five statements per request, made by pgbench.
+    pub naive_payments: Option<NaivePayments>,
+    /// What has to hold.
+    pub checks: Vec<Check>,
+    /// Warnings and errors in the server's log.
+    pub server_complaints: u64,
+    /// The first of them.
+    pub first_complaints: Vec<String>,
+}
+
+impl Report {
+    /// An empty report.
+    pub fn new(common: &Common) -> Self {
+        Self {
+            connections: common.connections,
+            in_flight: common.in_flight,
+            processors: std::thread::available_parallelism().map_or(0, usize::from),
+            quick: common.quick,
+            engines: Vec::new(),
+        }
+    }
+}
+
+impl EngineReport {
+    /// An empty report.
+    pub fn new(engine: Engine) -> Self {
+        Self {
+            engine,
+            operations: Vec::new(),
+            idle: Vec::new(),
+            commit_p50_ms: f64::NAN,
+            rush: None,
+            naive_payments: None,
+            checks: Vec::new(),
+            server_complaints: 0,
+            first_complaints: Vec::new(),
+        }
+    }
+
+    /// Takes over what the server warned of.
+    pub fn complain(&mut self, complaints: &Complaints) {
+        self.server_complaints = complaints.count;
+        self.first_complaints.clone_from(&complaints.first);
+    }
+}
+
+/// The report of one engine for people.
+pub fn text(report: &EngineReport) -> String {
+    let mut text = format!("\n{}\n\n{}", report.engine.name(), operations(&report.operations));
+    for figures in report.operations.iter().filter(|figures| figures.errors > 0) {
+        let _ = writeln!(text, "{} errors: {:?}", figures.name, figures.misses);
+    }
+    let _ = writeln!(text, "\n{}", idle(report));
+    if let Some(rush) = &report.rush {
+        let _ = writeln!(
+            text,
+            "{} users within a second on ListPerformances: {} errors, p50 {:.1} ms, p99 {:.1} ms (goal 100){}",
+            rush.users,
+            rush.errors,
+            rush.latency.p50_ms,
+            rush.latency.p99_ms,
+            if rush.errors > 0 { format!(" {:?}", rush.misses) } else { String::new() }
+        );
+    }
+    let pay = report.operations.iter().find(|figures| figures.name == "Pay");
+    if let (Some(naive), Some(pay)) = (&report.naive_payments, pay) {
+        let _ = writeln!(
+            text,
+            "naive payment (pgbench, five statements, 16 clients): {:.0}/s, {:.1} ms on average; Pay is {:.1} x that \
+             (goal 3)",
+            naive.per_second,
+            naive.average_ms,
+            pay.calls_per_second / naive.per_second
+        );
+    }
+    if report.naive_payments.is_none() && report.engine == Engine::Postgres {
+        text.push_str("naive payment: not measured, since there is no pgbench beside initdb\n");
+    }
+    for check in &report.checks {
+        let _ = writeln!(text, "{} {}", if check.holds { "holds:" } else { "BROKEN:" }, check.what);
+    }
+    if report.server_complaints > 0 {
+        let _ = writeln!(text, "the server warned {} times, first of:", report.server_complaints);
+        report.first_complaints.iter().for_each(|complaint| text.push_str(&format!("  {complaint}\n")));
+    }
+    text
+}
+
+fn operations(all: &[Figures]) -> String {
+    let titles = [
+        "operation",
+        "calls/s",
+        "echo/s",
+        "ratio",
+        "goal",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "errors",
+        "cpu s/1k",
+        "db cpu s/1k",
+        "batch",
+        "RSS MB",
+    ];
+    let mut table = Table::new(&titles);
+    for figures in all {
+        table.row([
+            figures.name.to_owned(),
+            format!("{:.0}", figures.calls_per_second),
+            format!("{:.0}", figures.echo_per_second),
+            format!("{:.2}", figures.ratio),
+            format!("{:.2}", figures.goal),
+            format!("{:.1}", figures.latency.p50_ms),
+            format!("{:.1}", figures.latency.p99_ms),
+            format!("{:.1}", figures.latency.p999_ms),
+            figures.errors.to_string(),
+            format!("{:.3}", figures.server_cpu_per_1000),
+            figures.database_cpu_per_1000.map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.3}")),
+            figures.batch_size.map_or_else(|| "-".to_owned(), |size| format!("{size:.0}")),
+            format!("{:.0}", figures.server_rss_bytes as f64 / 1e6),
+        ]);
+    }
+    table.to_string()
+}
+
+fn idle(report: &EngineReport) -> String {
+    let goal = 2.0 * report.commit_p50_ms + 1.0;
+    let titles = ["one client alone", "p50 ms, empty database", "p99 ms", "p50 ms, beside a crowd's rows", "p99 ms"];
+    let mut table = Table::new(&[&titles[..], &["goal", "errors"]].concat());
+    table.row(["a commit of the database", &format!("{:.2}", report.commit_p50_ms)]);
+    for write in &report.idle {
+        table.row([
+            write.name.to_owned(),
+            format!("{:.2}", write.fresh.p50_ms),
+            format!("{:.2}", write.fresh.p99_ms),
+            format!("{:.2}", write.loaded.unwrap_or_default().p50_ms),
+            format!("{:.2}", write.loaded.unwrap_or_default().p99_ms),
+            format!("{goal:.2}"),
+            write.errors.to_string(),
+        ]);
+    }
+    table.to_string()
+}

@@ -1,0 +1,63 @@
+//! Two thousand users within one second: an open loop, in which nobody waits for anybody.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use crate::{
+    Failure,
+    load::{self, Call, Miss, Percentiles},
+    world::World,
+};
+
+const USERS: u32 = 2_000;
+const WITHIN: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What came of the rush.
+#[derive(Debug, Serialize)]
+pub struct Rush {
+    /// How many users came within the second.
+    pub users: u32,
+    /// From the instant at which each was due.
+    pub latency: Percentiles,
+    /// Wrong, failed and missing answers.
+    pub errors: u64,
+    /// What they were.
+    pub misses: BTreeMap<String, u64>,
+}
+
+/// Makes `call` once for each user, evenly over one second.
+pub async fn run(world: &World, users: Range<usize>, call: &Call) -> Result<Rush, Failure> {
+    let started = Instant::now();
+    let mut callers = JoinSet::new();
+    for number in 0..USERS {
+        let due = started + WITHIN * number / USERS;
+        let channel = world.channels[number as usize % world.channels.len()].clone();
+        let (call, index) = (call.clone(), users.start + number as usize % users.len());
+        callers.spawn(async move {
+            tokio::time::sleep_until(due.into()).await;
+            (call.make(channel, index).await, due.elapsed())
+        });
+    }
+    let mut latencies = Histogram::<u64>::new_with_bounds(1, 120_000_000, 3)?;
+    let (mut misses, mut answered) = (BTreeMap::new(), 0);
+    while let Ok(Some(Ok((answer, latency)))) = tokio::time::timeout(LIMIT, callers.join_next()).await {
+        answered += 1;
+        match answer {
+            Ok(()) => latencies.saturating_record(latency.as_micros() as u64),
+            Err(Miss(reason)) => *misses.entry(reason).or_default() += 1,
+        }
+    }
+    if answered < USERS {
+        misses.insert("calls without an answer".to_owned(), u64::from(USERS - answered));
+    }
+    let errors = misses.values().sum();
+    Ok(Rush { users: USERS, latency: load::percentiles(&latencies), errors, misses })
+}

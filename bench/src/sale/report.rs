@@ -1,0 +1,310 @@
+//! What a person wants to know after a sale.
+
+use std::{collections::BTreeMap, fmt::Write, time::Instant};
+
+use boxoffice::proto::SaleStats;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::{
+    sampler::Sample,
+    tally::{Payment, Tally},
+    visitor::{Outcome, Visit},
+};
+use crate::{cli::Sale, deployment::Complaints, load, load::Percentiles, operations::Check, table::Table};
+
+/// A sale in figures.
+#[derive(Debug, Serialize)]
+pub struct SaleReport {
+    /// The engine, or the deployment's address.
+    pub place: String,
+    /// How many users came.
+    pub users: u32,
+    /// Within how many seconds.
+    pub arrive_seconds: f64,
+    /// Whether they watched their place instead of asking for it.
+    pub watch: bool,
+    /// How many seats there were.
+    pub seats: u32,
+    /// How many were sold.
+    pub sold: u64,
+    /// Seconds from the opening until the last seat was sold; missing if some were not.
+    pub sold_out_seconds: Option<f64>,
+    /// Seats sold per second, from the opening to the last payment.
+    pub tickets_per_second: f64,
+    /// The same in the best second.
+    pub peak_tickets_per_second: u64,
+    /// How visits ended.
+    pub outcomes: Outcomes,
+    /// Users whose first choice of seats was gone.
+    pub chose_again: u64,
+    /// Seconds from arrival to admission.
+    pub waited: Spread,
+    /// Seconds from admission to payment.
+    pub shopped: Spread,
+    /// Calls by name.
+    pub calls: BTreeMap<&'static str, Calls>,
+    /// Calls per second over the whole sale.
+    pub calls_per_second: f64,
+    /// Refused calls by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Calls that were made again.
+    pub retried: u64,
+    /// Where the CPU's time went, if the deployment is our own.
+    pub cpu: Option<CpuSeconds>,
+    /// What has to hold.
+    pub checks: Vec<Check>,
+    /// Warnings and errors in the server's log.
+    pub server_complaints: Vec<String>,
+    /// Where the sale is drawn.
+    pub plot: String,
+    /// The sale over time.
+    pub samples: Vec<Point>,
+}
+
+/// How many visits ended how.
+#[derive(Debug, Default, Serialize)]
+#[allow(missing_docs, reason = "as in visitor.rs")]
+pub struct Outcomes {
+    pub bought: u64,
+    pub left: u64,
+    pub walked_away: u64,
+    pub too_late: u64,
+    pub failed: u64,
+    pub not_done: u64,
+}
+
+/// CPU seconds of a sale, with its preparation.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct CpuSeconds {
+    /// Of the server.
+    pub server: f64,
+    /// Of PostgreSQL's connections, where it runs beside.
+    pub database: Option<f64>,
+    /// Of the visitors, who are all in this process.
+    pub visitors: f64,
+}
+
+/// Spread of a time in seconds.
+#[derive(Debug, Default, Serialize)]
+#[allow(missing_docs, reason = "percentiles")]
+pub struct Spread {
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+/// Calls of one name.
+#[derive(Debug, Serialize)]
+pub struct Calls {
+    /// How many.
+    pub count: u64,
+    /// Their latencies, answered rightly or not.
+    pub latency: Percentiles,
+}
+
+/// A sample of the sale.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "as in SaleStats")]
+pub struct Point {
+    pub seconds: f64,
+    pub waiting: i64,
+    pub active: i64,
+    pub held: i32,
+    pub sold: i32,
+}
+
+impl SaleReport {
+    /// Counts up a sale that was opened at `opened`.
+    #[allow(clippy::too_many_arguments, reason = "all that is known of a sale, put together once")]
+    pub fn new(
+        place: String,
+        options: &Sale,
+        seats: u32,
+        visits: Vec<Visit>,
+        tally: &Tally,
+        stats: &SaleStats,
+        samples: &[Sample],
+        opened: Instant,
+    ) -> Self {
+        let payments = tally.payments();
+        let sold: u64 = payments.iter().map(|payment| payment.seats).sum();
+        let last = payments.last().map_or(0.0, |payment| (payment.at - opened).as_secs_f64());
+        let calls: BTreeMap<_, _> = tally
+            .calls()
+            .into_iter()
+            .map(|(name, latencies)| (name, Calls { count: latencies.len(), latency: load::percentiles(&latencies) }))
+            .collect();
+        let seconds = samples.last().map_or(1.0, |sample| sample.seconds.max(0.001));
+        Self {
+            place,
+            users: options.users,
+            arrive_seconds: options.arrive.as_secs_f64(),
+            watch: options.watch,
+            seats,
+            sold,
+            sold_out_seconds: (sold == u64::from(seats)).then_some(last),
+            tickets_per_second: sold as f64 / last.max(0.001),
+            peak_tickets_per_second: peak(&payments, opened),
+            outcomes: Outcomes::of(&visits, options.users),
+            chose_again: visits.iter().filter(|visit| visit.chose_again).count() as u64,
+            waited: Spread::of(visits.iter().filter_map(|visit| visit.waited)),
+            shopped: Spread::of(visits.iter().filter_map(|visit| visit.shopped)),
+            calls_per_second: calls.values().map(|calls| calls.count).sum::<u64>() as f64 / seconds,
+            calls,
+            refused: tally.refused(),
+            retried: tally.retried(),
+            cpu: None,
+            checks: checks(&payments, stats, seats),
+            server_complaints: Vec::new(),
+            plot: String::new(),
+            samples: samples.iter().map(Point::of).collect(),
+        }
+    }
+
+    /// Takes over what the server warned of.
+    pub fn complain(&mut self, complaints: &Complaints) {
+        self.server_complaints.clone_from(&complaints.first);
+    }
+
+    /// Takes over where the CPU's time went.
+    pub fn spend(&mut self, cpu: Option<CpuSeconds>) {
+        self.cpu = cpu;
+    }
+
+    /// The sale in one line.
+    pub fn title(&self) -> String {
+        let Self { users, arrive_seconds, seats, place, watch, .. } = self;
+        let way = if *watch { "watching" } else { "polling" };
+        format!("{users} users within {arrive_seconds:.0} s for {seats} seats on {place}, {way}")
+    }
+
+    /// The report for people.
+    pub fn text(&self) -> String {
+        let sold_out = match self.sold_out_seconds {
+            Some(seconds) => format!("{seconds:.1} s"),
+            None => format!("never: {} seats left", u64::from(self.seats).saturating_sub(self.sold)),
+        };
+        let mut text = format!("\n{}\n\n", self.title());
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "{name:<22} {value}");
+        };
+        line("sold out after", sold_out);
+        line("tickets per second", format!("{:.0}, at most {}", self.tickets_per_second, self.peak_tickets_per_second));
+        line("waiting for admission", self.waited.text());
+        line("admission to payment", self.shopped.text());
+        let Outcomes { bought, left, walked_away, too_late, failed, not_done } = self.outcomes;
+        line(
+            "users",
+            format!(
+                "{bought} bought, {too_late} came too late, {left} left the queue, {walked_away} left held seats, {failed} \
+             failed, {not_done} not done"
+            ),
+        );
+        line("chose other seats", format!("{} users", self.chose_again));
+        line("calls per second", format!("{:.0}", self.calls_per_second));
+        let refused: Vec<String> = self.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        line("refused calls", if refused.is_empty() { "none".to_owned() } else { refused.join(", ") });
+        line("calls made again", self.retried.to_string());
+        if let Some(cpu) = &self.cpu {
+            let CpuSeconds { server, visitors, .. } = cpu;
+            let database = cpu.database.map(|database| format!(", database {database:.1}")).unwrap_or_default();
+            line("CPU seconds", format!("server {server:.1}{database}, visitors {visitors:.1}"));
+        }
+        line("drawn in", self.plot.clone());
+        let _ = writeln!(text, "\n{}", self.calls_table());
+        for check in &self.checks {
+            let _ = writeln!(text, "{} {}", if check.holds { "holds:" } else { "BROKEN:" }, check.what);
+        }
+        for complaint in &self.server_complaints {
+            let _ = writeln!(text, "the server warned: {complaint}");
+        }
+        text
+    }
+
+    fn calls_table(&self) -> String {
+        let mut table = Table::new(&["call", "count", "p50 ms", "p99 ms", "p99.9 ms"]);
+        for (name, calls) in &self.calls {
+            let Percentiles { p50_ms, p99_ms, p999_ms } = calls.latency;
+            table.row([
+                (*name).to_owned(),
+                calls.count.to_string(),
+                format!("{p50_ms:.1}"),
+                format!("{p99_ms:.1}"),
+                format!("{p999_ms:.1}"),
+            ]);
+        }
+        table.to_string()
+    }
+}
+
+impl Outcomes {
+    fn of(visits: &[Visit], users: u32) -> Self {
+        let mut outcomes = Self { not_done: u64::from(users).saturating_sub(visits.len() as u64), ..Self::default() };
+        for visit in visits {
+            *match visit.outcome {
+                Outcome::Bought => &mut outcomes.bought,
+                Outcome::Left => &mut outcomes.left,
+                Outcome::WalkedAway => &mut outcomes.walked_away,
+                Outcome::TooLate => &mut outcomes.too_late,
+                Outcome::Failed => &mut outcomes.failed,
+            } += 1;
+        }
+        outcomes
+    }
+}
+
+impl Spread {
+    fn of(spans: impl Iterator<Item = std::time::Duration>) -> Self {
+        let Ok(mut histogram) = Histogram::<u64>::new_with_bounds(1, 86_400_000, 3) else { return Self::default() };
+        for span in spans {
+            histogram.saturating_record(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+        }
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
+        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) }
+    }
+
+    fn text(&self) -> String {
+        let Self { p50, p90, p99, max } = self;
+        format!("p50 {p50:.1} s, p90 {p90:.1} s, p99 {p99:.1} s, at most {max:.1} s")
+    }
+}
+
+impl Point {
+    fn of(sample: &Sample) -> Self {
+        let stats = &sample.stats;
+        Self {
+            seconds: sample.seconds,
+            waiting: stats.waiting_count,
+            active: stats.active_count,
+            held: stats.held_seat_count,
+            sold: stats.sold_seat_count,
+        }
+    }
+}
+
+/// Seats sold in the best second.
+fn peak(payments: &[Payment], opened: Instant) -> u64 {
+    let mut by_second = BTreeMap::<u64, u64>::new();
+    for payment in payments {
+        *by_second.entry((payment.at - opened).as_secs()).or_default() += payment.seats;
+    }
+    by_second.into_values().max().unwrap_or_default()
+}
+
+fn checks(payments: &[Payment], stats: &SaleStats, seats: u32) -> Vec<Check> {
+    let paid: u64 = payments.iter().map(|payment| payment.seats).sum();
+    let money: i64 = payments.iter().map(|payment| payment.price).sum();
+    let (sold, unsold) = (stats.sold_seat_count, stats.unsold_seat_count);
+    let check = |what: String, holds: bool| Check { what, holds };
+    vec![
+        check(format!("{sold} seats sold, {paid} paid for"), sold as u64 == paid),
+        check(format!("{sold} sold and {unsold} unsold are {seats} seats"), (sold + unsold) as u64 == u64::from(seats)),
+        check(format!("revenue {}, payments {money}", stats.revenue), stats.revenue == money),
+        check(
+            format!("{} tokens completed, {} payments", stats.completed_count, payments.len()),
+            stats.completed_count as usize == payments.len(),
+        ),
+    ]
+}
