@@ -14,11 +14,11 @@
 //!
 //! | capability | what it knows | uses |
 //! |---|---|---|
-//! | [`concert`] | what is on sale: concerts, dates, free seats; `catalogue.rs`: what never changes, in memory | |
+//! | [`concert`] | what is on sale: concerts, dates, free seats; `catalogue.rs`: what never changes, in memory; `board.rs`: what watchers of seats read | |
 //! | [`wallet`] | prepaid money and its ledger | |
 //! | [`queue`] | numbers, positions, admission; `snapshot.rs`: what polling reads; `admission.rs`: may this token? | concert, wallet |
 //! | [`reservation`] | seats held for minutes | concert, queue |
-//! | [`payment`] | money for seats, in one transaction | reservation, wallet, queue |
+//! | [`payment`] | money for seats, in one transaction; `refund.rs`: and back | reservation, wallet, queue |
 //! | [`admin`] | sets up and steers the sale | concert |
 //!
 //! | around them | |
@@ -27,13 +27,16 @@
 //! | [`token`] | the queue token: sign, verify; the tonic interceptor |
 //! | [`lane`] | the batching lane |
 //! | [`background`] | the one loop that promotion and expiry run in |
-//! | [`db`] | connections, write transactions, one SQL text for two engines, what errors mean |
+//! | [`db`] | connections, write transactions, what errors mean; `statement.rs`: a set of rows as one parameter, so that one SQL text serves both engines and any size of batch |
 //! | [`entity`] | the tables, one file each; the schema itself is in `migration/` |
 //! | [`error`] | what a call can fail with, and its only mapping to a status |
 //! | [`fields`], [`paging`] | reading requests: all violations at once, pages |
 //! | [`clock`] | the time that decisions go by |
 //! | [`proto`] | the generated messages |
 //! | [`config`], [`run`], [`demo`], [`telemetry`] | the command line and what it does |
+//!
+//! A place in a queue has no id of its own: concert and number are its key, and the token says both. The `tests/api` suite speaks gRPC to the
+//! real server on both engines; `bench/` measures it against a bare echo.
 //!
 //! # What always holds
 //!
