@@ -149,9 +149,11 @@ pub async fn depart(write: &Write, departures: &[(i64, i64, i64)]) -> Result<(),
 /// Sets up to `limit` tokens whose admission is over to EXPIRED, and says how many. Locked ones are left for the next pass.
 pub async fn expire(write: &Write, limit: i64) -> Result<u64, db::Error> {
     let statement = write.one(
-        "UPDATE queue_token SET state = 'EXPIRED' WHERE (concert_id, queue_number) IN (
+        "WITH over AS MATERIALIZED (
             SELECT concert_id, queue_number FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1
-            ORDER BY concert_id, queue_number LIMIT $2 {lock} {skip locked})",
+            ORDER BY concert_id, queue_number LIMIT $2 {lock} {skip locked})
+         UPDATE queue_token SET state = 'EXPIRED' FROM over
+         WHERE queue_token.concert_id = over.concert_id AND queue_token.queue_number = over.queue_number",
         [write.now.into(), limit.into()],
     );
     Ok(write.conn().execute_raw(statement).await?.rows_affected())
@@ -201,6 +203,9 @@ pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db
 
 /// Admits the first `count` that wait after the last admitted number, until the first instant of `end`, or the second once there was a
 /// sign of life; returns the last number and how many. (`|| ''` keeps the planner from an index that is not in queue order.)
+///
+/// The rows are chosen once, in a materialized step: as a subquery PostgreSQL may choose them again for each row that it updates, pass over those
+/// it has updated already, and so admit more than `count`.
 pub async fn admit(
     write: &Write,
     counter: &queue_counter::Model,
@@ -216,12 +221,13 @@ pub async fn admit(
         end.1.into(),
     ];
     let statement = write.one(
-        "UPDATE queue_token SET state = 'ACTIVE', admit_time = $4, expire_time = $5, claimed_expire_time = $6
-         WHERE concert_id = $1 AND queue_number IN (
+        "WITH next AS MATERIALIZED (
             SELECT queue_number FROM queue_token
             WHERE concert_id = $1 AND queue_number > $2 AND state || '' = 'WAITING'
             ORDER BY queue_number LIMIT $3 {lock})
-         RETURNING queue_number",
+         UPDATE queue_token SET state = 'ACTIVE', admit_time = $4, expire_time = $5, claimed_expire_time = $6
+         FROM next WHERE queue_token.concert_id = $1 AND queue_token.queue_number = next.queue_number
+         RETURNING queue_token.queue_number AS queue_number",
         values,
     );
     let rows = write.conn().query_all_raw(statement).await?;

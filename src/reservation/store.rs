@@ -209,10 +209,12 @@ pub async fn extend(write: &Write, extensions: &[Extension]) -> Result<(), db::E
 /// Frees the seats that reservations still have in `state`, and says how many.
 pub async fn free_seats(write: &Write, reservation_ids: &[(Uuid,)], state: &'static str) -> Result<u64, db::Error> {
     let statement = write.rows(
-        "DELETE FROM reserved_seat WHERE (performance_id, seat_number) IN (
+        "WITH chosen AS MATERIALIZED (
             SELECT s.performance_id, s.seat_number FROM reserved_seat s JOIN {r: reservation_id uuid}
             ON s.reservation_id = r.reservation_id
-            WHERE s.state = $2 ORDER BY s.performance_id, s.seat_number {lock of s})",
+            WHERE s.state = $2 ORDER BY s.performance_id, s.seat_number {lock of s})
+         DELETE FROM reserved_seat WHERE (performance_id, seat_number) IN (
+            SELECT performance_id, seat_number FROM chosen)",
         reservation_ids,
         [state.into()],
     );
@@ -222,10 +224,13 @@ pub async fn free_seats(write: &Write, reservation_ids: &[(Uuid,)], state: &'sta
 /// Sells the `seat_count` seats that reservations hold. Fails with [`db::Error::Lost`] if one was taken over.
 pub async fn sell_seats(write: &Write, reservation_ids: &[(Uuid,)], seat_count: usize) -> Result<(), db::Error> {
     let statement = write.rows(
-        "UPDATE reserved_seat SET state = 'SOLD' WHERE (performance_id, seat_number) IN (
+        "WITH chosen AS MATERIALIZED (
             SELECT s.performance_id, s.seat_number FROM reserved_seat s JOIN {r: reservation_id uuid}
             ON s.reservation_id = r.reservation_id
-            WHERE s.state = 'HELD' ORDER BY s.performance_id, s.seat_number {lock of s})",
+            WHERE s.state = 'HELD' ORDER BY s.performance_id, s.seat_number {lock of s})
+         UPDATE reserved_seat SET state = 'SOLD' FROM chosen
+         WHERE reserved_seat.performance_id = chosen.performance_id
+           AND reserved_seat.seat_number = chosen.seat_number",
         reservation_ids,
         [],
     );
