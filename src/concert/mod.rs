@@ -7,4 +7,4 @@ mod store;
 
 pub use catalogue::{Catalogue, Concert, Performance, Section};
 pub use service::ConcertApi;
-pub use store::{TakenSeat, concert_row, taken_seats, unsold_seat_count};
+pub use store::TakenSeat;

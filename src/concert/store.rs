@@ -126,15 +126,3 @@ pub async fn taken_seats(db: &Database, performance_ids: &[i64], now: Micros) ->
     );
     Ok(TakenSeat::find_by_statement(statement).all(db.reader()).await?)
 }
-
-/// Seats of all dates of a concert that nobody has paid for.
-pub async fn unsold_seat_count(db: &Database, concert_id: i64) -> Result<i64, db::Error> {
-    let statement = db::one(
-        db.engine(),
-        "SELECT CAST(COALESCE(SUM(seat_count - sold_seat_count), 0) AS BIGINT) AS unsold
-         FROM performance WHERE concert_id = $1",
-        [concert_id.into()],
-    );
-    let row = db.reader().query_one_raw(statement).await?;
-    Ok(row.map(|row| row.try_get("", "unsold")).transpose()?.unwrap_or_default())
-}
