@@ -32,7 +32,7 @@
 //! | [`error`] | what a call can fail with, and its only mapping to a status |
 //! | [`fields`], [`paging`] | reading requests: all violations at once, pages |
 //! | [`clock`] | the time that decisions go by |
-//! | [`proto`] | the generated messages |
+//! | [`proto`], [`codec`] | the generated messages, and how they become bytes |
 //! | [`config`], [`run`], [`demo`], [`telemetry`] | the command line and what it does |
 //!
 //! A place in a queue has no id of its own: concert and number are its key, and the token says both. The `tests/api` suite speaks gRPC to the
@@ -56,6 +56,7 @@
 pub mod admin;
 pub mod background;
 pub mod clock;
+pub mod codec;
 pub mod concert;
 pub mod config;
 pub mod db;
