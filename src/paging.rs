@@ -21,10 +21,15 @@ pub struct Page {
 impl Page {
     /// Reads `page_size` and `page_token`. `list` names the list and what it is filtered by; the token of another list is refused.
     pub fn read(list: String, page_size: i32, page_token: &str) -> Result<Self, Error> {
+        Self::read_within(list, page_size, page_token, DEFAULT_SIZE, MAX_SIZE)
+    }
+
+    /// The same for a list whose pages have `default` items and never more than `max`.
+    pub fn read_within(list: String, page_size: i32, page_token: &str, default: i32, max: i32) -> Result<Self, Error> {
         let size = match page_size {
             ..0 => return Err(Error::invalid("page_size", "must not be negative")),
-            0 => DEFAULT_SIZE,
-            size => size.min(MAX_SIZE),
+            0 => default,
+            size => size.min(max),
         };
         let after = if page_token.is_empty() {
             None

@@ -94,7 +94,10 @@ impl Boards {
 struct Watcher {
     performance: Arc<Performance>,
     states: watch::Receiver<States>,
-    last: Option<States>,
+    /// What the caller knows.
+    known: Option<States>,
+    /// What the caller is being told, and the seat to go on with.
+    telling: Option<(States, i32)>,
     end: BoxFuture<'static, ()>,
 }
 
@@ -104,7 +107,7 @@ pub fn changes(
     states: watch::Receiver<States>,
     end: BoxFuture<'static, ()>,
 ) -> impl Stream<Item = Result<WatchSeatsResponse, Error>> + Send {
-    let watcher = Watcher { performance, states, last: None, end };
+    let watcher = Watcher { performance, states, known: None, telling: None, end };
     stream::try_unfold(watcher, |mut watcher| async move {
         let message = watcher.next().await?;
         Ok(Some((message, watcher)))
@@ -113,19 +116,46 @@ pub fn changes(
 
 impl Watcher {
     async fn next(&mut self) -> Result<WatchSeatsResponse, Error> {
-        if self.last.is_some() {
-            tokio::select! {
-                () = &mut self.end => return Err(Error::TokenExpired),
-                changed = self.states.changed() => changed.map_err(|_| Error::ShuttingDown)?,
+        loop {
+            let (now, first) = match self.telling.take() {
+                Some(telling) => telling,
+                None => {
+                    self.wait().await?;
+                    (self.states.borrow_and_update().clone(), 1)
+                }
+            };
+            let numbers = self.changed(&now, first);
+            match numbers.last() {
+                Some(last) if numbers.len() == self.limit() => self.telling = Some((now.clone(), last + 1)),
+                _ => self.known = Some(now.clone()),
+            }
+            if !numbers.is_empty() {
+                return Ok(WatchSeatsResponse { seats: self.performance.seats_to_proto(&now, numbers.into_iter()) });
             }
         }
-        let now = self.states.borrow_and_update().clone();
-        let last = self.last.replace(now.clone());
-        let changed = |seat: &i32| {
+    }
+
+    /// Waits for something that the caller does not know.
+    async fn wait(&mut self) -> Result<(), Error> {
+        if self.known.is_none() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = &mut self.end => Err(Error::TokenExpired),
+            changed = self.states.changed() => changed.map_err(|_| Error::ShuttingDown),
+        }
+    }
+
+    /// The first seats from `first` on whose state is news, as many as a message may have.
+    fn changed(&self, now: &States, first: i32) -> Vec<i32> {
+        let is_news = |seat: &i32| {
             let index = (*seat - 1) as usize;
-            last.as_ref().is_none_or(|last| last.get(index) != now.get(index))
+            self.known.as_ref().is_none_or(|known| known.get(index) != now.get(index))
         };
-        let numbers = (1..=self.performance.seat_count).filter(changed);
-        Ok(WatchSeatsResponse { seats: self.performance.seats_to_proto(&now, numbers) })
+        (first..=self.performance.seat_count).filter(is_news).take(self.limit()).collect()
+    }
+
+    fn limit(&self) -> usize {
+        self.performance.seats_per_message() as usize
     }
 }

@@ -24,6 +24,11 @@ use crate::{
     token,
 };
 
+/// Bytes of seats in one message: what clients accept unless told otherwise is 4 MiB.
+const SEATS_MESSAGE: usize = 7 << 19;
+/// Bytes of a seat at most, beside its texts.
+const SEAT_NUMBERS: usize = 40;
+
 /// Serves the catalogue and the free seats.
 pub struct ConcertApi {
     db: Database,
@@ -155,10 +160,15 @@ impl ConcertService for ConcertApi {
         let (_, extensions, request) = request.into_parts();
         let date = Date { concert_code: request.concert_code, user_id: request.user_id, date: request.date };
         let (performance, _) = self.date_of_admitted(&extensions, date).await?;
+        let (list, limit) = (format!("seats/{}", performance.performance_id), performance.seats_per_message());
+        let page = Page::read_within(list, request.page_size, &request.page_token, limit, limit)?;
+        let first = page.cursor(|last| last.parse::<i32>().ok())?.map_or(1, |last| last.max(0).saturating_add(1));
         let taken = self.taken_seats.submit((), performance.performance_id).await?;
         let states = performance.states(&taken);
-        let seats = performance.seats_to_proto(&states, 1..=performance.seat_count);
-        Ok(Response::new(proto::ListSeatsResponse { seats }))
+        let numbers = (first..=performance.seat_count).take(page.size + 1).collect();
+        let (numbers, next_page_token) = page.cut(numbers, i32::to_string);
+        let seats = performance.seats_to_proto(&states, numbers.into_iter());
+        Ok(Response::new(proto::ListSeatsResponse { seats, next_page_token }))
     }
 
     async fn watch_seats(&self, request: Request<proto::WatchSeatsRequest>) -> Result<Response<Seats>, Status> {
@@ -228,6 +238,13 @@ impl Performance {
             available_seat_count,
             seat_count: self.seat_count,
         }
+    }
+
+    /// How many seats fit into a message.
+    pub fn seats_per_message(&self) -> i32 {
+        let section = self.sections.iter().map(|section| section.name.len()).max().unwrap_or_default();
+        let bytes = self.concert.concert_code.len() + self.date.len() + section + SEAT_NUMBERS;
+        i32::try_from(SEATS_MESSAGE / bytes).unwrap_or(i32::MAX)
     }
 
     /// The seats whose numbers are in `numbers`, in the states of `states`, which has one for each seat of the performance.

@@ -12,6 +12,7 @@ on_both_engines!(
     only_dates_that_still_have_a_seat_are_listed_soonest_first,
     performances_come_in_pages,
     every_seat_is_listed_with_its_section_price_and_state,
+    seats_come_in_pages_where_they_are_asked_for_or_do_not_fit_into_a_message,
     a_hold_that_is_over_frees_its_seat_before_any_sweep,
 );
 
@@ -147,6 +148,50 @@ async fn every_seat_is_listed_with_its_section_price_and_state(world: World) {
         assert_eq!((seat.section.as_str(), seat.price), ("Floor", PRICE));
     }
     assert!(caller.seats(NEXT_DATE).await.unwrap().iter().all(|seat| seat.state() == SeatState::Available));
+}
+
+async fn seats_come_in_pages_where_they_are_asked_for_or_do_not_fit_into_a_message(world: World) {
+    const SEATS: i32 = 30_000;
+    let sections = vec![proto::Section { name: "Floor".repeat(20), seat_count: SEATS }];
+    let venue = proto::CreateVenueRequest { venue_id: "dome".into(), name: "Dome".into(), sections };
+    world.admin().create_venue(venue).await.unwrap();
+    world.concert("IU", 5).await;
+    let date = "2027-03-01";
+    world.performance("IU", date, "dome").await;
+    let caller = world.admitted("IU").await;
+    let pages = async |date: &str, page_size: i32| {
+        let (mut pages, mut page_token) = (Vec::<Vec<i32>>::new(), String::new());
+        loop {
+            let (concert_code, user_id) = (caller.concert_code.clone(), caller.user_id.clone());
+            let request = proto::ListSeatsRequest { concert_code, user_id, date: date.into(), page_size, page_token };
+            // A client like others, that takes messages of up to 4 MiB.
+            let page = caller.concerts().list_seats(caller.request(request)).await.unwrap().into_inner();
+            pages.push(page.seats.iter().map(|seat| seat.seat_number).collect());
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return pages;
+            }
+        }
+    };
+    assert_eq!(pages(DATE, 2).await, [vec![1, 2], vec![3, 4], vec![5]]);
+    let all = pages(date, 0).await;
+    assert!((2..=3).contains(&all.len()), "{} pages", all.len());
+    assert_eq!(all.concat(), (1..=SEATS).collect::<Vec<_>>());
+    assert_eq!(pages(date, i32::MAX).await, all);
+
+    let mut stream = caller.watch_seats(date).await.unwrap();
+    let mut told = Vec::new();
+    while told.len() < SEATS as usize {
+        let seats = stream.message().await.unwrap().unwrap().seats;
+        told.extend(seats.iter().map(|seat| seat.seat_number));
+    }
+    assert_eq!(told, (1..=SEATS).collect::<Vec<_>>());
+    caller.hold(date, &[SEATS]).await.unwrap();
+    let change = stream.message().await.unwrap().unwrap().seats;
+    assert_eq!(
+        change.iter().map(|seat| (seat.seat_number, seat.state())).collect::<Vec<_>>(),
+        [(SEATS, SeatState::Held)]
+    );
 }
 
 async fn a_hold_that_is_over_frees_its_seat_before_any_sweep(world: World) {

@@ -179,6 +179,7 @@ impl Calls {
                     concert_code: concert.clone(),
                     user_id: user.id.clone(),
                     date: SMALL_DATE.to_owned(),
+                    ..Default::default()
                 };
                 let size = request.encoded_len() + user.token_size();
                 let answer = ConcertServiceClient::new(channel).list_seats(user.request(request)).await;

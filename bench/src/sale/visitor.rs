@@ -273,6 +273,7 @@ impl Visitor {
             concert_code: self.stage.concert_code.clone(),
             user_id: self.user().id.clone(),
             date: date.to_owned(),
+            ..Default::default()
         };
         let call = || {
             let (request, channel) = (self.user().request(request.clone()), self.channel.clone());

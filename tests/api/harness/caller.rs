@@ -108,6 +108,7 @@ impl Caller {
             concert_code: self.concert_code.clone(),
             user_id: self.user_id.clone(),
             date: date.to_owned(),
+            ..Default::default()
         };
         Ok(self.concerts().list_seats(self.request(request)).await?.into_inner().seats)
     }
