@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     admin::AdminApi,
     background,
-    clock::Clock,
+    clock::{Clock, Micros},
     concert::{Catalogue, ConcertApi},
     config::Settings,
     db::{self, Database, Trouble},
@@ -90,6 +90,8 @@ struct Core {
     snapshots: Arc<Snapshots>,
     keys: Arc<KeyRing>,
     settings: Settings,
+    /// How far the sweep of holds has come.
+    swept: Arc<AtomicI64>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -170,6 +172,7 @@ impl Core {
             keys: Arc::default(),
             db,
             settings,
+            swept: Arc::new(AtomicI64::new(Micros::MIN)),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })
@@ -243,7 +246,7 @@ impl Core {
 
     async fn expire(&self) -> Result<(), db::Error> {
         queue::operations::expire(&self.db).await?;
-        reservation::operations::expire(&self.db).await
+        reservation::operations::expire(&self.db, &self.swept).await
     }
 
     /// Takes over what replicas share: the signing keys and the database's clock.

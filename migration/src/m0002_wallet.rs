@@ -7,7 +7,7 @@ CREATE TABLE wallet (
     balance BIGINT NOT NULL CHECK (balance >= 0),
     entry_count BIGINT NOT NULL CHECK (entry_count >= 0),
     open_time BIGINT NOT NULL
-);
+) {clustered, roomy};
 CREATE TABLE ledger_entry (
     user_id {uuid} NOT NULL REFERENCES wallet (user_id),
     entry_number BIGINT NOT NULL CHECK (entry_number > 0),

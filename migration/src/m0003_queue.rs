@@ -13,7 +13,7 @@ CREATE TABLE queue_counter (
     CHECK (departed_count BETWEEN 0 AND issued_number)
 );
 CREATE TABLE queue_token (
-    concert_id BIGINT NOT NULL REFERENCES queue_counter (concert_id),
+    concert_id BIGINT NOT NULL,
     queue_number BIGINT NOT NULL CHECK (queue_number > 0),
     user_id {uuid} NOT NULL REFERENCES wallet (user_id),
     state TEXT NOT NULL CHECK (state IN ('WAITING', 'ACTIVE', 'EXPIRED', 'COMPLETED', 'LEFT')),
@@ -28,7 +28,6 @@ CREATE TABLE queue_token (
 ) {clustered};
 CREATE UNIQUE INDEX queue_token_live ON queue_token (user_id, concert_id) WHERE state IN ('WAITING', 'ACTIVE');
 CREATE INDEX queue_token_active ON queue_token (concert_id, expire_time) WHERE state = 'ACTIVE';
-CREATE INDEX queue_token_admitted ON queue_token (concert_id, admit_time) WHERE admit_time IS NOT NULL;
 CREATE UNIQUE INDEX queue_token_departure ON queue_token (concert_id, departure_number)
     WHERE departure_number IS NOT NULL;
 "

@@ -17,9 +17,9 @@ CREATE TABLE reservation (
     expire_time BIGINT NOT NULL CHECK (expire_time >= first_expire_time),
     request_id {uuid},
     FOREIGN KEY (concert_id, queue_number) REFERENCES queue_token (concert_id, queue_number)
-);
+) {clustered, roomy};
 CREATE INDEX reservation_user ON reservation (user_id, hold_time, reservation_id);
-CREATE INDEX reservation_held ON reservation (expire_time) WHERE state = 'HELD';
+CREATE INDEX reservation_expiry ON reservation (expire_time);
 CREATE UNIQUE INDEX reservation_request ON reservation (request_id) WHERE request_id IS NOT NULL;
 CREATE TABLE reservation_extension (
     reservation_id {uuid} NOT NULL REFERENCES reservation (reservation_id),
@@ -33,11 +33,10 @@ CREATE UNIQUE INDEX reservation_extension_request ON reservation_extension (requ
 CREATE TABLE reserved_seat (
     performance_id BIGINT NOT NULL,
     seat_number INTEGER NOT NULL CHECK (seat_number > 0),
-    reservation_id {uuid} NOT NULL REFERENCES reservation (reservation_id),
+    reservation_id {uuid} NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('HELD', 'SOLD')),
     expire_time BIGINT NOT NULL,
     PRIMARY KEY (performance_id, seat_number)
-) {clustered};
-CREATE INDEX reserved_seat_reservation ON reserved_seat (reservation_id);
+) {clustered, roomy};
 "
 );

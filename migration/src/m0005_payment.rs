@@ -14,8 +14,7 @@ CREATE TABLE payment (
     request_id {uuid},
     refund_request_id {uuid},
     CHECK ((state = 'REFUNDED') = (refund_time IS NOT NULL))
-);
-CREATE INDEX payment_user ON payment (user_id, pay_time, payment_id);
+) {clustered};
 CREATE INDEX payment_concert ON payment (concert_id, pay_time);
 CREATE UNIQUE INDEX payment_request ON payment (request_id) WHERE request_id IS NOT NULL;
 CREATE UNIQUE INDEX payment_refund_request ON payment (refund_request_id) WHERE refund_request_id IS NOT NULL;

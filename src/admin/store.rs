@@ -129,19 +129,20 @@ pub struct Counts {
 
 /// Counts the sale of a concert at `now`, admissions and payments after `since`.
 pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) -> Result<Option<Counts>, db::Error> {
-    use sea_orm::EntityName;
-    let token = format!("FROM {} t WHERE t.concert_id = q.concert_id", crate::entity::queue_token::Entity.table_name());
-    let sql = format!(
+    let statement = db::one(
+        db.engine(),
+        // Who was admitted is found by key: nobody is admitted before somebody with a lower number.
         "SELECT s.*, s.issued_count - s.admitted_count - (s.left_count - s.left_admitted_count) AS waiting_count
          FROM (SELECT q.issued_number AS issued_count,
             q.departed_count AS left_count,
             q.admitted_count,
-            (SELECT t.issue_time {token} AND t.queue_number > q.admitted_number AND t.state || '' = 'WAITING'
+            COUNT(*) FILTER (WHERE a.state = 'ACTIVE' AND a.expire_time > $2) AS active_count,
+            COUNT(*) FILTER (WHERE a.state = 'COMPLETED') AS completed_count,
+            COUNT(*) FILTER (WHERE a.state = 'LEFT') AS left_admitted_count,
+            COUNT(*) FILTER (WHERE a.admit_time > $3) AS admissions,
+            (SELECT t.issue_time FROM queue_token t
+             WHERE t.concert_id = q.concert_id AND t.queue_number > q.admitted_number AND t.state || '' = 'WAITING'
              ORDER BY t.queue_number LIMIT 1) AS oldest_issue_time,
-            (SELECT COUNT(*) {token} AND t.state = 'ACTIVE' AND t.expire_time > $2) AS active_count,
-            (SELECT COUNT(*) {token} AND t.state = 'COMPLETED' AND t.admit_time IS NOT NULL) AS completed_count,
-            (SELECT COUNT(*) {token} AND t.state = 'LEFT' AND t.admit_time IS NOT NULL) AS left_admitted_count,
-            (SELECT COUNT(*) {token} AND t.admit_time > $3) AS admissions,
             (SELECT COUNT(*) FROM payment p WHERE p.concert_id = q.concert_id AND p.pay_time > $3) AS payments,
             (SELECT CAST(COALESCE(SUM(p.price), 0) AS BIGINT) FROM payment p
              WHERE p.concert_id = q.concert_id AND p.state = 'PAID') AS revenue,
@@ -151,8 +152,10 @@ pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) 
              FROM performance f WHERE f.concert_id = q.concert_id) AS sold_seat_count,
             (SELECT COUNT(*) FROM performance f JOIN reserved_seat x ON x.performance_id = f.performance_id
              WHERE f.concert_id = q.concert_id AND x.state = 'HELD' AND x.expire_time > $2) AS held_seat_count
-         FROM queue_counter q WHERE q.concert_id = $1) AS s"
+         FROM queue_counter q LEFT JOIN queue_token a
+           ON a.concert_id = q.concert_id AND a.queue_number <= q.admitted_number AND a.admit_time IS NOT NULL
+         WHERE q.concert_id = $1 GROUP BY q.concert_id) AS s",
+        [concert_id.into(), now.into(), since.into()],
     );
-    let statement = db::one(db.engine(), &sql, [concert_id.into(), now.into(), since.into()]);
     Ok(Counts::find_by_statement(statement).one(db.reader()).await?)
 }

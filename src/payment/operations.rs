@@ -68,12 +68,14 @@ impl Till {
         let owners: Vec<_> = commands.iter().map(|c| (c.user_id, c.token.0, c.token.1)).collect();
         let request_ids: Vec<(Uuid,)> = commands.iter().filter_map(|c| c.request_id).map(|id| (id,)).collect();
         let by_request = store::by_request(write, &request_ids).await?;
+        let mut reservations = reservations::lock_of_tokens(write, &owners).await?;
         let named = commands.iter().filter_map(|c| c.reservation_id);
         let replayed = by_request.iter().map(|payment| payment.reservation_id);
-        let of_tokens = reservations::of_tokens(write, &owners).await?;
-        let reservations = reservations::lock(write, named.chain(replayed).chain(of_tokens)).await?;
-        let ids: Vec<(Uuid,)> = reservations.keys().map(|id| (*id,)).collect();
-        let by_reservation = store::of_reservations(write, &ids).await?;
+        // None, unless somebody asks for what is another token's.
+        let others: Vec<Uuid> = named.chain(replayed).filter(|id| !reservations.contains_key(id)).collect();
+        reservations.extend(reservations::lock(write, others.into_iter()).await?);
+        let settled = reservations.values().filter(|v| rules::is_settled(v)).map(|v| (v.reservation_id,));
+        let by_reservation = store::of_reservations(write, &settled.collect::<Vec<_>>()).await?;
         Ok(Self {
             tokens,
             reservations,

@@ -133,13 +133,14 @@ impl PaymentService for PaymentApi {
         fields.done()?;
         let list = format!("payments/{user_id}");
         let page = Page::read(list, request.page_size, &request.page_token)?;
-        let before = page.time_and_id()?;
+        let before = page.cursor(|cursor| cursor.parse().ok())?;
         wallet::operations::require(&self.db, user_id).await?;
-        let rows = store::list(&self.db, user_id, before, page.size + 1).await.map_err(Error::from)?;
-        let (rows, next_page_token) =
-            page.cut(rows, |(payment, _)| Page::by_time_and_id(payment.pay_time, payment.payment_id));
+        let booked = wallet::operations::payments(&self.db, user_id, before, page.size + 1).await?;
+        let (booked, next_page_token) = page.cut(booked, |(entry_number, _)| entry_number.to_string());
+        let ids: Vec<_> = booked.into_iter().map(|(_, payment_id)| (payment_id,)).collect();
+        let mut rows = store::list(&self.db, &ids).await.map_err(Error::from)?;
         let mut payments = Vec::with_capacity(rows.len());
-        for row in rows {
+        for row in ids.iter().filter_map(|(id,)| rows.remove(id)) {
             payments.push(self.to_proto(row).await?);
         }
         Ok(Response::new(proto::ListPaymentsResponse { payments, next_page_token }))

@@ -1,18 +1,20 @@
 //! Queries of payments.
 
-use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
-};
+use std::collections::HashMap;
+
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter};
 use uuid::Uuid;
 
 use crate::{
-    clock::Micros,
     db::{self, Database, Write},
     entity::{payment, reservation},
 };
 
 /// The payments of reservations.
 pub async fn of_reservations(write: &Write, reservation_ids: &[(Uuid,)]) -> Result<Vec<payment::Model>, db::Error> {
+    if reservation_ids.is_empty() {
+        return Ok(Vec::new());
+    }
     let statement = write.rows(
         "SELECT p.* FROM payment p JOIN {r: reservation_id uuid} ON p.reservation_id = r.reservation_id",
         reservation_ids,
@@ -99,24 +101,18 @@ pub async fn find(
     Ok(reservation.map(|reservation| (row, reservation)))
 }
 
-/// A user's payments with what they paid, newest first, from the one before `before`.
+/// The payments with these ids and what they paid.
 pub async fn list(
     db: &Database,
-    user_id: Uuid,
-    before: Option<(Micros, Uuid)>,
-    limit: usize,
-) -> Result<Vec<(payment::Model, reservation::Model)>, db::Error> {
-    use payment::Column;
-    let mut query = payment::Entity::find()
-        .filter(Column::UserId.eq(user_id))
-        .order_by_desc(Column::PayTime)
-        .order_by_desc(Column::PaymentId)
-        .limit(limit as u64);
-    if let Some((time, id)) = before {
-        let same_time = Condition::all().add(Column::PayTime.eq(time)).add(Column::PaymentId.lt(id));
-        query = query.filter(Condition::any().add(Column::PayTime.lt(time)).add(same_time));
-    }
-    let payments = query.all(db.reader()).await?;
+    payment_ids: &[(Uuid,)],
+) -> Result<HashMap<Uuid, (payment::Model, reservation::Model)>, db::Error> {
+    let statement = db::rows(
+        db.engine(),
+        "SELECT p.* FROM payment p JOIN {r: payment_id uuid} ON p.payment_id = r.payment_id",
+        payment_ids,
+        [],
+    );
+    let payments = payment::Model::find_by_statement(statement).all(db.reader()).await?;
     let ids: Vec<(Uuid,)> = payments.iter().map(|p| (p.reservation_id,)).collect();
     let statement = db::rows(
         db.engine(),
@@ -125,11 +121,11 @@ pub async fn list(
         [],
     );
     let rows = reservation::Model::find_by_statement(statement).all(db.reader()).await?;
-    let mut reservations: std::collections::HashMap<Uuid, reservation::Model> =
+    let mut reservations: HashMap<Uuid, reservation::Model> =
         rows.into_iter().map(|row| (row.reservation_id, row)).collect();
     let pairs = payments.into_iter().filter_map(|p| {
         let reservation = reservations.remove(&p.reservation_id)?;
-        Some((p, reservation))
+        Some((p.payment_id, (p, reservation)))
     });
     Ok(pairs.collect())
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -247,7 +250,7 @@ pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> B
                 let end = token.expire_time.unwrap_or(Micros::MAX);
                 let ttl = clock::micros(hold_ttl);
                 let expire_time = rules::extended_expire_time(reservation, write.now, ttl, end);
-                extended.push(command.extension(reservation, number, expire_time));
+                extended.push((command.extension(reservation, number, expire_time), reservation.clone()));
                 Ok(Reservation { expire_time, version: reservation.version + 1, ..reservation.clone() })
             }),
         };
@@ -260,8 +263,8 @@ pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> B
         answers.push(answer);
     }
     // One by one: of several extensions of one hold in a batch each builds on the one before, and they are rare.
-    for extension in extended {
-        store::extend(write, &[extension]).await?;
+    for (extension, reservation) in extended {
+        store::extend(write, extension, &seats(&[reservation])).await?;
     }
     Ok(answers)
 }
@@ -279,8 +282,7 @@ impl Extend {
     }
 
     fn extension(&self, reservation: &Reservation, number: i32, expire_time: Micros) -> store::Extension {
-        let seats = rules::seat_numbers(reservation).len() as i64;
-        (reservation.reservation_id, reservation.version, seats, number, expire_time, self.request_id)
+        (reservation.reservation_id, reservation.version, number, expire_time, self.request_id)
     }
 }
 
@@ -340,36 +342,47 @@ pub async fn leave(write: &Write, keys: &[TokenKey]) -> Batch<Token> {
         .filter(|token| queue::rules::is_live(token, write.now))
         .map(|token| (token.user_id, token.concert_id, token.queue_number))
         .collect();
-    let ids = of_tokens(write, &left).await?;
-    let held = lock(write, ids.into_iter()).await?;
+    let held = lock_of_tokens(write, &left).await?;
     // One that ran out stays EXPIRED, whether or not a sweep has said so.
     let held: Vec<_> = held.into_values().filter(|v| rules::state_at(v, write.now) == State::Held).collect();
     free(write, &held, "RELEASED").await?;
     Ok(answers)
 }
 
+/// A hold that fell due may be found due by a sweep so much later: its transaction was under way, or another had it locked.
+const LATENESS: Duration = Duration::from_secs(60);
+
 /// The sweep of holds: those that are over say so and their seats have no row any more.
-pub async fn expire(db: &Database) -> Result<(), db::Error> {
+///
+/// `swept` is how far this process has come, so that a pass looks only through what fell due since; it begins with all of history.
+/// (An index of what is held alone would spare it that, but had to be changed by every payment.)
+pub async fn expire(db: &Database, swept: &AtomicI64) -> Result<(), db::Error> {
+    let (since, now) = (swept.load(Ordering::Relaxed), db.now());
     loop {
-        let count = db.write(|write| Box::pin(expire_some(write))).await?;
+        let count = db.write(|write| Box::pin(expire_some(write, since))).await?;
         if count < queue::operations::PASS_LIMIT as usize {
+            swept.store(now - clock::micros(LATENESS), Ordering::Relaxed);
             return Ok(());
         }
     }
 }
 
-async fn expire_some(write: &Write) -> Result<usize, db::Error> {
-    let over = store::lock_over(write, queue::operations::PASS_LIMIT).await?;
+async fn expire_some(write: &Write, since: Micros) -> Result<usize, db::Error> {
+    let over = store::lock_over(write, since, queue::operations::PASS_LIMIT).await?;
     free(write, &over, "EXPIRED").await?;
     Ok(over.len())
 }
 
-/// The ids of all reservations of tokens.
-pub async fn of_tokens(write: &Write, tokens: &[(Uuid, i64, i64)]) -> Result<Vec<Uuid>, db::Error> {
+/// Locks all reservations of tokens.
+pub async fn lock_of_tokens(
+    write: &Write,
+    tokens: &[(Uuid, i64, i64)],
+) -> Result<HashMap<Uuid, Reservation>, db::Error> {
     if tokens.is_empty() {
-        return Ok(Vec::new());
+        return Ok(HashMap::new());
     }
-    store::ids_of_tokens(write, tokens).await
+    let rows = store::lock_of_tokens(write, tokens).await?;
+    Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
 /// Locks reservations.
@@ -390,11 +403,10 @@ pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]
     if paid.is_empty() {
         return Ok(());
     }
-    let sold = seats_by_performance(paid);
-    let seat_count = sold.iter().map(|(_, seats)| *seats as usize).sum();
+    let seats = seats(paid);
     store::change(write, &versions(paid), "HELD", "PAID").await?;
-    store::sell_seats(write, &ids(paid), seat_count).await?;
-    store::count_sold(write, &sold).await
+    store::sell_seats(write, &seats).await?;
+    store::count_sold(write, &by_performance(&seats)).await
 }
 
 /// Undoes it: locked PAID reservations are REFUNDED and their seats free.
@@ -402,22 +414,33 @@ pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::E
     if refunded.is_empty() {
         return Ok(());
     }
-    let sold = seats_by_performance(refunded);
+    let seats = seats(refunded);
     store::change(write, &versions(refunded), "PAID", "REFUNDED").await?;
-    let freed = store::free_seats(write, &ids(refunded), "SOLD").await?;
-    if freed as i64 != sold.iter().map(|(_, seats)| seats).sum::<i64>() {
+    if store::free_seats(write, &seats, "SOLD").await? != seats.len() as u64 {
         return Err(db::Error::Defect("a paid reservation had not all of its seats".to_owned()));
     }
-    let returned: Vec<(i64, i64)> = sold.into_iter().map(|(id, seats)| (id, -seats)).collect();
+    let returned: Vec<(i64, i64)> = by_performance(&seats).into_iter().map(|(id, count)| (id, -count)).collect();
     store::count_sold(write, &returned).await
 }
 
-fn seats_by_performance(reservations: &[Reservation]) -> Vec<(i64, i64)> {
-    let mut seats: BTreeMap<i64, i64> = BTreeMap::new();
-    for reservation in reservations {
-        *seats.entry(reservation.performance_id).or_default() += rules::seat_numbers(reservation).len() as i64;
+/// All seats of reservations, in the order in which they are locked.
+fn seats(reservations: &[Reservation]) -> Vec<store::Seat> {
+    let of_one = |v: &Reservation| {
+        let (performance_id, reservation_id) = (v.performance_id, v.reservation_id);
+        rules::seat_numbers(v).into_iter().map(move |seat| (performance_id, seat, reservation_id))
+    };
+    let mut seats: Vec<_> = reservations.iter().flat_map(of_one).collect();
+    seats.sort_unstable();
+    seats
+}
+
+/// How many of the seats each performance has.
+fn by_performance(seats: &[store::Seat]) -> Vec<(i64, i64)> {
+    let mut counts: BTreeMap<i64, i64> = BTreeMap::new();
+    for (performance_id, _, _) in seats {
+        *counts.entry(*performance_id).or_default() += 1;
     }
-    seats.into_iter().collect()
+    counts.into_iter().collect()
 }
 
 async fn free(write: &Write, reservations: &[Reservation], state: &'static str) -> Result<(), db::Error> {
@@ -425,7 +448,7 @@ async fn free(write: &Write, reservations: &[Reservation], state: &'static str) 
         return Ok(());
     }
     store::change(write, &versions(reservations), "HELD", state).await?;
-    store::free_seats(write, &ids(reservations), "HELD").await.map(drop)
+    store::free_seats(write, &seats(reservations), "HELD").await.map(drop)
 }
 
 /// The locked token of a caller; TOKEN_INVALID if there is none, or if it is another user's.
@@ -440,8 +463,4 @@ pub fn not_found(reservation_id: Uuid) -> Error {
 
 fn versions(reservations: &[Reservation]) -> Vec<(Uuid, i64)> {
     reservations.iter().map(|v| (v.reservation_id, v.version)).collect()
-}
-
-fn ids(reservations: &[Reservation]) -> Vec<(Uuid,)> {
-    reservations.iter().map(|v| (v.reservation_id,)).collect()
 }

@@ -49,6 +49,11 @@ pub fn state_at(reservation: &Reservation, now: Micros) -> State {
     }
 }
 
+/// Whether there is a payment of it.
+pub fn is_settled(reservation: &Reservation) -> bool {
+    matches!(reservation.state, State::Paid | State::Refunded)
+}
+
 /// Whether a seat's row keeps others off the seat at `now`.
 pub fn is_taken(seat: &reserved_seat::Model, now: Micros) -> bool {
     seat.state == reserved_seat::State::Sold || seat.expire_time > now

@@ -39,16 +39,16 @@ pub async fn owned(write: &Write, owners: &[(Uuid, i64)]) -> Result<Vec<reservat
     Ok(reservation::Model::find_by_statement(statement).all(write.conn()).await?)
 }
 
-/// The ids of all reservations of tokens.
-pub async fn ids_of_tokens(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<Uuid>, db::Error> {
+/// All reservations of tokens, locked in the order of their ids.
+pub async fn lock_of_tokens(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<reservation::Model>, db::Error> {
     let statement = write.rows(
-        "SELECT v.reservation_id FROM reservation v JOIN {r: user_id uuid, concert_id int, queue_number int}
-         ON v.user_id = r.user_id AND v.concert_id = r.concert_id AND v.queue_number = r.queue_number",
+        "SELECT v.* FROM reservation v JOIN {r: user_id uuid, concert_id int, queue_number int}
+         ON v.user_id = r.user_id AND v.concert_id = r.concert_id AND v.queue_number = r.queue_number
+         ORDER BY v.reservation_id {lock of v}",
         tokens,
         [],
     );
-    let rows = write.conn().query_all_raw(statement).await?;
-    rows.iter().map(|row| Ok(row.try_get("", "reservation_id")?)).collect()
+    Ok(reservation::Model::find_by_statement(statement).all(write.conn()).await?)
 }
 
 /// Reservations, locked in the order of their ids.
@@ -65,12 +65,12 @@ pub async fn lock(write: &Write, ids: &[(Uuid,)]) -> Result<Vec<reservation::Mod
     Ok(reservation::Model::find_by_statement(statement).all(write.conn()).await?)
 }
 
-/// Up to `limit` holds that are over but do not say so, locked; those that another has locked are left for the next pass.
-pub async fn lock_over(write: &Write, limit: i64) -> Result<Vec<reservation::Model>, db::Error> {
+/// Up to `limit` holds that are over since `since` but do not say so, locked; those that another has locked are left for the next pass.
+pub async fn lock_over(write: &Write, since: Micros, limit: i64) -> Result<Vec<reservation::Model>, db::Error> {
     let statement = write.one(
-        "SELECT * FROM reservation WHERE state = 'HELD' AND expire_time <= $1
-         ORDER BY reservation_id LIMIT $2 {lock} {skip locked}",
-        [write.now.into(), limit.into()],
+        "SELECT * FROM reservation WHERE expire_time > $1 AND expire_time <= $2 AND state = 'HELD'
+         ORDER BY expire_time LIMIT $3 {lock} {skip locked}",
+        [since.into(), write.now.into(), limit.into()],
     );
     Ok(reservation::Model::find_by_statement(statement).all(write.conn()).await?)
 }
@@ -179,62 +179,55 @@ pub async fn extensions(
     Ok(found)
 }
 
-/// A locked hold that is extended: its id, its version, its seats, the number of the extension, the new end, the request.
-pub type Extension = (Uuid, i64, i64, i32, Micros, Option<Uuid>);
+/// A locked hold that is extended: its id, its version, the number of the extension, the new end, the request.
+pub type Extension = (Uuid, i64, i32, Micros, Option<Uuid>);
 
-/// Extends locked holds. Fails with [`db::Error::Lost`] if one has changed or lost a seat since it was read.
-pub async fn extend(write: &Write, extensions: &[Extension]) -> Result<(), db::Error> {
-    let columns =
-        "{r: reservation_id uuid, version int, seats int, extension_number int, expire_time int, request_id uuid}";
+/// Extends a locked hold of `seats`. Fails with [`db::Error::Lost`] if it has changed or lost a seat since it was read.
+pub async fn extend(write: &Write, extension: Extension, seats: &[Seat]) -> Result<(), db::Error> {
+    let columns = "{r: reservation_id uuid, version int, extension_number int, expire_time int, request_id uuid}";
     let sql = format!(
         "UPDATE reservation SET expire_time = r.expire_time, version = reservation.version + 1 FROM {columns}
          WHERE reservation.reservation_id = r.reservation_id AND reservation.version = r.version
            AND reservation.state = 'HELD'"
     );
-    require(write, write.rows(&sql, extensions, []), extensions.len()).await?;
+    require(write, write.rows(&sql, &[extension], []), 1).await?;
     let sql = format!(
-        "UPDATE reserved_seat SET expire_time = r.expire_time FROM {columns}
-         WHERE reserved_seat.reservation_id = r.reservation_id AND reserved_seat.state = 'HELD'"
+        "UPDATE reserved_seat SET expire_time = $2 FROM {SEAT}
+         WHERE reserved_seat.performance_id = r.performance_id AND reserved_seat.seat_number = r.seat_number
+           AND reserved_seat.reservation_id = r.reservation_id AND reserved_seat.state = 'HELD'"
     );
-    let seat_count = extensions.iter().map(|extension| extension.2 as usize).sum();
-    require(write, write.rows(&sql, extensions, []), seat_count).await?;
+    require(write, write.rows(&sql, seats, [extension.3.into()]), seats.len()).await?;
     let sql = format!(
         "INSERT INTO reservation_extension (reservation_id, extension_number, expire_time, request_id)
          SELECT r.reservation_id, r.extension_number, r.expire_time, r.request_id FROM {columns}"
     );
-    write.conn().execute_raw(write.rows(&sql, extensions, [])).await?;
+    write.conn().execute_raw(write.rows(&sql, &[extension], [])).await?;
     Ok(())
 }
 
-/// Frees the seats that reservations still have in `state`, and says how many.
-pub async fn free_seats(write: &Write, reservation_ids: &[(Uuid,)], state: &'static str) -> Result<u64, db::Error> {
-    let statement = write.rows(
-        "WITH chosen AS MATERIALIZED (
-            SELECT s.performance_id, s.seat_number FROM reserved_seat s JOIN {r: reservation_id uuid}
-            ON s.reservation_id = r.reservation_id
-            WHERE s.state = $2 ORDER BY s.performance_id, s.seat_number {lock of s})
-         DELETE FROM reserved_seat WHERE (performance_id, seat_number) IN (
-            SELECT performance_id, seat_number FROM chosen)",
-        reservation_ids,
-        [state.into()],
+/// A seat of a reservation: `(performance, seat number, reservation)`.
+pub type Seat = (i64, i32, Uuid);
+
+const SEAT: &str = "{r: performance_id int, seat_number int, reservation_id uuid}";
+
+/// Frees those of the seats that their reservations still have in `state`, in the order of their numbers, and says how many.
+pub async fn free_seats(write: &Write, seats: &[Seat], state: &'static str) -> Result<u64, db::Error> {
+    let sql = format!(
+        "DELETE FROM reserved_seat WHERE state = $2 AND (performance_id, seat_number, reservation_id) IN (
+            SELECT r.performance_id, r.seat_number, r.reservation_id FROM {SEAT})"
     );
+    let statement = write.rows(&sql, seats, [state.into()]);
     Ok(write.conn().execute_raw(statement).await?.rows_affected())
 }
 
-/// Sells the `seat_count` seats that reservations hold. Fails with [`db::Error::Lost`] if one was taken over.
-pub async fn sell_seats(write: &Write, reservation_ids: &[(Uuid,)], seat_count: usize) -> Result<(), db::Error> {
-    let statement = write.rows(
-        "WITH chosen AS MATERIALIZED (
-            SELECT s.performance_id, s.seat_number FROM reserved_seat s JOIN {r: reservation_id uuid}
-            ON s.reservation_id = r.reservation_id
-            WHERE s.state = 'HELD' ORDER BY s.performance_id, s.seat_number {lock of s})
-         UPDATE reserved_seat SET state = 'SOLD' FROM chosen
-         WHERE reserved_seat.performance_id = chosen.performance_id
-           AND reserved_seat.seat_number = chosen.seat_number",
-        reservation_ids,
-        [],
+/// Sells the seats that reservations hold, in the order of their numbers. Fails with [`db::Error::Lost`] if one was taken over.
+pub async fn sell_seats(write: &Write, seats: &[Seat]) -> Result<(), db::Error> {
+    let sql = format!(
+        "UPDATE reserved_seat SET state = 'SOLD' FROM {SEAT}
+         WHERE reserved_seat.performance_id = r.performance_id AND reserved_seat.seat_number = r.seat_number
+           AND reserved_seat.reservation_id = r.reservation_id AND reserved_seat.state = 'HELD'"
     );
-    require(write, statement, seat_count).await
+    require(write, write.rows(&sql, seats, []), seats.len()).await
 }
 
 /// Adds to the sold seats of performances (or takes from them), in the order of their ids; rows are `(performance, seats)`.

@@ -74,6 +74,17 @@ pub async fn require(db: &Database, user_id: Uuid) -> Result<wallet::Model, Erro
     store::find(db, user_id).await?.ok_or_else(|| unknown(user_id))
 }
 
+/// A user's payments as the ledger has them, newest first, from the one before entry `before`: each is the number of its entry and its id.
+pub async fn payments(
+    db: &Database,
+    user_id: Uuid,
+    before: Option<i64>,
+    limit: usize,
+) -> Result<Vec<(i64, Uuid)>, Error> {
+    let entries = store::entries(db, user_id, before, Some(Kind::Payment), limit).await?;
+    Ok(entries.into_iter().filter_map(|entry| Some((entry.entry_number, entry.payment_id?))).collect())
+}
+
 /// Locked wallets and what is to be booked on them.
 pub struct Wallets {
     rows: HashMap<Uuid, wallet::Model>,

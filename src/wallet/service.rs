@@ -106,7 +106,7 @@ impl WalletService for WalletApi {
         let page = Page::read(list, request.page_size, &request.page_token)?;
         let before = page.cursor(|cursor| cursor.parse().ok())?;
         operations::require(&self.db, user_id).await?;
-        let rows = store::entries(&self.db, user_id, before, page.size + 1).await.map_err(Error::from)?;
+        let rows = store::entries(&self.db, user_id, before, None, page.size + 1).await.map_err(Error::from)?;
         let (rows, next_page_token) = page.cut(rows, |row| row.entry_number.to_string());
         Ok(Response::new(proto::ListWalletEntriesResponse {
             entries: rows.into_iter().map(proto::WalletEntry::from).collect(),

@@ -1,6 +1,8 @@
 //! Queries of wallets and their ledger.
 
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -95,15 +97,17 @@ pub async fn find(db: &Database, user_id: Uuid) -> Result<Option<wallet::Model>,
     Ok(wallet::Entity::find_by_id(user_id).one(db.reader()).await?)
 }
 
-/// A user's entries, newest first, from the one before number `before`.
+/// A user's entries, of one kind or all, newest first, from the one before number `before`.
 pub async fn entries(
     db: &Database,
     user_id: Uuid,
     before: Option<i64>,
+    kind: Option<ledger_entry::Kind>,
     limit: usize,
 ) -> Result<Vec<ledger_entry::Model>, db::Error> {
     let rows = ledger_entry::Entity::find()
         .filter(ledger_entry::Column::UserId.eq(user_id))
+        .apply_if(kind, |entries, kind| entries.filter(ledger_entry::Column::Kind.eq(kind)))
         .filter(ledger_entry::Column::EntryNumber.lt(before.unwrap_or(i64::MAX)))
         .order_by_desc(ledger_entry::Column::EntryNumber)
         .limit(limit as u64)
