@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-/// Measures boxoffice against a bare echo, operation by operation; `sale` plays a whole flash sale.
+/// Measures boxoffice against a bare echo, operation by operation, and how it grows; `sale` plays a whole flash sale.
 #[derive(Debug, Parser)]
 #[command(name = "boxoffice-bench", version, about)]
 pub struct Cli {
@@ -22,6 +22,8 @@ pub struct Cli {
 pub enum Command {
     /// Play a whole flash sale: users arrive, queue, hold, pay, leave or come too late.
     Sale(Sale),
+    /// Measure what becomes of it when it grows: long queues, many watchers, many concerts, a stadium.
+    Growth(Growth),
     /// Serve the echo that operations are compared with, until standard input ends.
     #[command(hide = true)]
     Echo {
@@ -90,6 +92,29 @@ pub struct Sale {
     /// Where AdminService of that deployment is.
     #[arg(long, requires = "target", value_name = "ADDRESS")]
     pub admin: Option<String>,
+}
+
+/// How far it grows.
+#[derive(Debug, Args)]
+pub struct Growth {
+    /// How many wait in one queue.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1_000..=5_000_000))]
+    pub waiting: u32,
+    /// How many watch their place.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub watchers: u32,
+    /// How many concerts are sold at once.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub concerts: u32,
+    /// How many seats the stadium has.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(2..=200_000))]
+    pub seats: u32,
+}
+
+impl Default for Growth {
+    fn default() -> Self {
+        Self { waiting: 1_000_000, watchers: 50_000, concerts: 100, seats: 50_000 }
+    }
 }
 
 /// Which engines to measure on.

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     process::{ChildStderr, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::Value;
@@ -28,9 +28,18 @@ pub struct Deployment {
     pub metrics: SocketAddr,
     /// The id of its process.
     pub pid: u32,
-    complaints: Arc<Mutex<Complaints>>,
-    _process: Guarded,
-    _dir: TempDir,
+    url: String,
+    flags: Vec<String>,
+    log: Arc<Mutex<Log>>,
+    process: Option<Guarded>,
+    dir: TempDir,
+}
+
+/// What the server's log said that matters here.
+#[derive(Default)]
+struct Log {
+    complaints: Complaints,
+    admissions: Vec<SystemTime>,
 }
 
 /// What the server warned of.
@@ -53,35 +62,63 @@ impl Deployment {
     pub async fn start(engine: Engine, postgres: Option<&Postgres>, flags: &[&str]) -> Result<Self, Failure> {
         let dir = tempfile::Builder::new().prefix("boxoffice-bench-").tempdir()?;
         let url = fresh_url(engine, postgres, &dir).await?;
-        let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut deployment = Self {
+            address: nowhere,
+            admin: nowhere,
+            metrics: TcpListener::bind(nowhere)?.local_addr()?,
+            pid: 0,
+            url,
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            log: Arc::default(),
+            process: None,
+            dir,
+        };
+        deployment.launch().await?;
+        Ok(deployment)
+    }
+
+    /// Kills the server and starts it again on the same database; returns how long it took until it served.
+    pub async fn restart(&mut self) -> Result<Duration, Failure> {
+        self.process = None;
+        let started = Instant::now();
+        self.launch().await?;
+        Ok(started.elapsed())
+    }
+
+    async fn launch(&mut self) -> Result<(), Failure> {
         let mut command = Command::new(program()?);
         // Settings of whoever measures must not change what is measured.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BOXOFFICE_")) {
             command.env_remove(name);
         }
         command
-            .args(["--database-url", &url, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .args(["--metrics-listen", &metrics.to_string(), "--log-format", "json"])
-            .args(flags)
+            .args(["--database-url", &self.url, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args(["--metrics-listen", &self.metrics.to_string(), "--log-format", "json"])
+            .args(&self.flags)
             .arg("serve")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let mut process = Guarded::spawn_in(dir.path(), &mut command)?;
+        let mut process = Guarded::spawn_in(self.dir.path(), &mut command)?;
         let stderr = process.child().stderr.take().ok_or("the server has no log")?;
-        let complaints = Arc::new(Mutex::new(Complaints::default()));
-        let events = follow(stderr, complaints.clone());
+        let events = follow(stderr, self.log.clone());
         let started = tokio::task::spawn_blocking(move || wait_until_ready(&events)).await?;
-        let (address, admin) = started.ok_or_else(|| {
-            let said = complaints.lock().unwrap_or_else(|e| e.into_inner()).first.join("; ");
-            format!("the server did not start: {said}")
-        })?;
-        Ok(Self { address, admin, metrics, pid: process.id(), complaints, _process: process, _dir: dir })
+        (self.address, self.admin) =
+            started.ok_or_else(|| format!("the server did not start: {}", self.complaints().first.join("; ")))?;
+        self.pid = process.id();
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// When the server admitted somebody, by its log.
+    pub fn admissions(&self) -> Vec<SystemTime> {
+        self.log.lock().unwrap_or_else(|e| e.into_inner()).admissions.clone()
     }
 
     /// What the server warned of so far.
     pub fn complaints(&self) -> Complaints {
-        self.complaints.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.log.lock().unwrap_or_else(|e| e.into_inner()).complaints.clone()
     }
 }
 
@@ -104,11 +141,11 @@ fn program() -> Result<PathBuf, Failure> {
 }
 
 /// Reads the log to its end, so that the server never waits for a reader.
-fn follow(stderr: ChildStderr, complaints: Arc<Mutex<Complaints>>) -> mpsc::Receiver<Event> {
+fn follow(stderr: ChildStderr, log: Arc<Mutex<Log>>) -> mpsc::Receiver<Event> {
     let (tell, events) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            if let Some(event) = read_line(&line, &complaints) {
+            if let Some(event) = read_line(&line, &log) {
                 // Nobody listens once the server is ready.
                 let _ = tell.send(event);
             }
@@ -117,22 +154,28 @@ fn follow(stderr: ChildStderr, complaints: Arc<Mutex<Complaints>>) -> mpsc::Rece
     events
 }
 
-fn read_line(line: &str, complaints: &Mutex<Complaints>) -> Option<Event> {
+fn read_line(line: &str, log: &Mutex<Log>) -> Option<Event> {
+    let mut log = log.lock().unwrap_or_else(|e| e.into_inner());
     let parsed: Option<Value> = serde_json::from_str(line).ok();
     let level = parsed.as_ref().and_then(|value| value["level"].as_str()).unwrap_or("ERROR");
     if matches!(level, "WARN" | "ERROR") {
-        let mut complaints = complaints.lock().unwrap_or_else(|e| e.into_inner());
+        let complaints = &mut log.complaints;
         complaints.count += 1;
         if complaints.first.len() < KEPT_COMPLAINTS {
             let words = parsed.as_ref().map_or_else(|| line.to_owned(), |value| value["fields"].to_string());
             complaints.first.push(words);
         }
     }
-    let fields = &parsed?["fields"];
+    let parsed = parsed?;
+    let fields = &parsed["fields"];
     let address = |name: &str| fields[name].as_str()?.parse().ok();
     match fields["message"].as_str()? {
         "listening" => Some(Event::Listening(address("address")?, address("admin_address")?)),
         "ready" => Some(Event::Ready),
+        "admitted" => {
+            log.admissions.extend(parsed["timestamp"].as_str().and_then(|at| humantime::parse_rfc3339(at).ok()));
+            None
+        }
         _ => None,
     }
 }

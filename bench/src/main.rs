@@ -19,6 +19,7 @@
 mod cli;
 mod deployment;
 mod echo;
+mod growth;
 mod load;
 mod naive;
 mod operations;
@@ -67,6 +68,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         None => operations::run(&cli.common).await,
         Some(Command::Sale(options)) => sale::run(&cli.common, &options).await,
+        Some(Command::Growth(options)) => growth::run(&cli.common, &options).await,
         Some(Command::Echo { listen }) => echo::serve(listen).await,
     }
 }

@@ -1,4 +1,4 @@
-//! What the server tells Prometheus about its lanes.
+//! What the server tells Prometheus about its lanes and its background passes.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -11,31 +11,39 @@ use crate::Failure;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Batches of one lane so far.
+/// Batches of one lane so far, or passes of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Batches {
-    /// Calls in them.
-    pub calls: f64,
+pub struct Total {
+    /// Calls in the batches, or seconds of the passes.
+    pub sum: f64,
     /// How many they were.
     pub count: f64,
 }
 
-/// The batches of each lane so far.
-pub type Lanes = BTreeMap<String, Batches>;
+/// The batches of each lane so far, or the passes of each kind.
+pub type Totals = BTreeMap<String, Total>;
 
-/// Reads the lanes' metrics of the server that listens for Prometheus at `address`.
-pub async fn lanes(address: SocketAddr) -> Result<Lanes, Failure> {
-    let text = tokio::time::timeout(LIMIT, get(address)).await.map_err(|_| "the server's metrics did not come")??;
-    Ok(parse(&text))
+/// Reads how many calls were in how many batches of each lane, from the server that listens for Prometheus at `address`.
+pub async fn lanes(address: SocketAddr) -> Result<Totals, Failure> {
+    Ok(parse(&read(address).await?, "boxoffice_lane_batch_size", "lane"))
+}
+
+/// Reads how many seconds how many passes of each kind took.
+pub async fn passes(address: SocketAddr) -> Result<Totals, Failure> {
+    Ok(parse(&read(address).await?, "boxoffice_pass_seconds", "pass"))
+}
+
+async fn read(address: SocketAddr) -> Result<String, Failure> {
+    tokio::time::timeout(LIMIT, get(address)).await.map_err(|_| "the server's metrics did not come")?
 }
 
 /// What was added from `before` to `after`, where anything was.
-pub fn added(before: &Lanes, after: &Lanes) -> Lanes {
-    let grown = after.iter().map(|(lane, now)| {
-        let then = before.get(lane).copied().unwrap_or_default();
-        (lane.clone(), Batches { calls: now.calls - then.calls, count: now.count - then.count })
+pub fn added(before: &Totals, after: &Totals) -> Totals {
+    let grown = after.iter().map(|(name, now)| {
+        let then = before.get(name).copied().unwrap_or_default();
+        (name.clone(), Total { sum: now.sum - then.sum, count: now.count - then.count })
     });
-    grown.filter(|(_, batches)| batches.count > 0.0).collect()
+    grown.filter(|(_, total)| total.count > 0.0).collect()
 }
 
 /// HTTP/1.0, so that the answer comes in one piece and ends with the connection.
@@ -47,21 +55,22 @@ async fn get(address: SocketAddr) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn parse(text: &str) -> Lanes {
-    let mut lanes = Lanes::new();
+/// The sums and counts of the summary `name`, by its `label`.
+fn parse(text: &str, name: &str, label: &str) -> Totals {
+    let mut totals = Totals::new();
     for line in text.lines() {
-        let Some(rest) = line.strip_prefix("boxoffice_lane_batch_size_") else { continue };
+        let Some(rest) = line.strip_prefix(name).and_then(|rest| rest.strip_prefix('_')) else { continue };
         let (Some((kind, rest)), Some((_, value))) = (rest.split_once('{'), rest.rsplit_once(' ')) else { continue };
-        let lane = rest.split_once("lane=\"").and_then(|(_, rest)| rest.split_once('"'));
-        let (Some((lane, _)), Ok(value)) = (lane, value.parse()) else { continue };
-        let batches = lanes.entry(lane.to_owned()).or_default();
+        let label = rest.split_once(&format!("{label}=\"")).and_then(|(_, rest)| rest.split_once('"'));
+        let (Some((label, _)), Ok(value)) = (label, value.parse()) else { continue };
+        let total = totals.entry(label.to_owned()).or_default();
         match kind {
-            "sum" => batches.calls = value,
-            "count" => batches.count = value,
+            "sum" => total.sum = value,
+            "count" => total.count = value,
             _ => {}
         }
     }
-    lanes
+    totals
 }
 
 #[cfg(test)]
@@ -73,17 +82,20 @@ mod tests {
         boxoffice_lane_batch_size_sum{lane=\"payment.pay\"} 120\n\
         boxoffice_lane_batch_size_count{lane=\"payment.pay\"} 10\n";
 
+    fn lanes_of(text: &str) -> Totals {
+        parse(text, "boxoffice_lane_batch_size", "lane")
+    }
+
     #[test]
     fn sum_and_count_are_read_by_lane() {
-        let lanes = parse(TEXT);
-        assert_eq!(lanes["payment.pay"], Batches { calls: 120.0, count: 10.0 });
+        assert_eq!(lanes_of(TEXT)["payment.pay"], Total { sum: 120.0, count: 10.0 });
     }
 
     #[test]
     fn only_what_was_added_counts() {
-        let after = parse(TEXT);
-        let before = Lanes::from([("payment.pay".to_owned(), Batches { calls: 20.0, count: 5.0 })]);
-        assert_eq!(added(&before, &after)["payment.pay"], Batches { calls: 100.0, count: 5.0 });
+        let after = lanes_of(TEXT);
+        let before = Totals::from([("payment.pay".to_owned(), Total { sum: 20.0, count: 5.0 })]);
+        assert_eq!(added(&before, &after)["payment.pay"], Total { sum: 100.0, count: 5.0 });
         assert!(added(&after, &after).is_empty());
     }
 }

@@ -106,7 +106,7 @@ pub struct World {
     /// Connections to the public services.
     pub channels: Vec<Channel>,
     /// All users.
-    pub users: Arc<Vec<User>>,
+    pub users: Arc<Vec<Arc<User>>>,
     admin: AdminServiceClient<Channel>,
 }
 
@@ -115,7 +115,7 @@ impl World {
     pub async fn new(address: &str, admin: &str, connections: u16, user_count: usize) -> Result<Self, Failure> {
         let channels = connect(address, connections).await?;
         let admin = connect(admin, 1).await?.pop().ok_or("no connection to the admin")?;
-        let users = Arc::new((0..user_count).map(|_| User::new()).collect());
+        let users = Arc::new((0..user_count).map(|_| Arc::new(User::new())).collect());
         Ok(Self { channels, users, admin: AdminServiceClient::new(admin) })
     }
 

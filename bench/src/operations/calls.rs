@@ -30,7 +30,7 @@ pub const SMALL_SEATS: u32 = 50;
 /// What the calls share.
 pub struct Calls {
     concert: String,
-    users: Arc<Vec<User>>,
+    users: Arc<Vec<Arc<User>>>,
     request_ids: bool,
     /// Seats that users have paid for, as the answers say.
     pub paid_seats: Arc<AtomicU64>,
@@ -73,7 +73,7 @@ impl Winners {
 
 impl Calls {
     /// Calls of `users` about a concert.
-    pub fn new(concert: &str, users: Arc<Vec<User>>, request_ids: bool) -> Self {
+    pub fn new(concert: &str, users: Arc<Vec<Arc<User>>>, request_ids: bool) -> Self {
         Self { concert: concert.to_owned(), users, request_ids, paid_seats: Arc::default(), paid_money: Arc::default() }
     }
 

@@ -14,17 +14,20 @@ use tonic::transport::Channel;
 
 use crate::{
     Failure,
-    cli::{Common, Engine, EngineChoice},
+    cli::{Common, Engine, EngineChoice, Growth},
     deployment::{self, Deployment},
     echo::EchoProcess,
+    growth,
     load::{self, Supply},
     naive,
     postgres::Postgres,
     world::{self, World},
 };
+pub use calls::{Calls, Measure};
 pub use checks::Check;
+pub use round::median;
 
-use calls::{CONCERT, CONTESTED_DATE, Calls, FRESH_CONCERT, LARGE_DATE, Measure, SMALL_DATE, SMALL_SEATS, Winners};
+use calls::{CONCERT, CONTESTED_DATE, FRESH_CONCERT, LARGE_DATE, SMALL_DATE, SMALL_SEATS, Winners};
 use report::{EngineReport, Report};
 use round::{Figures, Spec};
 
@@ -109,8 +112,14 @@ pub async fn run(common: &Common) -> Result<(), Failure> {
     let mut report = Report::new(common);
     for engine in engines {
         let postgres = postgres.as_ref().filter(|_| *engine == Engine::Postgres);
-        let measured = Bench::start(common, *engine, postgres, &echo).await?.measure(*engine).await?;
+        let mut measured = Bench::start(common, *engine, postgres, &echo).await?.measure(*engine).await?;
         println!("{}", report::text(&measured));
+        if !common.quick {
+            measured.growth = Some(growth::measure(common, &Growth::default(), *engine, postgres).await?);
+        }
+        if let Some(growth) = &measured.growth {
+            println!("{}", growth::text(growth));
+        }
         report.engines.push(measured);
     }
     if let Some(postgres) = &postgres {

@@ -8,6 +8,7 @@ use super::{checks::Check, idle::IdleWrite, round::Figures, rush::Rush};
 use crate::{
     cli::{Common, Engine},
     deployment::Complaints,
+    growth::GrowthReport,
     naive::NaivePayments,
     table::Table,
 };
@@ -42,6 +43,8 @@ pub struct EngineReport {
     pub rush: Option<Rush>,
     /// A payment of five statements per request, made by pgbench.
     pub naive_payments: Option<NaivePayments>,
+    /// What becomes of it when it grows; not measured in a quick run.
+    pub growth: Option<GrowthReport>,
     /// What has to hold.
     pub checks: Vec<Check>,
     /// Warnings and errors in the server's log.
@@ -73,6 +76,7 @@ impl EngineReport {
             commit_p50_ms: f64::NAN,
             rush: None,
             naive_payments: None,
+            growth: None,
             checks: Vec::new(),
             server_complaints: 0,
             first_complaints: Vec::new(),

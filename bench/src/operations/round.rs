@@ -164,7 +164,7 @@ async fn one(
 struct Sum {
     calls: u64,
     misses: BTreeMap<String, u64>,
-    lanes: scrape::Lanes,
+    lanes: scrape::Totals,
 }
 
 impl Sum {
@@ -180,11 +180,11 @@ impl Sum {
         }
     }
 
-    fn add(&mut self, round: &Round, added: scrape::Lanes) {
+    fn add(&mut self, round: &Round, added: scrape::Totals) {
         self.calls += round.calls();
         for (lane, batches) in added {
             let sum = self.lanes.entry(lane).or_default();
-            sum.calls += batches.calls;
+            sum.sum += batches.sum;
             sum.count += batches.count;
         }
     }
@@ -193,7 +193,7 @@ impl Sum {
         let of = |figure: fn(&Measured) -> f64| median(measured.iter().map(figure).collect());
         let database: Option<Vec<f64>> = measured.iter().map(|round| round.database_cpu).collect();
         let batch_sizes: BTreeMap<String, f64> =
-            self.lanes.into_iter().map(|(lane, batches)| (lane, batches.calls / batches.count)).collect();
+            self.lanes.into_iter().map(|(lane, batches)| (lane, batches.sum / batches.count)).collect();
         Figures {
             name: spec.name,
             calls_per_second: of(|round| round.rate),
@@ -220,7 +220,7 @@ impl Sum {
 }
 
 /// The middle one; of an even number the mean of the middle two.
-fn median(mut figures: Vec<f64>) -> f64 {
+pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_unstable_by(f64::total_cmp);
     match (figures.len(), figures.len() / 2) {
         (0, _) => f64::NAN,

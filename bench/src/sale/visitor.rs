@@ -62,7 +62,7 @@ pub struct Visit {
 
 /// A user on the way.
 pub struct Visitor {
-    users: Arc<Vec<User>>,
+    users: Arc<Vec<Arc<User>>>,
     index: usize,
     channel: Channel,
     stage: Arc<Stage>,
@@ -73,7 +73,7 @@ pub struct Visitor {
 
 impl Visitor {
     /// A user who will call over `channel`.
-    pub fn new(users: Arc<Vec<User>>, index: usize, channel: Channel, stage: Arc<Stage>) -> Self {
+    pub fn new(users: Arc<Vec<Arc<User>>>, index: usize, channel: Channel, stage: Arc<Stage>) -> Self {
         let mut rng = StdRng::from_rng(&mut rand::rng());
         let is_fickle = rng.random_bool(FICKLE);
         let visit = Visit { outcome: Outcome::Failed, waited: None, shopped: None, chose_again: false };

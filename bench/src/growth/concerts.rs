@@ -1,0 +1,143 @@
+//! A hundred concerts at once: calls spread over all of them beside calls for one, and a promotion of all.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use boxoffice::proto;
+use serde::Serialize;
+
+use super::{Ground, passes::Passes};
+use crate::{
+    Failure,
+    deployment::Deployment,
+    load::{self, Call, Miss, Supply},
+    operations::{Calls, Measure},
+    world::{self, User},
+};
+
+const ONE: &str = "ONE";
+/// Who comes for each of the many; as many come for the one as for all of them together.
+const USERS_EACH: usize = 300;
+const LIMIT: Duration = Duration::from_secs(60);
+/// Rounds, in turns between the one concert and the many.
+const ROUNDS: usize = 3;
+
+/// What many concerts cost.
+#[derive(Debug, Serialize)]
+pub struct Concerts {
+    /// How many are sold at once.
+    pub concerts: usize,
+    /// IssueToken per second for one concert, and spread over all.
+    pub issued_per_second: (f64, f64),
+    /// GetPosition per second for one concert, and spread over all.
+    pub polls_per_second: (f64, f64),
+    /// Wrong and failed answers.
+    pub errors: u64,
+    /// Tokens that were admitted to all of them.
+    pub admitted: usize,
+    /// From the opening of the first until all were admitted to all.
+    pub admission_ms: f64,
+    /// The longest promotion pass.
+    pub promote_ms: f64,
+}
+
+/// Measures many concerts beside one.
+pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Concerts, Failure> {
+    let count = ground.options.concerts as usize;
+    let crowd = count * USERS_EACH;
+    let world = ground.world(deployment, 2 * crowd).await?;
+    ground.progress.set_message(format!("{count} concerts"));
+    world.create_venue("many", USERS_EACH as u32).await?;
+    let codes: Vec<String> = (0..count).map(|number| format!("MANY-{number}")).collect();
+    for code in codes.iter().map(String::as_str).chain([ONE]) {
+        world.create_concert(code).await?;
+        world.add_performance(code, "2034-06-18", "many").await?;
+    }
+    ground.prepare(&world, world.users.len(), "OpenWallet", &world.open_wallet()).await?;
+    let one = Calls::new(ONE, Arc::new(world.users[..crowd].to_vec()), false);
+    let many = Many { codes: Arc::new(codes.clone()), users: Arc::new(world.users[crowd..].to_vec()) };
+
+    ground.progress.set_message(format!("tokens of {count} concerts"));
+    let none = Measure::default();
+    let mut errors = 0;
+    let mut rates = Vec::new();
+    for (one, many, time) in [
+        (one.issue_token(&none), many.issue_token(), None),
+        (one.get_position(&none), many.get_position(), Some(Duration::from_secs(1))),
+    ] {
+        let (mut of_one, mut of_many) = (0.0_f64, 0.0_f64);
+        for round in 0..ROUNDS {
+            let part = crowd * round / ROUNDS..crowd * (round + 1) / ROUNDS;
+            for (call, best) in [(&one, &mut of_one), (&many, &mut of_many)] {
+                let supply = match time {
+                    None => Supply::Once(part.clone()),
+                    Some(time) => Supply::Over(0..crowd, time),
+                };
+                let done = load::closed_loop(&world.channels, ground.common.in_flight, &supply, call).await?;
+                errors += done.errors();
+                *best = best.max(done.rate());
+            }
+        }
+        rates.push((of_one, of_many));
+        // What polling reads may be 250 ms old.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+
+    ground.progress.set_message(format!("a promotion in {count} concerts"));
+    let passes = Passes::follow(deployment.metrics);
+    let started = Instant::now();
+    for code in &codes {
+        world.open_sale(code).await?;
+    }
+    for code in &codes {
+        world.wait_until_admitted(code, LIMIT).await?;
+    }
+    let admission_ms = started.elapsed().as_secs_f64() * 1_000.0;
+    let promote_ms = passes.longest_ms().await?.get("promote").copied().unwrap_or(f64::NAN);
+    Ok(Concerts {
+        concerts: count,
+        issued_per_second: rates[0],
+        polls_per_second: rates[1],
+        errors,
+        admitted: crowd,
+        admission_ms,
+        promote_ms,
+    })
+}
+
+/// Calls spread over many concerts: neighbours in line want different ones.
+struct Many {
+    codes: Arc<Vec<String>>,
+    users: Arc<Vec<Arc<User>>>,
+}
+
+impl Many {
+    fn issue_token(&self) -> Call {
+        let (codes, users) = (self.codes.clone(), self.users.clone());
+        Call::new(move |channel, index| {
+            let (codes, users) = (codes.clone(), users.clone());
+            async move {
+                let (user, concert_code) = (&users[index], codes[index % codes.len()].clone());
+                let request = proto::IssueTokenRequest { concert_code, user_id: user.id.clone() };
+                let answer = world::queue(channel).issue_token(request).await?.into_inner();
+                user.keep_token(answer.token.as_ref())
+            }
+        })
+    }
+
+    fn get_position(&self) -> Call {
+        let (codes, users) = (self.codes.clone(), self.users.clone());
+        Call::new(move |channel, index| {
+            let (codes, users) = (codes.clone(), users.clone());
+            async move {
+                let (user, concert_code) = (&users[index], codes[index % codes.len()].clone());
+                let request = proto::GetPositionRequest { concert_code, user_id: user.id.clone() };
+                let answer = world::queue(channel).get_position(user.request(request)).await?.into_inner();
+                let place = answer.position.and_then(|position| position.position);
+                place.map(drop).ok_or_else(|| Miss::wrong("a token that does not wait"))
+            }
+        })
+    }
+}

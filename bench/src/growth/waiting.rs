@@ -1,0 +1,139 @@
+//! A million who wait in one queue: what a poll, a promotion, an expiry and a start of the server cost, and how much memory.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use super::{Ground, passes::Passes, resident_bytes};
+use crate::{
+    Failure,
+    load::{self, Supply},
+    operations::{Calls, Measure, median},
+    usage, world,
+};
+
+const SHORT: &str = "SHORT";
+const LONG: &str = "LONG";
+/// How many wait in the short queue.
+const FEW: usize = 1_000;
+/// How many are admitted at a time.
+const ADMITTED: u32 = 1_000;
+/// Rounds of polls, in turns between the short and the long queue.
+const ROUNDS: usize = 5;
+const POLLING: Duration = Duration::from_secs(1);
+/// How long is promoted and expired; an admission lasts three seconds.
+const PROMOTING: Duration = Duration::from_secs(15);
+const FLAGS: [&str; 6] = ["--promote-interval", "250ms", "--expire-interval", "1s", "--admission-ttl", "3s"];
+
+/// What a long queue costs.
+#[derive(Debug, Serialize)]
+pub struct Waiting {
+    /// How many wait in the long queue.
+    pub waiting: usize,
+    /// Polls a second of those few who wait in the short queue, and of those in the long one.
+    pub polls_per_second: (f64, f64),
+    /// CPU seconds of the server per 1,000 polls in the short queue, and in the long one.
+    pub poll_cpu_per_1000: (f64, f64),
+    /// Wrong and failed polls.
+    pub poll_errors: u64,
+    /// Resident memory of the server that issued all tokens.
+    pub rss_bytes: u64,
+    /// Resident memory of the server that was started on them.
+    pub restarted_rss_bytes: u64,
+    /// Tokens that one promotion admits.
+    pub admitted: u32,
+    /// How many were admitted in all.
+    pub admitted_in_all: i64,
+    /// The longest promotion pass.
+    pub promote_ms: f64,
+    /// The longest expiry pass.
+    pub expire_ms: f64,
+    /// From the start of the process until it serves.
+    pub start_ms: f64,
+}
+
+/// Measures a long queue beside a short one.
+pub async fn run(ground: &Ground<'_>) -> Result<Waiting, Failure> {
+    let waiting = ground.options.waiting as usize;
+    let mut deployment = ground.deploy(&FLAGS).await?;
+    let world = ground.world(&deployment, FEW + waiting).await?;
+    let short = Calls::new(SHORT, Arc::new(world.users[..FEW].to_vec()), false);
+    let long = Calls::new(LONG, Arc::new(world.users[FEW..].to_vec()), false);
+    world.create_venue("hall", ADMITTED).await?;
+    for concert in [SHORT, LONG] {
+        world.create_concert(concert).await?;
+        world.add_performance(concert, "2034-06-18", "hall").await?;
+    }
+    let none = Measure::default();
+    ground.prepare(&world, world.users.len(), "OpenWallet", &world.open_wallet()).await?;
+    ground.prepare(&world, FEW, "IssueToken", &short.issue_token(&none)).await?;
+    ground.prepare(&world, waiting, "IssueToken", &long.issue_token(&none)).await?;
+    // What polling reads may be 250 ms old.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let rss_bytes = resident_bytes(&deployment)?;
+
+    ground.progress.set_message("polls in a short and in a long queue");
+    let mut figures = [Vec::new(), Vec::new()];
+    let mut poll_errors = 0;
+    for _ in 0..ROUNDS {
+        for (calls, count, figures) in
+            [&short, &long].into_iter().zip([FEW, waiting]).zip(&mut figures).map(|((c, n), f)| (c, n, f))
+        {
+            let supply = Supply::Over(0..count, POLLING);
+            let before = usage::cpu_seconds(deployment.pid).unwrap_or_default();
+            let call = calls.get_position(&none);
+            let round = load::closed_loop(&world.channels, ground.common.in_flight, &supply, &call).await?;
+            let cpu = usage::cpu_seconds(deployment.pid).unwrap_or_default() - before;
+            poll_errors += round.errors();
+            figures.push((round.rate(), cpu / (round.calls() as f64 / 1_000.0)));
+        }
+    }
+    let of = |queue: usize, figure: fn(&(f64, f64)) -> f64| median(figures[queue].iter().map(figure).collect());
+
+    ground.progress.set_message("promotions and expiries in a long queue");
+    let passes = Passes::follow(deployment.metrics);
+    world.open_sale(LONG).await?;
+    tokio::time::sleep(PROMOTING).await;
+    let longest = passes.longest_ms().await?;
+    let stats = world.stats(LONG).await?;
+    let admitted_in_all = stats.issued_count - stats.waiting_count;
+
+    ground.progress.set_message("a start of the server");
+    let start_ms = deployment.restart().await?.as_secs_f64() * 1_000.0;
+    let restarted_rss_bytes = resident_bytes(&deployment)?;
+    require_last_in_line(ground, &deployment, &world.users[FEW + waiting - 1]).await?;
+    Ok(Waiting {
+        waiting,
+        polls_per_second: (of(0, |f| f.0), of(1, |f| f.0)),
+        poll_cpu_per_1000: (of(0, |f| f.1), of(1, |f| f.1)),
+        poll_errors,
+        rss_bytes,
+        restarted_rss_bytes,
+        admitted: ADMITTED,
+        admitted_in_all,
+        promote_ms: longest.get("promote").copied().unwrap_or(f64::NAN),
+        expire_ms: longest.get("expire").copied().unwrap_or(f64::NAN),
+        start_ms,
+    })
+}
+
+/// After the start, whoever came last must still be waiting.
+async fn require_last_in_line(
+    ground: &Ground<'_>,
+    deployment: &crate::deployment::Deployment,
+    last: &world::User,
+) -> Result<(), Failure> {
+    let started = Instant::now();
+    let channel = world::connect(&deployment.address.to_string(), 1).await?.remove(0);
+    let request = boxoffice::proto::GetPositionRequest { concert_code: LONG.to_owned(), user_id: last.id.clone() };
+    let answer = world::queue(channel).get_position(last.request(request)).await;
+    let position = answer.map_err(world::told("GetPosition"))?.into_inner().position.unwrap_or_default();
+    ground.progress.set_message(format!("position {:?} after {:?}", position.position, started.elapsed()));
+    match position.position {
+        Some(place) if place > 0 => Ok(()),
+        _ => Err("whoever came last does not wait any more after a start of the server".into()),
+    }
+}

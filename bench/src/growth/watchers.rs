@@ -1,0 +1,120 @@
+//! Tens of thousands who watch their place: memory of each, and how late they hear of a promotion.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use boxoffice::proto;
+use futures::{StreamExt, stream};
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use tokio::{sync::watch, task::JoinSet};
+use tonic::Streaming;
+
+use super::{Ground, resident_bytes};
+use crate::{
+    Failure,
+    deployment::Deployment,
+    load::{self, Percentiles},
+    operations::{Calls, Measure},
+    world::{self, User, World},
+};
+
+const CONCERT: &str = "WATCHED";
+/// How many are admitted while the others watch.
+const ADMITTED: u32 = 1_000;
+/// Streams that are being opened at the same time.
+const OPENING: usize = 256;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What watchers cost.
+#[derive(Debug, Serialize)]
+pub struct Watchers {
+    /// How many streams are open.
+    pub streams: usize,
+    /// Memory of the server for each.
+    pub bytes_per_stream: f64,
+    /// Streams opened per second.
+    pub opened_per_second: f64,
+    /// From the promotion, as the server's log has it, until its news was there.
+    pub lag: Percentiles,
+    /// Streams that heard nothing, or something wrong.
+    pub errors: usize,
+}
+
+/// Opens the streams and promotes once.
+pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watchers, Failure> {
+    let streams = ground.options.watchers as usize;
+    let world = ground.world(deployment, ADMITTED as usize + streams).await?;
+    world.create_venue("watched", ADMITTED).await?;
+    world.create_concert(CONCERT).await?;
+    world.add_performance(CONCERT, "2034-06-18", "watched").await?;
+    let calls = Calls::new(CONCERT, world.users.clone(), false);
+    ground.prepare(&world, world.users.len(), "OpenWallet", &world.open_wallet()).await?;
+    // In two steps, so that those who watch are those who wait longest.
+    let issue = calls.issue_token(&Measure::default());
+    ground.prepare(&world, ADMITTED as usize, "IssueToken", &issue).await?;
+    ground.prepare(&world, world.users.len(), "IssueToken", &issue).await?;
+
+    ground.progress.set_message(format!("{streams} open WatchPosition"));
+    let before = resident_bytes(deployment)?;
+    let started = Instant::now();
+    let open = open(&world, ADMITTED as usize).await?;
+    let opened_per_second = streams as f64 / started.elapsed().as_secs_f64();
+    // Buffers that were needed only to open them are given back.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let bytes_per_stream = (resident_bytes(deployment)?.saturating_sub(before)) as f64 / streams as f64;
+
+    ground.progress.set_message("a promotion that all of them hear of");
+    let (stop, stopped) = watch::channel(false);
+    let mut listeners = JoinSet::new();
+    for (stream, place) in open {
+        listeners.spawn(listen(stream, place, stopped.clone()));
+    }
+    world.open_sale(CONCERT).await?;
+    tokio::spawn(async move {
+        tokio::time::sleep(LIMIT).await;
+        stop.send_replace(true);
+    });
+    let heard = listeners.join_all().await;
+    let promoted = deployment.admissions().into_iter().max().ok_or("the server's log tells of no promotion")?;
+    let mut lags = Histogram::<u64>::new_with_bounds(1, 120_000_000, 3)?;
+    for at in heard.iter().flatten() {
+        lags.saturating_record(at.duration_since(promoted).unwrap_or_default().as_micros() as u64);
+    }
+    let errors = heard.iter().filter(|at| at.is_none()).count();
+    Ok(Watchers { streams, bytes_per_stream, opened_per_second, lag: load::percentiles(&lags), errors })
+}
+
+type Positions = Streaming<proto::WatchPositionResponse>;
+
+/// Opens a stream for each user after the first `skip`, and reads the first message of each.
+async fn open(world: &World, skip: usize) -> Result<Vec<(Positions, i64)>, Failure> {
+    let open = stream::iter(skip..world.users.len()).map(|index| {
+        let channel = world.channels[index % world.channels.len()].clone();
+        open_one(channel, &world.users[index])
+    });
+    let opened: Vec<Result<_, Failure>> = open.buffer_unordered(OPENING).collect().await;
+    opened.into_iter().collect()
+}
+
+async fn open_one(channel: tonic::transport::Channel, user: &User) -> Result<(Positions, i64), Failure> {
+    let request = proto::WatchPositionRequest { concert_code: CONCERT.to_owned(), user_id: user.id.clone() };
+    let opened = world::queue(channel).watch_position(user.request(request)).await;
+    let mut stream = opened.map_err(world::told("WatchPosition"))?.into_inner();
+    let first = stream.message().await.map_err(world::told("WatchPosition"))?;
+    let place = first.and_then(|message| message.position?.position).ok_or("a watcher does not wait")?;
+    Ok((stream, place))
+}
+
+/// When the news came that all moved up by those who were admitted; `None` if it did not come.
+async fn listen(mut stream: Positions, place: i64, mut stopped: watch::Receiver<bool>) -> Option<SystemTime> {
+    loop {
+        let message = tokio::select! {
+            message = stream.message() => message.ok()??,
+            _ = stopped.wait_for(|stopped| *stopped) => return None,
+        };
+        let now = message.position?;
+        if now.position == Some((place - i64::from(ADMITTED)).max(1)) {
+            return Some(SystemTime::now());
+        }
+    }
+}
