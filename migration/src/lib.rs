@@ -2,9 +2,10 @@
 //! refer to each other. A released migration is never edited; a change is a new file.
 //!
 //! Stored forms: instants are microseconds since the Unix epoch in a BIGINT, money a BIGINT in the currency's smallest
-//! unit, states their names, ids UUIDs (a 16-byte BLOB on SQLite). A column that is copied from a row which the table refers to anyway
-//! (a reservation's user from its token, a payment's from its reservation) needs no reference of its own, nor does a key that its own
-//! transaction has locked or written (a token's concert: its counter gave the number; a seat's reservation: both are taken at once).
+//! unit, states their names, ids UUIDs (a 16-byte BLOB on SQLite). A reference is declared where a row may be about something
+//! that another transaction knows better. Where the same transaction has locked or written what is referred to (a payment's
+//! reservation, an entry's wallet, a seat's reservation), or where it follows from another reference, it would cost each row
+//! a look-up for nothing; the tests hold those against the rows.
 
 use sea_orm_migration::{prelude::*, sea_orm::DatabaseBackend};
 

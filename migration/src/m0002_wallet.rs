@@ -9,7 +9,7 @@ CREATE TABLE wallet (
     open_time BIGINT NOT NULL
 ) {clustered, roomy};
 CREATE TABLE ledger_entry (
-    user_id {uuid} NOT NULL REFERENCES wallet (user_id),
+    user_id {uuid} NOT NULL,
     entry_number BIGINT NOT NULL CHECK (entry_number > 0),
     kind TEXT NOT NULL CHECK (kind IN ('CHARGE', 'PAYMENT', 'REFUND')),
     amount BIGINT NOT NULL,

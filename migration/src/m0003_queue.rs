@@ -1,4 +1,7 @@
 //! The queue of a concert: its counters, and a row per token.
+//!
+//! `ended` says what `state` says, for the index of live tokens alone: a promotion changes a token's state, but not whether it is in that
+//! index, whose pages are spread over all users.
 
 crate::schema!(
     "
@@ -17,16 +20,18 @@ CREATE TABLE queue_token (
     queue_number BIGINT NOT NULL CHECK (queue_number > 0),
     user_id {uuid} NOT NULL REFERENCES wallet (user_id),
     state TEXT NOT NULL CHECK (state IN ('WAITING', 'ACTIVE', 'EXPIRED', 'COMPLETED', 'LEFT')),
+    ended BOOLEAN NOT NULL DEFAULT false,
     issue_time BIGINT NOT NULL,
     admit_time BIGINT,
     expire_time BIGINT,
     claimed_expire_time BIGINT CHECK (claimed_expire_time >= expire_time),
     departure_number BIGINT,
     PRIMARY KEY (concert_id, queue_number),
+    CHECK (ended = (state NOT IN ('WAITING', 'ACTIVE'))),
     CHECK (state IN ('WAITING', 'LEFT') OR (admit_time IS NOT NULL AND expire_time IS NOT NULL)),
     CHECK ((state = 'LEFT') = (departure_number IS NOT NULL))
 ) {clustered};
-CREATE UNIQUE INDEX queue_token_live ON queue_token (user_id, concert_id) WHERE state IN ('WAITING', 'ACTIVE');
+CREATE UNIQUE INDEX queue_token_live ON queue_token (user_id, concert_id) WHERE NOT ended;
 CREATE INDEX queue_token_active ON queue_token (concert_id, expire_time) WHERE state = 'ACTIVE';
 CREATE UNIQUE INDEX queue_token_departure ON queue_token (concert_id, departure_number)
     WHERE departure_number IS NOT NULL;

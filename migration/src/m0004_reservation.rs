@@ -15,8 +15,7 @@ CREATE TABLE reservation (
     hold_time BIGINT NOT NULL,
     first_expire_time BIGINT NOT NULL,
     expire_time BIGINT NOT NULL CHECK (expire_time >= first_expire_time),
-    request_id {uuid},
-    FOREIGN KEY (concert_id, queue_number) REFERENCES queue_token (concert_id, queue_number)
+    request_id {uuid}
 ) {clustered, roomy};
 CREATE INDEX reservation_user ON reservation (user_id, hold_time, reservation_id);
 CREATE INDEX reservation_expiry ON reservation (expire_time);

@@ -4,7 +4,7 @@ crate::schema!(
     "
 CREATE TABLE payment (
     payment_id {uuid} NOT NULL PRIMARY KEY,
-    reservation_id {uuid} NOT NULL UNIQUE REFERENCES reservation (reservation_id),
+    reservation_id {uuid} NOT NULL UNIQUE,
     user_id {uuid} NOT NULL,
     concert_id BIGINT NOT NULL,
     price BIGINT NOT NULL CHECK (price >= 0),

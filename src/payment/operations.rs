@@ -42,7 +42,7 @@ pub struct Pay {
 /// A payment and what it paid.
 pub type Paid = (Payment, Reservation);
 
-/// Pays, in the order of the commands. Rows are locked in the order token, reservation, wallet, seat, performance, each by key.
+/// Pays, in the order of the commands. Rows are locked in the order token, wallet, reservation, seat, performance, each by key.
 pub async fn pay(write: &Write, commands: &[Pay]) -> Batch<Paid> {
     let mut till = Till::load(write, commands).await?;
     let answers = commands.iter().map(|command| till.decide(write, command)).collect();
@@ -68,7 +68,7 @@ impl Till {
         let owners: Vec<_> = commands.iter().map(|c| (c.user_id, c.token.0, c.token.1)).collect();
         let request_ids: Vec<(Uuid,)> = commands.iter().filter_map(|c| c.request_id).map(|id| (id,)).collect();
         let by_request = store::by_request(write, &request_ids).await?;
-        let mut reservations = reservations::lock_of_tokens(write, &owners).await?;
+        let mut reservations = reservations::of_tokens(write, &owners).await?;
         let named = commands.iter().filter_map(|c| c.reservation_id);
         let replayed = by_request.iter().map(|payment| payment.reservation_id);
         // None, unless somebody asks for what is another token's.

@@ -32,7 +32,7 @@ pub struct Refund {
     pub request_id: Option<Uuid>,
 }
 
-/// Gives payments back, in the order of the commands. Rows are locked as in a payment: reservation, wallet, seat, performance.
+/// Gives payments back, in the order of the commands. Rows are locked in the order reservation, wallet, seat, performance.
 pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Paid> {
     let mut desk = Desk::load(write, commands).await?;
     let answers = commands.iter().map(|command| desk.decide(write.now, command)).collect();

@@ -55,7 +55,7 @@ pub async fn lock_live(write: &Write, places: &[(i64, Uuid)]) -> Result<Vec<queu
     let statement = write.rows(
         "SELECT t.* FROM queue_token t JOIN {r: concert_id int, user_id uuid}
          ON t.user_id = r.user_id AND t.concert_id + 0 = r.concert_id
-         WHERE t.state IN ('WAITING', 'ACTIVE')
+         WHERE NOT t.ended
          ORDER BY t.concert_id, t.queue_number {lock of t}",
         places,
         [],
@@ -107,7 +107,7 @@ pub async fn end(write: &Write, keys: &[Key], state: &'static str) -> Result<(),
         return Ok(());
     }
     let statement = write.rows(
-        "UPDATE queue_token SET state = $2 FROM {r: concert_id int, queue_number int}
+        "UPDATE queue_token SET state = $2, ended = true FROM {r: concert_id int, queue_number int}
          WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number",
         keys,
         [state.into()],
@@ -136,7 +136,7 @@ pub async fn depart(write: &Write, departures: &[(i64, i64, i64)]) -> Result<(),
         return Ok(());
     }
     let statement = write.rows(
-        "UPDATE queue_token SET state = 'LEFT', departure_number = r.departure_number
+        "UPDATE queue_token SET state = 'LEFT', ended = true, departure_number = r.departure_number
          FROM {r: concert_id int, queue_number int, departure_number int}
          WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number",
         departures,
@@ -152,7 +152,7 @@ pub async fn expire(write: &Write, limit: i64) -> Result<u64, db::Error> {
         "WITH over AS MATERIALIZED (
             SELECT concert_id, queue_number FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1
             ORDER BY concert_id, queue_number LIMIT $2 {lock} {skip locked})
-         UPDATE queue_token SET state = 'EXPIRED' FROM over
+         UPDATE queue_token SET state = 'EXPIRED', ended = true FROM over
          WHERE queue_token.concert_id = over.concert_id AND queue_token.queue_number = over.queue_number",
         [write.now.into(), limit.into()],
     );

@@ -342,7 +342,7 @@ pub async fn leave(write: &Write, keys: &[TokenKey]) -> Batch<Token> {
         .filter(|token| queue::rules::is_live(token, write.now))
         .map(|token| (token.user_id, token.concert_id, token.queue_number))
         .collect();
-    let held = lock_of_tokens(write, &left).await?;
+    let held = of_tokens(write, &left).await?;
     // One that ran out stays EXPIRED, whether or not a sweep has said so.
     let held: Vec<_> = held.into_values().filter(|v| rules::state_at(v, write.now) == State::Held).collect();
     free(write, &held, "RELEASED").await?;
@@ -373,15 +373,13 @@ async fn expire_some(write: &Write, since: Micros) -> Result<usize, db::Error> {
     Ok(over.len())
 }
 
-/// Locks all reservations of tokens.
-pub async fn lock_of_tokens(
-    write: &Write,
-    tokens: &[(Uuid, i64, i64)],
-) -> Result<HashMap<Uuid, Reservation>, db::Error> {
+/// All reservations of locked tokens. They are not locked: whoever changes one has its token, but for the sweep and for refunds, and
+/// those are noticed by the version.
+pub async fn of_tokens(write: &Write, tokens: &[(Uuid, i64, i64)]) -> Result<HashMap<Uuid, Reservation>, db::Error> {
     if tokens.is_empty() {
         return Ok(HashMap::new());
     }
-    let rows = store::lock_of_tokens(write, tokens).await?;
+    let rows = store::of_tokens(write, tokens).await?;
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
@@ -397,7 +395,7 @@ pub async fn lock(
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
-/// Settles locked HELD reservations: `paid` are PAID and their seats SOLD, `dropped` are RELEASED.
+/// Settles HELD reservations: `paid` are PAID and their seats SOLD, `dropped` are RELEASED.
 pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]) -> Result<(), db::Error> {
     free(write, dropped, "RELEASED").await?;
     if paid.is_empty() {

@@ -39,12 +39,11 @@ pub async fn owned(write: &Write, owners: &[(Uuid, i64)]) -> Result<Vec<reservat
     Ok(reservation::Model::find_by_statement(statement).all(write.conn()).await?)
 }
 
-/// All reservations of tokens, locked in the order of their ids.
-pub async fn lock_of_tokens(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<reservation::Model>, db::Error> {
+/// All reservations of tokens.
+pub async fn of_tokens(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<reservation::Model>, db::Error> {
     let statement = write.rows(
         "SELECT v.* FROM reservation v JOIN {r: user_id uuid, concert_id int, queue_number int}
-         ON v.user_id = r.user_id AND v.concert_id = r.concert_id AND v.queue_number = r.queue_number
-         ORDER BY v.reservation_id {lock of v}",
+         ON v.user_id = r.user_id AND v.concert_id = r.concert_id AND v.queue_number = r.queue_number",
         tokens,
         [],
     );

@@ -117,6 +117,11 @@ impl Books {
             assert_eq!(users.len(), users.iter().collect::<HashSet<_>>().len(), "a user is in a queue twice");
             let left = tokens.iter().filter(|token| token.state == State::Left).count();
             assert_eq!(left as i64, counter.departed_count);
+            let reserved = self.reservations.values().filter(|r| r.concert_id == counter.concert_id);
+            for reservation in reserved {
+                let token = numbers.binary_search(&reservation.queue_number).map(|index| &tokens[index]);
+                assert_eq!(token.map(|token| token.user_id), Ok(reservation.user_id), "{reservation:?}");
+            }
             let completed = tokens.iter().filter(|token| token.state == State::Completed).count();
             let paid = self.payments.iter().filter(|p| p.concert_id == counter.concert_id).count();
             assert_eq!(completed, paid, "COMPLETED tokens and payments differ");
