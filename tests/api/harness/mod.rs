@@ -85,7 +85,7 @@ impl World {
             }
         };
         let mut args = vec!["boxoffice", "--database-url", &url, "--listen", "127.0.0.1:0"];
-        args.extend(["--drain-timeout", "2s", "--admin-listen", "127.0.0.1:0"]);
+        args.extend(["--drain-timeout", "2s", "--lame-duck", "0s", "--admin-listen", "127.0.0.1:0"]);
         args.extend(flags);
         let settings = Cli::try_parse_from(args).expect("settings").settings;
         let clock = Clock::manual(START);

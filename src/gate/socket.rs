@@ -1,0 +1,155 @@
+//! Connections as they come in: not too many, and none that says nothing.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt, stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    time::Sleep,
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::{Connected, TcpIncoming};
+
+use super::limit::{Limit, Permit, Share};
+
+/// What every HTTP/2 connection begins with.
+const PREFACE_BYTES: usize = 24;
+/// How long a connection may take for it: hyper would wait for ever.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the machine asks whether the other end is still there.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// How long to wait when the machine has no sockets left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections, at most `max` at once: more are closed at once. One that has not begun to speak HTTP/2 when `stopping` is
+/// cancelled is closed, so that nothing waits for it.
+pub fn incoming(
+    listener: TcpListener,
+    max: usize,
+    stopping: CancellationToken,
+) -> impl Stream<Item = io::Result<Connection>> {
+    let sockets = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
+    let limit = Limit::new("connections", max);
+    stream::unfold((sockets, limit, stopping), |(mut sockets, limit, stopping)| async move {
+        loop {
+            match sockets.next().await? {
+                Ok(stream) => {
+                    if let Ok(place) = limit.enter() {
+                        let connection = Connection::new(stream, place, stopping.clone());
+                        return Some((Ok(connection), (sockets, limit, stopping)));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    })
+}
+
+/// A connection within the limit.
+pub struct Connection {
+    stream: TcpStream,
+    peer: Peer,
+    preface: Option<Box<Preface>>,
+    _place: Permit,
+}
+
+/// Who is at the other end, in the extensions of its requests.
+#[derive(Debug, Clone, Default)]
+pub struct Peer(Arc<Share>);
+
+impl Peer {
+    /// Its requests that are on their way.
+    pub fn arriving(&self) -> Arc<Share> {
+        self.0.clone()
+    }
+}
+
+/// What a connection still has to say before it counts as one.
+struct Preface {
+    missing_bytes: usize,
+    deadline: Pin<Box<Sleep>>,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, place: Permit, stopping: CancellationToken) -> Self {
+        let preface = Preface {
+            missing_bytes: PREFACE_BYTES,
+            deadline: Box::pin(tokio::time::sleep(PREFACE_TIMEOUT)),
+            stopping: Box::pin(stopping.cancelled_owned()),
+        };
+        Self { stream, peer: Peer::default(), preface: Some(Box::new(preface)), _place: place }
+    }
+}
+
+impl Preface {
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.stopping.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => self.deadline.as_mut().poll(cx),
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read_before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let Some(preface) = &mut self.preface else {
+            return read;
+        };
+        if read.is_pending() {
+            ready!(preface.poll_over(cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        preface.missing_bytes = preface.missing_bytes.saturating_sub(buf.filled().len() - read_before);
+        if preface.missing_bytes == 0 {
+            self.preface = None;
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
