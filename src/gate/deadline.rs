@@ -3,12 +3,10 @@
 //! tonic reads the same header and would answer CANCELLED without details. This clock is started before tonic's and looked at first, so
 //! that its answer comes first.
 
-use std::{
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{pin::pin, time::Duration};
 
 use http::HeaderMap;
+use tokio::time::Instant;
 
 use crate::error::Error;
 
@@ -62,7 +60,7 @@ pub async fn within<F: Future>(deadline: Instant, call: F) -> Result<F::Output, 
     }
     tokio::select! {
         biased;
-        () = tokio::time::sleep_until(deadline.into()) => Err(Error::DeadlineExceeded),
+        () = tokio::time::sleep_until(deadline) => Err(Error::DeadlineExceeded),
         answer = call => Ok(answer),
     }
 }
@@ -101,7 +99,7 @@ mod tests {
         assert!(matches!(answer, Err(Error::DeadlineExceeded)));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_call_that_takes_too_long_ends_at_its_deadline_and_knows_it() {
         assert_eq!(remaining(), None);
         let mut left = None;

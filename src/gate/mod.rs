@@ -21,11 +21,12 @@ use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
 use http::{Request, Response};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -174,4 +175,110 @@ fn answer(response: Result<Response<Body>, Error>) -> Response<Body> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::future::Ready;
+
+    use clap::Parser;
+    use http_body_util::{BodyExt, Empty};
+    use tonic::Code;
+    use tonic_types::StatusExt;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    const UNARY: &str = "/boxoffice.v1.QueueService/GetPosition";
+    const STREAM: &str = "/boxoffice.v1.QueueService/WatchPosition";
+
+    fn gate(flags: &[&str]) -> (Gate, CancellationToken) {
+        let args = ["boxoffice"].iter().chain(flags);
+        let limits = crate::config::Cli::try_parse_from(args).unwrap().settings.limits;
+        let stopping = CancellationToken::new();
+        (Gate::new(&["boxoffice.v1.QueueService"], &limits, 1_000, stopping.clone()), stopping)
+    }
+
+    fn request(path: &str) -> Request<Body> {
+        Request::builder().uri(path).body(Body::new(Empty::new())).unwrap()
+    }
+
+    /// The status that a call ends with, in its headers or in its trailers.
+    async fn end(response: Response<Body>) -> tonic::Status {
+        if let Some(status) = tonic::Status::from_header_map(response.headers()) {
+            return status;
+        }
+        let trailers = response.into_body().collect().await.unwrap().trailers().cloned().unwrap_or_default();
+        tonic::Status::from_header_map(&trailers).unwrap_or_else(|| tonic::Status::ok(""))
+    }
+
+    async fn call<F>(gate: &Gate, path: &str, service: fn(Request<Body>) -> F) -> (Code, String)
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    {
+        let Ok(response) = gate.layer(service_fn(service)).oneshot(request(path)).await;
+        let status = end(response).await;
+        let reason = status.get_error_details().error_info().map(|info| info.reason.clone());
+        (status.code(), reason.unwrap_or_default())
+    }
+
+    fn fine(_: Request<Body>) -> Ready<Result<Response<Body>, Infallible>> {
+        std::future::ready(Ok(Response::default()))
+    }
+
+    struct Panics;
+
+    impl http_body::Body for Panics {
+        type Data = bytes::Bytes;
+        type Error = tonic::Status;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>> {
+            panic!("planted")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_call_or_a_stream_is_answered_with_internal() {
+        let (gate, _) = gate(&[]);
+        for path in [UNARY, STREAM, "/grpc.health.v1.Health/Check"] {
+            let answer = call(&gate, path, |_| async { panic!("planted") }).await;
+            assert_eq!(answer, (Code::Internal, "INTERNAL".to_owned()), "{path}");
+        }
+        let answer = call(&gate, STREAM, |_| async { Ok(Response::new(Body::new(Panics))) }).await;
+        assert_eq!(answer, (Code::Internal, "INTERNAL".to_owned()));
+        assert_eq!(call(&gate, UNARY, fine).await.0, Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn calls_that_come_while_stopping_are_refused_and_health_is_not() {
+        let (gate, stopping) = gate(&[]);
+        stopping.cancel();
+        assert_eq!(call(&gate, UNARY, fine).await, (Code::Unavailable, "SHUTTING_DOWN".to_owned()));
+        assert_eq!(call(&gate, "/grpc.health.v1.Health/Check", fine).await.0, Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn calls_that_were_not_run_yet_count_and_those_that_wait_for_their_request_do_not() {
+        let (gate, _) = gate(&["--max-calls", "2"]);
+        let service = || gate.layer(service_fn(fine));
+        let waiting: Vec<_> = (0..2).map(|_| service().call(request(UNARY))).collect();
+        assert_eq!(call(&gate, UNARY, fine).await, (Code::ResourceExhausted, "OVERLOADED".to_owned()));
+        drop(waiting);
+        let (_sender, never) = tokio::sync::mpsc::channel::<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>(1);
+        let never = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(never));
+        let half = Request::builder().uri(UNARY).body(Body::new(never)).unwrap();
+        let mut half: Vec<_> = [half].map(|half| service().call(half)).into();
+        assert!((&mut half[0]).now_or_never().is_none());
+        let _other = service().call(request(UNARY));
+        assert_eq!(call(&gate, UNARY, fine).await.0, Code::Ok);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_a_deadline_of_its_own_ends_when_the_server_says() {
+        let (gate, _) = gate(&["--call-timeout", "5s"]);
+        let started = Instant::now();
+        let answer = call(&gate, UNARY, |_| std::future::pending()).await;
+        assert_eq!(answer, (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".to_owned()));
+        assert!((5_000..5_100).contains(&started.elapsed().as_millis()));
+    }
+}

@@ -1,9 +1,8 @@
 //! When who is refused should try again: the more are refused, the later, and never all at once.
 
-use std::{
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{sync::Mutex, time::Duration};
+
+use tokio::time::Instant;
 
 const WINDOW: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(500);

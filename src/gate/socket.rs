@@ -153,3 +153,57 @@ impl AsyncWrite for Connection {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::Instant,
+    };
+
+    use super::*;
+
+    /// Both ends of a connection.
+    async fn connected(stopping: &CancellationToken) -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut connections = Box::pin(incoming(listener, 1, stopping.clone()));
+        let (server, client) = tokio::join!(connections.next(), TcpStream::connect(address));
+        (server.unwrap().unwrap(), client.unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_begin_to_speak_is_given_up() {
+        let (mut server, mut client) = connected(&CancellationToken::new()).await;
+        let started = Instant::now();
+        let mut buf = [0; 64];
+        client.write_all(b"PRI * ").await.unwrap();
+        let mut read = 0;
+        let error = loop {
+            match server.read(&mut buf).await {
+                Ok(bytes) => read += bytes,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((read, error.kind()), (6, io::ErrorKind::TimedOut));
+        assert!(started.elapsed() >= PREFACE_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_speaks_may_be_silent_afterwards() {
+        let (mut server, mut client) = connected(&CancellationToken::new()).await;
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let mut buf = [0; PREFACE_BYTES];
+        server.read_exact(&mut buf).await.unwrap();
+        let silent = tokio::time::timeout(10 * PREFACE_TIMEOUT, server.read(&mut buf)).await;
+        assert!(silent.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_is_given_up_when_the_server_stops() {
+        let stopping = CancellationToken::new();
+        let (mut server, _client) = connected(&stopping).await;
+        stopping.cancel();
+        assert!(server.read(&mut [0; 1]).await.is_err());
+    }
+}

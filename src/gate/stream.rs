@@ -5,13 +5,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body as _, Frame};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status, body::Body};
 
 use super::{caught, limit::Permit, methods::Method, status};
@@ -29,7 +28,7 @@ pub fn guard(
     started: Instant,
     method: Arc<Method>,
 ) -> Response<Body> {
-    let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
+    let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
     let mut response =
         response.map(|body| Body::new(Guard { body, _place: place, deadline, started, method, ended: None }));
     response.extensions_mut().insert(Guarded);
