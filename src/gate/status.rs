@@ -25,8 +25,8 @@ pub fn code(headers: &HeaderMap) -> Code {
     headers.get(STATUS).map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
-/// Completes a failure that has no details. tonic makes two such kinds: UNIMPLEMENTED, and INTERNAL for a request that it cannot read,
-/// which is the caller's mistake. Failures of health and reflection stay as their protocols have them.
+/// Completes a failure that has no details. tonic makes two such kinds: UNIMPLEMENTED, and INTERNAL or OUT_OF_RANGE for a request that it
+/// cannot read, which is the caller's mistake. Failures of health and reflection stay as their protocols have them.
 pub fn complete(response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
     if headers.contains_key(DETAILS) {
@@ -34,7 +34,9 @@ pub fn complete(response: Response<Body>) -> Response<Body> {
     }
     let error = match code(headers) {
         Code::Unimplemented => Error::Unimplemented,
-        Code::Internal => Error::invalid("request", "must be one message of the call's type, not compressed"),
+        Code::Internal | Code::OutOfRange => {
+            Error::invalid("request", "must be one message of the call's type, not compressed")
+        }
         _ => return response,
     };
     let accepted: Option<HeaderValue> = headers.get(ACCEPT_ENCODING).cloned();

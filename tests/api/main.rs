@@ -7,6 +7,7 @@ mod concert;
 mod contention;
 mod error_contract;
 mod extension;
+mod fuzz;
 mod no_shows;
 mod payment;
 mod queue;

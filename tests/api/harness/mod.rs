@@ -4,6 +4,7 @@
 mod caller;
 mod invariants;
 mod postgres;
+pub mod raw;
 
 use std::time::Duration;
 
