@@ -9,6 +9,7 @@ mod error_contract;
 mod extension;
 mod fuzz;
 mod no_shows;
+mod overload;
 mod payment;
 mod queue;
 mod refund;
