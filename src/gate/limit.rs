@@ -20,7 +20,14 @@ pub struct Limit {
 }
 
 /// A place within a limit, free again when it is dropped.
-pub struct Permit(Arc<Limit>);
+pub struct Permit {
+    limit: Arc<Limit>,
+    share: Option<Arc<Share>>,
+}
+
+/// How many places one of those who share a limit has.
+#[derive(Debug, Default)]
+pub struct Share(AtomicUsize);
 
 impl Limit {
     /// At most `max` at once. `name` labels the metrics `boxoffice_open` and `boxoffice_shed_total`.
@@ -40,17 +47,18 @@ impl Limit {
         };
         permit.forget();
         self.open.increment(1);
-        Ok(Permit(self.clone()))
+        Ok(Permit { limit: self.clone(), share: None })
     }
 
-    /// The same, for one of many who share the limit fairly: nobody has more places than are left for the others.
-    pub fn enter_fairly(self: &Arc<Self>, share: &Arc<Share>) -> Result<SharedPermit, Error> {
+    /// The same, for one of many who share the limit: nobody takes more places than are left for the others.
+    pub fn enter_fairly(self: &Arc<Self>, share: &Arc<Share>) -> Result<Permit, Error> {
         if share.0.load(Ordering::Relaxed) >= self.free.available_permits() {
             return Err(self.refuse());
         }
-        let permit = self.enter()?;
+        let mut permit = self.enter()?;
         share.0.fetch_add(1, Ordering::Relaxed);
-        Ok(SharedPermit { _permit: permit, share: share.clone() })
+        permit.share = Some(share.clone());
+        Ok(permit)
     }
 
     fn refuse(&self) -> Error {
@@ -61,24 +69,11 @@ impl Limit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.free.add_permits(1);
-        self.0.open.decrement(1);
-    }
-}
-
-/// How many places one of those who share a limit has.
-#[derive(Debug, Default)]
-pub struct Share(AtomicUsize);
-
-/// A place within a limit that is counted to a share.
-pub struct SharedPermit {
-    _permit: Permit,
-    share: Arc<Share>,
-}
-
-impl Drop for SharedPermit {
-    fn drop(&mut self) {
-        self.share.0.fetch_sub(1, Ordering::Relaxed);
+        if let Some(share) = &self.share {
+            share.0.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.limit.free.add_permits(1);
+        self.limit.open.decrement(1);
     }
 }
 

@@ -11,6 +11,7 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
+use super::limit::Share;
 use crate::proto::DESCRIPTORS;
 
 /// How the specification of gRPC spells the codes, by number.
@@ -41,6 +42,8 @@ pub struct Methods(HashMap<String, Arc<Method>>);
 pub struct Method {
     /// Whether it answers with a stream.
     pub is_stream: bool,
+    /// How many of it are under way.
+    pub share: Arc<Share>,
     name: String,
     durations: [OnceLock<Histogram>; CODES.len()],
 }
@@ -56,11 +59,8 @@ impl Methods {
                 let service_name = format!("{}.{}", file.package(), service.name());
                 for method in service.method.iter().filter(|_| services.contains(&service_name.as_str())) {
                     let name = format!("{service_name}/{}", method.name());
-                    let is_stream = method.server_streaming();
-                    methods.insert(
-                        format!("/{name}"),
-                        Arc::new(Method { is_stream, name, durations: Default::default() }),
-                    );
+                    let path = format!("/{name}");
+                    methods.insert(path, Arc::new(Method::new(name, method.server_streaming())));
                 }
             }
         }
@@ -74,6 +74,10 @@ impl Methods {
 }
 
 impl Method {
+    fn new(name: String, is_stream: bool) -> Self {
+        Self { is_stream, share: Arc::default(), name, durations: Default::default() }
+    }
+
     /// Records how long a call took and how it ended.
     pub fn record(&self, code: Code, took: Duration) {
         let Some(code_name) = CODES.get(code as usize) else { return };

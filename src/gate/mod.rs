@@ -110,7 +110,7 @@ where
             return Box::pin(async move { Ok(answer(caught_as("call", pass_by(service, request)).await)) });
         };
         // Counted here and not when the call is first run, so that calls which wait for a processor count too.
-        let visit = Visit { started: Instant::now(), place: gate.limit(&method).enter(), method };
+        let visit = Visit { started: Instant::now(), place: gate.enter(&method), method };
         Box::pin(async move {
             let (method, started) = (visit.method.clone(), visit.started);
             let response = answer(caught_as("call", gate.pass(service, request, visit)).await);
@@ -130,8 +130,10 @@ struct Visit {
 }
 
 impl Shared {
-    fn limit(&self, method: &Method) -> &Arc<Limit> {
-        if method.is_stream { &self.streams } else { &self.calls }
+    /// A place for a call. No method takes more of them than it leaves to the others, so that what is answered from memory goes on
+    /// while what needs the database waits for it.
+    fn enter(&self, method: &Method) -> Result<Permit, Error> {
+        if method.is_stream { self.streams.enter() } else { self.calls.enter_fairly(&method.share) }
     }
 
     async fn pass<S>(&self, mut service: S, request: Request<Body>, visit: Visit) -> Result<Response<Body>, Error>
@@ -143,7 +145,7 @@ impl Shared {
         }
         let timeout = deadline::timeout(request.headers())?.filter(|timeout| *timeout < FAR);
         let deadline = visit.started + timeout.map_or(self.call_timeout, |timeout| timeout.min(self.call_timeout));
-        let enter = || self.limit(&visit.method).enter();
+        let enter = || self.enter(&visit.method);
         let (request, place) = deadline::within(deadline, self.inbox.receive(request, visit.place, enter)).await??;
         let Ok(response) = deadline::within(deadline, service.call(request)).await?;
         if !visit.method.is_stream || status::is_failure(response.headers()) {
@@ -259,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn calls_that_were_not_run_yet_count_and_those_that_wait_for_their_request_do_not() {
-        let (gate, _) = gate(&["--max-calls", "2"]);
+        let (gate, _) = gate(&["--max-calls", "4"]);
         let service = || gate.layer(service_fn(fine));
         let waiting: Vec<_> = (0..2).map(|_| service().call(request(UNARY))).collect();
         assert_eq!(call(&gate, UNARY, fine).await, (Code::ResourceExhausted, "OVERLOADED".to_owned()));

@@ -9,8 +9,8 @@ use crate::config::{span, span_or_none};
 /// Limits of what callers may ask for at once. What is over them is refused at once with OVERLOADED and the time to try again.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// How many calls may be under way at once on a listener; streams do not count.
-    #[arg(long, global = true, env = "BOXOFFICE_MAX_CALLS", default_value = "8192", value_parser = count)]
+    /// How many calls may be under way at once on a listener, of one method no more than it leaves to the others; streams do not count.
+    #[arg(long, global = true, env = "BOXOFFICE_MAX_CALLS", default_value = "16384", value_parser = count)]
     pub max_calls: usize,
     /// How many streams (WatchPosition, WatchSeats, WatchSaleStats) may be open at once on a listener.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_STREAMS", default_value = "100000", value_parser = count)]

@@ -15,6 +15,7 @@ mod queue;
 mod refund;
 mod replicas;
 mod reservation;
+mod rolling;
 mod running;
 mod simulation;
 mod tidy;

@@ -51,7 +51,7 @@ async fn a_moment() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_calls_than_the_limit_are_refused_and_health_is_not() {
-    let world = World::with(Engine::Sqlite, &["--max-calls", "4"]).await;
+    let world = World::with(Engine::Sqlite, &["--max-calls", "8"]).await;
     world.concert("IU", 50).await;
     let (user_id, caller) = (world.user(0).await, world.waiting("IU").await);
     let lock = lock_database(&world).await;
@@ -62,10 +62,11 @@ async fn more_calls_than_the_limit_are_refused_and_health_is_not() {
         calls.spawn(async move { wallets.charge_wallet(request).await });
     }
     a_moment().await;
-    let details = assert_failure(caller.position().await, Code::ResourceExhausted, "OVERLOADED");
+    let details = assert_failure(world.charge(user_id, 1, "").await, Code::ResourceExhausted, "OVERLOADED");
     let delay = details.retry_info().unwrap().retry_delay.unwrap();
     assert!((Duration::from_millis(200)..Duration::from_secs(8)).contains(&delay), "{delay:?}");
-    // Streams and health go by other limits, or by none.
+    // They leave as many places to other calls. Streams and health go by other limits, or by none.
+    assert_eq!(caller.state().await, QueueState::Waiting);
     caller.watch().await.unwrap().message().await.unwrap().unwrap();
     let health = HealthClient::new(world.channel(0)).check(HealthCheckRequest::default()).await.unwrap();
     assert_eq!(health.into_inner().status(), ServingStatus::Serving);
@@ -79,7 +80,7 @@ async fn more_calls_than_the_limit_are_refused_and_health_is_not() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_have_a_limit_of_their_own_for_as_long_as_they_are_open() {
-    let world = World::with(Engine::Sqlite, &["--max-streams", "2", "--max-calls", "1"]).await;
+    let world = World::with(Engine::Sqlite, &["--max-streams", "2", "--max-calls", "2"]).await;
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let (mut seats, mut first) = (caller.watch_seats(DATE).await.unwrap(), caller.watch().await.unwrap());
