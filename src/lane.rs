@@ -85,7 +85,7 @@ where
         let workers = (0..worker_count)
             .map(|_| {
                 let (sender, queue) = mpsc::channel(CAPACITY);
-                let pace = Arc::new(Pace::new());
+                let pace = Arc::new(Pace::new(name));
                 tasks.spawn(supervise(name, queue, work.clone(), pace.clone()));
                 Desk { queue: sender, pace }
             })

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use metrics::Counter;
 use tokio::time::Instant;
 
 use super::{CAPACITY, WIDTH};
@@ -27,12 +28,14 @@ pub struct Pace {
     /// When the batch under way began, in microseconds after the origin.
     began: AtomicU64,
     pressure: Pressure,
+    shed: Counter,
 }
 
 impl Pace {
-    /// No batches yet.
-    pub fn new() -> Self {
+    /// No batches yet. `name` is the lane's.
+    pub fn new(name: &'static str) -> Self {
         Self {
+            shed: metrics::counter!("boxoffice_shed_total", "limit" => name),
             origin: Instant::now(),
             recent: AtomicU64::new(0),
             began: AtomicU64::new(IDLE),
@@ -84,6 +87,7 @@ impl Pace {
 
     /// Refuses a command.
     pub fn refuse(&self) -> Error {
+        self.shed.increment(1);
         Error::Overloaded { retry_after: self.pressure.refuse() }
     }
 
@@ -111,7 +115,7 @@ mod tests {
 
     /// A pace of batches of 100 ms each, one of which began just now.
     fn busy() -> (Pace, Instant) {
-        let pace = Pace::new();
+        let pace = Pace::new("test");
         let now = pace.origin + SECOND;
         pace.end(millis(100), true);
         pace.begin(now);
@@ -138,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_fits_the_next_batch_is_taken_however_slow_the_database_is() {
-        let pace = Pace::new();
+        let pace = Pace::new("test");
         pace.end(3 * SECOND, true);
         pace.begin(pace.origin);
         pace.admit(pace.origin, WIDTH - 1, Some(30 * SECOND)).unwrap();
@@ -147,7 +151,7 @@ mod tests {
 
     #[test]
     fn who_finds_nobody_waiting_is_taken_so_that_the_pace_is_known_again() {
-        let pace = Pace::new();
+        let pace = Pace::new("test");
         pace.end(10 * SECOND, true);
         pace.admit(pace.origin, 0, Some(millis(1))).unwrap();
         assert!(pace.admit(pace.origin, 1, Some(SECOND)).is_err());

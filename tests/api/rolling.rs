@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use boxoffice::{
@@ -56,12 +56,18 @@ fn choose(replicas: &Replicas, turn: usize) -> Channel {
     serving[turn % serving.len()].channel.clone()
 }
 
+/// UNAVAILABLE, or what the client says of a call that it had not sent yet when the connection closed.
+fn is_worth_another_try(status: &Status) -> bool {
+    let unsent = status.code() == Code::Cancelled && status.details().is_empty();
+    status.code() == Code::Unavailable || unsent
+}
+
 async fn charge(replicas: &Replicas, turn: usize, user_id: Uuid) -> Result<(), Status> {
     let request_id = Uuid::now_v7().to_string();
     let request = proto::ChargeWalletRequest { user_id: user_id.to_string(), amount: 1, request_id };
     let first = WalletServiceClient::new(choose(replicas, turn)).charge_wallet(request.clone()).await;
     match first {
-        Err(status) if status.code() == Code::Unavailable => {
+        Err(status) if is_worth_another_try(&status) => {
             WalletServiceClient::new(choose(replicas, turn + 1)).charge_wallet(request).await.map(drop)
         }
         answer => answer.map(drop),
@@ -119,4 +125,30 @@ async fn no_call_is_lost_while_replicas_are_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_is_lost_either_when_they_go_at_once() {
     roll(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_connections_make_way_without_a_lost_call_or_stream() {
+    let world = World::with(Engine::Sqlite, &["--max-connection-age", "200ms"]).await;
+    world.concert("IU", 50).await;
+    let caller = world.waiting("IU").await;
+    let mut stream = caller.watch().await.unwrap();
+    stream.message().await.unwrap().unwrap();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(1) {
+        if let Err(status) = caller.position().await {
+            assert!(is_worth_another_try(&status), "{status:?}");
+            caller.position().await.expect("no call is lost");
+        }
+    }
+    world.promote().await;
+    let admitted = async {
+        while let Some(message) = stream.message().await.unwrap() {
+            if message.position.unwrap().state() == proto::QueueState::Active {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(admitted.await);
 }
