@@ -242,7 +242,7 @@ impl Core {
         max_request_bytes: usize,
     ) -> JoinHandle<Result<(), tonic::transport::Error>> {
         let (limits, stopping) = (&self.settings.limits, &self.stopping);
-        let connections = gate::incoming(listener, limits.max_connections, stopping.clone());
+        let connections = gate::speaking(gate::incoming(listener, limits.max_connections), stopping.clone());
         let mut server = tonic::transport::Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .initial_connection_window_size(CONNECTION_WINDOW)

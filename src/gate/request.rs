@@ -50,7 +50,7 @@ impl Inbox {
             return Ok((Request::from_parts(parts, Body::new(Full::new(message?))), place?));
         }
         drop(place);
-        let share = parts.extensions.get::<Peer>().map(Peer::arriving).unwrap_or_default();
+        let share = Peer::arriving(&parts.extensions);
         let _slot = self.arriving.enter_fairly(&share)?;
         let message = tokio::time::timeout(ARRIVAL_TIMEOUT, message).await.map_err(|_| Error::DeadlineExceeded)??;
         Ok((Request::from_parts(parts, Body::new(Full::new(message))), enter()?))

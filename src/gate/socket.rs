@@ -8,14 +8,15 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use http::Extensions;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     time::Sleep,
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::{Connected, TcpIncoming};
+use tonic::transport::server::{Connected, TcpIncoming, TlsConnectInfo};
 
 use super::limit::{Limit, Permit, Share};
 
@@ -28,22 +29,17 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long to wait when the machine has no sockets left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections, at most `max` at once: more are closed at once. One that has not begun to speak HTTP/2 when `stopping` is
-/// cancelled is closed, so that nothing waits for it.
-pub fn incoming(
-    listener: TcpListener,
-    max: usize,
-    stopping: CancellationToken,
-) -> impl Stream<Item = io::Result<Connection>> {
+/// Accepts connections, at most `max` at once: more are closed at once.
+pub fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Result<Connection>> {
     let sockets = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
     let limit = Limit::new("connections", max);
-    stream::unfold((sockets, limit, stopping), |(mut sockets, limit, stopping)| async move {
+    stream::unfold((sockets, limit), |(mut sockets, limit)| async move {
         loop {
             match sockets.next().await? {
                 Ok(stream) => {
                     if let Ok(place) = limit.enter() {
-                        let connection = Connection::new(stream, place, stopping.clone());
-                        return Some((Ok(connection), (sockets, limit, stopping)));
+                        let connection = Connection { stream, peer: Peer::default(), _place: place };
+                        return Some((Ok(connection), (sockets, limit)));
                     }
                 }
                 Err(error) => {
@@ -55,12 +51,33 @@ pub fn incoming(
     })
 }
 
+/// Gives up connections that do not begin to speak HTTP/2, after a while or when `stopping` is cancelled, so that nothing waits for
+/// them. With TLS these are the connections after their handshake.
+pub fn speaking<IO>(
+    connections: impl Stream<Item = io::Result<IO>>,
+    stopping: CancellationToken,
+) -> impl Stream<Item = io::Result<Speaking<IO>>> {
+    connections.map_ok(move |stream| {
+        let preface = Preface {
+            missing_bytes: PREFACE_BYTES,
+            deadline: Box::pin(tokio::time::sleep(PREFACE_TIMEOUT)),
+            stopping: Box::pin(stopping.clone().cancelled_owned()),
+        };
+        Speaking { stream, preface: Some(Box::new(preface)) }
+    })
+}
+
 /// A connection within the limit.
 pub struct Connection {
     stream: TcpStream,
     peer: Peer,
-    preface: Option<Box<Preface>>,
     _place: Permit,
+}
+
+/// A connection that has to begin to speak.
+pub struct Speaking<IO> {
+    stream: IO,
+    preface: Option<Box<Preface>>,
 }
 
 /// Who is at the other end, in the extensions of its requests.
@@ -68,9 +85,11 @@ pub struct Connection {
 pub struct Peer(Arc<Share>);
 
 impl Peer {
-    /// Its requests that are on their way.
-    pub fn arriving(&self) -> Arc<Share> {
-        self.0.clone()
+    /// Its requests that are on their way, as those that share its connection count them.
+    pub fn arriving(extensions: &Extensions) -> Arc<Share> {
+        let peer = extensions.get::<Self>();
+        let peer = peer.or_else(|| extensions.get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref));
+        peer.map(|peer| peer.0.clone()).unwrap_or_default()
     }
 }
 
@@ -79,17 +98,6 @@ struct Preface {
     missing_bytes: usize,
     deadline: Pin<Box<Sleep>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-impl Connection {
-    fn new(stream: TcpStream, place: Permit, stopping: CancellationToken) -> Self {
-        let preface = Preface {
-            missing_bytes: PREFACE_BYTES,
-            deadline: Box::pin(tokio::time::sleep(PREFACE_TIMEOUT)),
-            stopping: Box::pin(stopping.cancelled_owned()),
-        };
-        Self { stream, peer: Peer::default(), preface: Some(Box::new(preface)), _place: place }
-    }
 }
 
 impl Preface {
@@ -109,7 +117,21 @@ impl Connected for Connection {
     }
 }
 
+impl<IO: Connected> Connected for Speaking<IO> {
+    type ConnectInfo = IO::ConnectInfo;
+
+    fn connect_info(&self) -> IO::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
 impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Speaking<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read_before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -128,31 +150,39 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
+/// Writes go to the stream as they are.
+macro_rules! write_through {
+    ($connection:ty $(, $io:ident)?) => {
+        impl$(<$io: AsyncWrite + Unpin>)? AsyncWrite for $connection {
+            fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.stream).poll_write(cx, bytes)
+            }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
+            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.stream).poll_flush(cx)
+            }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+            fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.stream).poll_shutdown(cx)
+            }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-    }
+            fn poll_write_vectored(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bytes: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+            }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+            fn is_write_vectored(&self) -> bool {
+                self.stream.is_write_vectored()
+            }
+        }
+    };
 }
+
+write_through!(Connection);
+write_through!(Speaking<IO>, IO);
 
 #[cfg(test)]
 mod tests {
@@ -164,10 +194,10 @@ mod tests {
     use super::*;
 
     /// Both ends of a connection.
-    async fn connected(stopping: &CancellationToken) -> (Connection, TcpStream) {
+    async fn connected(stopping: &CancellationToken) -> (Speaking<Connection>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut connections = Box::pin(incoming(listener, 1, stopping.clone()));
+        let mut connections = Box::pin(speaking(incoming(listener, 1), stopping.clone()));
         let (server, client) = tokio::join!(connections.next(), TcpStream::connect(address));
         (server.unwrap().unwrap(), client.unwrap())
     }

@@ -25,8 +25,8 @@ pub fn code(headers: &HeaderMap) -> Code {
     headers.get(STATUS).map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
-/// Completes a failure that has no details. tonic makes two such kinds: UNIMPLEMENTED, and INTERNAL or OUT_OF_RANGE for a request that it
-/// cannot read, which is the caller's mistake. Failures of health and reflection stay as their protocols have them.
+/// Completes a failure that has no details. tonic makes two such kinds: UNIMPLEMENTED, and three codes for a request that it cannot read
+/// or that is too large, which is the caller's mistake. Failures of health and reflection stay as their protocols have them.
 pub fn complete(response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
     if headers.contains_key(DETAILS) {
@@ -34,8 +34,8 @@ pub fn complete(response: Response<Body>) -> Response<Body> {
     }
     let error = match code(headers) {
         Code::Unimplemented => Error::Unimplemented,
-        Code::Internal | Code::OutOfRange => {
-            Error::invalid("request", "must be one message of the call's type, not compressed")
+        Code::Internal | Code::OutOfRange | Code::ResourceExhausted => {
+            Error::invalid("request", "must be one message of the call's type, and not too large")
         }
         _ => return response,
     };
