@@ -260,16 +260,22 @@ async fn more_connections_than_the_limit_are_closed_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_connections_do_not_hold_up_a_server_that_stops() {
+async fn silent_connections_and_those_who_watch_health_do_not_hold_up_a_server_that_stops() {
     let mut world = World::with(Engine::Sqlite, &["--drain-timeout", "20s"]).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(TcpStream::connect(world.server(0).address).await.unwrap());
     }
+    let mut health = HealthClient::new(world.channel(0));
+    let watch = health.watch(HealthCheckRequest::default()).await.unwrap();
+    let mut watch = watch.into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
     a_moment().await;
     let started = Instant::now();
     world.stop_first().await;
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_failure(watch.message().await, Code::Unavailable, "SHUTTING_DOWN");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
