@@ -24,7 +24,8 @@
 //! | around them | |
 //! |---|---|
 //! | [`server`] | the composition root: wires, serves, drains |
-//! | [`token`] | the queue token: sign, verify; the tonic interceptor |
+//! | [`token`] | the queue token: sign, verify; the tonic interceptor; `rotation.rs`: which key signs when |
+//! | [`transport`] | who may connect and call: TLS, client certificates, API keys, all from files that are read again when they change |
 //! | [`lane`] | the batching lane |
 //! | [`background`] | the one loop that promotion and expiry run in |
 //! | [`db`] | connections, write transactions, what errors mean; `statement.rs`: a set of rows as one parameter, so that one SQL text serves both engines and any size of batch |
@@ -73,6 +74,7 @@ pub mod run;
 pub mod server;
 pub mod telemetry;
 pub mod token;
+pub mod transport;
 pub mod wallet;
 
 /// Chooses the one implementation of cryptography, before anything uses it.

@@ -35,6 +35,7 @@ use crate::{
     queue::{self, Admission, QueueApi, Snapshots, operations::Terms},
     reservation::{self, ReservationApi},
     token::{self, KeyRing, TokenInterceptor},
+    transport::{self, Transport, credential::Guard, tls::Tls},
     wallet::WalletApi,
 };
 
@@ -42,6 +43,7 @@ use crate::{
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// How soon a key or a clock that another replica sees is seen here.
 const SHARED_STATE_INTERVAL: Duration = Duration::from_secs(5);
+const _: () = assert!(token::rotation::NOTICE.as_secs() >= 3 * SHARED_STATE_INTERVAL.as_secs());
 /// How long to wait before asking again for a database that is away at the start.
 const PREPARE_INTERVAL: Duration = Duration::from_millis(500);
 /// Calls under way on one connection; more wait for their turn at the client.
@@ -89,6 +91,7 @@ struct Core {
     catalogue: Arc<Catalogue>,
     snapshots: Arc<Snapshots>,
     keys: Arc<KeyRing>,
+    transport: Arc<Transport>,
     settings: Settings,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -110,9 +113,14 @@ impl Server {
 
         let address = listeners.public.local_addr().map_err(Error::internal)?;
         let admin_address = listeners.admin.local_addr().map_err(Error::internal)?;
+        core.transport.check(address, admin_address).map_err(Error::internal)?;
+        core.transport.follow_files(&core.tasks, &core.stopping);
         let public = core.public_routes(&is_ready)?.add_service(health_service.clone());
         let admin = core.admin_routes(&is_ready)?.add_service(health_service);
-        let serving = vec![core.serve(listeners.public, public), core.serve(listeners.admin, admin)];
+        let serving = vec![
+            core.serve(listeners.public, public, core.transport.public_tls()),
+            core.serve(listeners.admin, admin, core.transport.admin_tls()),
+        ];
         let (tell, ready) = watch::channel(None);
         core.tasks.spawn(prepare(core.clone(), health.clone(), is_ready, run_background, tell));
         Ok(Self { address, admin_address, health, ready, drain_timeout: core.settings.drain_timeout, serving, core })
@@ -168,6 +176,7 @@ impl Core {
             catalogue: Arc::new(Catalogue::new(db.clone())),
             snapshots: Arc::new(Snapshots::new(db.clone(), settings.poll_budget)),
             keys: Arc::default(),
+            transport: Arc::new(Transport::open(&settings.transport).map_err(Error::internal)?),
             db,
             settings,
             tasks: TaskTracker::new(),
@@ -197,7 +206,7 @@ impl Core {
         let payment = PaymentApi::new(db, catalogue, admission, tasks);
 
         let token = TokenInterceptor::new(self.keys.clone());
-        let gate = |is_ready: &Arc<AtomicBool>| gate(is_ready.clone());
+        let gate = |is_ready: &Arc<AtomicBool>| gate(is_ready.clone(), self.transport.public_guard());
         macro_rules! gated {
             ($service:expr) => {
                 InterceptedService::new(InterceptedService::new($service, token.clone()), gate(is_ready))
@@ -217,23 +226,35 @@ impl Core {
         let admin = AdminApi::new(self.db.clone(), self.catalogue.clone(), &self.tasks, self.stopping.clone());
         let admin = admin_server::AdminServiceServer::new(admin);
         let (reflection, reflection_alpha) = reflection(&[admin_server::SERVICE_NAME])?;
-        Ok(Routes::new(InterceptedService::new(admin, gate(is_ready.clone())))
+        Ok(Routes::new(InterceptedService::new(admin, gate(is_ready.clone(), self.transport.admin_guard())))
             .add_service(reflection)
             .add_service(reflection_alpha))
     }
 
-    fn serve(&self, listener: TcpListener, routes: Routes) -> JoinHandle<Result<(), tonic::transport::Error>> {
+    fn serve(
+        &self,
+        listener: TcpListener,
+        routes: Routes,
+        tls: Option<Arc<Tls>>,
+    ) -> JoinHandle<Result<(), tonic::transport::Error>> {
         let incoming =
             TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(60)));
-        let stopping = self.stopping.clone();
+        let stopped = self.stopping.clone().cancelled_owned();
         let server = tonic::transport::Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_local_error_reset_streams(Some(MAX_RESETS))
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .layer(transport::sensitive_headers())
             .add_routes(routes);
-        tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopping.cancelled_owned()))
+        match tls {
+            None => tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopped)),
+            Some(tls) => {
+                let incoming = transport::tls::accept(incoming, tls);
+                tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopped))
+            }
+        }
     }
 
     async fn promote(&self) -> Result<(), db::Error> {
@@ -311,9 +332,10 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     health.set_service_status(admin_server::SERVICE_NAME, status).await;
 }
 
-/// Refuses calls until the server is ready.
-fn gate(is_ready: Arc<AtomicBool>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+/// Refuses calls of strangers, and all until the server is ready.
+fn gate(is_ready: Arc<AtomicBool>, guard: Guard) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request| {
+        guard.admit(&request)?;
         if is_ready.load(Ordering::Acquire) { Ok(request) } else { Err(Error::StorageUnavailable.into()) }
     }
 }

@@ -5,6 +5,8 @@
 //! unit, states their names, ids UUIDs (a 16-byte BLOB on SQLite). A column that is copied from a row which the table refers to anyway
 //! (a reservation's user from its token, a payment's from its reservation) needs no reference of its own.
 
+#![forbid(unsafe_code)]
+
 use sea_orm_migration::{prelude::*, sea_orm::DatabaseBackend};
 
 /// A migration that runs one DDL text and is named after its file.

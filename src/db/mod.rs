@@ -68,6 +68,10 @@ impl Database {
         if url.starts_with("sqlite:") {
             return Self::sqlite(url, clock).await;
         }
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+            // Told here, and without the URL: it may hold a password.
+            return Err(Error::Defect("the database URL begins with neither sqlite: nor postgres://".to_owned()));
+        }
         let mut options = options(url);
         options.max_connections(POSTGRES_CONNECTIONS).map_sqlx_postgres_opts(|options| {
             options.statement_cache_capacity(STATEMENT_CACHE).application_name("boxoffice").options([

@@ -16,5 +16,6 @@ mod reservation;
 mod running;
 mod simulation;
 mod tidy;
+mod transport;
 mod wallet;
 mod watching;
