@@ -123,6 +123,11 @@ fn is_local(address: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use tonic::codegen::http::{Request, Response};
+    use tower::{Layer, ServiceExt, service_fn};
+
     use super::*;
 
     fn check(admin: &str) -> Result<(), String> {
@@ -138,6 +143,15 @@ mod tests {
             let refused = check(open).unwrap_err();
             assert!(refused.contains(open) && refused.contains("BOXOFFICE_TLS_CERT"), "{refused}");
         }
+    }
+
+    #[tokio::test]
+    async fn secrets_are_not_printed_with_a_request() {
+        let print = async |request: Request<()>| Ok::<_, Infallible>(Response::new(format!("{request:?}")));
+        let request = Request::builder().header("authorization", "Bearer t0ken").header("x-api-key", "k3y");
+        let answer = sensitive_headers().layer(service_fn(print)).oneshot(request.body(()).unwrap()).await;
+        let printed = answer.unwrap().into_body();
+        assert!(printed.contains("Sensitive") && !printed.contains("t0ken") && !printed.contains("k3y"), "{printed}");
     }
 
     #[test]
