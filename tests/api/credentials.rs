@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     harness::{Engine, World, assert_failure, connect, eventually},
-    running::{Process, binary},
+    running::{Process, binary, services},
     transport::{Authority, Files, connect_tls, health, serve},
 };
 
@@ -62,6 +62,7 @@ async fn calls_without_a_known_key_are_refused_and_probes_are_not() {
     assert_eq!(details.error_info().unwrap().metadata["api_key_name"], "shop");
     for channel in [&public, &admin] {
         health(channel).await.unwrap();
+        assert!(!services(channel.clone()).await.is_empty());
     }
 
     // The shop's key is replaced: the old one ends on connections that are open, too.
@@ -187,6 +188,8 @@ async fn the_binary_makes_keys_serves_tls_and_asks_for_its_health() {
     let (cert, key) = authority.issue();
     let (client_cert, client_key) = clients.issue();
     let path = |name: &str, content: &str| files.write(name, content).display().to_string();
+    // A file may hold the whole chain, up to the CA.
+    let chain = path("chain.pem", &format!("{cert}{}", authority.pem));
     let (cert, key) = (path("cert.pem", &cert), path("key.pem", &key));
     let (client_cert, client_key) = (path("client.pem", &client_cert), path("client-key.pem", &client_key));
     let (ca, client_ca) = (path("ca.pem", &authority.pem), path("client-ca.pem", &clients.pem));
@@ -218,10 +221,13 @@ async fn the_binary_makes_keys_serves_tls_and_asks_for_its_health() {
     process.stop();
 
     // Where nothing but a certificate will do, the probe shows one.
-    let mut process = Process::serve(url, &[&tls[..4], &["--tls-client-ca", &client_ca]].concat());
+    let tls = ["--tls-cert", &chain, "--tls-key", &key, "--tls-client-ca", &client_ca];
+    let mut process = Process::serve(url, &tls);
     let (address, _) = process.addresses(&mut Vec::new());
     let identity = ["--cert", &client_cert, "--key", &client_key];
     assert!(!ask(address, &["--ca", &ca]).0);
-    assert_eq!(ask(address, &[&["--ca", &ca], &identity[..]].concat()), (true, "SERVING\n".to_owned()));
+    for trusted in [["--ca", &ca], ["--tls-cert", &chain]] {
+        assert_eq!(ask(address, &[&trusted, &identity[..]].concat()), (true, "SERVING\n".to_owned()));
+    }
     process.stop();
 }

@@ -49,7 +49,7 @@ async fn health_knows_every_service_and_reflection_both_versions(world: World) {
 }
 
 /// What reflection v1 lists.
-async fn services(channel: Channel) -> Vec<String> {
+pub async fn services(channel: Channel) -> Vec<String> {
     use v1::{server_reflection_request::MessageRequest, server_reflection_response::MessageResponse};
     let request = v1::ServerReflectionRequest {
         host: String::new(),

@@ -15,6 +15,7 @@ use crate::{
 };
 
 const PASSWORD: &str = "opensesame-4711";
+const TOKEN_KEY: &str = "a-configured-key-of-more-than-32-characters";
 
 /// The URL of a database, with a password.
 fn with_password(url: &str) -> String {
@@ -81,7 +82,7 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
         free.local_addr().unwrap().to_string()
     };
     let flags = ["--demo", "--log", "trace", "--api-keys-file", &keys, "--metrics-listen", &metrics_address];
-    let mut process = Process::serve(&url, &flags);
+    let mut process = Process::serve(&url, &[&flags[..], &["--token-key", TOKEN_KEY]].concat());
     let mut printed = Vec::new();
     let (address, _) = process.addresses(&mut printed);
     let forged = format!("forged.{}", Uuid::now_v7().simple());
@@ -99,7 +100,7 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
     for frame in ["h2::", "TRACE", "DEBUG"] {
         assert!(printed.contains(frame), "no {frame}: is the log level still trace?");
     }
-    for secret in [&password, &token, signature, &key, &forged, &signing_key.secret, &url] {
+    for secret in [&password, &token, signature, &key, &forged, &signing_key.secret, &url, TOKEN_KEY] {
         let at = printed.find(secret);
         assert_eq!(at.map(|at| printed[at.saturating_sub(400)..at].to_owned()), None, "{secret} was printed");
     }
