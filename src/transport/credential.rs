@@ -8,7 +8,11 @@ use std::{collections::HashMap, sync::Arc};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tonic::{Request, codegen::http::HeaderName};
+use tonic::{
+    Extensions, Request,
+    codegen::http::HeaderName,
+    transport::server::{TcpConnectInfo, TlsConnectInfo},
+};
 
 use super::reload::Reloaded;
 use crate::{db, error::Error, token};
@@ -95,8 +99,7 @@ impl Guard {
     /// Lets a call pass, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
     pub fn admit<T>(&self, call: &Request<T>) -> Result<(), Error> {
         let Some(keys) = &self.keys else { return Ok(()) };
-        // The handshake has verified it, with the client CA of this listener.
-        if call.peer_certs().is_some() {
+        if showed_certificate(call.extensions()) {
             return Ok(());
         }
         let key = call.metadata().get(API_KEY_HEADER.as_str()).ok_or(Error::CredentialMissing)?;
@@ -107,6 +110,11 @@ impl Guard {
         }
         Ok(())
     }
+}
+
+/// Whether the client of a call showed a certificate as it connected: then the handshake has verified it, with the listener's CA.
+fn showed_certificate(extensions: &Extensions) -> bool {
+    extensions.get::<TlsConnectInfo<TcpConnectInfo>>().is_some_and(|client| client.peer_certs().is_some())
 }
 
 /// A new key for `name`, and the line that stands for it in the file.

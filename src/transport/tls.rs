@@ -9,7 +9,7 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite},
     task::JoinSet,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -19,7 +19,7 @@ use super::reload::Reloaded;
 /// The configuration of a listener, as its files have it.
 pub type Tls = Reloaded<ServerConfig>;
 
-/// How long a handshake may take; who is silent for so long is cut off.
+/// How long a client may take for its side of the handshake and its first words after it; who is silent for longer is cut off.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a server offers and asks for in a handshake: TLS 1.3 or 1.2 and HTTP/2. With `client_ca` a client shows a certificate that
@@ -95,7 +95,13 @@ async fn handshake<IO>(socket: IO, config: Arc<ServerConfig>) -> Option<TlsStrea
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(socket)).await {
+    let connected = async {
+        let mut connection = TlsAcceptor::from(config).accept(socket).await?;
+        // In HTTP/2 the client speaks first, and hyper would wait for it for ever. What it says stays to be read.
+        connection.fill_buf().await?;
+        Ok::<_, io::Error>(connection)
+    };
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, connected).await {
         Ok(Ok(connection)) => Some(connection),
         // At debug only: anybody can cause as many of these as they like.
         Ok(Err(error)) => {

@@ -15,6 +15,7 @@ use boxoffice::{
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio_rustls::client::TlsStream;
 use tonic::{
     Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error, Identity},
@@ -112,15 +113,20 @@ async fn is_served(address: SocketAddr, authority: &Authority, identity: Option<
     }
 }
 
-/// The certificate that a new connection is shown, if it is one of `authority`.
-async fn shown_certificate(address: SocketAddr, authority: &Authority) -> Option<CertificateDer<'static>> {
+/// A connection after its handshake, if the server's certificate is one of `authority`.
+async fn shake_hands(address: SocketAddr, authority: &Authority) -> Option<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("a root");
     let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let socket = TcpStream::connect(address).await.expect("a connection");
     let name = ServerName::try_from("boxoffice.test").expect("a name");
-    let connection = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await.ok()?;
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await.ok()
+}
+
+/// The certificate that a new connection is shown, if it is one of `authority`.
+async fn shown_certificate(address: SocketAddr, authority: &Authority) -> Option<CertificateDer<'static>> {
+    let connection = shake_hands(address, authority).await?;
     let (_, session) = connection.get_ref();
     assert_eq!(session.alpn_protocol(), Some(b"h2".as_slice()));
     Some(session.peer_certificates()?[0].clone().into_owned())
@@ -221,11 +227,15 @@ async fn who_is_silent_on_a_tls_port_keeps_nobody_waiting_and_is_cut_off() {
     let server = serve(&world).await;
     let silent = (0..50).map(|_| TcpStream::connect(server.address));
     let silent = futures::future::try_join_all(silent).await.unwrap();
+    let mut shaken = shake_hands(server.address, &authority).await.unwrap();
     let begin = Instant::now();
     assert!(is_served(server.address, &authority, None).await);
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     let cut_off = silent.into_iter().map(|mut socket| async move { socket.read(&mut [0; 1]).await });
     let cut_off = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(cut_off)).await.unwrap();
     assert!(cut_off.into_iter().all(|read| !matches!(read, Ok(1..))));
+    // After the handshake silence is no better.
+    let read = tokio::time::timeout(Duration::from_secs(30), shaken.read(&mut [0; 1])).await.unwrap();
+    assert!(!matches!(read, Ok(1..)));
     server.stop().await;
 }
