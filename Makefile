@@ -1,19 +1,27 @@
-# `make test` and `make lint` install what they need: PostgreSQL by apt, buf into .tools.
+# `make test` and `make lint` install what they need: PostgreSQL by apt, buf and cargo-deny into .tools (which takes minutes, once).
 
 BUF := $(or $(shell command -v buf),.tools/bin/buf)
+DENY := $(or $(shell command -v cargo-deny),.tools/bin/cargo-deny)
 # As in apt-get: root needs no sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: test lint fmt bench postgres
+.PHONY: test lint dependencies fmt bench postgres
 
 test: postgres
 	cargo test --workspace --locked
 
-lint: $(BUF)
+lint: $(BUF) dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
+
+# Licences, duplicates, sources and known advisories. The advisories are on GitHub: where that is out of reach they stay unchecked,
+# which is said and fails nothing.
+dependencies: $(DENY)
+	$(DENY) --workspace --locked check --hide-inclusion-graph bans licenses sources
+	@if $(DENY) fetch db; then $(DENY) --workspace --frozen check advisories; \
+		else echo "NOT CHECKED: the database of advisories is out of reach" >&2; fi
 
 fmt: $(BUF)
 	cargo fmt --all
@@ -32,3 +40,6 @@ postgres:
 .tools/bin/buf:
 	python3 -m venv .tools
 	.tools/bin/pip install --quiet buf-bin==1.75.0
+
+.tools/bin/cargo-deny:
+	cargo install cargo-deny --version 0.20.2 --locked --debug --root .tools

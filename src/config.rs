@@ -1,10 +1,10 @@
 //! The command line: every setting is a flag and an environment variable, with its default in plain sight.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{ffi::OsStr, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser, error::ErrorKind};
 
-use crate::gate::Limits;
+use crate::{gate::Limits, transport::credential};
 
 /// Sells the seats of a concert that everyone wants at the same second.
 #[derive(Debug, Parser)]
@@ -30,11 +30,69 @@ pub enum Command {
     /// Bring the schema of the database up to date and exit.
     Migrate,
     /// Ask a running server whether it serves: exits with 0 if so, with 1 if not.
-    Health,
+    Health(HealthOptions),
+    /// Make API keys for calling services.
+    ApiKey {
+        /// What to do.
+        #[command(subcommand)]
+        command: ApiKeyCommand,
+    },
+    /// Look after the keys in the database that queue tokens are signed with.
+    SigningKey {
+        /// What to do.
+        #[command(subcommand)]
+        command: SigningKeyCommand,
+    },
+}
+
+/// How to ask a server with TLS. It is asked so if a CA is given here, or a certificate in the server's settings.
+#[derive(Debug, Clone, Default, Args)]
+pub struct HealthOptions {
+    /// PEM file of the CA that signed the server's certificate; by default the server's own certificate, which is right where it is
+    /// self-signed or stands with its whole chain.
+    #[arg(long, env = "BOXOFFICE_HEALTH_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// The name that the server's certificate is for; by default the address that is asked.
+    #[arg(long, env = "BOXOFFICE_HEALTH_NAME")]
+    pub name: Option<String>,
+    /// PEM file of the certificate to show, where the server asks for one.
+    #[arg(long, env = "BOXOFFICE_HEALTH_CERT", value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// PEM file of its key.
+    #[arg(long, env = "BOXOFFICE_HEALTH_KEY", value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+}
+
+/// What to do about API keys.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ApiKeyCommand {
+    /// Make a key and print it, once, with the line that stands for it in the file of keys.
+    New {
+        /// Who will call with it: letters, digits, `.`, `_` and `-`.
+        #[arg(value_parser = holder_name)]
+        name: String,
+        /// It may also do what the admin does.
+        #[arg(long)]
+        admin: bool,
+    },
+}
+
+/// What to do about the signing keys.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum SigningKeyCommand {
+    /// Make a new key. All servers sign with it in a few seconds, and older tokens stay good.
+    Rotate,
+    /// Print the keys without their secrets.
+    List,
+    /// Delete an older key: tokens that were signed with it are refused from then on.
+    Drop {
+        /// The id that `list` prints.
+        id: i64,
+    },
 }
 
 /// How the service runs.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args, derive_more::Debug)]
 pub struct Settings {
     /// `sqlite://FILE?mode=rwc` or `postgres://USER:PASSWORD@HOST/DATABASE`.
     #[arg(
@@ -44,6 +102,8 @@ pub struct Settings {
         hide_env_values = true,
         default_value = "sqlite://boxoffice.db?mode=rwc"
     )]
+    // It may hold a password.
+    #[debug("***")]
     pub database_url: String,
     /// Where the public services listen; port 0 takes a free one and logs it.
     #[arg(long, global = true, env = "BOXOFFICE_LISTEN", default_value = "127.0.0.1:50051")]
@@ -79,7 +139,7 @@ pub struct Settings {
     #[arg(long, global = true, env = "BOXOFFICE_CURRENCY", default_value = "KRW", value_parser = currency)]
     pub currency: String,
     /// Secret that queue tokens are signed with, at least 32 characters; made once and kept in the database by default.
-    #[arg(long, global = true, env = "BOXOFFICE_TOKEN_KEY", hide_env_values = true, value_parser = secret)]
+    #[arg(long, global = true, env = "BOXOFFICE_TOKEN_KEY", hide_env_values = true, value_parser = SecretParser)]
     pub token_key: Option<Secret>,
     /// What is logged: a level, or directives like `info,boxoffice=debug`.
     #[arg(long, global = true, env = "BOXOFFICE_LOG", default_value = "info")]
@@ -90,6 +150,29 @@ pub struct Settings {
     /// How much is taken on.
     #[command(flatten)]
     pub limits: Limits,
+    /// Who may connect and call.
+    #[command(flatten)]
+    pub transport: TransportSettings,
+}
+
+/// TLS and API keys. The files are read again when they change.
+#[derive(Debug, Clone, Default, Args)]
+pub struct TransportSettings {
+    /// PEM file of the server's certificate, with its chain: both listeners speak TLS only.
+    #[arg(long, global = true, env = "BOXOFFICE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file of its private key.
+    #[arg(long, global = true, env = "BOXOFFICE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// PEM file of the CA that signs certificates of clients: clients have to show one, or an API key where those are in use too.
+    #[arg(long, global = true, env = "BOXOFFICE_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// The same for the admin listener, where only its certificates count then.
+    #[arg(long, global = true, env = "BOXOFFICE_ADMIN_TLS_CLIENT_CA", value_name = "FILE")]
+    pub admin_tls_client_ca: Option<PathBuf>,
+    /// File of the API keys that calls have to carry in the metadata `x-api-key`: see `boxoffice api-key new`.
+    #[arg(long, global = true, env = "BOXOFFICE_API_KEYS_FILE", value_name = "FILE")]
+    pub api_keys_file: Option<PathBuf>,
 }
 
 /// How log lines look.
@@ -134,11 +217,30 @@ fn currency(text: &str) -> Result<String, String> {
     if valid { Ok(text.to_owned()) } else { Err("must be three capital letters like KRW".to_owned()) }
 }
 
-fn secret(text: &str) -> Result<Secret, String> {
-    if text.len() < 32 {
-        return Err("must have at least 32 characters".to_owned());
+fn holder_name(text: &str) -> Result<String, String> {
+    if credential::is_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be letters, digits, `.`, `_` or `-`".to_owned())
     }
-    Ok(Secret(text.to_owned()))
+}
+
+/// Reads a secret, and does not print one that it refuses.
+#[derive(Clone)]
+struct SecretParser;
+
+impl TypedValueParser for SecretParser {
+    type Value = Secret;
+
+    fn parse_ref(&self, cmd: &clap::Command, _: Option<&clap::Arg>, value: &OsStr) -> Result<Secret, clap::Error> {
+        match value.to_str() {
+            Some(text) if text.len() >= 32 => Ok(Secret(text.to_owned())),
+            _ => {
+                let sentence = "the token key must have at least 32 characters\n";
+                Err(clap::Error::raw(ErrorKind::ValueValidation, sentence).with_cmd(cmd))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -178,7 +280,12 @@ mod tests {
     #[test]
     fn a_secret_is_not_printed() {
         let key = "0123456789abcdef0123456789abcdef";
-        let cli = Cli::try_parse_from(["boxoffice", "--token-key", key]).unwrap();
-        assert!(!format!("{cli:?}").contains(key));
+        let url = "postgres://boxoffice:opensesame@127.0.0.1/boxoffice";
+        let cli = Cli::try_parse_from(["boxoffice", "--token-key", key, "--database-url", url]).unwrap();
+        let printed = format!("{cli:?} {cli:#?}");
+        assert!(!printed.contains(key) && !printed.contains("opensesame"), "{printed}");
+        let refused = Cli::try_parse_from(["boxoffice", "--token-key", "opensesame"]).unwrap_err();
+        let printed = format!("{refused} {refused:?}");
+        assert!(printed.contains("32 characters") && !printed.contains("opensesame"), "{printed}");
     }
 }

@@ -74,6 +74,13 @@ pub enum Error {
     #[error("the token has left the queue: take a new one (IssueToken)")]
     TokenLeft,
 
+    #[error("this server knows its callers: send the metadata `x-api-key` with your API key")]
+    CredentialMissing,
+    #[error("the API key is not known here: send it as it was given to you, or ask the operator for a new one")]
+    CredentialInvalid,
+    #[error("the API key of {api_key_name} is not for the admin: call with one that has the admin right")]
+    AdminRightMissing { api_key_name: String },
+
     #[error("the wallet holds {balance} and the price is {price}: charge it first (ChargeWallet)")]
     InsufficientBalance { balance: i64, price: i64 },
     #[error("the wallet holds {balance} and cannot hold that much more: charge less")]
@@ -151,6 +158,9 @@ impl Error {
             Self::TokenExpired => (Code::FailedPrecondition, R::TokenExpired),
             Self::TokenCompleted => (Code::FailedPrecondition, R::TokenCompleted),
             Self::TokenLeft => (Code::FailedPrecondition, R::TokenLeft),
+            Self::CredentialMissing => (Code::Unauthenticated, R::CredentialMissing),
+            Self::CredentialInvalid => (Code::Unauthenticated, R::CredentialInvalid),
+            Self::AdminRightMissing { .. } => (Code::PermissionDenied, R::AdminRightMissing),
             Self::InsufficientBalance { .. } => (Code::FailedPrecondition, R::InsufficientBalance),
             Self::BalanceLimitExceeded { .. } => (Code::FailedPrecondition, R::BalanceLimitExceeded),
             Self::RefundClosed { .. } => (Code::FailedPrecondition, R::RefundClosed),
@@ -206,6 +216,7 @@ impl Error {
                 vec![("balance", balance.to_string()), ("price", price.to_string())]
             }
             Self::BalanceLimitExceeded { balance } => vec![("balance", balance.to_string())],
+            Self::AdminRightMissing { api_key_name } => vec![("api_key_name", api_key_name.clone())],
             Self::RequestIdConflict { request_id } => vec![("request_id", request_id.clone())],
             _ => Vec::new(),
         }

@@ -24,7 +24,8 @@
 //! | around them | |
 //! |---|---|
 //! | [`server`] | the composition root: wires, serves, drains |
-//! | [`token`] | the queue token: sign, verify; the tonic interceptor |
+//! | [`token`] | the queue token: sign, verify; the tonic interceptor; `rotation.rs`: which key signs when |
+//! | [`transport`] | who may connect and call: TLS, client certificates, API keys, all from files that are read again when they change |
 //! | [`gate`] | what every call passes first: limits, deadlines, requests read whole, panics, statuses completed; `socket.rs`: what a connection may do |
 //! | [`lane`] | the batching lane; `pace.rs`: whom it refuses |
 //! | [`background`] | the one loop that promotion and expiry run in |
@@ -76,6 +77,7 @@ pub mod run;
 pub mod server;
 pub mod telemetry;
 pub mod token;
+pub mod transport;
 pub mod wallet;
 
 /// Chooses the one implementation of cryptography, before anything uses it.

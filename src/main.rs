@@ -1,5 +1,7 @@
 //! The binary: parse, start telemetry, run.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use boxoffice::{
@@ -21,7 +23,9 @@ async fn main() -> ExitCode {
         match command.unwrap_or(Command::Serve { demo: false }) {
             Command::Serve { demo } => run::serve(settings, demo).await,
             Command::Migrate => run::migrate(settings).await,
-            Command::Health => run::health(settings).await,
+            Command::Health(options) => run::health(settings, options).await,
+            Command::ApiKey { command } => run::api_key(command),
+            Command::SigningKey { command } => run::signing_key(settings, command).await,
         }
     };
     match done.await {

@@ -4,14 +4,17 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{
     clock::Clock,
-    config::Settings,
+    config::{ApiKeyCommand, HealthOptions, Settings, SigningKeyCommand},
     db::Database,
-    demo,
+    demo, proto,
     server::{Listeners, Server},
+    token::{self, rotation},
+    transport::credential,
 };
 
 /// Why a command failed, in words for whoever typed it.
@@ -55,17 +58,29 @@ pub async fn migrate(settings: Settings) -> Result<(), Failure> {
 }
 
 /// Asks the server at the public listener whether it serves.
-pub async fn health(settings: Settings) -> Result<(), Failure> {
+pub async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failure> {
     let mut address = settings.listen;
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    let channel = tonic::transport::Endpoint::try_from(format!("http://{address}"))?
+    let endpoint = match options.ca.as_ref().or(settings.transport.tls_cert.as_ref()) {
+        None => Endpoint::try_from(format!("http://{address}"))?,
+        Some(ca) => {
+            let mut tls = ClientTlsConfig::new()
+                .ca_certificate(Certificate::from_pem(read(ca)?))
+                .domain_name(options.name.unwrap_or_else(|| address.ip().to_string()));
+            if let (Some(cert), Some(key)) = (options.cert, options.key) {
+                tls = tls.identity(Identity::from_pem(read(&cert)?, read(&key)?));
+            }
+            Endpoint::try_from(format!("https://{address}"))?.tls_config(tls)?
+        }
+    };
+    let channel = endpoint
         .connect_timeout(std::time::Duration::from_secs(2))
         .timeout(std::time::Duration::from_secs(2))
         .connect()
         .await
-        .map_err(|_| format!("no server answers at {address}"))?;
+        .map_err(|error| format!("no server answers at {address}: {}", chain(&error)))?;
     let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await?;
     match answer.into_inner().status() {
         ServingStatus::Serving => {
@@ -74,6 +89,63 @@ pub async fn health(settings: Settings) -> Result<(), Failure> {
         }
         other => Err(format!("the server at {address} is {}", other.as_str_name()).into()),
     }
+}
+
+/// Makes an API key; only its digest is kept, by whoever keeps the file.
+pub fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
+    let ApiKeyCommand::New { name, admin } = command;
+    let (key, line) = credential::new_key(&name, admin)?;
+    println!("The API key of {name}, shown this once, which its calls carry in the metadata x-api-key:\n{key}");
+    println!("The line to add to the file that BOXOFFICE_API_KEYS_FILE names:\n{line}");
+    Ok(())
+}
+
+/// Looks after the signing keys in the database.
+pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(), Failure> {
+    if settings.token_key.is_some() {
+        return Err("tokens are signed with BOXOFFICE_TOKEN_KEY, not with keys in the database: unset it first".into());
+    }
+    let db = Database::new(&settings.database_url, Clock::system()).await?;
+    db.anchor_clock().await?;
+    match command {
+        SigningKeyCommand::Rotate => {
+            let key_id = token::store::add_key(&db, &token::new_secret()?).await?;
+            println!("signing key {key_id} signs new tokens from {} s on", rotation::NOTICE.as_secs());
+        }
+        SigningKeyCommand::List => {
+            let keys = token::store::list(&db).await?;
+            let signer = rotation::signer(&keys, db.now());
+            for key in &keys {
+                let does = match signer {
+                    Some(signer) if *key == signer => "signs and verifies".to_owned(),
+                    Some(signer) if key.key_id > signer.key_id => {
+                        format!("verifies, signs from {}", proto::rfc3339(key.sign_time()))
+                    }
+                    _ => "verifies".to_owned(),
+                };
+                println!("{} of {}: {does}", key.key_id, proto::rfc3339(key.create_time));
+            }
+        }
+        SigningKeyCommand::Drop { id } => {
+            let keys = token::store::list(&db).await?;
+            if let Some(refusal) = rotation::refusal(&keys, id, db.now()) {
+                return Err(refusal.into());
+            }
+            token::store::drop_key(&db, id).await?;
+            println!("signing key {id} is gone: servers refuse its tokens in a few seconds");
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &std::path::Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()).into())
+}
+
+/// An error with what caused it, which the outermost of them does not tell.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// An error at the start is told to the operator with its cause, which callers never see.

@@ -35,6 +35,7 @@ use crate::{
     queue::{self, Admission, QueueApi, Snapshots, operations::Terms},
     reservation::{self, ReservationApi},
     token::{self, KeyRing, TokenInterceptor},
+    transport::{self, Transport, credential::Guard, tls::Tls},
     wallet::WalletApi,
 };
 
@@ -42,6 +43,7 @@ use crate::{
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// How soon a key or a clock that another replica sees is seen here.
 const SHARED_STATE_INTERVAL: Duration = Duration::from_secs(5);
+const _: () = assert!(token::rotation::NOTICE.as_secs() >= 3 * SHARED_STATE_INTERVAL.as_secs());
 /// How long to wait before asking again for a database that is away at the start.
 const PREPARE_INTERVAL: Duration = Duration::from_millis(500);
 /// Calls under way on one connection; more wait for their turn at the client.
@@ -96,6 +98,7 @@ struct Core {
     catalogue: Arc<Catalogue>,
     snapshots: Arc<Snapshots>,
     keys: Arc<KeyRing>,
+    transport: Arc<Transport>,
     settings: Settings,
     /// How far the sweep of holds has come.
     swept: Arc<AtomicI64>,
@@ -119,11 +122,19 @@ impl Server {
 
         let address = listeners.public.local_addr().map_err(Error::internal)?;
         let admin_address = listeners.admin.local_addr().map_err(Error::internal)?;
+        core.transport.check(address, admin_address).map_err(Error::internal)?;
+        core.transport.follow_files(&core.tasks, &core.stopping);
         let public = core.public_routes(&is_ready)?.add_service(health_service.clone());
         let admin = core.admin_routes(&is_ready)?.add_service(health_service);
         let serving = vec![
-            core.serve(listeners.public, public, &PUBLIC_SERVICES, MAX_REQUEST_BYTES),
-            core.serve(listeners.admin, admin, &[admin_server::SERVICE_NAME], MAX_ADMIN_REQUEST_BYTES),
+            core.serve(listeners.public, public, &PUBLIC_SERVICES, MAX_REQUEST_BYTES, core.transport.public_tls()),
+            core.serve(
+                listeners.admin,
+                admin,
+                &[admin_server::SERVICE_NAME],
+                MAX_ADMIN_REQUEST_BYTES,
+                core.transport.admin_tls(),
+            ),
         ];
         let (tell, ready) = watch::channel(None);
         core.tasks.spawn(prepare(core.clone(), health.clone(), is_ready, run_background, tell));
@@ -182,6 +193,7 @@ impl Core {
             catalogue: Arc::new(Catalogue::new(db.clone())),
             snapshots: Arc::new(Snapshots::new(db.clone(), settings.poll_budget)),
             keys: Arc::default(),
+            transport: Arc::new(Transport::open(&settings.transport).map_err(Error::internal)?),
             db,
             settings,
             swept: Arc::new(AtomicI64::new(Micros::MIN)),
@@ -212,10 +224,10 @@ impl Core {
         let payment = PaymentApi::new(db, catalogue, admission, tasks);
 
         let token = TokenInterceptor::new(self.keys.clone());
-        let when_ready = || when_ready(is_ready.clone());
+        let admit = || admit(is_ready.clone(), self.transport.public_guard());
         macro_rules! gated {
             ($service:expr) => {
-                InterceptedService::new(InterceptedService::new($service, token.clone()), when_ready())
+                InterceptedService::new(InterceptedService::new($service, token.clone()), admit())
             };
         }
         let (reflection, reflection_alpha) = reflection(&PUBLIC_SERVICES)?;
@@ -232,7 +244,7 @@ impl Core {
         let admin = AdminApi::new(self.db.clone(), self.catalogue.clone(), &self.tasks, self.stopping.clone());
         let admin = admin_server::AdminServiceServer::new(admin);
         let (reflection, reflection_alpha) = reflection(&[admin_server::SERVICE_NAME])?;
-        Ok(Routes::new(InterceptedService::new(admin, when_ready(is_ready.clone())))
+        Ok(Routes::new(InterceptedService::new(admin, admit(is_ready.clone(), self.transport.admin_guard())))
             .add_service(reflection)
             .add_service(reflection_alpha))
     }
@@ -243,9 +255,10 @@ impl Core {
         routes: Routes,
         services: &[&str],
         max_request_bytes: usize,
+        tls: Option<Arc<Tls>>,
     ) -> JoinHandle<Result<(), tonic::transport::Error>> {
-        let (limits, stopping) = (&self.settings.limits, &self.stopping);
-        let connections = gate::speaking(gate::incoming(listener, limits.max_connections), stopping.clone());
+        let (limits, stopping) = (&self.settings.limits, self.stopping.clone());
+        let connections = gate::incoming(listener, limits.max_connections);
         let mut server = tonic::transport::Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -258,8 +271,15 @@ impl Core {
             server = server.max_connection_age(age);
         }
         let gate = Gate::new(services, limits, max_request_bytes, stopping.clone());
-        let server = server.layer(gate).add_routes(routes);
-        tokio::spawn(server.serve_with_incoming_shutdown(connections, stopping.clone().cancelled_owned()))
+        let server = server.layer(transport::sensitive_headers()).layer(gate).add_routes(routes);
+        let stopped = stopping.clone().cancelled_owned();
+        match tls {
+            None => tokio::spawn(server.serve_with_incoming_shutdown(gate::speaking(connections, stopping), stopped)),
+            Some(tls) => {
+                let connections = gate::speaking(transport::tls::accept(connections, tls), stopping);
+                tokio::spawn(server.serve_with_incoming_shutdown(connections, stopped))
+            }
+        }
     }
 
     async fn promote(&self) -> Result<(), db::Error> {
@@ -337,9 +357,10 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     health.set_service_status(admin_server::SERVICE_NAME, status).await;
 }
 
-/// Refuses calls until the server is ready.
-fn when_ready(is_ready: Arc<AtomicBool>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+/// Refuses calls of strangers, and all until the server is ready.
+fn admit(is_ready: Arc<AtomicBool>, guard: Guard) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request| {
+        guard.admit(&request)?;
         if is_ready.load(Ordering::Acquire) { Ok(request) } else { Err(Error::StorageUnavailable.into()) }
     }
 }

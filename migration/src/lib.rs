@@ -7,6 +7,8 @@
 //! reservation, an entry's wallet, a seat's reservation), or where it follows from another reference, it would cost each row
 //! a look-up for nothing; the tests hold those against the rows.
 
+#![forbid(unsafe_code)]
+
 use sea_orm_migration::{prelude::*, sea_orm::DatabaseBackend};
 
 /// A migration that runs one DDL text and is named after its file.

@@ -71,6 +71,13 @@ impl Database {
         if url.starts_with("sqlite:") {
             return Self::sqlite(url, clock).await;
         }
+        // Told here and without the URL, which the libraries would print: it may hold a password.
+        let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+        if !is_postgres || sqlx::postgres::PgConnectOptions::from_str(url).is_err() {
+            let sentence =
+                "the database URL cannot be read: write postgres://USER:PASSWORD@HOST/DATABASE, or sqlite://FILE";
+            return Err(Error::Defect(sentence.to_owned()));
+        }
         let mut options = options(url);
         options.max_connections(POSTGRES_CONNECTIONS).map_sqlx_postgres_opts(|options| {
             options.statement_cache_capacity(STATEMENT_CACHE).application_name("boxoffice").options([

@@ -3,13 +3,14 @@
 use sea_orm::entity::prelude::*;
 
 /// A row of `signing_key`.
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "signing_key")]
 pub struct Model {
-    /// The `kid` of the tokens; the highest signs.
+    /// The `kid` of the tokens; a newer key has a higher one.
     #[sea_orm(primary_key, auto_increment = false)]
     pub key_id: i64,
     /// Hexadecimal.
+    #[debug("***")]
     pub secret: String,
     /// When it was made.
     pub create_time: i64,

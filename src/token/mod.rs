@@ -4,9 +4,10 @@
 //! database, so that every replica verifies what any of them signed, or given by configuration.
 
 mod interceptor;
+pub mod rotation;
 pub mod store;
 
-use std::{collections::HashMap, sync::RwLock};
+use std::{collections::HashMap, sync::RwLock, time::Instant};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, crypto, encode};
@@ -70,10 +71,11 @@ struct Keys {
     /// By the first part of the tokens that the key signs: all tokens are made here, so all of a key have the same header, and one
     /// with another header is not ours.
     verifiers: HashMap<String, DecodingKey>,
+    read_at: Option<Instant>,
 }
 
 impl KeyRing {
-    /// Takes `keys` in place of those before. The last one signs, unless `configured` is given.
+    /// Takes `keys`, read just now, in place of those before. The last one signs, unless `configured` is given.
     pub fn replace(&self, mut keys: Vec<Key>, configured: Option<&str>) {
         if let Some(secret) = configured {
             keys.push(Key { id: CONFIGURED_KEY_ID.to_owned(), secret: secret.as_bytes().to_vec() });
@@ -83,7 +85,7 @@ impl KeyRing {
             .iter()
             .filter_map(|key| Some((key.encoded_header()?, DecodingKey::from_secret(&key.secret))))
             .collect();
-        *self.0.write().unwrap_or_else(|e| e.into_inner()) = Keys { signer, verifiers };
+        *self.0.write().unwrap_or_else(|e| e.into_inner()) = Keys { signer, verifiers, read_at: Some(Instant::now()) };
     }
 
     /// The token that says `claims`: the same claims give the same token as long as the key is the same.
@@ -93,9 +95,24 @@ impl KeyRing {
         encode(header, claims, key).map_err(Error::internal)
     }
 
-    /// What a token says, if one of the keys has signed it.
+    /// What a token says, if one of the keys has signed it. Fails with TOKEN_INVALID, or with STORAGE_UNAVAILABLE if its key may be
+    /// one that this server could not read yet.
     pub fn verify(&self, token: &str) -> Result<Claims, Error> {
-        self.verified_claims(token).ok_or(Error::TokenInvalid)
+        let keys = self.0.read().unwrap_or_else(|e| e.into_inner());
+        keys.verified_claims(token).ok_or_else(|| {
+            if keys.are_stale() && !keys.know_key_of(token) { Error::StorageUnavailable } else { Error::TokenInvalid }
+        })
+    }
+}
+
+impl Keys {
+    /// Whether a key may have begun to sign elsewhere since these were read.
+    fn are_stale(&self) -> bool {
+        self.read_at.is_none_or(|at| at.elapsed() >= rotation::NOTICE)
+    }
+
+    fn know_key_of(&self, token: &str) -> bool {
+        token.split_once('.').is_some_and(|(header, _)| self.verifiers.contains_key(header))
     }
 
     /// How long a token is good for stands in its row, not in the token, so the signature is all there is to verify. It is compared in
@@ -103,8 +120,7 @@ impl KeyRing {
     fn verified_claims(&self, token: &str) -> Option<Claims> {
         let (message, signature) = token.rsplit_once('.')?;
         let (header, payload) = message.split_once('.')?;
-        let keys = self.0.read().unwrap_or_else(|e| e.into_inner());
-        let key = keys.verifiers.get(header)?;
+        let key = self.verifiers.get(header)?;
         let is_ours = crypto::verify(signature, message.as_bytes(), key, Algorithm::HS256).ok()?;
         let payload = URL_SAFE_NO_PAD.decode(payload).ok().filter(|_| is_ours)?;
         serde_json::from_slice(&payload).ok()
@@ -173,6 +189,17 @@ mod tests {
         for cut in 0..mine.len() {
             assert!(real.verify(&mine[..cut]).is_err());
         }
+    }
+
+    #[test]
+    fn a_server_that_could_not_read_the_keys_for_long_does_not_call_a_token_forged() {
+        let known = ring(&[("1", "one")]);
+        let of_new_key = ring(&[("2", "two")]).sign(&claims()).unwrap();
+        let forged = ring(&[("1", "guessed")]).sign(&claims()).unwrap();
+        assert!(matches!(known.verify(&of_new_key), Err(Error::TokenInvalid)));
+        known.0.write().unwrap().read_at = Instant::now().checked_sub(rotation::NOTICE);
+        assert!(matches!(known.verify(&of_new_key), Err(Error::StorageUnavailable)));
+        assert!(matches!(known.verify(&forged), Err(Error::TokenInvalid)));
     }
 
     #[test]

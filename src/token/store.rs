@@ -2,7 +2,10 @@
 
 use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
 
-use super::Key;
+use super::{
+    Key,
+    rotation::{self, KeyInfo},
+};
 use crate::{
     db::{self, Database},
     entity::signing_key,
@@ -20,9 +23,39 @@ pub async fn ensure_key(db: &Database, secret: &[u8]) -> Result<(), db::Error> {
     write.commit().await
 }
 
-/// All keys, oldest first.
+/// Makes one more key and returns its id. Of two that do so at once, one fails.
+pub async fn add_key(db: &Database, secret: &[u8]) -> Result<i64, db::Error> {
+    let write = db.begin().await?;
+    let statement = write.one(
+        "INSERT INTO signing_key (key_id, secret, create_time) \
+         SELECT coalesce(max(key_id), 0) + 1, $1, $2 FROM signing_key RETURNING key_id",
+        [hex::encode(secret).into(), write.now.into()],
+    );
+    let row = write.conn().query_one_raw(statement).await?;
+    let row = row.ok_or_else(|| db::Error::Defect("the new signing key has no id".to_owned()))?;
+    let key_id = row.try_get("", "key_id")?;
+    write.commit().await?;
+    Ok(key_id)
+}
+
+/// Deletes a key, which the caller has made sure may go: see [`rotation::refusal`].
+pub async fn drop_key(db: &Database, key_id: i64) -> Result<(), db::Error> {
+    let write = db.begin().await?;
+    signing_key::Entity::delete_by_id(key_id).exec(write.conn()).await?;
+    write.commit().await
+}
+
+/// All keys without their secrets, oldest first.
+pub async fn list(db: &Database) -> Result<Vec<KeyInfo>, db::Error> {
+    Ok(rows(db).await?.iter().map(info).collect())
+}
+
+/// All keys, the one that signs now last.
 pub async fn keys(db: &Database) -> Result<Vec<Key>, db::Error> {
-    let rows = signing_key::Entity::find().order_by_asc(signing_key::Column::KeyId).all(db.reader()).await?;
+    let mut rows = rows(db).await?;
+    let infos: Vec<KeyInfo> = rows.iter().map(info).collect();
+    let signer = rotation::signer(&infos, db.now()).map(|key| key.key_id);
+    rows.sort_by_key(|row| Some(row.key_id) == signer);
     rows.into_iter()
         .map(|row| {
             let secret = hex::decode(&row.secret)
@@ -30,4 +63,12 @@ pub async fn keys(db: &Database) -> Result<Vec<Key>, db::Error> {
             Ok(Key { id: row.key_id.to_string(), secret })
         })
         .collect()
+}
+
+async fn rows(db: &Database) -> Result<Vec<signing_key::Model>, db::Error> {
+    Ok(signing_key::Entity::find().order_by_asc(signing_key::Column::KeyId).all(db.reader()).await?)
+}
+
+fn info(row: &signing_key::Model) -> KeyInfo {
+    KeyInfo { key_id: row.key_id, create_time: row.create_time }
 }

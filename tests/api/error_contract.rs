@@ -43,6 +43,7 @@ const SHOWN_ELSEWHERE: [ErrorReason; 2] = [
 fn every_reason_is_met_by_a_test() {
     let sources = [
         include_str!("admin.rs"),
+        include_str!("credentials.rs"),
         include_str!("error_contract.rs"),
         include_str!("extension.rs"),
         include_str!("overload.rs"),

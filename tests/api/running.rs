@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::SocketAddr,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -48,7 +49,7 @@ async fn health_knows_every_service_and_reflection_both_versions(world: World) {
 }
 
 /// What reflection v1 lists.
-async fn services(channel: Channel) -> Vec<String> {
+pub async fn services(channel: Channel) -> Vec<String> {
     use v1::{server_reflection_request::MessageRequest, server_reflection_response::MessageResponse};
     let request = v1::ServerReflectionRequest {
         host: String::new(),
@@ -130,13 +131,13 @@ async fn background_passes_run_by_themselves(world: World) {
 }
 
 /// The binary, with what it writes to standard error line by line.
-struct Process {
+pub struct Process {
     child: Child,
     log: std::sync::mpsc::Receiver<String>,
 }
 
 impl Process {
-    fn serve(url: &str, more: &[&str]) -> Self {
+    pub fn serve(url: &str, more: &[&str]) -> Self {
         let mut child = binary(url)
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"])
             .args(more)
@@ -155,7 +156,7 @@ impl Process {
     }
 
     /// Reads the log up to a line with `text`.
-    fn wait_for(&self, text: &str, seen: &mut Vec<String>) -> String {
+    pub fn wait_for(&self, text: &str, seen: &mut Vec<String>) -> String {
         loop {
             let line = self.log.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("no {text}: {seen:?}"));
             seen.push(line.clone());
@@ -163,6 +164,24 @@ impl Process {
                 return line;
             }
         }
+    }
+
+    /// Where it listens, for the public and for the admin, once it is ready.
+    pub fn addresses(&self, seen: &mut Vec<String>) -> (SocketAddr, SocketAddr) {
+        let line = self.wait_for("\"message\":\"listening\"", seen);
+        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        self.wait_for("\"message\":\"ready\"", seen);
+        let address =
+            |name: &str| line["fields"][name].as_str().and_then(|text| text.parse().ok()).expect("an address");
+        (address("address"), address("admin_address"))
+    }
+
+    /// Ends it by SIGTERM and waits for it; returns what it logged since the last line that was waited for.
+    pub fn stop(&mut self) -> Vec<String> {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
+        assert!(self.child.wait().expect("its end").success());
+        self.log.iter().collect()
     }
 }
 
@@ -173,7 +192,7 @@ impl Drop for Process {
     }
 }
 
-fn binary(url: &str) -> Command {
+pub fn binary(url: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_boxoffice"));
     command.args(["--database-url", url]).env_remove("BOXOFFICE_LOG").stdin(Stdio::null());
     command

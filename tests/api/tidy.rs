@@ -9,8 +9,19 @@ const MAX_FILE_LINES: usize = 600;
 const MAX_FUNCTION_LINES: usize = 70;
 
 /// The rooms that may know tonic, and those that may know SeaORM. Directories end in `/`.
-const TONIC: [&str; 10] =
-    ["service.rs", "server.rs", "error.rs", "proto.rs", "codec.rs", "token/", "gate/", "run.rs", "server/", "main.rs"];
+const TONIC: [&str; 11] = [
+    "service.rs",
+    "server.rs",
+    "error.rs",
+    "proto.rs",
+    "codec.rs",
+    "token/",
+    "gate/",
+    "transport/",
+    "run.rs",
+    "server/",
+    "main.rs",
+];
 const SEA_ORM: [&str; 3] = ["entity/", "store.rs", "db/"];
 
 fn sources(dir: &str) -> Vec<(String, String)> {

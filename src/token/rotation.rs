@@ -1,0 +1,85 @@
+//! Which of the keys signs, and which may go.
+//!
+//! A new key is read by every server before the first of them signs with it: each reads the keys every few seconds, and a key signs
+//! only once it is [`NOTICE`] old. So there is no moment at which one server signs what another cannot verify.
+
+use std::time::Duration;
+
+use crate::clock::{Micros, micros, until};
+
+/// How old a key is when it begins to sign: several times the period in which servers read the keys.
+pub const NOTICE: Duration = Duration::from_secs(15);
+
+/// A key without its secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// The `kid`; a newer key has a higher one.
+    pub key_id: i64,
+    /// When it was made.
+    pub create_time: Micros,
+}
+
+impl KeyInfo {
+    /// From when on it signs, unless it is the first.
+    pub fn sign_time(&self) -> Micros {
+        self.create_time.saturating_add(micros(NOTICE))
+    }
+}
+
+/// Which of `keys`, oldest first, signs: the newest that every server knows. The first key signs at once, for want of another.
+pub fn signer(keys: &[KeyInfo], now: Micros) -> Option<KeyInfo> {
+    keys.iter().rev().find(|key| key.sign_time() <= now).or(keys.first()).copied()
+}
+
+/// Why the key of this id may not be dropped yet, in words for the operator. The newest has to stay, and for as long again as it
+/// had to wait, a server that has not looked may sign with an older one.
+pub fn refusal(keys: &[KeyInfo], key_id: i64, now: Micros) -> Option<String> {
+    let Some(newest) = keys.last().filter(|_| keys.iter().any(|key| key.key_id == key_id)) else {
+        return Some(format!("there is no signing key {key_id}"));
+    };
+    if newest.key_id == key_id {
+        return Some(format!("signing key {key_id} is the newest: make another first (boxoffice signing-key rotate)"));
+    }
+    let drop_time = newest.sign_time().saturating_add(micros(NOTICE));
+    (now < drop_time).then(|| {
+        let seconds = until(drop_time, now).as_secs() + 1;
+        format!("signing key {key_id} may still sign: drop it in {seconds} s")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Micros = 1_000_000;
+
+    fn keys(create_times: &[Micros]) -> Vec<KeyInfo> {
+        create_times.iter().zip(1..).map(|(at, key_id)| KeyInfo { key_id, create_time: at * SECOND }).collect()
+    }
+
+    fn signer_at(create_times: &[Micros], now: Micros) -> Option<i64> {
+        signer(&keys(create_times), now * SECOND).map(|key| key.key_id)
+    }
+
+    #[test]
+    fn a_new_key_signs_once_every_server_has_read_it() {
+        assert_eq!(signer_at(&[], 0), None);
+        assert_eq!(signer_at(&[100], 100), Some(1));
+        assert_eq!(signer_at(&[100, 200], 214), Some(1));
+        assert_eq!(signer_at(&[100, 200], 215), Some(2));
+        assert_eq!(signer_at(&[100, 200, 205], 216), Some(2));
+        assert_eq!(signer_at(&[100, 200, 205], 220), Some(3));
+        // The first was made by a machine whose clock was ahead.
+        assert_eq!(signer_at(&[999, 200], 215), Some(2));
+    }
+
+    #[test]
+    fn the_newest_key_and_one_that_may_still_sign_are_not_dropped() {
+        let refused = |key_id, now| refusal(&keys(&[100, 200]), key_id, now * SECOND);
+        assert!(refused(3, 999).unwrap().contains("no signing key 3"));
+        assert!(refused(2, 999).unwrap().contains("newest"));
+        assert!(refused(1, 229).unwrap().contains("in 2 s"));
+        assert_eq!(refused(1, 230), None);
+        assert!(refusal(&[], 1, 0).is_some());
+    }
+}

@@ -1,0 +1,130 @@
+//! What must never be printed, at the most talkative the service can be.
+
+use std::process::Output;
+
+use boxoffice::{entity::signing_key, proto, transport::credential};
+use sea_orm::EntityTrait;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tonic::{Request, Status, transport::Channel};
+use uuid::Uuid;
+
+use crate::{
+    harness::{Engine, World, connect},
+    running::{Process, binary},
+    transport::Files,
+};
+
+const PASSWORD: &str = "opensesame-4711";
+const TOKEN_KEY: &str = "a-configured-key-of-more-than-32-characters";
+
+/// The URL of a database, with a password.
+fn with_password(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").expect("a URL");
+    let (login, place) = rest.split_once('@').expect("a user");
+    // A server that asks for a password has to get its own.
+    if login.contains(':') { url.to_owned() } else { format!("{scheme}://{login}:{PASSWORD}@{place}") }
+}
+
+fn password(url: &str) -> String {
+    let login = url.split_once("://").and_then(|(_, rest)| rest.split_once('@')).expect("a user").0;
+    login.split_once(':').expect("a password").1.to_owned()
+}
+
+/// Queues a user and asks for its place, with the right secrets and with wrong ones; returns the token.
+async fn calls(channel: &Channel, key: &str, forged: &str, said: &mut Vec<String>) -> String {
+    let with = |token: &str, key: &str| {
+        let (token, key) = (format!("Bearer {token}"), key.to_owned());
+        tonic::service::interceptor::InterceptedService::new(channel.clone(), move |mut request: Request<()>| {
+            request.metadata_mut().insert("authorization", token.parse().expect("metadata"));
+            request.metadata_mut().insert("x-api-key", key.parse().expect("metadata"));
+            Ok::<_, Status>(request)
+        })
+    };
+    let user_id = boxoffice::demo::USER_ID.to_owned();
+    let concert_code = "IU-2034".to_owned();
+    let issue = proto::IssueTokenRequest { concert_code: concert_code.clone(), user_id: user_id.clone() };
+    let mut queue = proto::queue_service_client::QueueServiceClient::new(with("", key));
+    let token = loop {
+        // The demo is filled in a moment.
+        match queue.issue_token(issue.clone()).await {
+            Ok(issued) => break issued.into_inner().token.expect("a token").token,
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+        }
+    };
+    for (token, key) in [(token.as_str(), key), (forged, key), (&token, forged)] {
+        let mut queue = proto::queue_service_client::QueueServiceClient::new(with(token, key));
+        let request = proto::GetPositionRequest { concert_code: concert_code.clone(), user_id: user_id.clone() };
+        said.push(format!("{:?}", queue.get_position(request).await));
+        let mut payments = proto::payment_service_client::PaymentServiceClient::new(with(token, key));
+        let request = proto::PayRequest { user_id: user_id.clone(), ..Default::default() };
+        said.push(format!("{:?}", payments.pay(request).await));
+    }
+    token
+}
+
+async fn metrics(address: &str) -> String {
+    let mut socket = tokio::net::TcpStream::connect(address).await.expect("metrics");
+    socket.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.expect("a request");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).await.expect("text");
+    assert!(text.contains("200 OK"), "{text}");
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics() {
+    let world = World::new(Engine::Postgres).await;
+    let url = with_password(&world.settings.database_url);
+    let (files, (key, line)) = (Files::new(), credential::new_key("shop", false).unwrap());
+    let keys = files.write("keys", &line).display().to_string();
+    let metrics_address = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().to_string()
+    };
+    let flags = ["--demo", "--log", "trace", "--api-keys-file", &keys, "--metrics-listen", &metrics_address];
+    let mut process = Process::serve(&url, &[&flags[..], &["--token-key", TOKEN_KEY]].concat());
+    let mut printed = Vec::new();
+    let (address, _) = process.addresses(&mut printed);
+    let forged = format!("forged.{}", Uuid::now_v7().simple());
+    let token = calls(&connect(address).await, &key, &forged, &mut printed).await;
+    printed.push(metrics(&metrics_address).await);
+    printed.extend(process.stop());
+    let printed = printed.join("\n");
+
+    let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+    let signing_key = signing_key::Entity::find().one(&db).await.unwrap().unwrap();
+    assert!(!format!("{signing_key:?}").contains(&signing_key.secret));
+    let signature = token.rsplit_once('.').unwrap().1;
+    let password = password(&url);
+    // It was really that talkative: the frames of HTTP/2 and the statements of the database are there.
+    for frame in ["h2::", "TRACE", "DEBUG"] {
+        assert!(printed.contains(frame), "no {frame}: is the log level still trace?");
+    }
+    for secret in [&password, &token, signature, &key, &forged, &signing_key.secret, &url, TOKEN_KEY] {
+        let at = printed.find(secret);
+        assert_eq!(at.map(|at| printed[at.saturating_sub(400)..at].to_owned()), None, "{secret} was printed");
+    }
+}
+
+#[test]
+fn a_command_that_fails_does_not_print_what_it_was_given() {
+    let printed = |output: Output| {
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    for url in [
+        format!("postgresq://boxoffice:{PASSWORD}@127.0.0.1/boxoffice"),
+        format!("postgres://boxoffice:{PASSWORD}@127.0.0.1:port/boxoffice"),
+        format!("postgres://boxoffice:{PASSWORD}@127.0.0.1:1/boxoffice"),
+        format!("postgres://boxoffice:{PASSWORD}@127.0.0.1:1/boxoffice?sslmode=maybe"),
+        format!("postgres://boxoffice:{PASSWORD}/oh@127.0.0.1:1/boxoffice"),
+        PASSWORD.to_owned(),
+    ] {
+        for command in [&["migrate"][..], &["signing-key", "list"]] {
+            let said = printed(binary(&url).args(command).output().unwrap());
+            assert!(!said.is_empty() && !said.contains(PASSWORD), "{said}");
+        }
+    }
+    let said = printed(binary("sqlite::memory:").args(["serve", "--token-key", PASSWORD]).output().unwrap());
+    assert!(said.contains("32 characters") && !said.contains(PASSWORD), "{said}");
+}

@@ -1,0 +1,241 @@
+//! TLS: who gets a connection, with which certificate, and what happens when the files change.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use boxoffice::{
+    proto::{self, wallet_service_client::WalletServiceClient},
+    server::Server,
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio_rustls::client::TlsStream;
+use tonic::{
+    Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error, Identity},
+};
+use uuid::Uuid;
+
+use crate::harness::{Engine, World, eventually, start};
+
+/// A CA and the files of a server in a directory of their own.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new([]).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("a certificate").pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// A certificate for this machine and its key.
+    pub fn issue(&self) -> (String, String) {
+        let params = CertificateParams::new(["127.0.0.1".to_owned(), "boxoffice.test".to_owned()]).expect("parameters");
+        let key = KeyPair::generate().expect("a key");
+        (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
+    }
+
+    pub fn identity(&self) -> Identity {
+        let (cert, key) = self.issue();
+        Identity::from_pem(cert, key)
+    }
+}
+
+/// A database, and files that the settings of its world name.
+pub struct Files {
+    dir: tempfile::TempDir,
+}
+
+impl Files {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a directory") }
+    }
+
+    pub fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        // As those do who replace a file under a reader: all at once.
+        let draft = self.dir.path().join("draft");
+        fs::write(&draft, content).and_then(|()| fs::rename(&draft, &path)).expect("a file");
+        path
+    }
+
+    /// Gives `world` a certificate of `authority`.
+    pub fn give_tls(&self, world: &mut World, authority: &Authority) {
+        let (cert, key) = authority.issue();
+        let transport = &mut world.settings.transport;
+        transport.tls_cert = Some(self.write("cert.pem", &cert));
+        transport.tls_key = Some(self.write("key.pem", &key));
+    }
+}
+
+/// A server with the settings of `world`.
+pub async fn serve(world: &World) -> Server {
+    let server = start(&world.settings, &world.clock, false).await;
+    server.ready().await.expect("ready");
+    server
+}
+
+/// A connection by TLS that trusts `authority`.
+pub async fn connect_tls(
+    address: SocketAddr,
+    authority: &Authority,
+    identity: Option<Identity>,
+) -> Result<Channel, Error> {
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&authority.pem));
+    if let Some(identity) = identity {
+        tls = tls.identity(identity);
+    }
+    Endpoint::try_from(format!("https://{address}")).expect("address").tls_config(tls)?.connect().await
+}
+
+/// One call of a public service.
+pub async fn call(channel: &Channel) -> Result<(), Status> {
+    let request = proto::OpenWalletRequest { user_id: Uuid::now_v7().to_string() };
+    WalletServiceClient::new(channel.clone()).open_wallet(request).await.map(drop)
+}
+
+/// Whether a new connection gets a call through. With TLS 1.3 a refused client learns it after its side of the handshake.
+async fn is_served(address: SocketAddr, authority: &Authority, identity: Option<Identity>) -> bool {
+    match connect_tls(address, authority, identity).await {
+        Ok(channel) => call(&channel).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+/// A connection after its handshake, if the server's certificate is one of `authority`.
+async fn shake_hands(address: SocketAddr, authority: &Authority) -> Option<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("a root");
+    let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = TcpStream::connect(address).await.expect("a connection");
+    let name = ServerName::try_from("boxoffice.test").expect("a name");
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await.ok()
+}
+
+/// The certificate that a new connection is shown, if it is one of `authority`.
+async fn shown_certificate(address: SocketAddr, authority: &Authority) -> Option<CertificateDer<'static>> {
+    let connection = shake_hands(address, authority).await?;
+    let (_, session) = connection.get_ref();
+    assert_eq!(session.alpn_protocol(), Some(b"h2".as_slice()));
+    Some(session.peer_certificates()?[0].clone().into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_listeners_speak_tls_and_refuse_plain_text() {
+    let mut world = World::new(Engine::Sqlite).await;
+    let (files, authority) = (Files::new(), Authority::new());
+    files.give_tls(&mut world, &authority);
+    let server = serve(&world).await;
+    assert!(is_served(server.address, &authority, None).await);
+    assert!(!is_served(server.address, &Authority::new(), None).await);
+    let admin = connect_tls(server.admin_address, &authority, None).await.unwrap();
+    let request = proto::CreateConcertRequest { concert_code: "IU".into(), name: "IU".into(), ..Default::default() };
+    proto::admin_service_client::AdminServiceClient::new(admin).create_concert(request).await.unwrap();
+    for address in [server.address, server.admin_address] {
+        if let Ok(plain) = Endpoint::try_from(format!("http://{address}")).unwrap().connect().await {
+            call(&plain).await.unwrap_err();
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_without_a_certificate_is_refused_where_one_is_asked_for() {
+    let mut world = World::new(Engine::Sqlite).await;
+    let (files, authority, clients, admins) = (Files::new(), Authority::new(), Authority::new(), Authority::new());
+    files.give_tls(&mut world, &authority);
+    world.settings.transport.tls_client_ca = Some(files.write("client-ca.pem", &clients.pem));
+    world.settings.transport.admin_tls_client_ca = Some(files.write("admin-ca.pem", &admins.pem));
+    let server = serve(&world).await;
+    // The admin's listener has a CA of its own.
+    for (address, own, other) in [(server.address, &clients, &admins), (server.admin_address, &admins, &clients)] {
+        let get = async |identity| match connect_tls(address, &authority, identity).await {
+            Ok(channel) => health(&channel).await.is_ok(),
+            Err(_) => false,
+        };
+        assert!(get(Some(own.identity())).await);
+        for refused in [None, Some(other.identity()), Some(Authority::new().identity())] {
+            assert!(!get(refused).await);
+        }
+    }
+    server.stop().await;
+}
+
+/// Asks for the health of everything.
+pub async fn health(channel: &Channel) -> Result<(), Status> {
+    let mut client = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    client.check(tonic_health::pb::HealthCheckRequest::default()).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_certificate_is_shown_to_new_connections_and_old_ones_live_on() {
+    let mut world = World::new(Engine::Sqlite).await;
+    let (files, before, after) = (Files::new(), Authority::new(), Authority::new());
+    files.give_tls(&mut world, &before);
+    let server = serve(&world).await;
+    let old = connect_tls(server.address, &before, None).await.unwrap();
+    let shown = shown_certificate(server.address, &before).await.unwrap();
+
+    // A certificate without its key, no certificate at all, and then the right pair.
+    for broken in [after.issue().0.as_str(), "-----BEGIN CERTIFICATE-----\nnothing"] {
+        files.write("cert.pem", broken);
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        assert_eq!(shown_certificate(server.address, &before).await, Some(shown.clone()));
+    }
+    files.give_tls(&mut world, &after);
+    eventually("the new certificate is shown", async || shown_certificate(server.address, &after).await.is_some())
+        .await;
+    assert_eq!(shown_certificate(server.address, &before).await, None);
+    // It trusts the old CA alone, so it cannot have connected again.
+    call(&old).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_client_ca_decides_about_new_connections() {
+    let mut world = World::new(Engine::Sqlite).await;
+    let (files, authority, before, after) = (Files::new(), Authority::new(), Authority::new(), Authority::new());
+    files.give_tls(&mut world, &authority);
+    world.settings.transport.tls_client_ca = Some(files.write("client-ca.pem", &before.pem));
+    let server = serve(&world).await;
+    let identity = before.identity();
+    assert!(is_served(server.address, &authority, Some(identity.clone())).await);
+    files.write("client-ca.pem", &after.pem);
+    let is_new = async || is_served(server.address, &authority, Some(after.identity())).await;
+    eventually("clients of the new CA are served", is_new).await;
+    assert!(!is_served(server.address, &authority, Some(identity)).await);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_silent_on_a_tls_port_keeps_nobody_waiting_and_is_cut_off() {
+    let mut world = World::new(Engine::Sqlite).await;
+    let (files, authority) = (Files::new(), Authority::new());
+    files.give_tls(&mut world, &authority);
+    let server = serve(&world).await;
+    let silent = (0..50).map(|_| TcpStream::connect(server.address));
+    let silent = futures::future::try_join_all(silent).await.unwrap();
+    let mut shaken = shake_hands(server.address, &authority).await.unwrap();
+    let begin = Instant::now();
+    assert!(is_served(server.address, &authority, None).await);
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    let cut_off = silent.into_iter().map(|mut socket| async move { socket.read(&mut [0; 1]).await });
+    let cut_off = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(cut_off)).await.unwrap();
+    assert!(cut_off.into_iter().all(|read| !matches!(read, Ok(1..))));
+    // After the handshake silence is no better.
+    let read = tokio::time::timeout(Duration::from_secs(30), shaken.read(&mut [0; 1])).await.unwrap();
+    assert!(!matches!(read, Ok(1..)));
+    server.stop().await;
+}
