@@ -36,7 +36,7 @@ pub use limit::Limit;
 pub use panics::caught;
 pub use pressure::Pressure;
 pub use settings::Limits;
-pub use socket::{incoming, speaking};
+pub use socket::{Peer, incoming, speaking};
 
 use crate::error::Error;
 use limit::Permit;

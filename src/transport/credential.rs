@@ -8,14 +8,10 @@ use std::{collections::HashMap, sync::Arc};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tonic::{
-    Extensions, Request,
-    codegen::http::HeaderName,
-    transport::server::{TcpConnectInfo, TlsConnectInfo},
-};
+use tonic::{Extensions, Request, codegen::http::HeaderName, transport::server::TlsConnectInfo};
 
 use super::reload::Reloaded;
-use crate::{db, error::Error, token};
+use crate::{db, error::Error, gate::Peer, token};
 
 /// The metadata that carries the key. It is not `authorization`, which carries the queue token.
 pub const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
@@ -114,7 +110,7 @@ impl Guard {
 
 /// Whether the client of a call showed a certificate as it connected: then the handshake has verified it, with the listener's CA.
 fn showed_certificate(extensions: &Extensions) -> bool {
-    extensions.get::<TlsConnectInfo<TcpConnectInfo>>().is_some_and(|client| client.peer_certs().is_some())
+    extensions.get::<TlsConnectInfo<Peer>>().is_some_and(|client| client.peer_certs().is_some())
 }
 
 /// A new key for `name`, and the line that stands for it in the file.

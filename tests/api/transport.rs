@@ -234,8 +234,7 @@ async fn who_is_silent_on_a_tls_port_keeps_nobody_waiting_and_is_cut_off() {
     let cut_off = silent.into_iter().map(|mut socket| async move { socket.read(&mut [0; 1]).await });
     let cut_off = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(cut_off)).await.unwrap();
     assert!(cut_off.into_iter().all(|read| !matches!(read, Ok(1..))));
-    // After the handshake silence is no better.
-    let read = tokio::time::timeout(Duration::from_secs(30), shaken.read(&mut [0; 1])).await.unwrap();
-    assert!(!matches!(read, Ok(1..)));
+    // After the handshake silence is no better, whatever the server says first. It may end without a farewell.
+    let _ = tokio::time::timeout(Duration::from_secs(30), shaken.read_to_end(&mut Vec::new())).await.expect("an end");
     server.stop().await;
 }
