@@ -4,10 +4,14 @@ BUF := $(or $(shell command -v buf),.tools/bin/buf)
 # As in apt-get: root needs no sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: test lint fmt bench postgres
+.PHONY: test fuzz lint fmt bench postgres
 
 test: postgres
 	cargo test --workspace --locked
+
+# A million calls of any bytes on each engine; `cargo test` makes ten thousand.
+fuzz: postgres
+	BOXOFFICE_FUZZ_CASES=1000000 cargo test --release --locked --test api fuzz::
 
 lint: $(BUF)
 	cargo fmt --all --check
