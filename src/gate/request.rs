@@ -18,7 +18,7 @@ use super::{
 };
 use crate::error::Error;
 
-/// Calls of a listener whose requests are on their way at once; each takes about 4 KiB.
+/// Calls of a listener whose requests are on their way at once; each takes about 10 KiB.
 const MAX_ARRIVING: usize = 65_536;
 /// How long a request may be on its way.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
