@@ -5,10 +5,14 @@ DENY := $(or $(shell command -v cargo-deny),.tools/bin/cargo-deny)
 # As in apt-get: root needs no sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: test lint dependencies fmt bench postgres
+.PHONY: test fuzz lint dependencies fmt bench postgres
 
 test: postgres
 	cargo test --workspace --locked
+
+# A million calls of any bytes on each engine; `cargo test` makes ten thousand.
+fuzz: postgres
+	BOXOFFICE_FUZZ_CASES=1000000 cargo test --release --locked --test api fuzz::
 
 lint: $(BUF) dependencies
 	cargo fmt --all --check

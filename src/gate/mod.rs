@@ -66,7 +66,7 @@ impl Gate {
             methods: Methods::of(services),
             calls: Limit::new("calls", limits.max_calls),
             streams: Limit::new("streams", limits.max_streams),
-            inbox: Inbox::new(max_request_bytes),
+            inbox: Inbox::new(max_request_bytes, stopping.clone()),
             call_timeout: limits.call_timeout,
             stopping,
         }))
