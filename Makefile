@@ -4,10 +4,16 @@ BUF := $(or $(shell command -v buf),.tools/bin/buf)
 # As in apt-get: root needs no sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: test lint fmt bench postgres
+.PHONY: test torture lint fmt bench postgres
 
 test: postgres
 	cargo test --workspace --locked
+
+# The experiments of tests/faults, long: `make torture`, `make torture SECONDS=300 ARGS=killed`.
+torture: SECONDS ?= 1200
+torture: PROFILE ?= release
+torture: postgres
+	BOXOFFICE_TORTURE_SECONDS=$(SECONDS) cargo test --profile $(PROFILE) --locked --test faults -- $(ARGS)
 
 lint: $(BUF)
 	cargo fmt --all --check
