@@ -5,7 +5,9 @@
 
 mod harness;
 
+mod contention;
 mod crash;
+mod retries;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,9 @@ macro_rules! experiment {
 const EXPERIMENTS: &[Experiment] = &[
     experiment!(1, crash::a_killed_server_serves_again_and_has_lost_nothing, BOTH, 8),
     experiment!(2, crash::a_crashed_database_is_found_again_without_a_restart, POSTGRES, 6),
+    experiment!(3, retries::an_answer_that_was_lost_is_given_again, BOTH, 3),
+    experiment!(4, retries::a_request_id_with_other_contents_is_refused, BOTH, 1),
+    experiment!(5, contention::one_of_five_hundred_callers_gets_the_seat, POSTGRES, 4),
 ];
 
 fn main() -> ExitCode {

@@ -4,6 +4,7 @@ pub mod book;
 #[path = "../../common/caller.rs"]
 pub mod caller;
 pub mod check;
+pub mod contents;
 pub mod crowd;
 #[path = "../../common/invariants.rs"]
 pub mod invariants;

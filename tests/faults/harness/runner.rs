@@ -2,11 +2,12 @@
 
 use std::{
     env,
+    panic::AssertUnwindSafe,
     process::ExitCode,
     time::{Duration, Instant, SystemTime},
 };
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::LocalBoxFuture};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use super::lab::{Engine, Lab, Notes};
@@ -26,7 +27,7 @@ pub struct Experiment {
     engines: &'static [Engine],
     /// Its share of a long run, against the others'.
     weight: u32,
-    run: fn(Lab) -> BoxFuture<'static, ()>,
+    run: fn(Lab) -> LocalBoxFuture<'static, ()>,
 }
 
 impl Experiment {
@@ -36,7 +37,7 @@ impl Experiment {
         name: &'static str,
         engines: &'static [Engine],
         weight: u32,
-        run: fn(Lab) -> BoxFuture<'static, ()>,
+        run: fn(Lab) -> LocalBoxFuture<'static, ()>,
     ) -> Self {
         Self { number, name, engines, weight, run }
     }
@@ -105,15 +106,10 @@ fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCo
 fn perform(experiment: &Experiment, lab: &Lab, limit: Duration) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let run = (experiment.run)(lab.clone());
+    let run = AssertUnwindSafe((experiment.run)(lab.clone())).catch_unwind();
     let outcome = runtime.block_on(async {
-        // A task of its own, whose panic ends nothing but itself.
-        let mut task = tokio::spawn(run);
-        match tokio::time::timeout(limit, &mut task).await {
-            Ok(ended) => ended.map_err(|error| match error.try_into_panic() {
-                Ok(panic) => message(panic.as_ref()),
-                Err(error) => error.to_string(),
-            }),
+        match tokio::time::timeout(limit, run).await {
+            Ok(ended) => ended.map_err(|panic| message(panic.as_ref())),
             Err(_) => Err(format!("it was not over after {limit:?}")),
         }
     });
