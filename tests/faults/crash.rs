@@ -40,7 +40,7 @@ pub async fn a_killed_server_serves_again_and_has_lost_nothing(lab: Lab) {
     }
     crowd.leave().await;
     lab.note(format!("served again after {slowest:.1?} at most"));
-    check(&lab, &site.url, &book).await;
+    check(&lab, &site.url, &[&book]).await;
     assert!(slowest < lab.pick(HANGS, Duration::from_secs(5)), "it took {slowest:?} to serve again");
 }
 
@@ -61,7 +61,7 @@ pub async fn a_crashed_database_is_found_again_without_a_restart(lab: Lab) {
     crowd.leave().await;
     lab.note(format!("20 calls served again {slowest:.1?} after its start at most"));
     book.assert_failures(|name| name == "Unavailable STORAGE_UNAVAILABLE" || is_of_the_sale(name));
-    check(&lab, &site.url, &book).await;
+    check(&lab, &site.url, &[&book]).await;
     for replica in &mut site.replicas {
         assert!(replica.process().ended(Duration::ZERO).await.is_none(), "a server ended");
     }

@@ -67,7 +67,7 @@ pub async fn an_answer_that_was_lost_is_given_again(lab: Lab) {
         .await;
     }
     lab.note(format!("each of charge, hold, pay and refund, repeated {REPEATS} times at once"));
-    check(&lab, &site.url, &book).await;
+    check(&lab, &site.url, &[&book]).await;
 }
 
 /// A way to a server that loses answers, and another way to the same data.

@@ -72,6 +72,7 @@ pub struct Book {
     /// Repeats that were answered otherwise than before.
     contradictions: Mutex<Vec<String>>,
     acknowledged: AtomicU64,
+    slowest_failure: Mutex<Duration>,
 }
 
 impl Book {
@@ -82,7 +83,7 @@ impl Book {
         wish: Wish,
         call: impl Future<Output = Result<Fact, Status>>,
     ) -> Result<Fact, Status> {
-        let answer = patiently(call).await;
+        let answer = self.look(call).await;
         let mut records = self.records();
         let record = records.entry(request_id).or_insert(Record { wish, fact: None, refusals: 0, unknown: 0 });
         match &answer {
@@ -98,22 +99,20 @@ impl Book {
             Err(status) if is_refusal(status) => record.refusals += 1,
             Err(_) => record.unknown += 1,
         }
-        drop(records);
-        self.note_failure(answer.as_ref().err());
         answer
     }
 
     /// Makes a call that changes nothing that has to be kept.
     pub async fn look<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-        let answer = patiently(call).await;
-        self.note_failure(answer.as_ref().err());
-        answer
-    }
-
-    fn note_failure(&self, failure: Option<&Status>) {
-        if let Some(status) = failure {
+        let asked = Instant::now();
+        let answer = tokio::time::timeout(PATIENCE, call).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller gave up")));
+        if let Err(status) = &answer {
             *self.failures.lock().expect("book").entry(name(status)).or_default() += 1;
+            let mut slowest = self.slowest_failure.lock().expect("book");
+            *slowest = slowest.max(asked.elapsed());
         }
+        answer
     }
 
     /// All records.
@@ -129,6 +128,18 @@ impl Book {
     /// How many calls were acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// How many calls a second are acknowledged, measured over `span` from now.
+    pub async fn rate(&self, span: Duration) -> f64 {
+        let (started, before) = (Instant::now(), self.acknowledged());
+        tokio::time::sleep(span).await;
+        (self.acknowledged() - before) as f64 / started.elapsed().as_secs_f64()
+    }
+
+    /// The longest that a caller waited for a failure.
+    pub fn slowest_failure(&self) -> Duration {
+        *self.slowest_failure.lock().expect("book")
     }
 
     /// Failures by code and reason, and how often.
@@ -151,11 +162,6 @@ impl Book {
         }
         started.elapsed()
     }
-}
-
-async fn patiently<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let answer = tokio::time::timeout(PATIENCE, call).await;
-    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller gave up")))
 }
 
 /// Whether the failure says for sure that nothing happened.

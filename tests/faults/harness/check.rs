@@ -8,7 +8,7 @@ use sea_orm::{Database, EntityTrait};
 use uuid::Uuid;
 
 use super::{
-    book::{Book, Fact, Fate, Wish},
+    book::{Book, Fact, Fate, Record, Wish},
     invariants,
     lab::{Lab, Tally},
 };
@@ -21,12 +21,14 @@ struct Traces {
     refunds: HashMap<Uuid, Vec<payment::Model>>,
 }
 
-/// Notes what callers were told and panics if the database says otherwise, or breaks an invariant of its own.
-pub async fn check(lab: &Lab, url: &str, book: &Book) {
+/// Notes what callers were told and panics if the database says otherwise, or breaks an invariant of its own. The books are all
+/// there are.
+pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
     let traces = Traces::read(url).await;
     let mut tally = Tally::default();
-    let mut wrongs = book.contradictions();
-    for (request_id, record) in book.records().iter() {
+    let mut wrongs: Vec<String> = books.iter().flat_map(|book| book.contradictions()).collect();
+    let records: HashMap<Uuid, Record> = books.iter().flat_map(|book| book.records().clone()).collect();
+    for (request_id, record) in &records {
         let fate = record.fate();
         match fate {
             Fate::Acknowledged(_) => tally.acknowledged += 1,
@@ -37,7 +39,7 @@ pub async fn check(lab: &Lab, url: &str, book: &Book) {
             wrongs.push(format!("{request_id} {:?} {fate:?}: {wrong}", record.wish));
         }
     }
-    wrongs.extend(traces.unasked(book));
+    wrongs.extend(traces.unasked(&records));
     tally.lost = wrongs.len() as u64;
     lab.note_tally(tally);
     assert!(
@@ -100,8 +102,7 @@ impl Traces {
     }
 
     /// Effects of requests that nobody made.
-    fn unasked(&self, book: &Book) -> Vec<String> {
-        let records = book.records();
+    fn unasked(&self, records: &HashMap<Uuid, Record>) -> Vec<String> {
         let ids = self.charges.keys().chain(self.holds.keys()).chain(self.payments.keys()).chain(self.refunds.keys());
         ids.filter(|id| !records.contains_key(id)).map(|id| format!("nobody asked for {id}")).collect()
     }
