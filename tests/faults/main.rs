@@ -7,6 +7,7 @@ mod harness;
 
 mod contention;
 mod crash;
+mod histories;
 mod network;
 mod promotion;
 mod retries;
@@ -34,6 +35,7 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(3, retries::an_answer_that_was_lost_is_given_again, BOTH, 3),
     experiment!(4, retries::a_request_id_with_other_contents_is_refused, BOTH, 1),
     experiment!(5, contention::one_of_five_hundred_callers_gets_the_seat, POSTGRES, 4),
+    experiment!(6, histories::every_history_could_have_happened_one_call_after_the_other, BOTH, 8),
     experiment!(7, network::callers_that_give_up_leave_no_transaction_open, POSTGRES, 4),
     experiment!(8, promotion::promotion_goes_on_when_the_promoting_server_does_not, POSTGRES, 6),
     experiment!(9, network::a_server_that_is_cut_off_says_so_and_comes_back, POSTGRES, 6),

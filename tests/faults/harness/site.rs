@@ -72,13 +72,13 @@ impl Site {
     }
 
     /// A concert with `seat_count` seats, whose request is changed by `change`.
-    pub async fn concert(&mut self, seat_count: i32, change: impl FnOnce(&mut proto::CreateConcertRequest)) {
+    pub async fn concert(&self, seat_count: i32, change: impl FnOnce(&mut proto::CreateConcertRequest)) {
         self.concert_as(CONCERT, seat_count, change).await;
     }
 
     /// The same under another code.
     pub async fn concert_as(
-        &mut self,
+        &self,
         concert_code: &str,
         seat_count: i32,
         change: impl FnOnce(&mut proto::CreateConcertRequest),
