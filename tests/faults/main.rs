@@ -7,9 +7,11 @@ mod harness;
 
 mod contention;
 mod crash;
+mod disk;
 mod histories;
 mod network;
 mod promotion;
+mod restarts;
 mod retries;
 
 use std::process::ExitCode;
@@ -20,6 +22,7 @@ use harness::{
 };
 
 const BOTH: &[Engine] = &[Sqlite, Postgres];
+const SQLITE: &[Engine] = &[Sqlite];
 const POSTGRES: &[Engine] = &[Postgres];
 
 /// Makes an experiment of the function that performs it, whose name says what is expected.
@@ -40,6 +43,9 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(8, promotion::promotion_goes_on_when_the_promoting_server_does_not, POSTGRES, 6),
     experiment!(9, network::a_server_that_is_cut_off_says_so_and_comes_back, POSTGRES, 6),
     experiment!(11, network::those_who_wait_are_answered_while_the_database_is_silent, POSTGRES, 4),
+    experiment!(13, restarts::a_rolling_restart_fails_no_call, POSTGRES, 4),
+    experiment!(17, disk::a_full_disk_refuses_writes_and_loses_none, SQLITE, 2),
+    experiment!(17, disk::a_torn_log_is_opened_with_all_that_was_acknowledged, SQLITE, 3),
 ];
 
 fn main() -> ExitCode {
