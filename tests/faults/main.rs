@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod clocks;
 mod contention;
 mod crash;
 mod disk;
@@ -13,6 +14,7 @@ mod network;
 mod promotion;
 mod restarts;
 mod retries;
+mod tokens;
 
 use std::process::ExitCode;
 
@@ -42,8 +44,10 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(7, network::callers_that_give_up_leave_no_transaction_open, POSTGRES, 4),
     experiment!(8, promotion::promotion_goes_on_when_the_promoting_server_does_not, POSTGRES, 6),
     experiment!(9, network::a_server_that_is_cut_off_says_so_and_comes_back, POSTGRES, 6),
+    experiment!(10, clocks::wrong_clocks_expire_nothing_early_or_late, POSTGRES, 3),
     experiment!(11, network::those_who_wait_are_answered_while_the_database_is_silent, POSTGRES, 4),
     experiment!(13, restarts::a_rolling_restart_fails_no_call, POSTGRES, 4),
+    experiment!(16, tokens::a_wrong_token_is_refused_without_effect, BOTH, 1),
     experiment!(17, disk::a_full_disk_refuses_writes_and_loses_none, SQLITE, 2),
     experiment!(17, disk::a_torn_log_is_opened_with_all_that_was_acknowledged, SQLITE, 3),
 ];

@@ -110,9 +110,14 @@ impl Site {
 
     /// A new user with `balance` in the wallet, who waits in the queue.
     pub async fn joins(&self, balance: i64) -> Caller {
+        self.joins_to(CONCERT, balance).await
+    }
+
+    /// The same in the queue of another concert.
+    pub async fn joins_to(&self, concert_code: &str, balance: i64) -> Caller {
         let channel = self.replicas[0].channel();
         let user_id = open_wallet(&channel, balance).await.expect("a wallet");
-        Caller::join(channel, CONCERT, user_id).await.expect("a token")
+        Caller::join(channel, concert_code, user_id).await.expect("a token")
     }
 
     /// So many new users with much money, all of them admitted.
