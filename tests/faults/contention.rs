@@ -21,7 +21,7 @@ const REPLICAS: usize = 3;
 
 /// Five hundred callers ask three servers for one seat: one gets it, and all others are told when it may be free.
 pub async fn one_of_five_hundred_callers_gets_the_seat(lab: Lab) {
-    let mut site = Site::open(&lab, REPLICAS, FLAGS).await;
+    let site = Site::open(&lab, REPLICAS, FLAGS).await;
     site.concert(1_000, |_| ()).await;
     let callers = site.admitted(500).await;
     let doors = site.doors();

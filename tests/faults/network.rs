@@ -35,7 +35,7 @@ const VISITORS: usize = 12;
 /// Hundreds of callers give up after a few milliseconds while the database takes 300: no transaction stays open, and when they
 /// are gone the sale goes on as before.
 pub async fn callers_that_give_up_leave_no_transaction_open(lab: Lab) {
-    let mut site = Site::open(&lab, 1, FLAGS).await;
+    let site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
     let book = Arc::new(Book::default());
     let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
@@ -106,7 +106,7 @@ async fn open_transactions(url: &str, age: Duration) -> i64 {
 
 /// One of three servers is cut off from the database: it says so at once, the others do not notice, and it comes back by itself.
 pub async fn a_server_that_is_cut_off_says_so_and_comes_back(lab: Lab) {
-    let mut site = Site::open(&lab, 3, FLAGS).await;
+    let site = Site::open(&lab, 3, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
     let (book, cut_off) = (Arc::new(Book::default()), Arc::new(Book::default()));
     let doors = site.doors();

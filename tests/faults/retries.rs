@@ -124,7 +124,7 @@ async fn effects(url: &str, request_id: Uuid) -> u64 {
 
 /// A `request_id` that comes with another amount, other seats or from another user is refused and changes nothing.
 pub async fn a_request_id_with_other_contents_is_refused(lab: Lab) {
-    let mut site = Site::open(&lab, 1, FLAGS).await;
+    let site = Site::open(&lab, 1, FLAGS).await;
     site.concert(400, |_| ()).await;
     while let Some(round) = lab.next_round(1, 50) {
         let [caller, other] = site.admitted(2).await.try_into().expect("two callers");
