@@ -1,17 +1,18 @@
 //! The one loop that all background work runs in. A pass is idempotent and takes no input, so it may fail, be late or run on
 //! several replicas at once.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 
+use futures::FutureExt;
 use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::db;
+use crate::{db, gate};
 
-/// Runs `pass` every `period` until `stopping`; a failed pass is logged and the next one tries again.
+/// Runs `pass` every `period` until `stopping`; a pass that fails or panics is logged and the next one tries again.
 pub fn every<F, P>(name: &'static str, period: Duration, tasks: &TaskTracker, stopping: &CancellationToken, pass: P)
 where
-    P: Fn() -> F + Send + 'static,
+    P: Fn() -> F + Send + Sync + 'static,
     F: Future<Output = Result<(), db::Error>> + Send,
 {
     let stopping = stopping.clone();
@@ -23,9 +24,45 @@ where
                 () = stopping.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            if let Err(error) = pass().await {
-                tracing::warn!(pass = name, %error, "a background pass failed and will be tried again");
+            match AssertUnwindSafe(async { pass().await }).catch_unwind().await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(pass = name, %error, "a background pass failed and will be tried again");
+                }
+                Err(panic) => {
+                    let error = gate::caught("pass", panic);
+                    tracing::error!(pass = name, cause = ?error, "a background pass panicked and will be tried again");
+                }
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_that_fails_or_panics_is_run_again() {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
+        let counted = runs.clone();
+        every("test", Duration::from_secs(1), &tasks, &stopping, move || {
+            let run = counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                assert_ne!(run, 0, "planted");
+                if run == 1 { Err(db::Error::Lost) } else { Ok(()) }
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        assert_eq!(runs.load(Ordering::SeqCst), 3);
+        stopping.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
 }

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::gate::Limits;
+
 /// Sells the seats of a concert that everyone wants at the same second.
 #[derive(Debug, Parser)]
 #[command(name = "boxoffice", version, about)]
@@ -85,6 +87,9 @@ pub struct Settings {
     /// How it is logged.
     #[arg(long, global = true, env = "BOXOFFICE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+    /// How much is taken on.
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 /// How log lines look.
@@ -113,9 +118,15 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-fn span(text: &str) -> Result<Duration, String> {
-    let span = humantime::parse_duration(text).map_err(|error| format!("{error}: write 500ms, 2s or 10m"))?;
+/// A span above 0.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let span = span_or_none(text)?;
     if span.is_zero() { Err("must be above 0".to_owned()) } else { Ok(span) }
+}
+
+/// A span that may be 0.
+pub fn span_or_none(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}: write 500ms, 2s or 10m"))
 }
 
 fn currency(text: &str) -> Result<String, String> {
@@ -157,6 +168,8 @@ mod tests {
             ["boxoffice", "--currency", "won"],
             ["boxoffice", "--token-key", "short"],
             ["boxoffice", "--listen", "here"],
+            ["boxoffice", "--max-calls", "0"],
+            ["boxoffice", "--call-timeout", "0s"],
         ] {
             assert!(Cli::try_parse_from(args).is_err(), "{args:?}");
         }

@@ -89,8 +89,14 @@ pub enum Error {
     #[error("{}", violations_message(violations))]
     InvalidArgument { violations: Vec<Violation> },
 
-    #[error("more calls wait than can be served: try again in a moment")]
-    Overloaded,
+    #[error("more calls come than can be served: try again when RetryInfo says so")]
+    Overloaded { retry_after: Duration },
+    #[error("the deadline of the call has passed: give it more time, and repeat a write with the same request_id")]
+    DeadlineExceeded,
+    #[error(
+        "there is no such call here, or its request is encoded in a way that is not read: see reflection for the calls"
+    )]
+    Unimplemented,
     #[error("the database is away: try again in a moment, with the same request_id if the call had one")]
     StorageUnavailable,
     #[error("the server is going down: call again to reach one that stays")]
@@ -151,7 +157,9 @@ impl Error {
             Self::RequestIdConflict { .. } => (Code::AlreadyExists, R::RequestIdConflict),
             Self::AlreadyExists { .. } => (Code::AlreadyExists, R::AlreadyExists),
             Self::InvalidArgument { .. } => (Code::InvalidArgument, R::InvalidArgument),
-            Self::Overloaded => (Code::ResourceExhausted, R::Overloaded),
+            Self::Overloaded { .. } => (Code::ResourceExhausted, R::Overloaded),
+            Self::DeadlineExceeded => (Code::DeadlineExceeded, R::DeadlineExceeded),
+            Self::Unimplemented => (Code::Unimplemented, R::Unimplemented),
             Self::StorageUnavailable => (Code::Unavailable, R::StorageUnavailable),
             Self::ShuttingDown => (Code::Unavailable, R::ShuttingDown),
             Self::Internal(_) => (Code::Internal, R::Internal),
@@ -205,8 +213,10 @@ impl Error {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::SeatHeld { retry_after, .. } | Self::NotAdmitted { retry_after, .. } => Some(*retry_after),
-            Self::Overloaded | Self::StorageUnavailable | Self::ShuttingDown => Some(RETRY_DELAY),
+            Self::SeatHeld { retry_after, .. }
+            | Self::NotAdmitted { retry_after, .. }
+            | Self::Overloaded { retry_after } => Some(*retry_after),
+            Self::StorageUnavailable | Self::ShuttingDown => Some(RETRY_DELAY),
             _ => None,
         }
     }

@@ -95,7 +95,7 @@ impl Fields {
         value: Option<&prost_types::Duration>,
         bounds: RangeInclusive<Duration>,
     ) -> Option<Duration> {
-        let span = Duration::try_from(*value?).ok().filter(|span| bounds.contains(span));
+        let span = proto::from_duration(value?).filter(|span| bounds.contains(span));
         let (shortest, longest) = bounds.into_inner();
         let shortest = humantime::format_duration(shortest);
         let longest = humantime::format_duration(longest);

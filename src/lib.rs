@@ -25,7 +25,8 @@
 //! |---|---|
 //! | [`server`] | the composition root: wires, serves, drains |
 //! | [`token`] | the queue token: sign, verify; the tonic interceptor |
-//! | [`lane`] | the batching lane |
+//! | [`gate`] | what every call passes first: limits, deadlines, requests read whole, panics, statuses completed; `socket.rs`: what a connection may do |
+//! | [`lane`] | the batching lane; `pace.rs`: whom it refuses |
 //! | [`background`] | the one loop that promotion and expiry run in |
 //! | [`db`] | connections, write transactions, what errors mean; `statement.rs`: a set of rows as one parameter, so that one SQL text serves both engines and any size of batch |
 //! | [`entity`] | the tables, one file each; the schema itself is in `migration/` |
@@ -63,6 +64,7 @@ pub mod demo;
 pub mod entity;
 pub mod error;
 pub mod fields;
+pub mod gate;
 pub mod lane;
 pub mod paging;
 pub mod payment;

@@ -74,7 +74,9 @@ fn encode(list: &str, cursor: &str) -> String {
 fn decode(list: &str, token: &str) -> Option<String> {
     let text = String::from_utf8(hex::decode(token).ok()?).ok()?;
     let (named, cursor) = text.split_once('\n')?;
-    (named == list).then(|| cursor.to_owned())
+    // Cursors have none, and PostgreSQL takes no NUL in a text.
+    let is_ours = named == list && !cursor.chars().any(char::is_control);
+    is_ours.then(|| cursor.to_owned())
 }
 
 #[cfg(test)]
@@ -106,7 +108,8 @@ mod tests {
     fn a_foreign_token_is_refused() {
         let (_, mine) = read(1, "").unwrap().cut(vec![1, 2], i32::to_string);
         assert!(Page::read("payments/you".into(), 1, &mine).is_err());
-        for foreign in ["x", "zz", "00", "0g", "\u{e4}"] {
+        let with_nul = encode("payments/me", "1\0");
+        for foreign in ["x", "zz", "00", "0g", "\u{e4}", with_nul.as_str()] {
             assert!(read(1, foreign).is_err(), "{foreign}");
         }
     }

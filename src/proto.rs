@@ -40,6 +40,12 @@ pub fn duration(span: Duration) -> prost_types::Duration {
     }
 }
 
+/// A caller's span; `None` for one below 0 or with ill-formed nanos. The conversion of prost-types overflows on the smallest int64.
+pub fn from_duration(span: &prost_types::Duration) -> Option<Duration> {
+    let nanos = u32::try_from(span.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(u64::try_from(span.seconds).ok()?, nanos))
+}
+
 /// An instant in words, for metadata of errors: `2026-12-24T10:00:00.000000Z`.
 pub fn rfc3339(at: Micros) -> String {
     DateTime::from_timestamp_micros(at)
@@ -55,6 +61,15 @@ mod tests {
     fn an_instant_survives_the_way_there_and_back() {
         for at in [0, 1, -1, 1_700_000_000_123_456, -62_135_596_800_000_000] {
             assert_eq!(from_timestamp(&timestamp(at)), Some(at));
+        }
+    }
+
+    #[test]
+    fn a_span_survives_the_way_there_and_back_and_one_below_0_is_refused() {
+        let span = Duration::new(7, 42);
+        assert_eq!(from_duration(&duration(span)), Some(span));
+        for (seconds, nanos) in [(-1, 0), (i64::MIN, 0), (i64::MIN, i32::MIN), (0, -1), (0, 1_000_000_000)] {
+            assert_eq!(from_duration(&prost_types::Duration { seconds, nanos }), None);
         }
     }
 

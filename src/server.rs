@@ -14,7 +14,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Request, Status,
     service::{Routes, interceptor::InterceptedService},
-    transport::server::TcpIncoming,
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -26,6 +25,7 @@ use crate::{
     config::Settings,
     db::{self, Database, Trouble},
     error::Error,
+    gate::{self, Gate},
     payment::PaymentApi,
     proto::{
         DESCRIPTORS, admin_service_server as admin_server, concert_service_server as concert_server,
@@ -49,8 +49,16 @@ const MAX_STREAMS: u32 = 20_000;
 /// Window of a connection. h2 closes a connection whose unread small frames exceed half of it, at about 200 bytes each: this is
 /// room for as many calls at once as there may be.
 const CONNECTION_WINDOW: u32 = 8 << 20;
-/// Streams of a connection that may end in errors before it is closed: the guard against rapid resets.
+/// Calls of a connection that ended in errors of its own making, over its life, before it is closed.
 const MAX_RESETS: usize = 1_024;
+/// Calls of a connection that were taken back before the server came to them, before it is closed: the guard against rapid resets. Callers
+/// with short deadlines do that to a busy server, so it is as many as one may well have under way.
+const MAX_PENDING_RESETS: usize = 4_096;
+/// All metadata of a call; the rest is for proxies. More is answered with HTTP 431.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+/// The largest request: the calls of the public services need a few hundred bytes, a venue of the admin more.
+const MAX_REQUEST_BYTES: usize = 64 << 10;
+const MAX_ADMIN_REQUEST_BYTES: usize = 1 << 20;
 
 const PUBLIC_SERVICES: [&str; 5] = [
     queue_server::SERVICE_NAME,
@@ -78,7 +86,6 @@ pub struct Server {
     core: Core,
     ready: watch::Receiver<Option<Result<(), Error>>>,
     health: HealthReporter,
-    drain_timeout: Duration,
     serving: Vec<JoinHandle<Result<(), tonic::transport::Error>>>,
 }
 
@@ -112,10 +119,13 @@ impl Server {
         let admin_address = listeners.admin.local_addr().map_err(Error::internal)?;
         let public = core.public_routes(&is_ready)?.add_service(health_service.clone());
         let admin = core.admin_routes(&is_ready)?.add_service(health_service);
-        let serving = vec![core.serve(listeners.public, public), core.serve(listeners.admin, admin)];
+        let serving = vec![
+            core.serve(listeners.public, public, &PUBLIC_SERVICES, MAX_REQUEST_BYTES),
+            core.serve(listeners.admin, admin, &[admin_server::SERVICE_NAME], MAX_ADMIN_REQUEST_BYTES),
+        ];
         let (tell, ready) = watch::channel(None);
         core.tasks.spawn(prepare(core.clone(), health.clone(), is_ready, run_background, tell));
-        Ok(Self { address, admin_address, health, ready, drain_timeout: core.settings.drain_timeout, serving, core })
+        Ok(Self { address, admin_address, health, ready, serving, core })
     }
 
     /// Waits until the server serves; fails if the database can never be used.
@@ -140,14 +150,16 @@ impl Server {
         self.core.expire().await
     }
 
-    /// Stops: health says NOT_SERVING, streams end with UNAVAILABLE, calls under way are finished, lanes drain. What is not done
-    /// within the drain timeout is cut off.
+    /// Stops: health says NOT_SERVING, and for a while calls are served still, so that callers who follow it lose none. Then streams
+    /// end with UNAVAILABLE, connections are told to go, calls under way are finished, lanes drain. What is not done within the
+    /// drain timeout is cut off.
     pub async fn stop(self) {
         set_health(&self.health, ServingStatus::NotServing).await;
-        self.core.stopping.cancel();
-        let Core { tasks, .. } = self.core;
+        let Core { tasks, settings, stopping, .. } = self.core;
+        tokio::time::sleep(settings.limits.lame_duck).await;
+        stopping.cancel();
         tasks.close();
-        let drained = tokio::time::timeout(self.drain_timeout, async {
+        let drained = tokio::time::timeout(settings.drain_timeout, async {
             for serving in self.serving {
                 if let Ok(Err(error)) = serving.await {
                     tracing::error!(%error, "a listener failed");
@@ -197,10 +209,10 @@ impl Core {
         let payment = PaymentApi::new(db, catalogue, admission, tasks);
 
         let token = TokenInterceptor::new(self.keys.clone());
-        let gate = |is_ready: &Arc<AtomicBool>| gate(is_ready.clone());
+        let when_ready = || when_ready(is_ready.clone());
         macro_rules! gated {
             ($service:expr) => {
-                InterceptedService::new(InterceptedService::new($service, token.clone()), gate(is_ready))
+                InterceptedService::new(InterceptedService::new($service, token.clone()), when_ready())
             };
         }
         let (reflection, reflection_alpha) = reflection(&PUBLIC_SERVICES)?;
@@ -217,23 +229,34 @@ impl Core {
         let admin = AdminApi::new(self.db.clone(), self.catalogue.clone(), &self.tasks, self.stopping.clone());
         let admin = admin_server::AdminServiceServer::new(admin);
         let (reflection, reflection_alpha) = reflection(&[admin_server::SERVICE_NAME])?;
-        Ok(Routes::new(InterceptedService::new(admin, gate(is_ready.clone())))
+        Ok(Routes::new(InterceptedService::new(admin, when_ready(is_ready.clone())))
             .add_service(reflection)
             .add_service(reflection_alpha))
     }
 
-    fn serve(&self, listener: TcpListener, routes: Routes) -> JoinHandle<Result<(), tonic::transport::Error>> {
-        let incoming =
-            TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(60)));
-        let stopping = self.stopping.clone();
-        let server = tonic::transport::Server::builder()
+    fn serve(
+        &self,
+        listener: TcpListener,
+        routes: Routes,
+        services: &[&str],
+        max_request_bytes: usize,
+    ) -> JoinHandle<Result<(), tonic::transport::Error>> {
+        let (limits, stopping) = (&self.settings.limits, &self.stopping);
+        let connections = gate::speaking(gate::incoming(listener, limits.max_connections), stopping.clone());
+        let mut server = tonic::transport::Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_local_error_reset_streams(Some(MAX_RESETS))
+            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+            .http2_max_header_list_size(Some(MAX_HEADER_BYTES))
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .add_routes(routes);
-        tokio::spawn(server.serve_with_incoming_shutdown(incoming, stopping.cancelled_owned()))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)));
+        if let Some(age) = limits.max_connection_age {
+            server = server.max_connection_age(age);
+        }
+        let gate = Gate::new(services, limits, max_request_bytes, stopping.clone());
+        let server = server.layer(gate).add_routes(routes);
+        tokio::spawn(server.serve_with_incoming_shutdown(connections, stopping.clone().cancelled_owned()))
     }
 
     async fn promote(&self) -> Result<(), db::Error> {
@@ -275,7 +298,7 @@ impl Core {
     }
 }
 
-/// Waits for the database, then opens the gate.
+/// Waits for the database, then serves.
 async fn prepare(
     core: Core,
     health: HealthReporter,
@@ -312,7 +335,7 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
 }
 
 /// Refuses calls until the server is ready.
-fn gate(is_ready: Arc<AtomicBool>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+fn when_ready(is_ready: Arc<AtomicBool>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request| {
         if is_ready.load(Ordering::Acquire) { Ok(request) } else { Err(Error::StorageUnavailable.into()) }
     }

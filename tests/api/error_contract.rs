@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use boxoffice::proto::{self, ErrorReason, QueueState};
-use sea_orm::{ConnectionTrait, Database, TransactionTrait};
+use sea_orm::{ConnectionTrait, Database};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use crate::harness::{Caller, DATE, Engine, PRICE, World, assert_failure, connect, on_both_engines, start};
+use crate::harness::{
+    Caller, DATE, Engine, PRICE, World, assert_failure, connect, lock_database, on_both_engines, start,
+};
 
 on_both_engines!(
     an_unknown_concert_is_named,
@@ -43,6 +45,7 @@ fn every_reason_is_met_by_a_test() {
         include_str!("admin.rs"),
         include_str!("error_contract.rs"),
         include_str!("extension.rs"),
+        include_str!("overload.rs"),
         include_str!("payment.rs"),
         include_str!("queue.rs"),
         include_str!("refund.rs"),
@@ -416,16 +419,4 @@ async fn without_a_database_calls_are_answered_unavailable(world: World) {
     let details = assert_failure(answer, Code::Unavailable, "STORAGE_UNAVAILABLE");
     assert!(details.retry_info().unwrap().retry_delay.is_some());
     done.await;
-}
-
-/// Keeps everybody else from writing.
-async fn lock_database(world: &World) -> sea_orm::DatabaseTransaction {
-    let db = Database::connect(&world.settings.database_url).await.unwrap();
-    let options = sea_orm::TransactionOptions {
-        sqlite_transaction_mode: Some(sea_orm::SqliteTransactionMode::Immediate),
-        ..Default::default()
-    };
-    let lock = db.begin_with_options(options).await.unwrap();
-    lock.execute_unprepared("UPDATE wallet SET balance = balance").await.unwrap();
-    lock
 }

@@ -7,6 +7,7 @@ mod caller;
 mod invariants;
 #[path = "../../common/postgres.rs"]
 mod postgres;
+pub mod raw;
 
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use boxoffice::{
     server::{Listeners, Server},
 };
 use clap::Parser;
+use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::net::TcpListener;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -88,7 +90,9 @@ impl World {
             }
         };
         let mut args = vec!["boxoffice", "--database-url", &url, "--listen", "127.0.0.1:0"];
-        args.extend(["--drain-timeout", "2s", "--admin-listen", "127.0.0.1:0"]);
+        args.extend(["--admin-listen", "127.0.0.1:0"]);
+        let defaults = [["--drain-timeout", "2s"], ["--lame-duck", "0s"]];
+        args.extend(defaults.into_iter().filter(|[flag, _]| !flags.contains(flag)).flatten());
         args.extend(flags);
         let settings = Cli::try_parse_from(args).expect("settings").settings;
         let clock = Clock::manual(START);
@@ -308,4 +312,16 @@ pub async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("it did not happen in 10 s: {what}");
+}
+
+/// Keeps everybody else from writing.
+pub async fn lock_database(world: &World) -> sea_orm::DatabaseTransaction {
+    let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+    let options = sea_orm::TransactionOptions {
+        sqlite_transaction_mode: Some(sea_orm::SqliteTransactionMode::Immediate),
+        ..Default::default()
+    };
+    let lock = db.begin_with_options(options).await.unwrap();
+    lock.execute_unprepared("UPDATE wallet SET balance = balance").await.unwrap();
+    lock
 }

@@ -1,0 +1,286 @@
+//! What every call passes before it reaches its service, and what its answer passes on the way back: one tower layer around all routes
+//! of a listener.
+//!
+//! In this order: a place among the calls or streams at once ([`Limit`]), the caller's deadline, the request read whole, the service,
+//! and for streams a guard around what follows. Whatever goes wrong on the way, a panic too, is answered with a status that carries its
+//! details. Calls that no service of ours has (health, reflection, what is unknown) are let through: who asks for health is never shed.
+
+mod deadline;
+mod limit;
+mod methods;
+mod panics;
+mod pressure;
+mod request;
+mod settings;
+mod socket;
+mod status;
+mod stream;
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use http::{Request, Response};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+pub use deadline::{remaining, within};
+pub use limit::Limit;
+pub use panics::caught;
+pub use pressure::Pressure;
+pub use settings::Limits;
+pub use socket::{incoming, speaking};
+
+use crate::error::Error;
+use limit::Permit;
+use methods::{Method, Methods};
+use request::Inbox;
+
+/// Deadlines further off than this are as good as none.
+const FAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// The gate of one listener; clones are the same gate.
+#[derive(Clone)]
+pub struct Gate(Arc<Shared>);
+
+struct Shared {
+    methods: Methods,
+    calls: Arc<Limit>,
+    streams: Arc<Limit>,
+    inbox: Inbox,
+    call_timeout: Duration,
+    stopping: CancellationToken,
+}
+
+impl Gate {
+    /// A gate before `services`. Requests of more than `max_request_bytes` are refused, and all calls once `stopping` is cancelled.
+    pub fn new(services: &[&str], limits: &Limits, max_request_bytes: usize, stopping: CancellationToken) -> Self {
+        Self(Arc::new(Shared {
+            methods: Methods::of(services),
+            calls: Limit::new("calls", limits.max_calls),
+            streams: Limit::new("streams", limits.max_streams),
+            inbox: Inbox::new(max_request_bytes),
+            call_timeout: limits.call_timeout,
+            stopping,
+        }))
+    }
+}
+
+impl<S> Layer<S> for Gate {
+    type Service = Gated<S>;
+
+    fn layer(&self, service: S) -> Gated<S> {
+        Gated { service, gate: self.0.clone() }
+    }
+}
+
+/// A service behind a gate.
+#[derive(Clone)]
+pub struct Gated<S> {
+    service: S,
+    gate: Arc<Shared>,
+}
+
+impl<S> Service<Request<Body>> for Gated<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let other = self.service.clone();
+        // The one that was polled is the one that is ready.
+        let service = std::mem::replace(&mut self.service, other);
+        let gate = self.gate.clone();
+        let Some(method) = gate.methods.find(request.uri().path()) else {
+            return Box::pin(async move { Ok(answer(caught_as("call", pass_by(service, request)).await)) });
+        };
+        // Counted here and not when the call is first run, so that calls which wait for a processor count too.
+        let visit = Visit { started: Instant::now(), place: gate.enter(&method), method };
+        Box::pin(async move {
+            let (method, started) = (visit.method.clone(), visit.started);
+            let response = answer(caught_as("call", gate.pass(service, request, visit)).await);
+            if !stream::is_guarded(&response) {
+                method.record(status::code(response.headers()), started.elapsed());
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// A call on its way through the gate.
+struct Visit {
+    started: Instant,
+    place: Result<Permit, Error>,
+    method: Arc<Method>,
+}
+
+impl Shared {
+    /// A place for a call. No method takes more of them than it leaves to the others, so that what is answered from memory goes on
+    /// while what needs the database waits for it.
+    fn enter(&self, method: &Method) -> Result<Permit, Error> {
+        if method.is_stream { self.streams.enter() } else { self.calls.enter_fairly(&method.share) }
+    }
+
+    async fn pass<S>(&self, mut service: S, request: Request<Body>, visit: Visit) -> Result<Response<Body>, Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    {
+        if self.stopping.is_cancelled() {
+            return Err(Error::ShuttingDown);
+        }
+        let timeout = deadline::timeout(request.headers())?.filter(|timeout| *timeout < FAR);
+        let deadline = visit.started + timeout.map_or(self.call_timeout, |timeout| timeout.min(self.call_timeout));
+        let enter = || self.enter(&visit.method);
+        let (request, place) = deadline::within(deadline, self.inbox.receive(request, visit.place, enter)).await??;
+        let Ok(response) = deadline::within(deadline, service.call(request)).await?;
+        if !visit.method.is_stream || status::is_failure(response.headers()) {
+            return Ok(response);
+        }
+        let deadline = timeout.map(|timeout| visit.started + timeout);
+        Ok(stream::guard(response, place, deadline, visit.started, visit.method))
+    }
+}
+
+async fn pass_by<S>(mut service: S, request: Request<Body>) -> Result<Response<Body>, Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    let Ok(response) = service.call(request).await;
+    Ok(response)
+}
+
+async fn caught_as<T>(place: &'static str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| Err(caught(place, panic)))
+}
+
+/// What goes back to the caller: every failure with its details.
+fn answer(response: Result<Response<Body>, Error>) -> Response<Body> {
+    match response {
+        Ok(response) => status::complete(response),
+        Err(error) => status::refusal(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Ready;
+
+    use clap::Parser;
+    use http_body_util::{BodyExt, Empty};
+    use tonic::Code;
+    use tonic_types::StatusExt;
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    const UNARY: &str = "/boxoffice.v1.QueueService/GetPosition";
+    const STREAM: &str = "/boxoffice.v1.QueueService/WatchPosition";
+
+    fn gate(flags: &[&str]) -> (Gate, CancellationToken) {
+        let args = ["boxoffice"].iter().chain(flags);
+        let limits = crate::config::Cli::try_parse_from(args).unwrap().settings.limits;
+        let stopping = CancellationToken::new();
+        (Gate::new(&["boxoffice.v1.QueueService"], &limits, 1_000, stopping.clone()), stopping)
+    }
+
+    fn request(path: &str) -> Request<Body> {
+        Request::builder().uri(path).body(Body::new(Empty::new())).unwrap()
+    }
+
+    /// The status that a call ends with, in its headers or in its trailers.
+    async fn end(response: Response<Body>) -> tonic::Status {
+        if let Some(status) = tonic::Status::from_header_map(response.headers()) {
+            return status;
+        }
+        let trailers = response.into_body().collect().await.unwrap().trailers().cloned().unwrap_or_default();
+        tonic::Status::from_header_map(&trailers).unwrap_or_else(|| tonic::Status::ok(""))
+    }
+
+    async fn call<F>(gate: &Gate, path: &str, service: fn(Request<Body>) -> F) -> (Code, String)
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    {
+        let Ok(response) = gate.layer(service_fn(service)).oneshot(request(path)).await;
+        let status = end(response).await;
+        let reason = status.get_error_details().error_info().map(|info| info.reason.clone());
+        (status.code(), reason.unwrap_or_default())
+    }
+
+    fn fine(_: Request<Body>) -> Ready<Result<Response<Body>, Infallible>> {
+        std::future::ready(Ok(Response::default()))
+    }
+
+    struct Panics;
+
+    impl http_body::Body for Panics {
+        type Data = bytes::Bytes;
+        type Error = tonic::Status;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>> {
+            panic!("planted")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_call_or_a_stream_is_answered_with_internal() {
+        let (gate, _) = gate(&[]);
+        for path in [UNARY, STREAM, "/grpc.health.v1.Health/Check"] {
+            let answer = call(&gate, path, |_| async { panic!("planted") }).await;
+            assert_eq!(answer, (Code::Internal, "INTERNAL".to_owned()), "{path}");
+        }
+        let answer = call(&gate, STREAM, |_| async { Ok(Response::new(Body::new(Panics))) }).await;
+        assert_eq!(answer, (Code::Internal, "INTERNAL".to_owned()));
+        assert_eq!(call(&gate, UNARY, fine).await.0, Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn calls_that_come_while_stopping_are_refused_and_health_is_not() {
+        let (gate, stopping) = gate(&[]);
+        stopping.cancel();
+        assert_eq!(call(&gate, UNARY, fine).await, (Code::Unavailable, "SHUTTING_DOWN".to_owned()));
+        assert_eq!(call(&gate, "/grpc.health.v1.Health/Check", fine).await.0, Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn calls_that_were_not_run_yet_count_and_those_that_wait_for_their_request_do_not() {
+        let (gate, _) = gate(&["--max-calls", "4"]);
+        let service = || gate.layer(service_fn(fine));
+        let waiting: Vec<_> = (0..2).map(|_| service().call(request(UNARY))).collect();
+        assert_eq!(call(&gate, UNARY, fine).await, (Code::ResourceExhausted, "OVERLOADED".to_owned()));
+        drop(waiting);
+        let (_sender, never) = tokio::sync::mpsc::channel::<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>(1);
+        let never = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(never));
+        let half = Request::builder().uri(UNARY).body(Body::new(never)).unwrap();
+        let mut half: Vec<_> = [half].map(|half| service().call(half)).into();
+        assert!((&mut half[0]).now_or_never().is_none());
+        let _other = service().call(request(UNARY));
+        assert_eq!(call(&gate, UNARY, fine).await.0, Code::Ok);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_a_deadline_of_its_own_ends_when_the_server_says() {
+        let (gate, _) = gate(&["--call-timeout", "5s"]);
+        let started = Instant::now();
+        let answer = call(&gate, UNARY, |_| std::future::pending()).await;
+        assert_eq!(answer, (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".to_owned()));
+        assert!((5_000..5_100).contains(&started.elapsed().as_millis()));
+    }
+}

@@ -1,0 +1,71 @@
+//! Reads requests whole before anything is done about them: each is one small message.
+//!
+//! A call whose request is still on its way gives its place among the calls back, so that a slow or silent sender keeps nobody out. It
+//! counts among those that arrive, of which no connection may have more than it leaves to the others. Also what is refused is read
+//! first: h2 counts what comes after an answer as an error, and closes a connection that makes many.
+
+use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use tonic::body::Body;
+
+use super::{
+    limit::{Limit, Permit},
+    socket::Peer,
+};
+use crate::error::Error;
+
+/// Calls of a listener whose requests are on their way at once; each takes about 4 KiB.
+const MAX_ARRIVING: usize = 65_536;
+/// How long a request may be on its way.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Before each message gRPC has a flag and a length.
+const FRAME_HEADER_BYTES: usize = 5;
+
+/// Where requests arrive.
+pub struct Inbox {
+    arriving: Arc<Limit>,
+    max_bytes: usize,
+}
+
+impl Inbox {
+    /// Takes requests of at most `max_bytes`.
+    pub fn new(max_bytes: usize) -> Self {
+        Self { arriving: Limit::new("arriving", MAX_ARRIVING), max_bytes }
+    }
+
+    /// The request with its message in memory, and the place it has; `enter` takes another when the first was given back. Fails with
+    /// INVALID_ARGUMENT, DEADLINE_EXCEEDED or OVERLOADED.
+    pub async fn receive(
+        &self,
+        request: Request<Body>,
+        place: Result<Permit, Error>,
+        enter: impl Fn() -> Result<Permit, Error>,
+    ) -> Result<(Request<Body>, Permit), Error> {
+        let (parts, body) = request.into_parts();
+        let mut message = pin!(self.read(body));
+        if let Poll::Ready(message) = futures::poll!(message.as_mut()) {
+            return Ok((Request::from_parts(parts, Body::new(Full::new(message?))), place?));
+        }
+        drop(place);
+        let share = Peer::arriving(&parts.extensions);
+        let _slot = self.arriving.enter_fairly(&share)?;
+        let message = tokio::time::timeout(ARRIVAL_TIMEOUT, message).await.map_err(|_| Error::DeadlineExceeded)??;
+        Ok((Request::from_parts(parts, Body::new(Full::new(message))), enter()?))
+    }
+
+    async fn read(&self, body: Body) -> Result<Bytes, Error> {
+        let read = Limited::new(body, self.max_bytes + FRAME_HEADER_BYTES).collect().await;
+        read.map(http_body_util::Collected::to_bytes).map_err(|error| {
+            let large = error.is::<LengthLimitError>();
+            let expected = if large {
+                format!("must have at most {} bytes", self.max_bytes)
+            } else {
+                "must come whole".to_owned()
+            };
+            Error::invalid("request", expected)
+        })
+    }
+}

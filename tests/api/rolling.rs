@@ -1,0 +1,154 @@
+//! Replicas are replaced one after the other while callers go on: callers who follow health, and try once more elsewhere what was
+//! UNAVAILABLE, lose no call.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use boxoffice::{
+    proto::{self, wallet_service_client::WalletServiceClient},
+    server::Server,
+};
+use tonic::{Code, Status, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use uuid::Uuid;
+
+use crate::harness::{Engine, World, connect, eventually, start};
+
+const CALLERS: usize = 8;
+
+/// A replica as callers know it.
+#[derive(Clone)]
+struct Replica {
+    channel: Channel,
+    serves: Arc<AtomicBool>,
+}
+
+impl Replica {
+    /// Follows the health of a server.
+    async fn follow(server: &Server) -> Self {
+        let channel = connect(server.address).await;
+        let replica = Self { channel: channel.clone(), serves: Arc::default() };
+        let serves = replica.serves.clone();
+        tokio::spawn(async move {
+            let watch = HealthClient::new(channel).watch(HealthCheckRequest::default()).await;
+            let mut watch = watch.expect("health").into_inner();
+            while let Ok(Some(health)) = watch.message().await {
+                serves.store(health.status() == ServingStatus::Serving, Ordering::SeqCst);
+            }
+            serves.store(false, Ordering::SeqCst);
+        });
+        eventually("the replica serves", async || replica.serves.load(Ordering::SeqCst)).await;
+        replica
+    }
+}
+
+type Replicas = Arc<Mutex<Vec<Replica>>>;
+
+/// One of those that serve, in turn.
+fn choose(replicas: &Replicas, turn: usize) -> Channel {
+    let replicas = replicas.lock().unwrap();
+    let serving: Vec<&Replica> = replicas.iter().filter(|replica| replica.serves.load(Ordering::SeqCst)).collect();
+    serving[turn % serving.len()].channel.clone()
+}
+
+/// UNAVAILABLE, or what the client says of a call that it had not sent yet when the connection closed.
+fn is_worth_another_try(status: &Status) -> bool {
+    let unsent = status.code() == Code::Cancelled && status.details().is_empty();
+    status.code() == Code::Unavailable || unsent
+}
+
+async fn charge(replicas: &Replicas, turn: usize, user_id: Uuid) -> Result<(), Status> {
+    let request_id = Uuid::now_v7().to_string();
+    let request = proto::ChargeWalletRequest { user_id: user_id.to_string(), amount: 1, request_id };
+    let first = WalletServiceClient::new(choose(replicas, turn)).charge_wallet(request.clone()).await;
+    match first {
+        Err(status) if is_worth_another_try(&status) => {
+            WalletServiceClient::new(choose(replicas, turn + 1)).charge_wallet(request).await.map(drop)
+        }
+        answer => answer.map(drop),
+    }
+}
+
+async fn roll(lame_duck: Duration) {
+    let world = World::new(Engine::Postgres).await;
+    let user_id = world.user(0).await;
+    let mut settings = world.settings.clone();
+    settings.limits.lame_duck = lame_duck;
+    let (replicas, mut servers) = (Replicas::default(), Vec::new());
+    for _ in 0..3 {
+        let server = start(&settings, &world.clock, false).await;
+        server.ready().await.unwrap();
+        let replica = Replica::follow(&server).await;
+        replicas.lock().unwrap().push(replica);
+        servers.push(server);
+    }
+    let (done, charged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..CALLERS {
+        let (replicas, done, charged) = (replicas.clone(), done.clone(), charged.clone());
+        callers.spawn(async move {
+            let mut turn = caller;
+            while !done.load(Ordering::SeqCst) {
+                charge(&replicas, turn, user_id).await.expect("no call is lost");
+                charged.fetch_add(1, Ordering::SeqCst);
+                turn += 1;
+            }
+        });
+    }
+    for old in servers {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let new = start(&settings, &world.clock, false).await;
+        new.ready().await.unwrap();
+        let replica = Replica::follow(&new).await;
+        replicas.lock().unwrap().push(replica);
+        old.stop().await;
+    }
+    done.store(true, Ordering::SeqCst);
+    while let Some(caller) = callers.join_next().await {
+        caller.unwrap();
+    }
+    let charged = charged.load(Ordering::SeqCst);
+    assert!(charged > 100, "{charged}");
+    assert_eq!(world.balance(user_id).await, charged);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_while_replicas_are_replaced() {
+    roll(Duration::from_millis(300)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_either_when_they_go_at_once() {
+    roll(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_connections_make_way_without_a_lost_call_or_stream() {
+    let world = World::with(Engine::Sqlite, &["--max-connection-age", "200ms"]).await;
+    world.concert("IU", 50).await;
+    let caller = world.waiting("IU").await;
+    let mut stream = caller.watch().await.unwrap();
+    stream.message().await.unwrap().unwrap();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(1) {
+        if let Err(status) = caller.position().await {
+            assert!(is_worth_another_try(&status), "{status:?}");
+            caller.position().await.expect("no call is lost");
+        }
+    }
+    world.promote().await;
+    let admitted = async {
+        while let Some(message) = stream.message().await.unwrap() {
+            if message.position.unwrap().state() == proto::QueueState::Active {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(admitted.await);
+}
