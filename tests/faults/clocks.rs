@@ -14,9 +14,9 @@ use tonic::transport::Channel;
 
 use crate::harness::{
     caller::Caller,
-    eventually, invariants,
+    invariants,
     lab::{Lab, Tally},
-    site::{DATE, Site, lazily, open_wallet},
+    site::{CONCERT, DATE, Site, lazily, open_wallet, until_admitted},
 };
 
 const HOLD_TTL: Duration = Duration::from_secs(2);
@@ -91,10 +91,5 @@ async fn start(settings: &Settings, wrong_by: i64) -> Server {
 
 async fn admitted(channel: &Channel) -> Caller {
     let user_id = open_wallet(channel, 0).await.expect("a wallet");
-    let caller = Caller::join(channel.clone(), crate::harness::site::CONCERT, user_id).await.expect("a token");
-    eventually("the token is admitted", async || {
-        caller.position().await.is_ok_and(|position| position.state() == QueueState::Active)
-    })
-    .await;
-    caller
+    until_admitted(Caller::join(channel.clone(), CONCERT, user_id).await.expect("a token")).await
 }

@@ -148,11 +148,8 @@ impl Load {
         let (request_id, user_id) = (Uuid::now_v7(), self.users[number % USERS]);
         let answer = self.book.ask(request_id, Wish::Charge { user_id, amount: 1 }, async {
             let request_id = request_id.to_string();
-            let call = charge(&self.door, user_id, 1, &request_id);
-            let answer = tokio::time::timeout(PATIENCE, call).await;
-            let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller gave up")))?;
-            let entry = answer.entry.unwrap_or_default();
-            Ok(Fact::Charged { entry_number: entry.entry_id, balance_after: entry.balance_after })
+            let answer = tokio::time::timeout(PATIENCE, charge(&self.door, user_id, 1, &request_id)).await;
+            answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller gave up"))).map(Fact::from)
         });
         let answer = answer.await;
         if let Err(status) = &answer

@@ -103,10 +103,7 @@ async fn charges(fleet: Arc<Fleet>, book: Arc<Book>, stop: CancellationToken) ->
                 let wish = Wish::Charge { user_id, amount: 1 };
                 let book = book.clone();
                 async move {
-                    let call = async {
-                        let entry = charge(&door, user_id, 1, &request_id.to_string()).await?.entry.unwrap_or_default();
-                        Ok(Fact::Charged { entry_number: entry.entry_id, balance_after: entry.balance_after })
-                    };
+                    let call = async { charge(&door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
                     book.ask(request_id, wish, call).await
                 }
             })

@@ -15,7 +15,7 @@ use crate::harness::{
     contents::contents,
     eventually, invariants,
     lab::{Lab, Tally},
-    site::{CONCERT, DATE, PRICE, Site},
+    site::{CONCERT, DATE, PRICE, Site, until_admitted},
 };
 
 /// No sweep: what has run out stays as it is, and the contents with it.
@@ -45,7 +45,7 @@ pub async fn a_wrong_token_is_refused_without_effect(lab: Lab) {
         let (first, second) = (format!("{CONCERT}{round}"), format!("BTS{round}"));
         site.concert_as(&first, 50, |concert| concert.claim_ttl = Some(proto::duration(CLAIM_TTL))).await;
         site.concert_as(&second, 50, |_| ()).await;
-        let owner = admitted(&first, site.joins_to(&first, 100 * PRICE).await).await;
+        let owner = until_admitted(site.joins_to(&first, 100 * PRICE).await).await;
         let reservation = owner.hold(DATE, &[1]).await.expect("a hold");
         let wrongs = wrongs(&site, &owner, &first, &second).await;
         let before = contents(&site.url).await;
@@ -67,8 +67,8 @@ pub async fn a_wrong_token_is_refused_without_effect(lab: Lab) {
 /// All callers who must not get through. The sale is paused afterwards, so that nobody is admitted meanwhile.
 async fn wrongs(site: &Site, owner: &Caller, first: &str, second: &str) -> Vec<Wrong> {
     let elsewhere = Caller::join(owner.channel.clone(), second, owner.uuid()).await.expect("a token");
-    let elsewhere = admitted(second, elsewhere).await;
-    let other = admitted(first, site.joins_to(first, 0).await).await;
+    let elsewhere = until_admitted(elsewhere).await;
+    let other = until_admitted(site.joins_to(first, 0).await).await;
     let expired = site.joins_to(first, 0).await;
     let db = Database::connect(&site.url).await.expect("database");
     eventually("the silent one is admitted", async || {
@@ -183,13 +183,4 @@ async fn no_admin_in_public(caller: &Caller, concert_code: &str) -> u64 {
         assert_eq!(answer.as_ref().map_err(Status::code), Err(Code::Unimplemented), "{answer:?}");
     }
     answers.len() as u64
-}
-
-/// Waits until a caller is admitted, which is its sign of life.
-async fn admitted(concert_code: &str, caller: Caller) -> Caller {
-    eventually(&format!("a token of {concert_code} is admitted"), async || {
-        caller.position().await.is_ok_and(|position| position.state() == proto::QueueState::Active)
-    })
-    .await;
-    caller
 }

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use boxoffice::proto;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
@@ -33,6 +34,25 @@ pub enum Fact {
     Held { reservation_id: Uuid },
     Paid { payment_id: Uuid },
     Refunded,
+}
+
+impl From<proto::ChargeWalletResponse> for Fact {
+    fn from(answer: proto::ChargeWalletResponse) -> Self {
+        let entry = answer.entry.expect("an entry");
+        Self::Charged { entry_number: entry.entry_id, balance_after: entry.balance_after }
+    }
+}
+
+impl From<proto::Reservation> for Fact {
+    fn from(answer: proto::Reservation) -> Self {
+        Self::Held { reservation_id: answer.reservation_id.parse().expect("a UUID") }
+    }
+}
+
+impl From<proto::Payment> for Fact {
+    fn from(answer: proto::Payment) -> Self {
+        Self::Paid { payment_id: answer.payment_id.parse().expect("a UUID") }
+    }
 }
 
 /// All that was said about one `request_id`.

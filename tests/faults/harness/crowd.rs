@@ -79,9 +79,7 @@ impl Visitor {
     async fn buy(&mut self, user_id: Uuid, leaving: &CancellationToken) -> Result<(), Status> {
         let amount = self.random.random_range(1..5) * PRICE;
         self.settle(Wish::Charge { user_id, amount }, |door, request_id| async move {
-            let answer = charge(&door, user_id, amount, &request_id).await?;
-            let entry = answer.entry.unwrap_or_default();
-            Ok(Fact::Charged { entry_number: entry.entry_id, balance_after: entry.balance_after })
+            charge(&door, user_id, amount, &request_id).await.map(Fact::from)
         })
         .await?;
         let door = self.door();
@@ -119,10 +117,7 @@ impl Visitor {
         let wish = Wish::Hold { user_id: caller.uuid(), seat_numbers: seat_numbers.clone() };
         let held = self.settle(wish, |door, request_id| {
             let (caller, seat_numbers) = (caller.via(door), seat_numbers.clone());
-            async move {
-                let answer = caller.hold_as(DATE, &seat_numbers, &request_id).await?;
-                Ok(Fact::Held { reservation_id: id(&answer.reservation_id) })
-            }
+            async move { caller.hold_as(DATE, &seat_numbers, &request_id).await.map(Fact::from) }
         });
         match held.await? {
             Fact::Held { reservation_id } => Ok(reservation_id),
@@ -133,10 +128,7 @@ impl Visitor {
     async fn pay(&mut self, caller: &Caller, reservation_id: Uuid) -> Result<Uuid, Status> {
         let paid = self.settle(Wish::Pay { user_id: caller.uuid() }, |door, request_id| {
             let caller = caller.via(door);
-            async move {
-                let answer = caller.pay_as(&reservation_id.to_string(), &request_id).await?;
-                Ok(Fact::Paid { payment_id: id(&answer.payment_id) })
-            }
+            async move { caller.pay_as(&reservation_id.to_string(), &request_id).await.map(Fact::from) }
         });
         match paid.await? {
             Fact::Paid { payment_id } => Ok(payment_id),
@@ -166,8 +158,4 @@ impl Visitor {
         let door = self.random.random_range(0..self.doors.len());
         self.doors[door].clone()
     }
-}
-
-fn id(text: &str) -> Uuid {
-    text.parse().expect("a UUID")
 }

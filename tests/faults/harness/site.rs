@@ -123,13 +123,7 @@ impl Site {
     /// So many new users with much money, all of them admitted.
     pub async fn admitted(&self, count: usize) -> Vec<Caller> {
         let callers = futures::future::join_all((0..count).map(|_| self.joins(1_000 * PRICE))).await;
-        for caller in &callers {
-            eventually("the token is admitted", async || {
-                caller.position().await.is_ok_and(|position| position.state() == proto::QueueState::Active)
-            })
-            .await;
-        }
-        callers
+        futures::future::join_all(callers.into_iter().map(until_admitted)).await
     }
 }
 
@@ -202,6 +196,15 @@ impl Replica {
     pub fn admin(&self) -> AdminServiceClient<Channel> {
         AdminServiceClient::new(lazily(self.process.as_ref().expect("a process").admin_address))
     }
+}
+
+/// Waits until a caller is admitted, and is a sign of its life.
+pub async fn until_admitted(caller: Caller) -> Caller {
+    eventually("the token is admitted", async || {
+        caller.position().await.is_ok_and(|position| position.state() == proto::QueueState::Active)
+    })
+    .await;
+    caller
 }
 
 /// Opens a wallet and charges it.

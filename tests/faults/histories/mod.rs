@@ -20,9 +20,9 @@ use tonic_types::StatusExt;
 use crate::harness::{
     book::is_refusal,
     caller::Caller,
-    eventually, invariants,
+    invariants,
     lab::{Engine, Lab, Tally},
-    site::{DATE, Site, charge, open_wallet},
+    site::{DATE, Site, charge, open_wallet, until_admitted},
 };
 use model::{Answer, Op, PRICE, SEATS, Sale, Seat, USERS};
 
@@ -210,12 +210,7 @@ fn look(seats: &[proto::Seat]) -> [Seat; SEATS] {
 
 async fn admitted(channel: &Channel, concert_code: &str) -> Caller {
     let user_id = open_wallet(channel, 0).await.expect("a wallet");
-    let caller = Caller::join(channel.clone(), concert_code, user_id).await.expect("a token");
-    eventually("the token is admitted", async || {
-        caller.position().await.is_ok_and(|position| position.state() == proto::QueueState::Active)
-    })
-    .await;
-    caller
+    until_admitted(Caller::join(channel.clone(), concert_code, user_id).await.expect("a token")).await
 }
 
 /// Histories of servers with bugs, and what is the matter with them.
