@@ -25,12 +25,12 @@ use crate::{
 };
 
 /// The database answers so late that the servers, and not the callers of this test, are what is short.
-const SLOWNESS: Duration = Duration::from_millis(60);
-/// Callers that keep the server busy without overload: what it serves them is its capacity.
-const BUSY: usize = 128;
+const SLOWNESS: Duration = Duration::from_millis(200);
+/// Callers that fill the batches of all workers twice: what they are served is the capacity.
+const BUSY: usize = 2_048;
 const USERS: usize = 512;
 /// A caller gives up after this long, or after so many tries.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(6);
 const TRIES: u32 = 3;
 /// At most so many callers are on their way, whatever the rate.
 const MOST: u64 = 20_000;
@@ -44,7 +44,7 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     let load =
         Arc::new(Load { door, users, book: Book::default(), hints: AtomicU64::new(0), under_way: AtomicU64::new(0) });
     site.replicas[0].line.as_ref().expect("a line").set(Weather::Slow(SLOWNESS));
-    let span = lab.pick(Duration::from_secs(2), Duration::from_secs(20));
+    let span = lab.pick(Duration::from_secs(4), Duration::from_secs(20));
     let capacity = load.capacity(span).await;
     let (mut peak, mut worst, mut figures) = (0.0_f64, f64::INFINITY, vec![format!("capacity {capacity:.0}/s")]);
     for factor in lab.pick(vec![1.0, 5.0], vec![1.0, 2.0, 5.0, 10.0]) {
@@ -73,8 +73,8 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     load.book.assert_failures(|name| overloaded(name) || name.starts_with("DeadlineExceeded"));
     let refused: u64 = load.book.failures().iter().filter(|(name, _)| overloaded(name)).map(|(_, count)| count).sum();
     assert_eq!(load.hints.load(Ordering::Relaxed), refused, "refusals without a hint when to come back");
+    assert!(refused > 0, "nobody was refused");
     if lab.is_long {
-        assert!(refused > 0, "nobody was refused");
         assert!(worst >= 0.9 * peak, "goodput fell to {worst:.0}/s of {peak:.0}/s");
     }
 }

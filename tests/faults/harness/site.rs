@@ -133,6 +133,8 @@ pub struct Replica {
     url: String,
     flags: Vec<String>,
     wrapper: Option<String>,
+    /// The way through the door, shared by callers.
+    channel: Channel,
     /// Between callers and the server.
     pub door: Proxy,
     /// Between the server and PostgreSQL.
@@ -150,7 +152,8 @@ impl Replica {
             }
         };
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let mut replica = Self { process: None, url, flags, wrapper: None, door: Proxy::start().await, line };
+        let door = Proxy::start().await;
+        let mut replica = Self { process: None, url, flags, wrapper: None, channel: lazily(door.address), door, line };
         replica.start_again().await;
         replica
     }
@@ -184,7 +187,7 @@ impl Replica {
 
     /// The way through the door; it finds the server again when that comes back.
     pub fn channel(&self) -> Channel {
-        lazily(self.door.address)
+        self.channel.clone()
     }
 
     /// The way past the door, for measuring.
