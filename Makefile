@@ -5,10 +5,16 @@ DENY := $(or $(shell command -v cargo-deny),.tools/bin/cargo-deny)
 # As in apt-get: root needs no sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: test fuzz lint dependencies fmt bench postgres
+.PHONY: test torture fuzz lint dependencies fmt bench postgres
 
 test: postgres
 	cargo test --workspace --locked
+
+# The experiments of tests/faults, long: `make torture`, `make torture SECONDS=300 ARGS=killed`.
+torture: SECONDS ?= 1200
+torture: PROFILE ?= release
+torture: postgres
+	BOXOFFICE_TORTURE_SECONDS=$(SECONDS) cargo test --profile $(PROFILE) --locked --test faults -- $(ARGS)
 
 # A million calls of any bytes on each engine; `cargo test` makes ten thousand.
 fuzz: postgres

@@ -38,7 +38,7 @@
 //! | [`config`], [`run`], [`demo`], [`telemetry`] | the command line and what it does |
 //!
 //! A place in a queue has no id of its own: concert and number are its key, and the token says both. The `tests/api` suite speaks gRPC to the
-//! real server on both engines; `bench/` measures it against a bare echo.
+//! real server on both engines, `tests/faults` gets it into trouble; `bench/` measures it against a bare echo.
 //!
 //! # What always holds
 //!

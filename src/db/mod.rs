@@ -102,12 +102,15 @@ impl Database {
         // The reader must not fail on a file that the writer is about to make.
         sqlx::sqlite::SqliteConnectOptions::from_str(url).map_err(|error| Error::Defect(error.to_string()))?;
         let mut writer = options(url);
-        writer.max_connections(1).map_sqlx_sqlite_opts(|options| {
-            durable(options)
-                .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
-                .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
-                .pragma("wal_autocheckpoint", WAL_PAGES)
-        });
+        writer
+            .max_connections(1)
+            .map_sqlx_sqlite_before_acquire(|conn, _| Box::pin(is_out_of_transactions(conn)))
+            .map_sqlx_sqlite_opts(|options| {
+                durable(options)
+                    .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
+                    .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
+                    .pragma("wal_autocheckpoint", WAL_PAGES)
+            });
         let mut reader = options(url);
         reader
             .max_connections(SQLITE_READERS)
@@ -256,6 +259,18 @@ fn options(url: &str) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options.connect_lazy(true).acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false).sqlx_logging(false);
     options
+}
+
+/// Whether a connection may be used for another transaction; if not, it is closed. A COMMIT that fails on a full disk has been rolled
+/// back by SQLite itself, sqlx's ROLLBACK after it fails, and sqlx counts the transaction as open from then on: the next ones
+/// would become savepoints, which can be acknowledged and are never committed.
+async fn is_out_of_transactions(conn: &mut sqlx::SqliteConnection) -> Result<bool, sqlx::Error> {
+    use sqlx::Connection;
+    if conn.is_in_transaction() {
+        // The ROLLBACK of a dropped transaction may be on its way to SQLite's thread, which answers in order.
+        conn.ping().await?;
+    }
+    Ok(!conn.is_in_transaction())
 }
 
 fn durable(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteConnectOptions {

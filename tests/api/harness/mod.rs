@@ -1,8 +1,11 @@
 //! Starts the real server in process on port 0, on a fresh database per test, with a clock that moves when told and passes
 //! that run when called.
 
+#[path = "../../common/caller.rs"]
 mod caller;
+#[path = "../../common/invariants.rs"]
 mod invariants;
+#[path = "../../common/postgres.rs"]
 mod postgres;
 pub mod raw;
 

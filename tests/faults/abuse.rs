@@ -1,0 +1,184 @@
+//! Peers that use the protocol against the server, while others go on calling.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use boxoffice::proto;
+use bytes::Bytes;
+use http::{Method, Request};
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
+use uuid::Uuid;
+
+use crate::{
+    crash::FLAGS,
+    harness::{
+        book::Book,
+        check::check,
+        eventually,
+        lab::Lab,
+        site::{Site, charge, open_wallet},
+    },
+};
+
+const STREAMS: usize = 10_000;
+const SOCKETS: usize = 300;
+/// Resets a second: enough to hurt a server that does not count them, and no load by itself.
+const RESETS: usize = 5_000;
+const HUGE: usize = 16 << 20;
+/// What a server may grow by under all this.
+const MEMORY_LIMIT: u64 = 256 << 20;
+
+/// Rapid resets, thousands of streams that say nothing more, one byte a second, sockets without a word, and messages of 16 MiB:
+/// others are served as before, and memory stays bounded.
+pub async fn abuse_of_the_protocol_does_not_hurt_others(lab: Lab) {
+    let mut site = Site::open(&lab, 1, FLAGS).await;
+    let address = site.replicas[0].process().address;
+    let door = site.replicas[0].direct();
+    let (book, user_id) = (Book::default(), open_wallet(&door, 0).await.expect("a wallet"));
+    let span = lab.pick(Duration::from_secs(2), Duration::from_secs(15));
+    let before = p99(&book, &door, user_id, span).await;
+    let memory = site.replicas[0].process().resident_bytes();
+    let (mut worst, mut growth, mut figures) = (Duration::ZERO, 0, Vec::new());
+    let abuses: [(&str, fn(SocketAddr) -> JoinSet<()>); 5] = [
+        ("resets", rapid_resets),
+        ("open streams", open_streams),
+        ("a byte a second", byte_by_byte),
+        ("silence", silence),
+        ("16 MiB", huge_messages),
+    ];
+    for (what, abuse) in abuses {
+        lab.next_round(1, 10);
+        let abusers = abuse(address);
+        let during = p99(&book, &door, user_id, span).await;
+        growth = growth.max(site.replicas[0].process().resident_bytes().saturating_sub(memory));
+        drop(abusers);
+        worst = worst.max(during);
+        figures.push(format!("{what} {during:.1?}"));
+    }
+    eventually("calls are served afterwards", async || charge(&door, user_id, 1, "").await.is_ok()).await;
+    lab.note(format!("p99 {before:.1?}, under {}; memory grew by {} MiB", figures.join(", "), growth >> 20));
+    book.assert_failures(|_| false);
+    check(&lab, &site.url, &[&book]).await;
+    assert!(growth < MEMORY_LIMIT, "memory grew by {} MiB", growth >> 20);
+    // Below a few milliseconds it is the machine that is measured.
+    let limit = (2 * before).max(Duration::from_millis(10));
+    assert!(!lab.is_long || worst <= limit, "p99 rose from {before:?} to {worst:?}");
+}
+
+/// The latency that 99 of 100 calls stay below, of calls one after the other.
+async fn p99(book: &Book, door: &tonic::transport::Channel, user_id: Uuid, span: Duration) -> Duration {
+    let (started, mut latencies) = (Instant::now(), Vec::new());
+    while started.elapsed() < span {
+        let asked = Instant::now();
+        book.look(charge(door, user_id, 1, "")).await.expect("a charge");
+        latencies.push(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    latencies.sort_unstable();
+    latencies[latencies.len() * 99 / 100]
+}
+
+fn forever<F: Future<Output = ()> + Send + 'static>(count: usize, abuse: impl Fn() -> F) -> JoinSet<()> {
+    (0..count).map(|_| abuse()).collect()
+}
+
+/// Opens streams and resets them at once, on a new connection whenever the server has had enough.
+fn rapid_resets(address: SocketAddr) -> JoinSet<()> {
+    forever(1, move || async move {
+        loop {
+            let Some(mut peer) = Peer::connect(address).await else { continue };
+            'peer: loop {
+                for _ in 0..RESETS / 100 {
+                    let Some(mut stream) = peer.open().await else { break 'peer };
+                    stream.send_reset(h2::Reason::CANCEL);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    })
+}
+
+/// Opens streams whose requests never end.
+fn open_streams(address: SocketAddr) -> JoinSet<()> {
+    forever(1, move || async move {
+        let Some(mut peer) = Peer::connect(address).await else { return };
+        let mut streams = Vec::new();
+        while streams.len() < STREAMS {
+            match tokio::time::timeout(Duration::from_secs(1), peer.open()).await {
+                Ok(Some(stream)) => streams.push(stream),
+                // The server takes no more, or not this peer.
+                _ => break,
+            }
+        }
+        std::future::pending::<()>().await;
+    })
+}
+
+/// Begins the handshake and goes on with a byte a second.
+fn byte_by_byte(address: SocketAddr) -> JoinSet<()> {
+    forever(SOCKETS, move || async move {
+        let Ok(mut socket) = TcpStream::connect(address).await else { return };
+        for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().cycle() {
+            if socket.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+}
+
+/// Connects and says nothing.
+fn silence(address: SocketAddr) -> JoinSet<()> {
+    forever(SOCKETS, move || async move {
+        let socket = TcpStream::connect(address).await;
+        std::future::pending::<()>().await;
+        drop(socket);
+    })
+}
+
+/// Sends messages that are larger than any request, one after the other.
+fn huge_messages(address: SocketAddr) -> JoinSet<()> {
+    forever(2, move || async move {
+        let channel = crate::harness::site::lazily(address);
+        let mut wallets = proto::wallet_service_client::WalletServiceClient::new(channel);
+        loop {
+            let request = proto::OpenWalletRequest { user_id: "x".repeat(HUGE) };
+            let refused = wallets.open_wallet(request).await;
+            assert!(refused.is_err(), "a message of 16 MiB was taken");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+}
+
+/// A client that speaks HTTP/2 and no better.
+struct Peer {
+    send: h2::client::SendRequest<Bytes>,
+    _connection: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Peer {
+    async fn connect(address: SocketAddr) -> Option<Self> {
+        let socket = TcpStream::connect(address).await.ok()?;
+        let (send, connection) = h2::client::handshake(socket).await.ok()?;
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        Some(Self { send, _connection: tokio_util::task::AbortOnDropHandle::new(connection) })
+    }
+
+    /// Begins a call and does not end it; `None` once the server has closed the connection.
+    async fn open(&mut self) -> Option<h2::SendStream<Bytes>> {
+        let mut send = self.send.clone().ready().await.ok()?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("http://localhost/boxoffice.v1.WalletService/GetBalance")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .ok()?;
+        let (answer, stream) = send.send_request(request, false).ok()?;
+        // Nobody reads it, and the stream stays open all the same.
+        tokio::spawn(answer);
+        Some(stream)
+    }
+}

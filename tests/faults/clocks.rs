@@ -1,0 +1,95 @@
+//! Servers whose machines disagree about the time. They run in this process, where a clock can be wrong.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use boxoffice::{
+    clock::Clock,
+    config::{Cli, Settings},
+    proto::QueueState,
+    server::{Listeners, Server},
+};
+use clap::Parser;
+use tokio::net::TcpListener;
+use tonic::transport::Channel;
+
+use crate::harness::{
+    caller::Caller,
+    invariants,
+    lab::{Lab, Tally},
+    site::{CONCERT, DATE, Site, lazily, open_wallet, until_admitted},
+};
+
+const HOLD_TTL: Duration = Duration::from_secs(2);
+const ADMISSION_TTL: Duration = Duration::from_secs(4);
+/// How much later than it should something may seem to be, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(2);
+const FLAGS: &[&str] = &["--promote-interval", "100ms", "--hold-ttl", "2s", "--admission-ttl", "4s"];
+const HOUR: i64 = 3_600_000_000;
+
+/// One server's clock is an hour slow and another's an hour fast: a hold and an admission last as long as they should, whoever is
+/// asked.
+pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
+    // The one with a true clock makes the concert and promotes nobody, since it goes when the others come.
+    let mut site = Site::open(&lab, 1, FLAGS).await;
+    site.concert(1_000, |_| ()).await;
+    site.replicas[0].process().kill();
+    let mut settings = Cli::parse_from(["boxoffice", "--database-url", &site.url].iter().chain(FLAGS)).settings;
+    settings.drain_timeout = Duration::from_secs(2);
+    let servers = [start(&settings, -HOUR).await, start(&settings, 0).await, start(&settings, HOUR).await];
+    let doors: Vec<Channel> = servers.iter().map(|server| lazily(server.address)).collect();
+    let (mut early, mut late) = (Duration::MAX, Duration::ZERO);
+    while let Some(round) = lab.next_round(1, 10) {
+        let mine = &doors[round as usize % doors.len()];
+        let caller = admitted(mine).await;
+        let (asked, seat) = (Instant::now(), round as i32);
+        caller.hold(DATE, &[seat]).await.expect("a hold");
+        let held = Instant::now();
+        let rival = admitted(mine).await;
+        for door in doors.iter().cycle() {
+            // The rival's own admission ends before the patience does, so a new one takes over.
+            if rival.via(door.clone()).hold(DATE, &[seat]).await.is_ok() {
+                break;
+            }
+            assert!(held.elapsed() < HOLD_TTL + PATIENCE, "the hold is not over after {:?}", held.elapsed());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        early = early.min(asked.elapsed());
+        late = late.max(held.elapsed());
+        for door in &doors {
+            assert_eq!(caller.via(door.clone()).position().await.expect("a position").state(), QueueState::Active);
+        }
+        for door in doors.iter().cycle() {
+            if caller.via(door.clone()).position().await.expect("a position").state() == QueueState::Expired {
+                break;
+            }
+            assert!(held.elapsed() < ADMISSION_TTL + PATIENCE, "the admission is not over after {:?}", held.elapsed());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        lab.note_tally(Tally { acknowledged: 2, ..Tally::default() });
+    }
+    for server in servers {
+        server.stop().await;
+    }
+    lab.note(format!("holds of {HOLD_TTL:?} ended after {early:.2?} to {late:.2?}"));
+    invariants::check(&site.url).await;
+    assert!(early >= HOLD_TTL, "a hold ended after {early:?}");
+}
+
+/// Starts a server on a machine whose clock is wrong by so many microseconds.
+async fn start(settings: &Settings, wrong_by: i64) -> Server {
+    let clock = Clock::system();
+    let now = SystemTime::UNIX_EPOCH.elapsed().expect("a time since 1970").as_micros() as i64;
+    // What a clock tells until something better is read: so bad a reading that any other replaces it.
+    let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).expect("a machine that runs for a minute");
+    clock.anchor(long_ago, now + wrong_by);
+    let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listeners = Listeners { public: bind().await, admin: bind().await };
+    let server = Server::start(settings.clone(), clock, listeners, true).await.expect("a server");
+    server.ready().await.expect("ready");
+    server
+}
+
+async fn admitted(channel: &Channel) -> Caller {
+    let user_id = open_wallet(channel, 0).await.expect("a wallet");
+    until_admitted(Caller::join(channel.clone(), CONCERT, user_id).await.expect("a token")).await
+}

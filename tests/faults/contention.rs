@@ -1,0 +1,56 @@
+//! Everybody wants the same seat.
+
+use std::time::Instant;
+
+use boxoffice::proto::Reservation;
+use tonic::Status;
+use tonic_types::StatusExt;
+
+use crate::{
+    crash::FLAGS,
+    harness::{
+        book::name,
+        caller::Caller,
+        invariants,
+        lab::{Lab, Tally},
+        site::{DATE, Site},
+    },
+};
+
+const REPLICAS: usize = 3;
+
+/// Five hundred callers ask three servers for one seat: one gets it, and all others are told when it may be free.
+pub async fn one_of_five_hundred_callers_gets_the_seat(lab: Lab) {
+    let site = Site::open(&lab, REPLICAS, FLAGS).await;
+    site.concert(1_000, |_| ()).await;
+    let callers = site.admitted(500).await;
+    let doors = site.doors();
+    let mut slowest = std::time::Duration::ZERO;
+    while let Some(round) = lab.next_round(3, 100) {
+        let seat = 1 + (round % 1_000) as i32;
+        let started = Instant::now();
+        let calls = callers.iter().enumerate().map(|(i, caller)| {
+            let caller = caller.via(doors[(i + round as usize) % REPLICAS].clone());
+            async move { caller.hold(DATE, &[seat]).await }
+        });
+        let answers = futures::future::join_all(calls).await;
+        slowest = slowest.max(started.elapsed());
+        let (winner, held) = the_winner(&callers, &answers);
+        winner.release(&held.reservation_id).await.expect("a release");
+        lab.note_tally(Tally { acknowledged: 1, refused: answers.len() as u64 - 1, ..Tally::default() });
+    }
+    lab.note(format!("one winner a round; a round took {slowest:.1?} at most"));
+    invariants::check(&site.url).await;
+}
+
+/// The one who got the seat; panics if it is not one, or another was refused for another reason or without a hint.
+fn the_winner<'a>(callers: &'a [Caller], answers: &'a [Result<Reservation, Status>]) -> (&'a Caller, &'a Reservation) {
+    let mut winners = callers.iter().zip(answers).filter_map(|(caller, answer)| Some((caller, answer.as_ref().ok()?)));
+    let winner = winners.next().expect("a winner");
+    assert!(winners.next().is_none(), "the seat was given twice");
+    for status in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        assert_eq!(name(status), "FailedPrecondition SEAT_HELD", "{status:?}");
+        assert!(status.get_details_retry_info().is_some(), "no hint when to retry: {status:?}");
+    }
+    winner
+}

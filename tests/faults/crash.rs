@@ -1,0 +1,73 @@
+//! Servers that are killed and databases that crash, in the middle of a sale.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rand::Rng;
+
+use crate::harness::{
+    book::Book,
+    check::check,
+    crowd::{Crowd, SEATS},
+    lab::Lab,
+    postgres::Cluster,
+    site::Site,
+};
+
+/// Promotion that does not hold up visitors.
+pub const FLAGS: &[&str] = &["--promote-interval", "100ms"];
+const VISITORS: usize = 12;
+/// Something is wrong, not slow, when it takes so long.
+const HANGS: Duration = Duration::from_secs(60);
+
+/// `kill -9` at random instants: what was acknowledged is there, and the next process serves within five seconds.
+pub async fn a_killed_server_serves_again_and_has_lost_nothing(lab: Lab) {
+    let mut site = Site::open(&lab, 1, FLAGS).await;
+    site.concert(SEATS, |_| ()).await;
+    let (book, mut random, mut slowest) = (Arc::new(Book::default()), lab.random(), Duration::ZERO);
+    let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
+    while lab.next_round(4, 50).is_some() {
+        book.serves_again(20, HANGS).await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..700))).await;
+        let replica = &mut site.replicas[0];
+        replica.process().kill();
+        let started = Instant::now();
+        replica.start_again().await;
+        book.serves_again(1, HANGS).await;
+        slowest = slowest.max(started.elapsed());
+    }
+    crowd.leave().await;
+    lab.note(format!("served again after {slowest:.1?} at most"));
+    check(&lab, &site.url, &[&book]).await;
+    assert!(slowest < lab.pick(HANGS, Duration::from_secs(5)), "it took {slowest:?} to serve again");
+}
+
+/// PostgreSQL crashes and comes back: the servers stay, and callers are told nothing but that the database is away.
+pub async fn a_crashed_database_is_found_again_without_a_restart(lab: Lab) {
+    let cluster = tokio::task::block_in_place(Cluster::start);
+    let mut site = Site::on(&cluster, 3, FLAGS).await;
+    site.concert(SEATS, |_| ()).await;
+    let (book, mut random, mut slowest) = (Arc::new(Book::default()), lab.random(), Duration::ZERO);
+    let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
+    while lab.next_round(2, 10).is_some() {
+        book.serves_again(50, HANGS).await;
+        tokio::task::block_in_place(|| cluster.crash());
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..2_000))).await;
+        tokio::task::block_in_place(|| cluster.start_again());
+        slowest = slowest.max(book.serves_again(20, HANGS).await);
+    }
+    crowd.leave().await;
+    lab.note(format!("20 calls served again {slowest:.1?} after its start at most"));
+    book.assert_failures(|name| name == "Unavailable STORAGE_UNAVAILABLE" || is_of_the_sale(name));
+    check(&lab, &site.url, &[&book]).await;
+    for replica in &mut site.replicas {
+        assert!(replica.process().ended(Duration::ZERO).await.is_none(), "a server ended");
+    }
+}
+
+/// Whether a failure is part of any sale, by its code and reason.
+pub fn is_of_the_sale(name: &str) -> bool {
+    name.starts_with("FailedPrecondition")
+}

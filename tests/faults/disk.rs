@@ -1,0 +1,113 @@
+//! SQLite on a disk that is full, and with a log that was torn by a crash.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use boxoffice::proto::{GetConcertRequest, concert_service_client::ConcertServiceClient};
+use rand::Rng;
+use uuid::Uuid;
+
+use crate::{
+    crash::{FLAGS, is_of_the_sale},
+    harness::{
+        book::{Book, Fact, Wish},
+        check::check,
+        crowd::{Crowd, SEATS},
+        eventually, invariants,
+        lab::Lab,
+        site::{CONCERT, Site, charge, open_wallet},
+    },
+};
+
+const VISITORS: usize = 8;
+const HANGS: Duration = Duration::from_secs(60);
+/// Files may grow to so many blocks of 512 bytes (1.5 MB), and a write beyond fails instead of killing the process.
+const FULL_DISK: &str = "trap '' XFSZ; ulimit -f 3000";
+/// The size of a page in the log, with its header.
+const FRAME: usize = 4_096 + 24;
+
+/// A disk without room: writes are refused as long as it is so, none is acknowledged and lost, and reads go on.
+pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
+    let mut site = Site::open(&lab, 1, FLAGS).await;
+    site.concert(SEATS, |_| ()).await;
+    let (book, door) = (Arc::new(Book::default()), site.replicas[0].channel());
+    let user_id = open_wallet(&door, 1_000).await.expect("a wallet");
+    while lab.next_round(1, 10).is_some() {
+        site.replicas[0].wrap(Some(FULL_DISK));
+        restart(&mut site).await;
+        let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
+        // The crowd may wait for a promotion that is not written either, so somebody keeps on writing.
+        let charges = async || {
+            let (request_id, wish) = (Uuid::now_v7(), Wish::Charge { user_id, amount: 1 });
+            let call = async { charge(&door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
+            book.ask(request_id, wish, call).await
+        };
+        eventually("the disk is full", async || charges().await.is_err()).await;
+        tokio::time::sleep(lab.pick(Duration::from_secs(1), Duration::from_secs(5))).await;
+        let request = GetConcertRequest { concert_code: CONCERT.to_owned() };
+        ConcertServiceClient::new(door.clone()).get_concert(request).await.expect("a read on a full disk");
+        crowd.leave().await;
+        // There is room again.
+        site.replicas[0].wrap(None);
+        restart(&mut site).await;
+        eventually("a write is served", async || charges().await.is_ok()).await;
+    }
+    let refused: u64 =
+        book.failures().iter().filter(|(name, _)| name.starts_with("Unavailable")).map(|(_, count)| count).sum();
+    lab.note(format!("{refused} calls told that the database is away"));
+    check(&lab, &site.url, &[&book]).await;
+    book.assert_failures(|name| name == "Unavailable STORAGE_UNAVAILABLE" || is_of_the_sale(name));
+}
+
+/// A crash tore the end of the log: what was acknowledged before it is there, and what was half written is not.
+pub async fn a_torn_log_is_opened_with_all_that_was_acknowledged(lab: Lab) {
+    let mut site = Site::open(&lab, 1, FLAGS).await;
+    site.concert(SEATS, |_| ()).await;
+    let (book, mut random) = (Arc::new(Book::default()), lab.random());
+    let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
+    while lab.next_round(3, 30).is_some() {
+        book.serves_again(50, HANGS).await;
+        site.replicas[0].process().kill();
+        let log = log_of(&site);
+        let mut torn = fs::read(&log).expect("a log");
+        // Whole frames of the past and a part of one, as a disk may have them that was writing when the power went.
+        let count = random.random_range(1..4);
+        let start = torn.len().saturating_sub(count * FRAME);
+        let again = torn.split_off(start.max(32));
+        torn.clear();
+        torn.extend(&again[..again.len() - random.random_range(1..again.len().min(FRAME))]);
+        OpenOptions::new().append(true).open(&log).and_then(|mut file| file.write_all(&torn)).expect("a torn log");
+        site.replicas[0].start_again().await;
+        book.serves_again(20, HANGS).await;
+    }
+    crowd.leave().await;
+    check(&lab, &site.url, &[&book]).await;
+
+    // A disk that lost the end of what it had promised to keep: nothing can bring that back, but what is left is whole.
+    site.replicas[0].process().kill();
+    let log = log_of(&site);
+    let length = fs::metadata(&log).expect("a log").len();
+    let cut = random.random_range(1..=length.min(20 * FRAME as u64));
+    OpenOptions::new().write(true).open(&log).and_then(|file| file.set_len(length - cut)).expect("a shorter log");
+    site.replicas[0].start_again().await;
+    site.replicas[0].process().ready().await;
+    invariants::check(&site.url).await;
+    lab.note(format!("opened clean; also without the last {cut} bytes"));
+}
+
+fn log_of(site: &Site) -> PathBuf {
+    let path = site.url.trim_start_matches("sqlite://").split('?').next().expect("a path");
+    PathBuf::from(format!("{path}-wal"))
+}
+
+async fn restart(site: &mut Site) {
+    let replica = &mut site.replicas[0];
+    replica.process().kill();
+    replica.start_again().await;
+    replica.process().ready().await;
+}

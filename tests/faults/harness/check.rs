@@ -1,0 +1,127 @@
+//! Holds the database against the callers' record: what was acknowledged is there once and as it was told, what was refused is
+//! not, and nothing is there that nobody asked for.
+
+use std::collections::HashMap;
+
+use boxoffice::entity::{ledger_entry, payment, reservation};
+use sea_orm::{Database, EntityTrait};
+use uuid::Uuid;
+
+use super::{
+    book::{Book, Fact, Fate, Record, Wish},
+    invariants,
+    lab::{Lab, Tally},
+};
+
+/// Rows by the request that made them.
+struct Traces {
+    charges: HashMap<Uuid, Vec<ledger_entry::Model>>,
+    holds: HashMap<Uuid, Vec<reservation::Model>>,
+    payments: HashMap<Uuid, Vec<payment::Model>>,
+    refunds: HashMap<Uuid, Vec<payment::Model>>,
+}
+
+/// Notes what callers were told and panics if the database says otherwise, or breaks an invariant of its own. The books are all
+/// there are.
+pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
+    let traces = Traces::read(url).await;
+    let mut tally = Tally::default();
+    let mut wrongs: Vec<String> = books.iter().flat_map(|book| book.contradictions()).collect();
+    let records: HashMap<Uuid, Record> = books.iter().flat_map(|book| book.records().clone()).collect();
+    for (request_id, record) in &records {
+        let fate = record.fate();
+        match fate {
+            Fate::Acknowledged(_) => tally.acknowledged += 1,
+            Fate::Refused => tally.refused += 1,
+            Fate::Unknown => tally.unknown += 1,
+        }
+        if let Err(wrong) = traces.confirm(*request_id, &record.wish, &fate) {
+            wrongs.push(format!("{request_id} {:?} {fate:?}: {wrong}", record.wish));
+        }
+    }
+    wrongs.extend(traces.unasked(&records));
+    tally.lost = wrongs.len() as u64;
+    lab.note_tally(tally);
+    assert!(
+        wrongs.is_empty(),
+        "{} requests were lost or done twice: {:#?}",
+        wrongs.len(),
+        &wrongs[..wrongs.len().min(5)]
+    );
+    invariants::check(url).await;
+}
+
+impl Traces {
+    async fn read(url: &str) -> Self {
+        let db = Database::connect(url).await.expect("database");
+        let entries = ledger_entry::Entity::find().all(&db).await.expect("entries");
+        let reservations = reservation::Entity::find().all(&db).await.expect("reservations");
+        let payments = payment::Entity::find().all(&db).await.expect("payments");
+        db.close().await.expect("close");
+        let charges = entries.into_iter().filter(|entry| entry.kind == ledger_entry::Kind::Charge);
+        Self {
+            charges: by_request(charges, |entry| entry.request_id),
+            holds: by_request(reservations, |reservation| reservation.request_id),
+            refunds: by_request(payments.clone(), |payment| payment.refund_request_id),
+            payments: by_request(payments, |payment| payment.request_id),
+        }
+    }
+
+    /// Whether the rows of a request are what the caller was told; if the caller does not know, at most one and a whole one.
+    fn confirm(&self, request_id: Uuid, wish: &Wish, fate: &Fate) -> Result<(), String> {
+        let facts = self.facts(request_id, wish)?;
+        match (fate, facts.as_slice()) {
+            (Fate::Acknowledged(fact), [found]) if fact == found => Ok(()),
+            (Fate::Refused, []) | (Fate::Unknown, [] | [_]) => Ok(()),
+            _ => Err(format!("the database has {facts:?}")),
+        }
+    }
+
+    /// What the database says about a request; fails if a row is of another request than the wish.
+    fn facts(&self, request_id: Uuid, wish: &Wish) -> Result<Vec<Fact>, String> {
+        let same =
+            |holds: bool, fact: Fact| if holds { Ok(fact) } else { Err(format!("{fact:?} is not what was asked")) };
+        match wish {
+            Wish::Charge { user_id, amount } => all(&self.charges, request_id, |row| {
+                let fact = Fact::Charged { entry_number: row.entry_number, balance_after: row.balance_after };
+                same((row.user_id, row.amount) == (*user_id, *amount), fact)
+            }),
+            Wish::Hold { user_id, seat_numbers } => all(&self.holds, request_id, |row| {
+                let mut wanted = seat_numbers.clone();
+                wanted.sort_unstable();
+                let found = boxoffice::reservation::rules::seat_numbers(row);
+                same((row.user_id, found) == (*user_id, wanted), Fact::Held { reservation_id: row.reservation_id })
+            }),
+            Wish::Pay { user_id } => all(&self.payments, request_id, |row| {
+                same(row.user_id == *user_id, Fact::Paid { payment_id: row.payment_id })
+            }),
+            Wish::Refund { payment_id } => all(&self.refunds, request_id, |row| {
+                same(row.payment_id == *payment_id && row.state == payment::State::Refunded, Fact::Refunded)
+            }),
+        }
+    }
+
+    /// Effects of requests that nobody made.
+    fn unasked(&self, records: &HashMap<Uuid, Record>) -> Vec<String> {
+        let ids = self.charges.keys().chain(self.holds.keys()).chain(self.payments.keys()).chain(self.refunds.keys());
+        ids.filter(|id| !records.contains_key(id)).map(|id| format!("nobody asked for {id}")).collect()
+    }
+}
+
+fn all<R>(
+    rows: &HashMap<Uuid, Vec<R>>,
+    request_id: Uuid,
+    fact: impl Fn(&R) -> Result<Fact, String>,
+) -> Result<Vec<Fact>, String> {
+    rows.get(&request_id).into_iter().flatten().map(fact).collect()
+}
+
+fn by_request<R>(rows: impl IntoIterator<Item = R>, key: impl Fn(&R) -> Option<Uuid>) -> HashMap<Uuid, Vec<R>> {
+    let mut found: HashMap<Uuid, Vec<R>> = HashMap::new();
+    for row in rows {
+        if let Some(request_id) = key(&row) {
+            found.entry(request_id).or_default().push(row);
+        }
+    }
+    found
+}

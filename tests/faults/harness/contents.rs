@@ -1,0 +1,33 @@
+//! All that a sale has written, to be compared with itself: what was refused must not have changed it.
+
+use boxoffice::entity::{
+    concert, ledger_entry, payment, performance, queue_counter, queue_token, reservation, reservation_extension,
+    reserved_seat, venue, wallet,
+};
+use sea_orm::{Database, DatabaseConnection, EntityTrait};
+
+/// Every row of every table of the sale, in words and in one order.
+pub async fn contents(url: &str) -> Vec<String> {
+    let db = Database::connect(url).await.expect("database");
+    let mut rows = Vec::new();
+    rows.extend(table::<concert::Entity>(&db).await);
+    rows.extend(table::<ledger_entry::Entity>(&db).await);
+    rows.extend(table::<payment::Entity>(&db).await);
+    rows.extend(table::<performance::Entity>(&db).await);
+    rows.extend(table::<queue_counter::Entity>(&db).await);
+    rows.extend(table::<queue_token::Entity>(&db).await);
+    rows.extend(table::<reservation::Entity>(&db).await);
+    rows.extend(table::<reservation_extension::Entity>(&db).await);
+    rows.extend(table::<reserved_seat::Entity>(&db).await);
+    rows.extend(table::<venue::Entity>(&db).await);
+    rows.extend(table::<wallet::Entity>(&db).await);
+    db.close().await.expect("close");
+    rows
+}
+
+async fn table<E: EntityTrait>(db: &DatabaseConnection) -> Vec<String> {
+    let rows = E::find().all(db).await.expect("a table");
+    let mut rows: Vec<String> = rows.iter().map(|row| format!("{} {row:?}", std::any::type_name::<E>())).collect();
+    rows.sort_unstable();
+    rows
+}

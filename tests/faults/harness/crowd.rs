@@ -1,0 +1,161 @@
+//! Load: users who charge, queue, hold, pay, release and refund through any server, and keep to one `request_id` until they know.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use boxoffice::proto::QueueState;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, transport::Channel};
+use uuid::Uuid;
+
+use super::{
+    book::{Book, Fact, Wish, is_refusal},
+    caller::Caller,
+    lab::Lab,
+    site::{CONCERT, DATE, PRICE, charge, open_wallet},
+};
+
+/// A call whose answer was lost is made again so many times.
+const REPEATS: usize = 3;
+/// Seats that visitors choose from.
+pub const SEATS: i32 = 2_000;
+
+/// Users at work, until told to leave.
+pub struct Crowd {
+    leaving: CancellationToken,
+    visitors: JoinSet<()>,
+}
+
+impl Crowd {
+    /// `size` users begin to buy through the doors, in a concert of [`SEATS`] seats.
+    pub fn gather(lab: &Lab, doors: &[Channel], size: usize, book: &Arc<Book>) -> Self {
+        let (leaving, mut visitors) = (CancellationToken::new(), JoinSet::new());
+        for number in 0..size {
+            let random = StdRng::seed_from_u64(lab.seed.wrapping_add(number as u64));
+            let mut visitor = Visitor { doors: doors.to_vec(), random, book: book.clone() };
+            let leaving = leaving.clone();
+            visitors.spawn(async move { visitor.stay(&leaving).await });
+        }
+        Self { leaving, visitors }
+    }
+
+    /// All finish the call they are in and go.
+    pub async fn leave(mut self) {
+        self.leaving.cancel();
+        while let Some(visitor) = self.visitors.join_next().await {
+            visitor.expect("a visitor");
+        }
+    }
+}
+
+struct Visitor {
+    doors: Vec<Channel>,
+    random: StdRng,
+    book: Arc<Book>,
+}
+
+impl Visitor {
+    /// Visit after visit. A user for whom a call failed is left alone, since nobody knows what it still holds.
+    async fn stay(&mut self, leaving: &CancellationToken) {
+        let mut user_id = None;
+        while !leaving.is_cancelled() {
+            let door = self.door();
+            let visit = async {
+                let id = match user_id {
+                    Some(id) => id,
+                    None => self.book.look(open_wallet(&door, 0)).await?,
+                };
+                self.buy(id, leaving).await.map(|()| id)
+            };
+            user_id = visit.await.ok();
+            if user_id.is_none() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    /// One visit from charging to leaving with or without seats; ends at the first call that fails for good.
+    async fn buy(&mut self, user_id: Uuid, leaving: &CancellationToken) -> Result<(), Status> {
+        let amount = self.random.random_range(1..5) * PRICE;
+        self.settle(Wish::Charge { user_id, amount }, |door, request_id| async move {
+            charge(&door, user_id, amount, &request_id).await.map(Fact::from)
+        })
+        .await?;
+        let door = self.door();
+        let caller = self.book.look(Caller::join(door, CONCERT, user_id)).await?;
+        while self.is_waiting(&caller).await? {
+            if leaving.is_cancelled() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let reservation_id = self.hold(&caller).await?;
+        if self.random.random_bool(0.2) {
+            let release = caller.via(self.door());
+            return self.book.look(async { release.release(&reservation_id.to_string()).await.map(drop) }).await;
+        }
+        let payment_id = self.pay(&caller, reservation_id).await?;
+        if self.random.random_bool(0.6) {
+            self.settle(Wish::Refund { payment_id }, |door, request_id| {
+                let caller = caller.via(door);
+                async move { caller.refund_as(&payment_id.to_string(), &request_id).await.map(|_| Fact::Refunded) }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn is_waiting(&mut self, caller: &Caller) -> Result<bool, Status> {
+        let caller = caller.via(self.door());
+        Ok(self.book.look(caller.position()).await?.state() == QueueState::Waiting)
+    }
+
+    async fn hold(&mut self, caller: &Caller) -> Result<Uuid, Status> {
+        let first = self.random.random_range(1..SEATS);
+        let seat_numbers = if self.random.random_bool(0.5) { vec![first] } else { vec![first, first + 1] };
+        let wish = Wish::Hold { user_id: caller.uuid(), seat_numbers: seat_numbers.clone() };
+        let held = self.settle(wish, |door, request_id| {
+            let (caller, seat_numbers) = (caller.via(door), seat_numbers.clone());
+            async move { caller.hold_as(DATE, &seat_numbers, &request_id).await.map(Fact::from) }
+        });
+        match held.await? {
+            Fact::Held { reservation_id } => Ok(reservation_id),
+            other => unreachable!("{other:?} for a hold"),
+        }
+    }
+
+    async fn pay(&mut self, caller: &Caller, reservation_id: Uuid) -> Result<Uuid, Status> {
+        let paid = self.settle(Wish::Pay { user_id: caller.uuid() }, |door, request_id| {
+            let caller = caller.via(door);
+            async move { caller.pay_as(&reservation_id.to_string(), &request_id).await.map(Fact::from) }
+        });
+        match paid.await? {
+            Fact::Paid { payment_id } => Ok(payment_id),
+            other => unreachable!("{other:?} for a payment"),
+        }
+    }
+
+    /// Makes a call until it is known what came of it, or the repeats are used up.
+    async fn settle<F>(&mut self, wish: Wish, call: impl Fn(Channel, String) -> F) -> Result<Fact, Status>
+    where
+        F: Future<Output = Result<Fact, Status>>,
+    {
+        let request_id = Uuid::now_v7();
+        let mut repeats = 0;
+        loop {
+            let door = self.door();
+            let answer = self.book.ask(request_id, wish.clone(), call(door, request_id.to_string())).await;
+            match &answer {
+                Err(status) if !is_refusal(status) && repeats < REPEATS => repeats += 1,
+                _ => return answer,
+            }
+            tokio::time::sleep(Duration::from_millis(self.random.random_range(5..50))).await;
+        }
+    }
+
+    fn door(&mut self) -> Channel {
+        let door = self.random.random_range(0..self.doors.len());
+        self.doors[door].clone()
+    }
+}

@@ -1,0 +1,153 @@
+//! Runs the experiments: short ones as tests, or all of them for long, one after the other, to a table.
+
+use std::{
+    env,
+    panic::AssertUnwindSafe,
+    process::ExitCode,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures::{FutureExt, future::LocalBoxFuture};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use super::lab::{Engine, Lab, Notes};
+
+/// How long a long run takes in all; without it the short ones run as tests.
+const SECONDS_VARIABLE: &str = "BOXOFFICE_TORTURE_SECONDS";
+/// What chance goes by; the clock by default.
+const SEED_VARIABLE: &str = "BOXOFFICE_FAULTS_SEED";
+/// A short experiment that takes longer hangs.
+const SHORT_LIMIT: Duration = Duration::from_secs(240);
+
+/// One experiment of the catalogue.
+#[derive(Clone)]
+pub struct Experiment {
+    number: u32,
+    name: &'static str,
+    engines: &'static [Engine],
+    /// Its share of a long run, against the others'.
+    weight: u32,
+    run: fn(Lab) -> LocalBoxFuture<'static, ()>,
+}
+
+impl Experiment {
+    /// An experiment that fails by a panic.
+    pub const fn new(
+        number: u32,
+        name: &'static str,
+        engines: &'static [Engine],
+        weight: u32,
+        run: fn(Lab) -> LocalBoxFuture<'static, ()>,
+    ) -> Self {
+        Self { number, name, engines, weight, run }
+    }
+
+    fn title(&self, engine: Engine) -> String {
+        format!("{:02}::{}::{}", self.number, self.name, format!("{engine:?}").to_lowercase())
+    }
+}
+
+/// Runs what the command line and the environment ask for.
+pub fn main(experiments: &[Experiment]) -> ExitCode {
+    boxoffice::install_crypto();
+    let arguments = Arguments::from_args();
+    let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let clock = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_micros() as u64;
+    let seed = number(SEED_VARIABLE).unwrap_or(clock);
+    let runs =
+        experiments.iter().flat_map(|experiment| experiment.engines.iter().map(move |engine| (experiment, *engine)));
+    match number(SECONDS_VARIABLE) {
+        Some(seconds) => {
+            println!("{SEED_VARIABLE}={seed} {SECONDS_VARIABLE}={seconds}");
+            let dummy = |name| Trial::test(name, || Ok(()));
+            let chosen =
+                runs.filter(|(experiment, engine)| !arguments.is_filtered_out(&dummy(experiment.title(*engine))));
+            torture(&chosen.collect::<Vec<_>>(), Duration::from_secs(seconds), seed)
+        }
+        None => {
+            if !arguments.list {
+                println!("{SEED_VARIABLE}={seed}");
+            }
+            let trials = runs.map(|(experiment, engine)| {
+                let (experiment, lab) = (experiment.clone(), move || Lab::short(engine, seed));
+                Trial::test(experiment.title(engine), move || {
+                    perform(&experiment, &lab(), SHORT_LIMIT).map_err(Failed::from)
+                })
+            });
+            libtest_mimic::run(&arguments, trials.collect()).exit_code()
+        }
+    }
+}
+
+/// Runs one after the other to the end, whatever fails, and prints what came of each.
+fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCode {
+    let weights: u32 = runs.iter().map(|(experiment, _)| experiment.weight).sum();
+    let mut rows = Vec::new();
+    for (experiment, engine) in runs {
+        let share = total * experiment.weight / weights.max(1);
+        println!("{} ...", experiment.title(*engine));
+        let (lab, started) = (Lab::long(*engine, seed, share), Instant::now());
+        let outcome = perform(experiment, &lab, share * 2 + SHORT_LIMIT);
+        let row = Row { experiment, engine: *engine, notes: lab.take_notes(), took: started.elapsed(), outcome };
+        println!("{row}");
+        rows.push(row);
+    }
+    let heads = ["rounds", "acknowledged", "refused", "unknown", "lost", "took"];
+    println!("\nBOXOFFICE_FAULTS_SEED={seed}\n");
+    println!("| experiment | engine | {} | verdict | figure |", heads.join(" | "));
+    println!("|---|---|{}---|---|", "---:|".repeat(heads.len()));
+    rows.iter().for_each(|row| println!("{row}"));
+    let failed = rows.iter().filter(|row| row.outcome.is_err()).count();
+    println!("\n{} experiments, {failed} failed", rows.len());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs one experiment to its end or its limit; fails with what it panicked with.
+fn perform(experiment: &Experiment, lab: &Lab, limit: Duration) -> Result<(), String> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let run = AssertUnwindSafe((experiment.run)(lab.clone())).catch_unwind();
+    let outcome = runtime.block_on(async {
+        match tokio::time::timeout(limit, run).await {
+            Ok(ended) => ended.map_err(|panic| message(panic.as_ref())),
+            Err(_) => Err(format!("it was not over after {limit:?}")),
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    outcome
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+}
+
+/// A line of the table.
+struct Row<'a> {
+    experiment: &'a Experiment,
+    engine: Engine,
+    notes: Notes,
+    took: Duration,
+    outcome: Result<(), String>,
+}
+
+impl std::fmt::Display for Row<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Notes { rounds, tally, key } = &self.notes;
+        let verdict = if self.outcome.is_ok() { "pass" } else { "FAIL" };
+        let why = self.outcome.as_ref().err().map(|why| why.split_whitespace().collect::<Vec<_>>().join(" "));
+        write!(
+            f,
+            "| {} {} | {:?} | {rounds} | {} | {} | {} | {} | {} s | {verdict} | {} |",
+            self.experiment.number,
+            self.experiment.name.replace('_', " "),
+            self.engine,
+            tally.acknowledged,
+            tally.refused,
+            tally.unknown,
+            tally.lost,
+            self.took.as_secs(),
+            [Some(key.clone()).filter(|key| !key.is_empty()), why].into_iter().flatten().collect::<Vec<_>>().join("; "),
+        )
+    }
+}

@@ -1,0 +1,251 @@
+//! Histories of concurrent calls, each held against a model that takes one call after the other. A call whose answer was lost may
+//! have happened at any time since, or never.
+
+mod model;
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use boxoffice::proto::{self, SeatState, wallet_service_client::WalletServiceClient};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
+use tonic::{Status, transport::Channel};
+use tonic_types::StatusExt;
+
+use crate::harness::{
+    book::is_refusal,
+    caller::Caller,
+    invariants,
+    lab::{Engine, Lab, Tally},
+    site::{DATE, Site, charge, open_wallet, until_admitted},
+};
+use model::{Answer, Op, PRICE, SEATS, Sale, Seat, USERS};
+
+const FLAGS: &[&str] = &["--promote-interval", "50ms"];
+/// Histories are recorded so many at a time.
+const AT_ONCE: u64 = 8;
+const THREADS: u32 = 3;
+/// Short, since the search for an order takes exponentially longer with each call, and many, since most bugs show in a few.
+const CALLS: usize = 3;
+
+type History = LinearizabilityTester<u32, Sale>;
+
+/// Every history of seats and wallets is one that could have happened one call after the other; a planted bug is caught.
+pub async fn every_history_could_have_happened_one_call_after_the_other(lab: Lab) {
+    planted_bugs_are_caught();
+    let count = if lab.engine == Engine::Postgres { 2 } else { 1 };
+    let site = Arc::new(Site::open(&lab, count, FLAGS).await);
+    let (cuts, mut recorded, mut tally) = (tokio::spawn(cut(site.clone(), lab.random())), 0, Tally::default());
+    let (mut corrupted, mut caught) = (0, 0);
+    while let Some(round) = lab.next_round(8, 1_000 / AT_ONCE) {
+        let histories = (0..AT_ONCE).map(|i| {
+            let (site, name, seed) = (&site, format!("C{round}-{i}"), lab.seed.wrapping_add(round * AT_ONCE + i));
+            async move { Recording::make(site, &name, seed).await }
+        });
+        for recording in futures::future::join_all(histories).await {
+            recorded += 1;
+            tally.acknowledged += recording.answered.load(Ordering::Relaxed);
+            tally.unknown += recording.lost.load(Ordering::Relaxed);
+            let history = recording.history.into_inner().expect("a history");
+            assert!(history.is_consistent(), "it could not have happened: {history:#?}");
+            let forged = recording.forged.into_inner().expect("a history");
+            corrupted += 1;
+            caught += u64::from(!forged.is_consistent());
+        }
+    }
+    cuts.abort();
+    let _ = cuts.await;
+    lab.note_tally(tally);
+    lab.note(format!("{recorded} histories accepted; {caught} of {corrupted} forged ones caught"));
+    assert_eq!(caught, corrupted, "a forged history was accepted");
+    invariants::check(&site.url).await;
+}
+
+/// Cuts the connections of callers again and again.
+async fn cut(site: Arc<Site>, mut random: StdRng) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(random.random_range(20..200))).await;
+        let replica = random.random_range(0..site.replicas.len());
+        site.replicas[replica].door.cut_once().await;
+    }
+}
+
+/// One history, and the same with a bug in it.
+struct Recording {
+    history: Mutex<History>,
+    /// What a server would have answered that forgets the first charge: every answer as it was, then a balance that lacks it.
+    forged: Mutex<History>,
+    next_thread: AtomicU32,
+    answered: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Recording {
+    /// Lets three threads call at once for three users, who want two seats of a concert of their own.
+    async fn make(site: &Site, concert_code: &str, seed: u64) -> Self {
+        let recording = Self {
+            history: Mutex::new(History::default()),
+            forged: Mutex::new(History::default()),
+            next_thread: AtomicU32::new(THREADS),
+            answered: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+        };
+        // As many are admitted as there are seats, so there is one seat more than they ask for.
+        site.concert_as(concert_code, USERS as i32, |concert| concert.seats_per_user_limit = 1).await;
+        let direct = site.replicas[0].direct();
+        let users = futures::future::join_all((0..USERS).map(|_| admitted(&direct, concert_code))).await;
+        let doors = site.doors();
+        let threads = (0..THREADS).map(|thread| {
+            let random = StdRng::seed_from_u64(seed ^ u64::from(thread) << 32);
+            recording.run(thread, random, &users, &doors)
+        });
+        futures::future::join_all(threads).await;
+        recording.finish(&direct, &users[0]).await;
+        recording
+    }
+
+    async fn run(&self, mut thread: u32, mut random: StdRng, users: &[Caller], doors: &[Channel]) {
+        for _ in 0..CALLS {
+            let op = choose(&mut random);
+            let door = doors.choose(&mut random).expect("a door").clone();
+            self.each(|history| history.on_invoke(thread, op).map(drop));
+            match call(op, &users[op.user()].via(door)).await {
+                Some(answer) => {
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                    self.each(|history| history.on_return(thread, answer.clone()).map(drop));
+                }
+                // The call is never over, so the thread goes on as another one.
+                None => {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    thread = self.next_thread.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Ends both histories with a balance: the true one, and one that no order of the calls leads to.
+    async fn finish(&self, direct: &Channel, user: &Caller) {
+        let thread = self.next_thread.fetch_add(1, Ordering::Relaxed);
+        let op = Op::Balance { user: 0 };
+        self.each(|history| history.on_invoke(thread, op).map(drop));
+        let answer = call(op, &user.via(direct.clone())).await.expect("an answer");
+        let Answer::Balance(balance) = answer else { panic!("{answer:?} for a balance") };
+        let forged = Answer::Balance(balance + 1);
+        self.history.lock().expect("history").on_return(thread, answer).map(drop).expect("a valid history");
+        self.forged.lock().expect("history").on_return(thread, forged).map(drop).expect("a valid history");
+    }
+
+    fn each(&self, mut write: impl FnMut(&mut History) -> Result<(), String>) {
+        let mut history = self.history.lock().expect("history");
+        write(&mut history).expect("a valid history");
+        write(&mut self.forged.lock().expect("history")).expect("a valid history");
+    }
+}
+
+impl Op {
+    fn user(self) -> usize {
+        match self {
+            Self::Charge { user, .. }
+            | Self::Balance { user }
+            | Self::Hold { user, .. }
+            | Self::Pay { user }
+            | Self::Leave { user }
+            | Self::Seats { user } => user,
+        }
+    }
+}
+
+fn choose(random: &mut StdRng) -> Op {
+    let (user, seat) = (random.random_range(0..USERS), random.random_range(0..SEATS));
+    match random.random_range(0..20) {
+        0..4 => Op::Charge { user, amount: PRICE * random.random_range(1..3) / 2 },
+        4..7 => Op::Balance { user },
+        7..13 => Op::Hold { user, seat },
+        13..17 => Op::Pay { user },
+        17 => Op::Leave { user },
+        _ => Op::Seats { user },
+    }
+}
+
+/// Makes a call; `None` if nobody knows what came of it.
+async fn call(op: Op, caller: &Caller) -> Option<Answer> {
+    let answer = match op {
+        Op::Charge { amount, .. } => {
+            charge(&caller.channel, caller.uuid(), amount, "").await.map(|answer| Answer::Balance(answer.balance))
+        }
+        Op::Balance { .. } => balance(caller).await.map(Answer::Balance),
+        Op::Hold { seat, .. } => caller.hold(DATE, &[seat as i32 + 1]).await.map(|_| Answer::Done),
+        Op::Pay { .. } => caller.pay().await.map(|_| Answer::Done),
+        Op::Leave { .. } => caller.leave().await.map(|()| Answer::Done),
+        Op::Seats { .. } => caller.seats(DATE).await.map(|seats| Answer::Seats(look(&seats))),
+    };
+    match answer {
+        Ok(answer) => Some(answer),
+        Err(status) if is_refusal(&status) => {
+            Some(Answer::Refused(status.get_details_error_info().expect("a reason").reason))
+        }
+        Err(_) => None,
+    }
+}
+
+async fn balance(caller: &Caller) -> Result<i64, Status> {
+    let request = proto::GetBalanceRequest { user_id: caller.user_id.clone() };
+    Ok(WalletServiceClient::new(caller.channel.clone()).get_balance(request).await?.into_inner().balance)
+}
+
+fn look(seats: &[proto::Seat]) -> [Seat; SEATS] {
+    let states = seats.iter().take(SEATS).map(|seat| match seat.state() {
+        SeatState::Available => Seat::Available,
+        SeatState::Held => Seat::Held,
+        SeatState::Sold => Seat::Sold,
+        SeatState::Unspecified => panic!("{seat:?}"),
+    });
+    states.collect::<Vec<_>>().try_into().expect("every seat")
+}
+
+async fn admitted(channel: &Channel, concert_code: &str) -> Caller {
+    let user_id = open_wallet(channel, 0).await.expect("a wallet");
+    until_admitted(Caller::join(channel.clone(), concert_code, user_id).await.expect("a token")).await
+}
+
+/// Histories of servers with bugs, and what is the matter with them.
+fn planted_bugs_are_caught() {
+    let (one, other) = (Op::Hold { user: 0, seat: 0 }, Op::Hold { user: 1, seat: 0 });
+    let wallet = (Op::Charge { user: 0, amount: PRICE }, Op::Balance { user: 0 });
+    let sold_twice = history(&[(0, one, Some(Answer::Done)), (1, other, Some(Answer::Done))]);
+    let forgotten = history(&[(0, wallet.0, Some(Answer::Balance(PRICE))), (1, wallet.1, Some(Answer::Balance(0)))]);
+    let done_twice = history(&[(0, wallet.0, None), (1, wallet.1, Some(Answer::Balance(2 * PRICE)))]);
+    let undone = history(&[
+        (0, wallet.0, None),
+        (1, wallet.1, Some(Answer::Balance(PRICE))),
+        (1, wallet.1, Some(Answer::Balance(0))),
+    ]);
+    let refused_and_done = history(&[
+        (0, one, Some(Answer::Refused("SEAT_HELD".to_owned()))),
+        (1, other, Some(Answer::Refused("SEAT_HELD".to_owned()))),
+    ]);
+    for bug in [sold_twice, forgotten, done_twice, undone, refused_and_done] {
+        assert!(!bug.is_consistent(), "a planted bug was accepted: {bug:?}");
+    }
+    for seen in [0, PRICE] {
+        let lost = history(&[(0, wallet.0, None), (1, wallet.1, Some(Answer::Balance(seen)))]);
+        assert!(lost.is_consistent(), "a lost answer may mean either");
+    }
+}
+
+/// A history of calls one after the other; without an answer a call is never over.
+fn history(calls: &[(u32, Op, Option<Answer>)]) -> History {
+    let mut history = History::default();
+    for (thread, op, answer) in calls {
+        history.on_invoke(*thread, *op).expect("a valid history");
+        if let Some(answer) = answer {
+            history.on_return(*thread, answer.clone()).expect("a valid history");
+        }
+    }
+    history
+}

@@ -1,0 +1,201 @@
+//! A database that is slow, silent, or cut off, and callers that do not wait for it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use boxoffice::proto::{self, wallet_service_client::WalletServiceClient};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use sea_orm::{ConnectionTrait, Database, Statement};
+use tokio::task::JoinSet;
+use tonic::{Request, transport::Channel};
+use uuid::Uuid;
+
+use crate::{
+    crash::{FLAGS, is_of_the_sale},
+    harness::{
+        book::Book,
+        caller::Caller,
+        check::check,
+        crowd::{Crowd, SEATS},
+        lab::Lab,
+        proxy::{Proxy, Weather},
+        site::{Replica, Site, charge, open_wallet},
+    },
+};
+
+/// Something is wrong, not slow, when it takes so long.
+const HANGS: Duration = Duration::from_secs(60);
+const VISITORS: usize = 12;
+
+/// Hundreds of callers give up after a few milliseconds while the database takes 300: no transaction stays open, and when they
+/// are gone the sale goes on as before.
+pub async fn callers_that_give_up_leave_no_transaction_open(lab: Lab) {
+    let site = Site::open(&lab, 1, FLAGS).await;
+    site.concert(SEATS, |_| ()).await;
+    let book = Arc::new(Book::default());
+    let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
+    book.serves_again(100, HANGS).await;
+    let before = book.rate(lab.pick(Duration::from_secs(1), Duration::from_secs(5))).await;
+    let (mut slowest, mut calls) = (Duration::ZERO, 0);
+    while lab.next_round(1, 10).is_some() {
+        line(&site.replicas[0]).set(Weather::Slow(Duration::from_millis(300)));
+        calls +=
+            storm(&lab, &site.replicas[0].channel(), lab.pick(Duration::from_secs(2), Duration::from_secs(10))).await;
+        line(&site.replicas[0]).set(Weather::Fair);
+        let calm = Instant::now();
+        while open_transactions(&site.url, Duration::from_secs(1)).await > 0 {
+            assert!(calm.elapsed() < Duration::from_secs(10), "a transaction was left open");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        book.serves_again(20, HANGS).await;
+        // Judged by the figure only where there is time to measure.
+        while lab.is_long && book.rate(Duration::from_secs(1)).await < 0.8 * before {
+            assert!(calm.elapsed() < Duration::from_secs(10), "goodput did not come back");
+        }
+        slowest = slowest.max(calm.elapsed());
+    }
+    crowd.leave().await;
+    lab.note(format!("{calls} calls given up; goodput of {before:.0}/s back after {slowest:.1?} at most"));
+    check(&lab, &site.url, &[&book]).await;
+}
+
+/// Charges by callers that give up after 1 to 20 ms; returns how many.
+async fn storm(lab: &Lab, channel: &Channel, span: Duration) -> u64 {
+    let (until, count) = (Instant::now() + span, Arc::new(AtomicU64::new(0)));
+    let mut callers = JoinSet::new();
+    for number in 0..200 {
+        let (channel, count) = (channel.clone(), count.clone());
+        let mut random = StdRng::seed_from_u64(lab.seed ^ number);
+        callers.spawn(async move {
+            while Instant::now() < until {
+                let patience = Duration::from_millis(random.random_range(1..=20));
+                let mut request = Request::new(proto::ChargeWalletRequest {
+                    user_id: Uuid::now_v7().to_string(),
+                    amount: 1,
+                    request_id: String::new(),
+                });
+                request.set_timeout(patience);
+                let mut wallets = WalletServiceClient::new(channel.clone());
+                let _ = tokio::time::timeout(patience, wallets.charge_wallet(request)).await;
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    callers.join_all().await;
+    count.load(Ordering::Relaxed)
+}
+
+/// Transactions of the servers that stand open for longer than `age`.
+async fn open_transactions(url: &str, age: Duration) -> i64 {
+    let db = Database::connect(url).await.expect("database");
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'boxoffice' \
+         AND state LIKE 'idle in transaction%' AND xact_start < clock_timestamp() - interval '{} ms'",
+        age.as_millis()
+    );
+    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await.expect("activity");
+    let count = row.expect("a row").try_get_by_index(0).expect("a count");
+    db.close().await.expect("close");
+    count
+}
+
+/// One of three servers is cut off from the database: it says so at once, the others do not notice, and it comes back by itself.
+pub async fn a_server_that_is_cut_off_says_so_and_comes_back(lab: Lab) {
+    let site = Site::open(&lab, 3, FLAGS).await;
+    site.concert(SEATS, |_| ()).await;
+    let (book, cut_off) = (Arc::new(Book::default()), Arc::new(Book::default()));
+    let doors = site.doors();
+    let crowd = Crowd::gather(&lab, &doors[1..], VISITORS, &book);
+    let unlucky = Crowd::gather(&lab, &doors[..1], VISITORS / 2, &cut_off);
+    book.serves_again(100, HANGS).await;
+    cut_off.serves_again(20, HANGS).await;
+    let (mut share, mut back) = (f64::INFINITY, Duration::ZERO);
+    while lab.next_round(1, 3).is_some() {
+        let before = book.rate(lab.pick(Duration::from_secs(1), Duration::from_secs(10))).await;
+        let failures = cut_off.failures().values().sum::<u64>();
+        line(&site.replicas[0]).set(Weather::Cut);
+        let during = book.rate(lab.pick(Duration::from_secs(3), Duration::from_secs(30))).await;
+        assert!(cut_off.failures().values().sum::<u64>() > failures, "nobody was told that the database is away");
+        line(&site.replicas[0]).set(Weather::Fair);
+        back = back.max(cut_off.serves_again(1, HANGS).await);
+        share = share.min(during / before);
+    }
+    crowd.leave().await;
+    unlucky.leave().await;
+    let no = cut_off.slowest_failure();
+    lab.note(format!("the others kept {:.0} %, refused within {no:.1?}, back after {back:.1?}", 100.0 * share));
+    book.assert_failures(is_of_the_sale);
+    cut_off.assert_failures(|name| name == "Unavailable STORAGE_UNAVAILABLE" || is_of_the_sale(name));
+    check(&lab, &site.url, &[&book, &cut_off]).await;
+    if lab.is_long {
+        assert!(share >= 0.95, "the others kept {share}");
+        assert!(no < Duration::from_secs(5), "a refusal took {no:?}");
+        assert!(back < Duration::from_secs(5), "it was back after {back:?}");
+    }
+}
+
+/// Callers with half a second of patience, many more than a silent database can serve.
+const IMPATIENT: u64 = 300;
+/// What a server may grow by while its database is silent.
+const MEMORY_LIMIT: u64 = 128 << 20;
+
+/// The database says nothing for twenty seconds: who waits is told the position all the same, memory stays bounded, and then all
+/// is as before.
+pub async fn those_who_wait_are_answered_while_the_database_is_silent(lab: Lab) {
+    let mut site = Site::open(&lab, 1, FLAGS).await;
+    site.concert(SEATS, |_| ()).await;
+    let book = Arc::new(Book::default());
+    let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
+    book.serves_again(100, HANGS).await;
+    site.concert_as("LATER", 10, |concert| concert.open_time = Some(proto::timestamp(i64::from(u32::MAX) * 1_000_000)))
+        .await;
+    let user_id = open_wallet(&site.replicas[0].channel(), 0).await.expect("a wallet");
+    let waiting = Caller::join(site.replicas[0].channel(), "LATER", user_id).await.expect("a token");
+    // A place is told from memory once it has come there, which takes a quarter of a second.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (mut slowest, mut growth, mut back) = (Duration::ZERO, 0, Duration::ZERO);
+    while lab.next_round(1, 3).is_some() {
+        let before = site.replicas[0].process().resident_bytes();
+        line(&site.replicas[0]).set(Weather::Stalled);
+        let until = Instant::now() + lab.pick(Duration::from_secs(3), Duration::from_secs(20));
+        let hammering = tokio::spawn(hammer(site.replicas[0].channel(), until));
+        while Instant::now() < until {
+            let asked = Instant::now();
+            let position = book.look(waiting.position()).await.expect("a position while the database is silent");
+            assert_eq!(position.position, Some(1));
+            slowest = slowest.max(asked.elapsed());
+            growth = growth.max(site.replicas[0].process().resident_bytes().saturating_sub(before));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        hammering.await.expect("hammering");
+        line(&site.replicas[0]).set(Weather::Fair);
+        back = back.max(book.serves_again(20, HANGS).await);
+    }
+    crowd.leave().await;
+    let mib = growth >> 20;
+    lab.note(format!("a poll took {slowest:.1?} at most, memory grew by {mib} MiB, back after {back:.1?}"));
+    check(&lab, &site.url, &[&book]).await;
+    assert!(growth < MEMORY_LIMIT, "memory grew by {mib} MiB");
+    assert!(slowest < lab.pick(HANGS, Duration::from_secs(1)), "a poll took {slowest:?}");
+    assert!(back < lab.pick(HANGS, Duration::from_secs(10)), "it was back after {back:?}");
+}
+
+/// Charges without end by callers that give up soon.
+async fn hammer(channel: Channel, until: Instant) {
+    let calls = (0..IMPATIENT).map(|_| async {
+        while Instant::now() < until {
+            let charge = charge(&channel, Uuid::nil(), 1, "");
+            let _ = tokio::time::timeout(Duration::from_millis(500), charge).await;
+        }
+    });
+    futures::future::join_all(calls).await;
+}
+
+fn line(replica: &Replica) -> &Proxy {
+    replica.line.as_ref().expect("a line to the database")
+}

@@ -1,0 +1,173 @@
+//! More load than can be served, from callers that do not wait for each other.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{task::JoinSet, time::MissedTickBehavior};
+use tonic::{Status, transport::Channel};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+use crate::{
+    crash::FLAGS,
+    harness::{
+        book::{Book, Fact, Wish, name},
+        check::check,
+        lab::Lab,
+        proxy::Weather,
+        site::{Site, charge, open_wallet},
+    },
+};
+
+/// The database answers so late that the servers, and not the callers of this test, are what is short.
+const SLOWNESS: Duration = Duration::from_millis(200);
+/// Callers that fill the batches of all workers twice: what they are served is the capacity.
+const BUSY: usize = 2_048;
+const USERS: usize = 512;
+/// A caller gives up after this long, or after so many tries.
+const PATIENCE: Duration = Duration::from_secs(6);
+const TRIES: u32 = 3;
+/// At most so many callers are on their way, whatever the rate.
+const MOST: u64 = 20_000;
+
+/// Load of one, two, five and ten times the capacity: as much is served as at best, the rest is told at once when to come back,
+/// and when the load is gone so is the overload.
+pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
+    let site = Site::open(&lab, 1, FLAGS).await;
+    let door = site.replicas[0].direct();
+    let users = futures::future::try_join_all((0..USERS).map(|_| open_wallet(&door, 0))).await.expect("wallets");
+    let load =
+        Arc::new(Load { door, users, book: Book::default(), hints: AtomicU64::new(0), under_way: AtomicU64::new(0) });
+    site.replicas[0].line.as_ref().expect("a line").set(Weather::Slow(SLOWNESS));
+    let span = lab.pick(Duration::from_secs(4), Duration::from_secs(20));
+    let capacity = load.capacity(span).await;
+    let (mut peak, mut worst, mut figures) = (0.0_f64, f64::INFINITY, vec![format!("capacity {capacity:.0}/s")]);
+    for factor in lab.pick(vec![1.0, 5.0], vec![1.0, 2.0, 5.0, 10.0]) {
+        lab.next_round(1, 10);
+        let goodput = load.open_loop(capacity * factor, span).await;
+        peak = peak.max(goodput);
+        worst = worst.min(goodput);
+        figures.push(format!("{factor} x: {goodput:.0}/s"));
+    }
+    // Half the load, until nobody is refused any more.
+    let calm = Instant::now();
+    loop {
+        let before = load.refusals();
+        let (goodput, wanted) = (load.open_loop(capacity / 2.0, Duration::from_secs(2)).await, capacity / 2.0);
+        if load.refusals() == before && goodput > 0.8 * wanted {
+            break;
+        }
+        assert!(calm.elapsed() < lab.pick(Duration::from_secs(60), Duration::from_secs(12)), "the overload stays");
+    }
+    figures.push(format!("normal within {:.0?}", calm.elapsed()));
+    load.all_home().await;
+    lab.note(figures.join(", "));
+    site.replicas[0].line.as_ref().expect("a line").set(Weather::Fair);
+    check(&lab, &site.url, &[&load.book]).await;
+    let overloaded = |name: &str| name == "ResourceExhausted OVERLOADED";
+    load.book.assert_failures(|name| overloaded(name) || name.starts_with("DeadlineExceeded"));
+    let refused: u64 = load.book.failures().iter().filter(|(name, _)| overloaded(name)).map(|(_, count)| count).sum();
+    assert_eq!(load.hints.load(Ordering::Relaxed), refused, "refusals without a hint when to come back");
+    assert!(refused > 0, "nobody was refused");
+    if lab.is_long {
+        assert!(worst >= 0.9 * peak, "goodput fell to {worst:.0}/s of {peak:.0}/s");
+    }
+}
+
+/// Callers that charge wallets.
+struct Load {
+    door: Channel,
+    users: Vec<Uuid>,
+    book: Book,
+    /// Refusals that said when to come back.
+    hints: AtomicU64,
+    under_way: AtomicU64,
+}
+
+impl Load {
+    /// What is served, a second, to callers that wait for their answers.
+    async fn capacity(self: &Arc<Self>, span: Duration) -> f64 {
+        let (until, before, started) = (Instant::now() + span, self.book.acknowledged(), Instant::now());
+        let mut callers = JoinSet::new();
+        for number in 0..BUSY {
+            let load = self.clone();
+            callers.spawn(async move {
+                while Instant::now() < until {
+                    let _ = load.call(number).await;
+                }
+            });
+        }
+        callers.join_all().await;
+        (self.book.acknowledged() - before) as f64 / started.elapsed().as_secs_f64()
+    }
+
+    /// So many callers come a second, whatever becomes of those before; returns how many were served a second.
+    async fn open_loop(self: &Arc<Self>, rate: f64, span: Duration) -> f64 {
+        let (started, before) = (Instant::now(), self.book.acknowledged());
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut come = 0;
+        while started.elapsed() < span {
+            ticks.tick().await;
+            let due = (started.elapsed().as_secs_f64() * rate) as usize;
+            for number in come..due {
+                if self.under_way.fetch_add(1, Ordering::Relaxed) < MOST {
+                    let load = self.clone();
+                    tokio::spawn(async move {
+                        load.patiently(number).await;
+                        load.under_way.fetch_sub(1, Ordering::Relaxed);
+                    });
+                } else {
+                    self.under_way.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+            come = come.max(due);
+        }
+        (self.book.acknowledged() - before) as f64 / started.elapsed().as_secs_f64()
+    }
+
+    /// Tries as often and as late as the server says, within the patience of a caller.
+    async fn patiently(&self, number: usize) {
+        let started = Instant::now();
+        for _ in 0..TRIES {
+            let Err(status) = self.call(number).await else { return };
+            let wait = status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap_or(PATIENCE);
+            if started.elapsed() + wait >= PATIENCE {
+                return;
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn call(&self, number: usize) -> Result<Fact, Status> {
+        let (request_id, user_id) = (Uuid::now_v7(), self.users[number % USERS]);
+        let answer = self.book.ask(request_id, Wish::Charge { user_id, amount: 1 }, async {
+            let request_id = request_id.to_string();
+            let answer = tokio::time::timeout(PATIENCE, charge(&self.door, user_id, 1, &request_id)).await;
+            answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller gave up"))).map(Fact::from)
+        });
+        let answer = answer.await;
+        if let Err(status) = &answer
+            && name(status).ends_with("OVERLOADED")
+            && status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some())
+        {
+            self.hints.fetch_add(1, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    fn refusals(&self) -> u64 {
+        self.book.failures().values().sum()
+    }
+
+    async fn all_home(&self) {
+        while self.under_way.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}

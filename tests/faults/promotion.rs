@@ -1,0 +1,113 @@
+//! Servers that go, or stand still, while they admit those who wait.
+
+use std::time::{Duration, Instant};
+
+use boxoffice::entity::queue_token;
+use nix::sys::signal::Signal;
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, EntityTrait, QueryFilter, Statement};
+
+use crate::harness::{
+    invariants,
+    lab::{Lab, Tally},
+    proxy::Weather,
+    site::Site,
+};
+
+const PERIOD: Duration = Duration::from_secs(2);
+/// Admissions last less than a period, so that every period has somebody to admit.
+const FLAGS: &[&str] = &["--promote-interval", "2s", "--admission-ttl", "1s", "--expire-interval", "1s"];
+const CAPACITY: usize = 10;
+/// How long a promotion takes here: long enough to be caught in it.
+const SLOWNESS: Duration = Duration::from_millis(10);
+/// Clocks of servers agree to this, in microseconds: half of a slow round trip, and a margin.
+const CLOCK_ERROR: i64 = 50_000;
+
+/// The server that is promoting is killed, or stopped: another one promotes within two periods, and never more than there is
+/// room for.
+pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
+    let mut site = Site::open(&lab, 3, FLAGS).await;
+    site.concert(1_000, |concert| concert.max_active_count = CAPACITY as i32).await;
+    let waiting = lab.pick(200, 2_000);
+    for _ in 0..waiting / 100 {
+        futures::future::join_all((0..100).map(|_| site.joins(0))).await;
+    }
+    for replica in &site.replicas {
+        replica.line.as_ref().expect("a line").set(Weather::Slow(SLOWNESS));
+    }
+    let db = Database::connect(&site.url).await.expect("database");
+    let mut slowest = Duration::ZERO;
+    while let Some(round) = lab.next_round(2, 30) {
+        let promoting = the_promoting(&site, &db).await;
+        let replica = &mut site.replicas[promoting];
+        let (struck, before) = (Instant::now(), last_admission(&db).await);
+        let is_killed = round % 2 == 1;
+        if is_killed {
+            replica.process().kill()
+        } else {
+            replica.process().signal(Signal::SIGSTOP)
+        }
+        while last_admission(&db).await == before {
+            assert!(struck.elapsed() < Duration::from_secs(30), "nobody is admitted any more");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        slowest = slowest.max(struck.elapsed());
+        let replica = &mut site.replicas[promoting];
+        if is_killed {
+            replica.start_again().await;
+            replica.process().ready().await;
+        } else {
+            replica.process().signal(Signal::SIGCONT);
+        }
+    }
+    let admitted = never_over_capacity(&db).await;
+    db.close().await.expect("close");
+    lab.note_tally(Tally { acknowledged: admitted, ..Tally::default() });
+    lab.note(format!("next promotion after {slowest:.1?} at most"));
+    invariants::check(&site.url).await;
+    let limit = 2 * PERIOD + Duration::from_millis(500);
+    assert!(slowest < lab.pick(5 * PERIOD, limit), "the next promotion came after {slowest:?}");
+}
+
+/// Waits for a promotion and tells which server is in it: the one that holds the lock of the queue.
+async fn the_promoting(site: &Site, db: &DatabaseConnection) -> usize {
+    let holders = "SELECT a.client_port FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid \
+                   WHERE a.datname = current_database() AND a.backend_xid IS NOT NULL \
+                   AND l.relation = 'queue_counter'::regclass";
+    let started = Instant::now();
+    loop {
+        let rows =
+            db.query_all_raw(Statement::from_string(db.get_database_backend(), holders)).await.expect("activity");
+        for row in rows {
+            let port = row.try_get_by_index::<i32>(0).expect("a port") as u16;
+            let speaks = |line: &crate::harness::proxy::Proxy| line.speaks_from(port);
+            if let Some(found) = site.replicas.iter().position(|replica| replica.line.as_ref().is_some_and(speaks)) {
+                return found;
+            }
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "no server promotes");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn last_admission(db: &DatabaseConnection) -> Option<i64> {
+    let statement = Statement::from_string(db.get_database_backend(), "SELECT max(admit_time) FROM queue_token");
+    let row = db.query_one_raw(statement).await.expect("admissions").expect("a row");
+    row.try_get_by_index(0).expect("an instant")
+}
+
+/// Goes through all admissions in the order of time and tells how many there were.
+async fn never_over_capacity(db: &DatabaseConnection) -> u64 {
+    use sea_orm::ColumnTrait;
+    let admitted = queue_token::Entity::find().filter(queue_token::Column::AdmitTime.is_not_null());
+    let tokens = admitted.all(db).await.expect("tokens");
+    for token in &tokens {
+        let at = token.admit_time.expect("an admission");
+        let is_active = |other: &&queue_token::Model| {
+            other.admit_time.is_some_and(|admit_time| admit_time <= at)
+                && other.expire_time.is_some_and(|expire_time| at < expire_time - CLOCK_ERROR)
+        };
+        let active = tokens.iter().filter(is_active).count();
+        assert!(active <= CAPACITY, "{active} were active at {at}");
+    }
+    tokens.len() as u64
+}

@@ -1,0 +1,208 @@
+//! A rolling restart: one server after the other is told to stop and comes back.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use boxoffice::proto::QueueState;
+use nix::sys::signal::Signal;
+use tokio::{net::TcpStream, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use uuid::Uuid;
+
+use crate::{
+    crash::FLAGS,
+    harness::{
+        book::{Book, Fact, Wish},
+        caller::Caller,
+        check::check,
+        eventually,
+        lab::Lab,
+        site::{CONCERT, Site, charge, open_wallet},
+    },
+};
+
+/// What the servers are started with, see the harness.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+const CALLERS: usize = 12;
+const WATCHERS: usize = 30;
+const SILENT_SOCKETS: usize = 50;
+
+/// Callers that follow health and try UNAVAILABLE once more do not notice that all servers are replaced, nor do those who watch their
+/// place; nobody holds up the servers for longer than they wait.
+pub async fn a_rolling_restart_fails_no_call(lab: Lab) {
+    let mut site = Site::open(&lab, 3, FLAGS).await;
+    site.concert(10, |concert| concert.max_active_count = 1).await;
+    let _first = site.admitted(1).await;
+    let fleet = Arc::new(Fleet::follow(site.doors()));
+    let (book, stop) = (Arc::new(Book::default()), CancellationToken::new());
+    let mut clients: JoinSet<Result<u64, Status>> = JoinSet::new();
+    for _ in 0..CALLERS {
+        clients.spawn(charges(fleet.clone(), book.clone(), stop.clone()));
+    }
+    for _ in 0..WATCHERS {
+        let waiting = site.joins(0).await;
+        clients.spawn(watches(fleet.clone(), waiting, stop.clone()));
+    }
+    let mut slowest = Duration::ZERO;
+    while lab.next_round(1, 10).is_some() {
+        for replica in 0..3 {
+            book.serves_again(50, Duration::from_secs(60)).await;
+            let silent = silent_sockets(site.replicas[replica].process().address).await;
+            slowest = slowest.max(restart(&mut site, replica).await);
+            drop(silent);
+            eventually("the server is followed again", async || fleet.serves(replica)).await;
+        }
+    }
+    stop.cancel();
+    let mut reopened = 0;
+    while let Some(client) = clients.join_next().await {
+        reopened += client.expect("a client").expect("a call failed although it was tried again");
+    }
+    lab.note(format!("{reopened} retries and reopened streams; a server stopped within {slowest:.1?}"));
+    check(&lab, &site.url, &[&book]).await;
+    assert!(
+        slowest < DRAIN_LIMIT + lab.pick(Duration::from_secs(20), Duration::from_secs(2)),
+        "stopping took {slowest:?}"
+    );
+}
+
+/// Stops a server with SIGTERM and starts it again; returns how long the stopping took.
+async fn restart(site: &mut Site, replica: usize) -> Duration {
+    let replica = &mut site.replicas[replica];
+    let told = Instant::now();
+    replica.process().signal(Signal::SIGTERM);
+    let status = replica.process().ended(Duration::from_secs(60)).await.expect("the server does not stop");
+    let took = told.elapsed();
+    assert!(status.success(), "{status}");
+    replica.start_again().await;
+    replica.process().ready().await;
+    took
+}
+
+/// Connections that never say anything.
+async fn silent_sockets(address: SocketAddr) -> Vec<TcpStream> {
+    let sockets = (0..SILENT_SOCKETS).map(|_| TcpStream::connect(address));
+    futures::future::try_join_all(sockets).await.expect("sockets")
+}
+
+/// Charges until told to stop; returns how often a call was tried again.
+async fn charges(fleet: Arc<Fleet>, book: Arc<Book>, stop: CancellationToken) -> Result<u64, Status> {
+    let user_id = fleet.call(|door| async move { open_wallet(&door, 0).await }).await?;
+    while !stop.is_cancelled() {
+        let request_id = Uuid::now_v7();
+        fleet
+            .call(|door| {
+                let wish = Wish::Charge { user_id, amount: 1 };
+                let book = book.clone();
+                async move {
+                    let call = async { charge(&door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
+                    book.ask(request_id, wish, call).await
+                }
+            })
+            .await?;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(fleet.take_retries())
+}
+
+/// Watches a place until told to stop; a stream that ends with UNAVAILABLE is opened once more. Returns how often it was.
+async fn watches(fleet: Arc<Fleet>, waiting: Caller, stop: CancellationToken) -> Result<u64, Status> {
+    let mut reopened = 0;
+    loop {
+        let waiting = waiting.clone();
+        let mut stream = fleet
+            .call(|door| {
+                let waiting = waiting.via(door);
+                async move { waiting.watch().await }
+            })
+            .await?;
+        loop {
+            let message = tokio::select! {
+                () = stop.cancelled() => return Ok(reopened),
+                message = stream.message() => message,
+            };
+            match message {
+                Ok(Some(message)) => {
+                    let state = message.position.map(|position| position.state());
+                    assert_eq!(state, Some(QueueState::Waiting), "a place in {CONCERT} was lost");
+                }
+                Err(status) if status.code() == Code::Unavailable => break,
+                Err(status) => return Err(status),
+                Ok(None) => return Err(Status::data_loss("the stream ended without a word")),
+            }
+        }
+        reopened += 1;
+    }
+}
+
+/// The servers as a caller sees them that asks for their health again and again.
+struct Fleet {
+    doors: Vec<(Channel, Arc<AtomicBool>)>,
+    turn: AtomicU64,
+    retries: AtomicU64,
+    _checks: JoinSet<()>,
+}
+
+impl Fleet {
+    fn follow(doors: Vec<Channel>) -> Self {
+        let mut checks = JoinSet::new();
+        let doors = doors.into_iter().map(|door| {
+            let serves = Arc::new(AtomicBool::new(true));
+            checks.spawn(follow_health(door.clone(), serves.clone()));
+            (door, serves)
+        });
+        Self { doors: doors.collect(), turn: AtomicU64::new(0), retries: AtomicU64::new(0), _checks: checks }
+    }
+
+    fn serves(&self, replica: usize) -> bool {
+        self.doors[replica].1.load(Ordering::Acquire)
+    }
+
+    /// Calls a server that serves; if that is UNAVAILABLE, another one once more.
+    async fn call<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        match call(self.next()).await {
+            Err(status) if status.code() == Code::Unavailable => {
+                self.retries.fetch_add(1, Ordering::Relaxed);
+                call(self.next()).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// The next server in turn that serves; the next one if none does.
+    fn next(&self) -> Channel {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
+        let in_turn = (0..self.doors.len()).map(|i| &self.doors[(first + i) % self.doors.len()]);
+        let serving = in_turn.clone().find(|(_, serves)| serves.load(Ordering::Acquire));
+        serving.or(in_turn.clone().next()).expect("a server").0.clone()
+    }
+
+    fn take_retries(&self) -> u64 {
+        self.retries.swap(0, Ordering::Relaxed)
+    }
+}
+
+/// Follows the health of a server by its stream, which tells at once when it stops.
+async fn follow_health(door: Channel, serves: Arc<AtomicBool>) {
+    loop {
+        if let Ok(stream) = HealthClient::new(door.clone()).watch(HealthCheckRequest::default()).await {
+            let mut stream = stream.into_inner();
+            while let Ok(Some(message)) = stream.message().await {
+                serves.store(message.status() == ServingStatus::Serving, Ordering::Release);
+            }
+        }
+        serves.store(false, Ordering::Release);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

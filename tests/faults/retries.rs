@@ -1,0 +1,160 @@
+//! Answers that are lost on the way, and requests that are made again: with the same contents, and with others.
+
+use std::{future::Future, sync::Arc};
+
+use boxoffice::entity::{ledger_entry, payment, reservation};
+use sea_orm::{ColumnTrait, Database, EntityTrait, PaginatorTrait, QueryFilter};
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+use crate::{
+    crash::FLAGS,
+    harness::{
+        book::{Book, Fact, Wish},
+        check::check,
+        contents::contents,
+        eventually, invariants,
+        lab::{Engine, Lab, Tally},
+        proxy::{Proxy, Weather},
+        site::{DATE, PRICE, Site, charge, lazily},
+    },
+};
+
+/// How often an answer that was lost is asked for again, all at once.
+const REPEATS: usize = 5;
+
+/// The answer is lost after the commit. Five repeats at once, through another replica, get one and the same answer.
+pub async fn an_answer_that_was_lost_is_given_again(lab: Lab) {
+    // SQLite has one server: there the repeats come through another connection.
+    let count = if lab.engine == Engine::Postgres { 2 } else { 1 };
+    let mut site = Site::open(&lab, count, FLAGS).await;
+    site.concert(400, |_| ()).await;
+    let muted = Proxy::start().await;
+    muted.aim(site.replicas[0].process().address);
+    let other = site.replicas[count - 1].channel();
+    let book = Arc::new(Book::default());
+    let road = Road { book: book.clone(), muted, other, url: site.url.clone() };
+    while let Some(round) = lab.next_round(2, 100) {
+        let caller = site.admitted(1).await.remove(0);
+        let (user_id, amount) = (caller.uuid(), PRICE + round as i64);
+        road.lose(Wish::Charge { user_id, amount }, |door, request_id| async move {
+            charge(&door, user_id, amount, &request_id).await.map(Fact::from)
+        })
+        .await;
+        let seat_numbers = vec![2 * round as i32 - 1, 2 * round as i32];
+        road.lose(Wish::Hold { user_id, seat_numbers: seat_numbers.clone() }, |door, request_id| {
+            let (caller, seat_numbers) = (caller.via(door), seat_numbers.clone());
+            async move { caller.hold_as(DATE, &seat_numbers, &request_id).await.map(Fact::from) }
+        })
+        .await;
+        let paid = road.lose(Wish::Pay { user_id }, |door, request_id| {
+            let caller = caller.via(door);
+            async move { caller.pay_as("", &request_id).await.map(Fact::from) }
+        });
+        let Fact::Paid { payment_id } = paid.await else { unreachable!("a payment") };
+        road.lose(Wish::Refund { payment_id }, |door, request_id| {
+            let caller = caller.via(door);
+            async move { caller.refund_as(&payment_id.to_string(), &request_id).await.map(|_| Fact::Refunded) }
+        })
+        .await;
+    }
+    lab.note(format!("each of charge, hold, pay and refund, repeated {REPEATS} times at once"));
+    check(&lab, &site.url, &[&book]).await;
+}
+
+/// A way to a server that loses answers, and another way to the same data.
+struct Road {
+    book: Arc<Book>,
+    muted: Proxy,
+    other: Channel,
+    url: String,
+}
+
+impl Road {
+    /// Makes a call whose answer never comes, waits for its effect, and asks again until the answer is known.
+    async fn lose<F>(&self, wish: Wish, call: impl Fn(Channel, String) -> F) -> Fact
+    where
+        F: Future<Output = Result<Fact, Status>>,
+    {
+        let request_id = Uuid::now_v7();
+        self.muted.set(Weather::Fair);
+        let door = lazily(self.muted.address);
+        // A first call opens the connection, which would not come to be without answers.
+        let _ = charge(&door, Uuid::nil(), 1, "").await;
+        self.muted.set(Weather::Mute);
+        let lost = self.book.ask(request_id, wish.clone(), call(door, request_id.to_string()));
+        let cut = async {
+            eventually("the request has its effect", async || self.has_effect(request_id).await).await;
+            self.muted.cut_once().await;
+        };
+        let (lost, ()) = tokio::join!(lost, cut);
+        lost.expect_err("the answer should be lost");
+        let repeats = (0..REPEATS)
+            .map(|_| self.book.ask(request_id, wish.clone(), call(self.other.clone(), request_id.to_string())));
+        let mut answers = futures::future::try_join_all(repeats).await.expect("an answer to each repeat");
+        assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "repeats were answered differently: {answers:?}");
+        answers.remove(0)
+    }
+
+    async fn has_effect(&self, request_id: Uuid) -> bool {
+        effects(&self.url, request_id).await > 0
+    }
+}
+
+/// How many rows a request left behind.
+async fn effects(url: &str, request_id: Uuid) -> u64 {
+    let db = Database::connect(url).await.expect("database");
+    let charges = ledger_entry::Entity::find().filter(ledger_entry::Column::RequestId.eq(request_id));
+    let holds = reservation::Entity::find().filter(reservation::Column::RequestId.eq(request_id));
+    let payments = payment::Entity::find().filter(payment::Column::RequestId.eq(request_id));
+    let refunds = payment::Entity::find().filter(payment::Column::RefundRequestId.eq(request_id));
+    let mut count = charges.count(&db).await.expect("charges") + holds.count(&db).await.expect("holds");
+    count += payments.count(&db).await.expect("payments") + refunds.count(&db).await.expect("refunds");
+    db.close().await.expect("close");
+    count
+}
+
+/// A `request_id` that comes with another amount, other seats or from another user is refused and changes nothing.
+pub async fn a_request_id_with_other_contents_is_refused(lab: Lab) {
+    let site = Site::open(&lab, 1, FLAGS).await;
+    site.concert(400, |_| ()).await;
+    while let Some(round) = lab.next_round(1, 50) {
+        let [caller, other] = site.admitted(2).await.try_into().expect("two callers");
+        let (channel, seat) = (&caller.channel, 4 * round as i32);
+        let [charged, held, paid, given_back] = [(); 4].map(|()| Uuid::now_v7().to_string());
+        charge(channel, caller.uuid(), 700, &charged).await.expect("a charge");
+        caller.hold_as(DATE, &[seat], &held).await.expect("a hold");
+        other.hold(DATE, &[seat + 1]).await.expect("a hold");
+        let before = contents(&site.url).await;
+        let mut refused = conflict(charge(channel, caller.uuid(), 701, &charged).await);
+        refused += conflict(charge(channel, other.uuid(), 700, &charged).await);
+        refused += conflict(caller.hold_as(DATE, &[seat + 2], &held).await);
+        refused += conflict(other.hold_as(DATE, &[seat], &held).await);
+        assert_eq!(contents(&site.url).await, before, "a refused request left a trace");
+
+        let payment = caller.pay_as("", &paid).await.expect("a payment");
+        let before = contents(&site.url).await;
+        refused += conflict(other.pay_as("", &paid).await);
+        assert_eq!(contents(&site.url).await, before, "a refused payment left a trace");
+
+        let second = other.pay().await.expect("a payment");
+        caller.refund_as(&payment.payment_id, &given_back).await.expect("a refund");
+        let before = contents(&site.url).await;
+        refused += conflict(other.refund_as(&second.payment_id, &given_back).await);
+        assert_eq!(contents(&site.url).await, before, "a refused refund left a trace");
+        lab.note_tally(Tally { refused, ..Tally::default() });
+    }
+    lab.note("charge, hold, pay, refund with another amount, other seats or another user");
+    invariants::check(&site.url).await;
+}
+
+/// One refusal, if it is the right one.
+#[track_caller]
+fn conflict<T: std::fmt::Debug>(answer: Result<T, Status>) -> u64 {
+    let status = answer.expect_err("the request should be refused");
+    let details = status.get_error_details();
+    let reason = details.error_info().map(|info| info.reason.as_str());
+    assert_eq!((status.code(), reason), (Code::AlreadyExists, Some("REQUEST_ID_CONFLICT")), "{status:?}");
+    1
+}
