@@ -29,6 +29,8 @@ const SLOWNESS: Duration = Duration::from_millis(200);
 /// Callers that fill the batches of all workers twice: what they are served is the capacity.
 const BUSY: usize = 2_048;
 const USERS: usize = 512;
+/// Connections that callers share, as they come through the gateways of a deployment.
+const CONNECTIONS: usize = 16;
 /// A caller gives up after this long, or after so many tries.
 const PATIENCE: Duration = Duration::from_secs(6);
 const TRIES: u32 = 3;
@@ -39,10 +41,10 @@ const MOST: u64 = 20_000;
 /// and when the load is gone so is the overload.
 pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
-    let door = site.replicas[0].direct();
-    let users = futures::future::try_join_all((0..USERS).map(|_| open_wallet(&door, 0))).await.expect("wallets");
+    let doors: Vec<Channel> = (0..CONNECTIONS).map(|_| site.replicas[0].direct()).collect();
+    let users = futures::future::try_join_all((0..USERS).map(|_| open_wallet(&doors[0], 0))).await.expect("wallets");
     let load =
-        Arc::new(Load { door, users, book: Book::default(), hints: AtomicU64::new(0), under_way: AtomicU64::new(0) });
+        Arc::new(Load { doors, users, book: Book::default(), hints: AtomicU64::new(0), under_way: AtomicU64::new(0) });
     site.replicas[0].line.as_ref().expect("a line").set(Weather::Slow(SLOWNESS));
     let span = lab.pick(Duration::from_secs(4), Duration::from_secs(20));
     let capacity = load.capacity(span).await;
@@ -81,7 +83,7 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
 
 /// Callers that charge wallets.
 struct Load {
-    door: Channel,
+    doors: Vec<Channel>,
     users: Vec<Uuid>,
     book: Book,
     /// Refusals that said when to come back.
@@ -148,7 +150,9 @@ impl Load {
         let (request_id, user_id) = (Uuid::now_v7(), self.users[number % USERS]);
         let answer = self.book.ask(request_id, Wish::Charge { user_id, amount: 1 }, async {
             let request_id = request_id.to_string();
-            let answer = tokio::time::timeout(PATIENCE, charge(&self.door, user_id, 1, &request_id)).await;
+            let answer =
+                tokio::time::timeout(PATIENCE, charge(&self.doors[number % CONNECTIONS], user_id, 1, &request_id))
+                    .await;
             answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller gave up"))).map(Fact::from)
         });
         let answer = answer.await;
