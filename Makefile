@@ -4,7 +4,7 @@ BUF := $(or $(shell command -v buf),.tools/bin/buf)
 # As in apt-get: root needs no sudo.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: test torture lint fmt bench postgres
+.PHONY: test torture fuzz lint fmt bench postgres
 
 test: postgres
 	cargo test --workspace --locked
@@ -14,6 +14,10 @@ torture: SECONDS ?= 1200
 torture: PROFILE ?= release
 torture: postgres
 	BOXOFFICE_TORTURE_SECONDS=$(SECONDS) cargo test --profile $(PROFILE) --locked --test faults -- $(ARGS)
+
+# A million calls of any bytes on each engine; `cargo test` makes ten thousand.
+fuzz: postgres
+	BOXOFFICE_FUZZ_CASES=1000000 cargo test --release --locked --test api fuzz::
 
 lint: $(BUF)
 	cargo fmt --all --check

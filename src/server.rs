@@ -52,8 +52,8 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Calls of a connection that ended in errors of its own making, over its life, before it is closed.
 const MAX_RESETS: usize = 1_024;
 /// Calls of a connection that were taken back before the server came to them, before it is closed: the guard against rapid resets. Callers
-/// with short deadlines do that to a busy server, so it is as many as one may well have under way.
-const MAX_PENDING_RESETS: usize = 4_096;
+/// with short deadlines do that to a busy server, so some hundreds are allowed; all of them are looked at in one go, so not thousands.
+const MAX_PENDING_RESETS: usize = 512;
 /// All metadata of a call; the rest is for proxies. More is answered with HTTP 431.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 /// The largest request: the calls of the public services need a few hundred bytes, a venue of the admin more.

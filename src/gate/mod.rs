@@ -66,7 +66,7 @@ impl Gate {
             methods: Methods::of(services),
             calls: Limit::new("calls", limits.max_calls),
             streams: Limit::new("streams", limits.max_streams),
-            inbox: Inbox::new(max_request_bytes),
+            inbox: Inbox::new(max_request_bytes, stopping.clone()),
             call_timeout: limits.call_timeout,
             stopping,
         }))
@@ -107,7 +107,7 @@ where
         let service = std::mem::replace(&mut self.service, other);
         let gate = self.gate.clone();
         let Some(method) = gate.methods.find(request.uri().path()) else {
-            return Box::pin(async move { Ok(answer(caught_as("call", pass_by(service, request)).await)) });
+            return Box::pin(async move { Ok(answer(caught_as("call", gate.pass_by(service, request)).await)) });
         };
         // Counted here and not when the call is first run, so that calls which wait for a processor count too.
         let visit = Visit { started: Instant::now(), place: gate.enter(&method), method };
@@ -154,14 +154,18 @@ impl Shared {
         let deadline = timeout.map(|timeout| visit.started + timeout);
         Ok(stream::guard(response, place, deadline, visit.started, visit.method))
     }
-}
 
-async fn pass_by<S>(mut service: S, request: Request<Body>) -> Result<Response<Body>, Error>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-{
-    let Ok(response) = service.call(request).await;
-    Ok(response)
+    async fn pass_by<S>(&self, mut service: S, request: Request<Body>) -> Result<Response<Body>, Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    {
+        let Ok(response) = service.call(request).await;
+        Ok(if status::is_failure(response.headers()) {
+            response
+        } else {
+            stream::until(response, self.stopping.clone())
+        })
+    }
 }
 
 async fn caught_as<T>(place: &'static str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

@@ -9,6 +9,7 @@ use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::error::Error;
 
-/// Calls of a listener whose requests are on their way at once; each takes about 4 KiB.
+/// Calls of a listener whose requests are on their way at once; each takes about 10 KiB.
 const MAX_ARRIVING: usize = 65_536;
 /// How long a request may be on its way.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,16 +29,17 @@ const FRAME_HEADER_BYTES: usize = 5;
 pub struct Inbox {
     arriving: Arc<Limit>,
     max_bytes: usize,
+    stopping: CancellationToken,
 }
 
 impl Inbox {
-    /// Takes requests of at most `max_bytes`.
-    pub fn new(max_bytes: usize) -> Self {
-        Self { arriving: Limit::new("arriving", MAX_ARRIVING), max_bytes }
+    /// Takes requests of at most `max_bytes`, and waits for none once `stopping` is cancelled.
+    pub fn new(max_bytes: usize, stopping: CancellationToken) -> Self {
+        Self { arriving: Limit::new("arriving", MAX_ARRIVING), max_bytes, stopping }
     }
 
     /// The request with its message in memory, and the place it has; `enter` takes another when the first was given back. Fails with
-    /// INVALID_ARGUMENT, DEADLINE_EXCEEDED or OVERLOADED.
+    /// INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED or SHUTTING_DOWN.
     pub async fn receive(
         &self,
         request: Request<Body>,
@@ -52,7 +54,12 @@ impl Inbox {
         drop(place);
         let share = Peer::arriving(&parts.extensions);
         let _slot = self.arriving.enter_fairly(&share)?;
-        let message = tokio::time::timeout(ARRIVAL_TIMEOUT, message).await.map_err(|_| Error::DeadlineExceeded)??;
+        let message = tokio::select! {
+            biased;
+            message = message => message?,
+            () = self.stopping.cancelled() => return Err(Error::ShuttingDown),
+            () = tokio::time::sleep(ARRIVAL_TIMEOUT) => return Err(Error::DeadlineExceeded),
+        };
         Ok((Request::from_parts(parts, Body::new(Full::new(message))), enter()?))
     }
 

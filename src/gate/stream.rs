@@ -1,4 +1,5 @@
-//! The guard around an open stream: it keeps the stream's place, ends it at its deadline, and answers for a panic in it.
+//! The guard around an open stream: it keeps the stream's place, ends it at its deadline, and answers for a panic in it. Streams of
+//! others (health, reflection) it only ends when the server stops: ours do so themselves.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Body as _, Frame};
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status, body::Body};
 
 use super::{caught, limit::Permit, methods::Method, status};
@@ -94,5 +96,39 @@ impl Drop for Guard {
     fn drop(&mut self) {
         // One that did not end was left by its caller.
         self.method.record(self.ended.unwrap_or(Code::Cancelled), self.started.elapsed());
+    }
+}
+
+/// Ends a stream that is not ours when `stopping` is cancelled and it has nothing more to say: nobody else would.
+pub fn until(response: Response<Body>, stopping: CancellationToken) -> Response<Body> {
+    let stopping = Box::pin(stopping.cancelled_owned());
+    response.map(|body| Body::new(Until { body, stopping, ended: false }))
+}
+
+struct Until {
+    body: Body,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    ended: bool,
+}
+
+impl http_body::Body for Until {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_pending() {
+            ready!(self.stopping.as_mut().poll(cx));
+            self.ended = true;
+            return Poll::Ready(failure(Error::ShuttingDown));
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
     }
 }

@@ -17,7 +17,7 @@ use super::{CAPACITY, WIDTH};
 use crate::{error::Error, gate::Pressure};
 
 /// How long a command may wait for its batch to begin.
-const LONGEST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const IDLE: u64 = u64::MAX;
 
 /// How fast a worker gets through its batches.
@@ -125,11 +125,11 @@ mod tests {
     #[test]
     fn a_command_is_refused_when_the_batches_before_it_take_too_long() {
         let (pace, now) = busy();
-        pace.admit(now, 4 * WIDTH, Some(30 * SECOND)).unwrap();
-        assert!(matches!(pace.admit(now, 5 * WIDTH, Some(30 * SECOND)), Err(Error::Overloaded { .. })));
-        assert!(pace.admit(now, 5 * WIDTH, None).is_err());
-        // Half a batch later there is half a batch less to wait for.
-        pace.admit(now + millis(50), 4 * WIDTH + 1, None).unwrap();
+        pace.admit(now, 9 * WIDTH, Some(30 * SECOND)).unwrap();
+        assert!(matches!(pace.admit(now, 10 * WIDTH, Some(30 * SECOND)), Err(Error::Overloaded { .. })));
+        assert!(pace.admit(now, 10 * WIDTH, None).is_err());
+        // When the batch under way is done there is one less to wait for.
+        pace.admit(now + millis(100), 10 * WIDTH, None).unwrap();
     }
 
     #[test]
@@ -164,10 +164,10 @@ mod tests {
     #[test]
     fn a_batch_that_does_not_come_back_is_the_databases_fault() {
         let (pace, now) = busy();
-        pace.admit(now + SECOND, 1, Some(30 * SECOND)).unwrap();
+        pace.admit(now + 2 * SECOND, 1, Some(30 * SECOND)).unwrap();
         assert!(matches!(pace.admit(now + 2 * SECOND, 1, Some(SECOND)), Err(Error::StorageUnavailable)));
         // That it was away for long does not make the batches after it slow.
         pace.end(2 * SECOND, false);
-        pace.admit(now + 2 * SECOND, 4 * WIDTH, None).unwrap();
+        pace.admit(now + 2 * SECOND, 9 * WIDTH, None).unwrap();
     }
 }
