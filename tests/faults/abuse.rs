@@ -30,6 +30,9 @@ const HUGE: usize = 16 << 20;
 /// What a server may grow by under all this.
 const MEMORY_LIMIT: u64 = 256 << 20;
 
+/// Peers that misbehave until they are dropped.
+type Abuse = fn(SocketAddr) -> JoinSet<()>;
+
 /// Rapid resets, thousands of streams that say nothing more, one byte a second, sockets without a word, and messages of 16 MiB:
 /// others are served as before, and memory stays bounded.
 pub async fn abuse_of_the_protocol_does_not_hurt_others(lab: Lab) {
@@ -41,7 +44,7 @@ pub async fn abuse_of_the_protocol_does_not_hurt_others(lab: Lab) {
     let before = p99(&book, &door, user_id, span).await;
     let memory = site.replicas[0].process().resident_bytes();
     let (mut worst, mut growth, mut figures) = (Duration::ZERO, 0, Vec::new());
-    let abuses: [(&str, fn(SocketAddr) -> JoinSet<()>); 5] = [
+    let abuses: [(&str, Abuse); 5] = [
         ("resets", rapid_resets),
         ("open streams", open_streams),
         ("a byte a second", byte_by_byte),

@@ -48,7 +48,7 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(9, network::a_server_that_is_cut_off_says_so_and_comes_back, POSTGRES, 6),
     experiment!(10, clocks::wrong_clocks_expire_nothing_early_or_late, POSTGRES, 3),
     experiment!(11, network::those_who_wait_are_answered_while_the_database_is_silent, POSTGRES, 4),
-    experiment!(12, overload::overload_is_refused_and_goodput_stays, POSTGRES, 6),
+    experiment!(12, overload::overload_is_refused_and_goodput_stays, BOTH, 6),
     experiment!(13, restarts::a_rolling_restart_fails_no_call, POSTGRES, 4),
     experiment!(14, abuse::abuse_of_the_protocol_does_not_hurt_others, POSTGRES, 4),
     experiment!(16, tokens::a_wrong_token_is_refused_without_effect, BOTH, 1),

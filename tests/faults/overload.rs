@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::{Signal, kill};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
 use uuid::Uuid;
@@ -20,15 +22,20 @@ use crate::{
         check::check,
         lab::Lab,
         proxy::Weather,
-        site::{Site, charge, open_wallet},
+        site::{Replica, Site, charge, open_wallet},
     },
 };
 
-/// The database answers so late that the servers, and not the callers of this test, are what is short.
+/// PostgreSQL answers so late that the servers, and not the callers of this test, are what is short.
 const SLOWNESS: Duration = Duration::from_millis(200);
+/// A server on SQLite, with no line to its database, is put to sleep for most of the time instead.
+const AWAKE: Duration = Duration::from_millis(20);
+const ASLEEP: Duration = Duration::from_millis(180);
 /// Callers that fill the batches of all workers twice: what they are served is the capacity.
 const BUSY: usize = 2_048;
 const USERS: usize = 512;
+/// Connections that callers share, as they come through the gateways of a deployment.
+const CONNECTIONS: usize = 16;
 /// A caller gives up after this long, or after so many tries.
 const PATIENCE: Duration = Duration::from_secs(6);
 const TRIES: u32 = 3;
@@ -38,12 +45,12 @@ const MOST: u64 = 20_000;
 /// Load of one, two, five and ten times the capacity: as much is served as at best, the rest is told at once when to come back,
 /// and when the load is gone so is the overload.
 pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
-    let site = Site::open(&lab, 1, FLAGS).await;
-    let door = site.replicas[0].direct();
-    let users = futures::future::try_join_all((0..USERS).map(|_| open_wallet(&door, 0))).await.expect("wallets");
+    let mut site = Site::open(&lab, 1, FLAGS).await;
+    let doors: Vec<Channel> = (0..CONNECTIONS).map(|_| site.replicas[0].direct()).collect();
+    let users = futures::future::try_join_all((0..USERS).map(|_| open_wallet(&doors[0], 0))).await.expect("wallets");
     let load =
-        Arc::new(Load { door, users, book: Book::default(), hints: AtomicU64::new(0), under_way: AtomicU64::new(0) });
-    site.replicas[0].line.as_ref().expect("a line").set(Weather::Slow(SLOWNESS));
+        Arc::new(Load { doors, users, book: Book::default(), hints: AtomicU64::new(0), under_way: AtomicU64::new(0) });
+    let slowness = Slowness::begin(&mut site.replicas[0]);
     let span = lab.pick(Duration::from_secs(4), Duration::from_secs(20));
     let capacity = load.capacity(span).await;
     let (mut peak, mut worst, mut figures) = (0.0_f64, f64::INFINITY, vec![format!("capacity {capacity:.0}/s")]);
@@ -67,7 +74,7 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     figures.push(format!("normal within {:.0?}", calm.elapsed()));
     load.all_home().await;
     lab.note(figures.join(", "));
-    site.replicas[0].line.as_ref().expect("a line").set(Weather::Fair);
+    slowness.end(&mut site.replicas[0]).await;
     check(&lab, &site.url, &[&load.book]).await;
     let overloaded = |name: &str| name == "ResourceExhausted OVERLOADED";
     load.book.assert_failures(|name| overloaded(name) || name.starts_with("DeadlineExceeded"));
@@ -79,9 +86,41 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     }
 }
 
+/// What makes a server slow.
+struct Slowness(Option<AbortOnDropHandle<()>>);
+
+impl Slowness {
+    fn begin(replica: &mut Replica) -> Self {
+        if let Some(line) = &replica.line {
+            line.set(Weather::Slow(SLOWNESS));
+            return Self(None);
+        }
+        let pid = replica.process().pid();
+        Self(Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                for (signal, span) in [(Signal::SIGCONT, AWAKE), (Signal::SIGSTOP, ASLEEP)] {
+                    kill(pid, signal).expect("a signal");
+                    tokio::time::sleep(span).await;
+                }
+            }
+        }))))
+    }
+
+    async fn end(self, replica: &mut Replica) {
+        if let Some(line) = &replica.line {
+            line.set(Weather::Fair);
+        }
+        if let Some(sleeper) = self.0 {
+            sleeper.abort();
+            let _ = sleeper.await;
+            replica.process().signal(Signal::SIGCONT);
+        }
+    }
+}
+
 /// Callers that charge wallets.
 struct Load {
-    door: Channel,
+    doors: Vec<Channel>,
     users: Vec<Uuid>,
     book: Book,
     /// Refusals that said when to come back.
@@ -148,7 +187,9 @@ impl Load {
         let (request_id, user_id) = (Uuid::now_v7(), self.users[number % USERS]);
         let answer = self.book.ask(request_id, Wish::Charge { user_id, amount: 1 }, async {
             let request_id = request_id.to_string();
-            let answer = tokio::time::timeout(PATIENCE, charge(&self.door, user_id, 1, &request_id)).await;
+            let answer =
+                tokio::time::timeout(PATIENCE, charge(&self.doors[number % CONNECTIONS], user_id, 1, &request_id))
+                    .await;
             answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller gave up"))).map(Fact::from)
         });
         let answer = answer.await;

@@ -44,7 +44,7 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary");
-        let reaper = reaper(child.id());
+        let reaper = after_us(&format!("kill -9 {} 2>/dev/null", child.id()));
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let lines = follow(child.stderr.take().expect("standard error"), log.clone());
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -98,7 +98,8 @@ impl Process {
         log.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
-    fn pid(&self) -> Pid {
+    /// The id of the process.
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().try_into().expect("a process id"))
     }
 
@@ -129,10 +130,10 @@ impl Drop for Process {
     }
 }
 
-/// A shell that kills process `id` once this process is gone.
-fn reaper(id: u32) -> Child {
+/// A shell that runs `script` once this process is gone, or lets go of the shell.
+pub fn after_us(script: &str) -> Child {
     Command::new("sh")
-        .args(["-c", &format!("trap '' INT TERM HUP; cd /; cat >/dev/null; kill -9 {id} 2>/dev/null")])
+        .args(["-c", &format!("trap '' INT TERM HUP; cd /; cat >/dev/null; {script}")])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -15,7 +15,7 @@ use super::{
     eventually,
     lab::{Engine, Lab},
     postgres::{self, Cluster},
-    process::Process,
+    process::{Process, after_us},
     proxy::Proxy,
 };
 
@@ -34,7 +34,13 @@ pub struct Site {
     pub url: String,
     /// The servers.
     pub replicas: Vec<Replica>,
-    _files: Option<tempfile::TempDir>,
+    _files: Option<Files>,
+}
+
+/// The place of SQLite's files, removed also when this process is killed.
+struct Files {
+    _dir: tempfile::TempDir,
+    _remover: std::process::Child,
 }
 
 impl Site {
@@ -43,9 +49,10 @@ impl Site {
         match lab.engine {
             Engine::Postgres => Self::start(postgres::fresh_database().await, None, count, flags).await,
             Engine::Sqlite => {
-                let files = tempfile::Builder::new().prefix("boxoffice-faults-").tempdir().expect("a directory");
-                let url = format!("sqlite://{}/boxoffice.db?mode=rwc", files.path().display());
-                Self::start(url, Some(files), count, flags).await
+                let dir = tempfile::Builder::new().prefix("boxoffice-faults-").tempdir().expect("a directory");
+                let path = dir.path().display().to_string();
+                let files = Files { _dir: dir, _remover: after_us(&format!("rm -rf '{path}'")) };
+                Self::start(format!("sqlite://{path}/boxoffice.db?mode=rwc"), Some(files), count, flags).await
             }
         }
     }
@@ -55,7 +62,7 @@ impl Site {
         Self::start(cluster.fresh_database().await, None, count, flags).await
     }
 
-    async fn start(url: String, files: Option<tempfile::TempDir>, count: usize, flags: &[&str]) -> Self {
+    async fn start(url: String, files: Option<Files>, count: usize, flags: &[&str]) -> Self {
         let mut replicas = Vec::new();
         for _ in 0..count {
             replicas.push(Replica::start(&url, flags).await);
