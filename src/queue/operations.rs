@@ -150,34 +150,38 @@ pub async fn complete(write: &Write, keys: &[Key]) -> Result<(), db::Error> {
 /// once: whoever has the concert's counter promotes, the others pass it over.
 pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     for concert_id in store::concerts_with_waiting(db).await? {
-        db.write(|write| Box::pin(promote_concert(write, concert_id, terms))).await?;
+        let admitted = db.write(|write| Box::pin(promote_concert(write, concert_id, terms))).await?;
+        if let Some((admitted_number, count)) = admitted {
+            tracing::info!(concert_id, count, admitted_number, "admitted");
+        }
     }
     snapshots.refresh().await
 }
 
-async fn promote_concert(write: &Write, concert_id: i64, terms: Terms) -> Result<(), db::Error> {
+/// The last number that was admitted and how many were, if anybody was.
+async fn promote_concert(write: &Write, concert_id: i64, terms: Terms) -> Result<Option<(i64, usize)>, db::Error> {
     let Some(counter) = store::try_lock_counter(write, concert_id).await? else {
-        return Ok(());
+        return Ok(None);
     };
     let Some(demand) = store::demand(write, concert_id).await? else {
-        return Ok(());
+        return Ok(None);
     };
     if !rules::admits(demand.paused, demand.open_time, write.now) {
-        return Ok(());
+        return Ok(None);
     }
     let free = rules::free_places(demand.unsold_seat_count, demand.active_count, demand.max_active_count);
     if free == 0 {
-        return Ok(());
+        return Ok(None);
     }
     let claim_ttl = demand.claim_ttl.or(terms.claim_ttl.map(clock::micros));
     let end = rules::admission_end(write.now, clock::micros(terms.admission_ttl), claim_ttl);
-    if let Some((admitted_number, count)) = store::admit(write, &counter, free, end).await? {
+    let admitted = store::admit(write, &counter, free, end).await?;
+    if let Some((admitted_number, count)) = admitted {
         let admitted_count = counter.admitted_count + count as i64;
         let counter = queue_counter::Model { admitted_number, admitted_count, ..counter };
         store::save_counters(write, &[&counter]).await?;
-        tracing::info!(concert_id, count, admitted_number, "admitted");
     }
-    Ok(())
+    Ok(admitted)
 }
 
 /// The expiry pass: ACTIVE tokens past their expiry become EXPIRED.
