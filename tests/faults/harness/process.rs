@@ -98,8 +98,7 @@ impl Process {
         log.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 
-    /// The id of the process.
-    pub fn pid(&self) -> Pid {
+    fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().try_into().expect("a process id"))
     }
 
