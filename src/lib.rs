@@ -48,7 +48,7 @@
 //! 4. What was acknowledged is durable; what was refused left no trace; a repeated `request_id` has one effect.
 //!
 //! The schema holds what a schema can hold. Races between replicas are settled by the database: rows are locked in the order counter,
-//! token, reservation, wallet, seat, performance, each by key, and conditional writes check how many rows they changed; a lost race
+//! token, wallet, reservation, seat, performance, each by key, and conditional writes check how many rows they changed; a lost race
 //! runs the batch again. Expiry is true at the moment it is due, whoever asks; the sweeps only tidy. Memory may say that somebody
 //! waits; that somebody is admitted, only the database says.
 

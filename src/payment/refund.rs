@@ -32,7 +32,7 @@ pub struct Refund {
     pub request_id: Option<Uuid>,
 }
 
-/// Gives payments back, in the order of the commands. Rows are locked in the order reservation, wallet, seat, performance.
+/// Gives payments back, in the order of the commands. Rows are locked in the order wallet, reservation, seat, performance.
 pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Paid> {
     let mut desk = Desk::load(write, commands).await?;
     let answers = commands.iter().map(|command| desk.decide(write.now, command)).collect();
@@ -54,6 +54,7 @@ struct Desk {
 impl Desk {
     async fn load(write: &Write, commands: &[Refund]) -> Result<Self, db::Error> {
         let ids: Vec<(Uuid,)> = commands.iter().map(|c| (c.payment_id,)).collect();
+        let wallets = wallets::lock(write, commands.iter().map(|c| c.user_id)).await?;
         let named = store::find_many(write, &ids).await?;
         let reservations = reservations::lock(write, named.iter().map(|p| p.reservation_id)).await?;
         // Read again under the locks: another replica may have given one back in between.
@@ -67,7 +68,7 @@ impl Desk {
                 .into_iter()
                 .filter_map(|p| p.refund_request_id.map(|id| (id, p.payment_id)))
                 .collect(),
-            wallets: wallets::lock(write, commands.iter().map(|c| c.user_id)).await?,
+            wallets,
             refunded: Vec::new(),
             returned: Vec::new(),
         })
