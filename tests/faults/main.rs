@@ -50,7 +50,7 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(11, network::those_who_wait_are_answered_while_the_database_is_silent, POSTGRES, 4),
     experiment!(12, overload::overload_is_refused_and_goodput_stays, BOTH, 6),
     experiment!(13, restarts::a_rolling_restart_fails_no_call, POSTGRES, 4),
-    experiment!(14, abuse::abuse_of_the_protocol_does_not_hurt_others, POSTGRES, 4),
+    experiment!(14, abuse::abuse_of_the_protocol_does_not_hurt_others, BOTH, 4),
     experiment!(16, tokens::a_wrong_token_is_refused_without_effect, BOTH, 1),
     experiment!(17, disk::a_full_disk_refuses_writes_and_loses_none, SQLITE, 2),
     experiment!(17, disk::a_torn_log_is_opened_with_all_that_was_acknowledged, SQLITE, 3),
