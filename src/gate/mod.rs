@@ -43,6 +43,9 @@ use limit::Permit;
 use methods::{Method, Methods};
 use request::Inbox;
 
+/// tonic watches the caller's deadline, too, and answers CANCELLED without details: it comes so much after ours, which is a tick of
+/// tokio's timer.
+const TONIC_AFTER: Duration = Duration::from_millis(1);
 /// Deadlines further off than this are as good as none.
 const FAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -144,6 +147,7 @@ impl Shared {
             return Err(Error::ShuttingDown);
         }
         let timeout = deadline::timeout(request.headers())?.filter(|timeout| *timeout < FAR);
+        let timeout = timeout.map(|timeout| timeout.saturating_sub(TONIC_AFTER));
         let deadline = visit.started + timeout.map_or(self.call_timeout, |timeout| timeout.min(self.call_timeout));
         let enter = || self.enter(&visit.method);
         let (request, place) = deadline::within(deadline, self.inbox.receive(request, visit.place, enter)).await??;
