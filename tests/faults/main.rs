@@ -45,6 +45,7 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(6, histories::every_history_could_have_happened_one_call_after_the_other, BOTH, 8),
     experiment!(7, network::callers_that_give_up_leave_no_transaction_open, POSTGRES, 4),
     experiment!(8, promotion::promotion_goes_on_when_the_promoting_server_does_not, POSTGRES, 6),
+    experiment!(8, promotion::nobody_admits_too_many_while_others_do_not_finish, POSTGRES, 3),
     experiment!(9, network::a_server_that_is_cut_off_says_so_and_comes_back, POSTGRES, 6),
     experiment!(10, clocks::wrong_clocks_expire_nothing_early_or_late, POSTGRES, 3),
     experiment!(11, network::those_who_wait_are_answered_while_the_database_is_silent, POSTGRES, 4),

@@ -10,12 +10,14 @@ use crate::harness::{
     invariants,
     lab::{Lab, Tally},
     proxy::Weather,
-    site::Site,
+    site::{Replica, Site},
 };
 
 const PERIOD: Duration = Duration::from_secs(2);
 /// Admissions last less than a period, so that every period has somebody to admit.
 const FLAGS: &[&str] = &["--promote-interval", "2s", "--admission-ttl", "1s", "--expire-interval", "1s"];
+/// Admissions last many periods, so that there is always somebody whom the next pass has to count.
+const CROWDED_FLAGS: &[&str] = &["--promote-interval", "100ms", "--admission-ttl", "1s", "--expire-interval", "1s"];
 const CAPACITY: usize = 10;
 /// How long a promotion takes here: long enough to be caught in it.
 const SLOWNESS: Duration = Duration::from_millis(10);
@@ -25,15 +27,7 @@ const CLOCK_ERROR: i64 = 50_000;
 /// The server that is promoting is killed, or stopped: another one promotes within two periods, and never more than there is
 /// room for.
 pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
-    let mut site = Site::open(&lab, 3, FLAGS).await;
-    site.concert(1_000, |concert| concert.max_active_count = CAPACITY as i32).await;
-    let waiting = lab.pick(200, 2_000);
-    for _ in 0..waiting / 100 {
-        futures::future::join_all((0..100).map(|_| site.joins(0))).await;
-    }
-    for replica in &site.replicas {
-        replica.line.as_ref().expect("a line").set(Weather::Slow(SLOWNESS));
-    }
+    let mut site = a_slow_queue(&lab, FLAGS).await;
     let db = Database::connect(&site.url).await.expect("database");
     let mut slowest = Duration::ZERO;
     while let Some(round) = lab.next_round(2, 30) {
@@ -41,23 +35,13 @@ pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
         let replica = &mut site.replicas[promoting];
         let (struck, before) = (Instant::now(), last_admission(&db).await);
         let is_killed = round % 2 == 1;
-        if is_killed {
-            replica.process().kill()
-        } else {
-            replica.process().signal(Signal::SIGSTOP)
-        }
+        strike(replica, is_killed);
         while last_admission(&db).await == before {
             assert!(struck.elapsed() < Duration::from_secs(30), "nobody is admitted any more");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         slowest = slowest.max(struck.elapsed());
-        let replica = &mut site.replicas[promoting];
-        if is_killed {
-            replica.start_again().await;
-            replica.process().ready().await;
-        } else {
-            replica.process().signal(Signal::SIGCONT);
-        }
+        recover(&mut site.replicas[promoting], is_killed).await;
     }
     let admitted = never_over_capacity(&db).await;
     db.close().await.expect("close");
@@ -66,6 +50,55 @@ pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
     invariants::check(&site.url).await;
     let limit = 2 * PERIOD + Duration::from_millis(500);
     assert!(slowest < lab.pick(5 * PERIOD, limit), "the next promotion came after {slowest:?}");
+}
+
+/// Servers that are killed or stopped while they promote, all of them often: nobody admits more than there is room for.
+pub async fn nobody_admits_too_many_while_others_do_not_finish(lab: Lab) {
+    let mut site = a_slow_queue(&lab, CROWDED_FLAGS).await;
+    let db = Database::connect(&site.url).await.expect("database");
+    while let Some(round) = lab.next_round(4, 30) {
+        let promoting = the_promoting(&site, &db).await;
+        let (replica, is_killed) = (&mut site.replicas[promoting], round % 2 == 1);
+        strike(replica, is_killed);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        recover(&mut site.replicas[promoting], is_killed).await;
+    }
+    let admitted = never_over_capacity(&db).await;
+    db.close().await.expect("close");
+    assert!(admitted > CAPACITY as u64, "only {admitted} were admitted");
+    lab.note_tally(Tally { acknowledged: admitted, ..Tally::default() });
+    lab.note(format!("{admitted} admitted, {CAPACITY} at a time"));
+    invariants::check(&site.url).await;
+}
+
+/// Three servers far from their database, and many who wait for few places.
+async fn a_slow_queue(lab: &Lab, flags: &[&str]) -> Site {
+    let site = Site::open(lab, 3, flags).await;
+    site.concert(1_000, |concert| concert.max_active_count = CAPACITY as i32).await;
+    let waiting = lab.pick(200, 2_000);
+    for _ in 0..waiting / 100 {
+        futures::future::join_all((0..100).map(|_| site.joins(0))).await;
+    }
+    for replica in &site.replicas {
+        replica.line.as_ref().expect("a line").set(Weather::Slow(SLOWNESS));
+    }
+    site
+}
+
+fn strike(replica: &mut Replica, is_killed: bool) {
+    match is_killed {
+        true => replica.process().kill(),
+        false => replica.process().signal(Signal::SIGSTOP),
+    }
+}
+
+async fn recover(replica: &mut Replica, is_killed: bool) {
+    if is_killed {
+        replica.start_again().await;
+        replica.process().ready().await;
+    } else {
+        replica.process().signal(Signal::SIGCONT);
+    }
 }
 
 /// Waits for a promotion and tells which server is in it: the one that holds the lock of the queue.
