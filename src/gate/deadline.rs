@@ -1,7 +1,7 @@
 //! Until when a call may work: the caller's `grpc-timeout`, and never longer than the server allows.
 //!
-//! tonic reads the same header and would answer CANCELLED without details. This clock is started before tonic's and looked at first, so
-//! that its answer comes first.
+//! tonic reads the same header and would answer CANCELLED without details. This clock is looked at first, and the gate lets it end a
+//! moment before tonic's, so that its answer comes first.
 
 use std::{pin::pin, time::Duration};
 
