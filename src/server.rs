@@ -35,7 +35,7 @@ use crate::{
     queue::{self, Admission, QueueApi, Snapshots, operations::Terms},
     reservation::{self, ReservationApi},
     token::{self, KeyRing, TokenInterceptor},
-    transport::{self, Transport, credential::Guard, tls::Tls},
+    transport::{self, Transport, tls::Tls},
     wallet::WalletApi,
 };
 
@@ -127,14 +127,8 @@ impl Server {
         let public = core.public_routes(&is_ready)?.add_service(health_service.clone());
         let admin = core.admin_routes(&is_ready)?.add_service(health_service);
         let serving = vec![
-            core.serve(listeners.public, public, &PUBLIC_SERVICES, MAX_REQUEST_BYTES, core.transport.public_tls()),
-            core.serve(
-                listeners.admin,
-                admin,
-                &[admin_server::SERVICE_NAME],
-                MAX_ADMIN_REQUEST_BYTES,
-                core.transport.admin_tls(),
-            ),
+            core.serve(listeners.public, public, core.public_gate(), core.transport.public_tls()),
+            core.serve(listeners.admin, admin, core.admin_gate(), core.transport.admin_tls()),
         ];
         let (tell, ready) = watch::channel(None);
         core.tasks.spawn(prepare(core.clone(), health.clone(), is_ready, run_background, tell));
@@ -224,10 +218,10 @@ impl Core {
         let payment = PaymentApi::new(db, catalogue, admission, tasks);
 
         let token = TokenInterceptor::new(self.keys.clone());
-        let admit = || admit(is_ready.clone(), self.transport.public_guard());
+        let when_ready = || when_ready(is_ready.clone());
         macro_rules! gated {
             ($service:expr) => {
-                InterceptedService::new(InterceptedService::new($service, token.clone()), admit())
+                InterceptedService::new(InterceptedService::new($service, token.clone()), when_ready())
             };
         }
         let (reflection, reflection_alpha) = reflection(&PUBLIC_SERVICES)?;
@@ -244,17 +238,26 @@ impl Core {
         let admin = AdminApi::new(self.db.clone(), self.catalogue.clone(), &self.tasks, self.stopping.clone());
         let admin = admin_server::AdminServiceServer::new(admin);
         let (reflection, reflection_alpha) = reflection(&[admin_server::SERVICE_NAME])?;
-        Ok(Routes::new(InterceptedService::new(admin, admit(is_ready.clone(), self.transport.admin_guard())))
+        Ok(Routes::new(InterceptedService::new(admin, when_ready(is_ready.clone())))
             .add_service(reflection)
             .add_service(reflection_alpha))
+    }
+
+    fn public_gate(&self) -> Gate {
+        let (guard, stopping) = (self.transport.public_guard(), self.stopping.clone());
+        Gate::new(&PUBLIC_SERVICES, guard, &self.settings.limits, MAX_REQUEST_BYTES, stopping)
+    }
+
+    fn admin_gate(&self) -> Gate {
+        let (guard, stopping) = (self.transport.admin_guard(), self.stopping.clone());
+        Gate::new(&[admin_server::SERVICE_NAME], guard, &self.settings.limits, MAX_ADMIN_REQUEST_BYTES, stopping)
     }
 
     fn serve(
         &self,
         listener: TcpListener,
         routes: Routes,
-        services: &[&str],
-        max_request_bytes: usize,
+        gate: Gate,
         tls: Option<Arc<Tls>>,
     ) -> JoinHandle<Result<(), tonic::transport::Error>> {
         let (limits, stopping) = (&self.settings.limits, self.stopping.clone());
@@ -270,7 +273,6 @@ impl Core {
         if let Some(age) = limits.max_connection_age {
             server = server.max_connection_age(age);
         }
-        let gate = Gate::new(services, limits, max_request_bytes, stopping.clone());
         let server = server.layer(transport::sensitive_headers()).layer(gate).add_routes(routes);
         let stopped = stopping.clone().cancelled_owned();
         match tls {
@@ -357,10 +359,9 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     health.set_service_status(admin_server::SERVICE_NAME, status).await;
 }
 
-/// Refuses calls of strangers, and all until the server is ready.
-fn admit(is_ready: Arc<AtomicBool>, guard: Guard) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
+/// Refuses all calls until the server is ready.
+fn when_ready(is_ready: Arc<AtomicBool>) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |request| {
-        guard.admit(&request)?;
         if is_ready.load(Ordering::Acquire) { Ok(request) } else { Err(Error::StorageUnavailable.into()) }
     }
 }

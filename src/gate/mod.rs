@@ -1,8 +1,8 @@
 //! What every call passes before it reaches its service, and what its answer passes on the way back: one tower layer around all routes
 //! of a listener.
 //!
-//! In this order: a place among the calls or streams at once ([`Limit`]), the caller's deadline, the request read whole, the service,
-//! and for streams a guard around what follows. Whatever goes wrong on the way, a panic too, is answered with a status that carries its
+//! In this order: what the caller has to show ([`Guard`]), a place among the calls or streams at once ([`Limit`]), the caller's
+//! deadline, the request read whole, the service, and for streams a guard around what follows. Whatever goes wrong on the way, a panic too, is answered with a status that carries its
 //! details. Calls that no service of ours has (health, reflection, what is unknown) are let through: who asks for health is never shed.
 
 mod deadline;
@@ -25,7 +25,7 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use http::{Request, Response};
+use http::{Extensions, HeaderMap, Request, Response, request::Parts};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -38,7 +38,7 @@ pub use pressure::Pressure;
 pub use settings::Limits;
 pub use socket::{Peer, incoming, speaking};
 
-use crate::error::Error;
+use crate::{error::Error, transport::credential::Guard};
 use limit::Permit;
 use methods::{Method, Methods};
 use request::Inbox;
@@ -55,6 +55,7 @@ pub struct Gate(Arc<Shared>);
 
 struct Shared {
     methods: Methods,
+    guard: Guard,
     calls: Arc<Limit>,
     streams: Arc<Limit>,
     inbox: Inbox,
@@ -63,10 +64,18 @@ struct Shared {
 }
 
 impl Gate {
-    /// A gate before `services`. Requests of more than `max_request_bytes` are refused, and all calls once `stopping` is cancelled.
-    pub fn new(services: &[&str], limits: &Limits, max_request_bytes: usize, stopping: CancellationToken) -> Self {
+    /// A gate before `services`. Refused are callers whom `guard` does not admit, requests of more than `max_request_bytes`, and all
+    /// calls once `stopping` is cancelled.
+    pub fn new(
+        services: &[&str],
+        guard: Guard,
+        limits: &Limits,
+        max_request_bytes: usize,
+        stopping: CancellationToken,
+    ) -> Self {
         Self(Arc::new(Shared {
             methods: Methods::of(services),
+            guard,
             calls: Limit::new("calls", limits.max_calls),
             streams: Limit::new("streams", limits.max_streams),
             inbox: Inbox::new(max_request_bytes, stopping.clone()),
@@ -113,7 +122,8 @@ where
             return Box::pin(async move { Ok(answer(caught_as("call", gate.pass_by(service, request)).await)) });
         };
         // Counted here and not when the call is first run, so that calls which wait for a processor count too.
-        let visit = Visit { started: Instant::now(), place: gate.enter(&method), method };
+        let place = gate.enter(&method, request.headers(), request.extensions());
+        let visit = Visit { started: Instant::now(), place, method };
         Box::pin(async move {
             let (method, started) = (visit.method.clone(), visit.started);
             let response = answer(caught_as("call", gate.pass(service, request, visit)).await);
@@ -133,9 +143,10 @@ struct Visit {
 }
 
 impl Shared {
-    /// A place for a call. No method takes more of them than it leaves to the others, so that what is answered from memory goes on
-    /// while what needs the database waits for it.
-    fn enter(&self, method: &Method) -> Result<Permit, Error> {
+    /// A place for a call; a stranger's call gets none. No method takes more of them than it leaves to the others, so that what is
+    /// answered from memory goes on while what needs the database waits for it.
+    fn enter(&self, method: &Method, headers: &HeaderMap, extensions: &Extensions) -> Result<Permit, Error> {
+        self.guard.admit(headers, extensions)?;
         if method.is_stream { self.streams.enter() } else { self.calls.enter_fairly(&method.share) }
     }
 
@@ -149,7 +160,7 @@ impl Shared {
         let timeout = deadline::timeout(request.headers())?.filter(|timeout| *timeout < FAR);
         let timeout = timeout.map(|timeout| timeout.saturating_sub(TONIC_AFTER));
         let deadline = visit.started + timeout.map_or(self.call_timeout, |timeout| timeout.min(self.call_timeout));
-        let enter = || self.enter(&visit.method);
+        let enter = |parts: &Parts| self.enter(&visit.method, &parts.headers, &parts.extensions);
         let (request, place) = deadline::within(deadline, self.inbox.receive(request, visit.place, enter)).await??;
         let Ok(response) = deadline::within(deadline, service.call(request)).await?;
         if !visit.method.is_stream || status::is_failure(response.headers()) {
@@ -195,15 +206,20 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
+    use crate::transport::credential;
 
     const UNARY: &str = "/boxoffice.v1.QueueService/GetPosition";
     const STREAM: &str = "/boxoffice.v1.QueueService/WatchPosition";
 
-    fn gate(flags: &[&str]) -> (Gate, CancellationToken) {
+    fn limits(flags: &[&str]) -> Limits {
         let args = ["boxoffice"].iter().chain(flags);
-        let limits = crate::config::Cli::try_parse_from(args).unwrap().settings.limits;
+        crate::config::Cli::try_parse_from(args).unwrap().settings.limits
+    }
+
+    fn gate(flags: &[&str]) -> (Gate, CancellationToken) {
         let stopping = CancellationToken::new();
-        (Gate::new(&["boxoffice.v1.QueueService"], &limits, 1_000, stopping.clone()), stopping)
+        let services = ["boxoffice.v1.QueueService"];
+        (Gate::new(&services, Guard::default(), &limits(flags), 1_000, stopping.clone()), stopping)
     }
 
     fn request(path: &str) -> Request<Body> {
@@ -281,6 +297,21 @@ mod tests {
         assert!((&mut half[0]).now_or_never().is_none());
         let _other = service().call(request(UNARY));
         assert_eq!(call(&gate, UNARY, fine).await.0, Code::Ok);
+    }
+
+    #[tokio::test]
+    async fn strangers_take_no_place() {
+        let (key, line) = credential::new_key("shop", false).unwrap();
+        let limits = limits(&["--max-calls", "2"]);
+        let guard = Guard::of_file(&line).unwrap();
+        let gate = Gate::new(&["boxoffice.v1.QueueService"], guard, &limits, 1_000, CancellationToken::new());
+        let service = || gate.layer(service_fn(fine));
+        let _strangers: Vec<_> = (0..10).map(|_| service().call(request(UNARY))).collect();
+        assert_eq!(call(&gate, UNARY, fine).await, (Code::Unauthenticated, "CREDENTIAL_MISSING".to_owned()));
+        let mut known = request(UNARY);
+        known.headers_mut().insert(credential::API_KEY_HEADER, key.parse().unwrap());
+        let Ok(response) = service().oneshot(known).await;
+        assert_eq!(end(response).await.code(), Code::Ok);
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@
 use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, request::Parts};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -39,12 +39,12 @@ impl Inbox {
     }
 
     /// The request with its message in memory, and the place it has; `enter` takes another when the first was given back. Fails with
-    /// INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED or SHUTTING_DOWN.
+    /// INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED, SHUTTING_DOWN, or as entering does.
     pub async fn receive(
         &self,
         request: Request<Body>,
         place: Result<Permit, Error>,
-        enter: impl Fn() -> Result<Permit, Error>,
+        enter: impl Fn(&Parts) -> Result<Permit, Error>,
     ) -> Result<(Request<Body>, Permit), Error> {
         let (parts, body) = request.into_parts();
         let mut message = pin!(self.read(body));
@@ -60,7 +60,8 @@ impl Inbox {
             () = self.stopping.cancelled() => return Err(Error::ShuttingDown),
             () = tokio::time::sleep(ARRIVAL_TIMEOUT) => return Err(Error::DeadlineExceeded),
         };
-        Ok((Request::from_parts(parts, Body::new(Full::new(message))), enter()?))
+        let place = enter(&parts)?;
+        Ok((Request::from_parts(parts, Body::new(Full::new(message))), place))
     }
 
     async fn read(&self, body: Body) -> Result<Bytes, Error> {

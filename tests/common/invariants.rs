@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use boxoffice::entity::{
-    ledger_entry, payment, performance, queue_counter, queue_token, reservation, reserved_seat, wallet,
+use boxoffice::{
+    clock::{Clock, Micros},
+    entity::{ledger_entry, payment, performance, queue_counter, queue_token, reservation, reserved_seat, wallet},
 };
 use sea_orm::{Database, EntityTrait, QueryOrder};
 use uuid::Uuid;
@@ -19,8 +20,8 @@ struct Books {
     tokens: Vec<queue_token::Model>,
 }
 
-/// Panics if an invariant does not hold.
-pub async fn check(url: &str) {
+/// Panics if an invariant does not hold by the time of `clock`.
+pub async fn check(url: &str, clock: &Clock) {
     let db = Database::connect(url).await.expect("database");
     let reservations = reservation::Entity::find().all(&db).await.expect("reservations");
     let entries = ledger_entry::Entity::find()
@@ -37,6 +38,7 @@ pub async fn check(url: &str) {
         tokens: queue_token::Entity::find().all(&db).await.expect("tokens"),
     };
     db.close().await.expect("close");
+    books.live_holds_have_their_seats(clock.now());
     books.seats_and_payments();
     books.money();
     books.queues();
@@ -73,6 +75,19 @@ impl Books {
             assert!(numbers.contains(&seat.seat_number), "{seat:?} is not in {owner:?}");
             let released = owner.state == reservation::State::Released;
             assert!(!released, "{seat:?} is kept by a released reservation");
+        }
+    }
+
+    /// Until its time is over, a hold has a row for each of its seats, so that nobody else can have them.
+    fn live_holds_have_their_seats(&self, now: Micros) {
+        let owners: HashMap<_, _> =
+            self.seats.iter().map(|seat| ((seat.performance_id, seat.seat_number), seat.reservation_id)).collect();
+        let is_live = |r: &&reservation::Model| r.state == reservation::State::Held && r.expire_time > now;
+        for hold in self.reservations.values().filter(is_live) {
+            for number in boxoffice::reservation::rules::seat_numbers(hold) {
+                let owner = owners.get(&(hold.performance_id, number));
+                assert_eq!(owner, Some(&hold.reservation_id), "seat {number} of {hold:?}");
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Servers that go, or stand still, while they admit those who wait.
 
+use boxoffice::clock::Clock;
 use std::time::{Duration, Instant};
 
 use boxoffice::entity::queue_token;
@@ -47,7 +48,7 @@ pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
     db.close().await.expect("close");
     lab.note_tally(Tally { acknowledged: admitted, ..Tally::default() });
     lab.note(format!("next promotion after {slowest:.1?} at most"));
-    invariants::check(&site.url).await;
+    invariants::check(&site.url, &Clock::system()).await;
     let limit = 2 * PERIOD + Duration::from_millis(500);
     assert!(slowest < lab.pick(5 * PERIOD, limit), "the next promotion came after {slowest:?}");
 }
@@ -68,7 +69,7 @@ pub async fn nobody_admits_too_many_while_others_do_not_finish(lab: Lab) {
     assert!(admitted > CAPACITY as u64, "only {admitted} were admitted");
     lab.note_tally(Tally { acknowledged: admitted, ..Tally::default() });
     lab.note(format!("{admitted} admitted, {CAPACITY} at a time"));
-    invariants::check(&site.url).await;
+    invariants::check(&site.url, &Clock::system()).await;
 }
 
 /// Three servers far from their database, and many who wait for few places.

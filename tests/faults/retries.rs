@@ -1,5 +1,6 @@
 //! Answers that are lost on the way, and requests that are made again: with the same contents, and with others.
 
+use boxoffice::clock::Clock;
 use std::{future::Future, sync::Arc};
 
 use boxoffice::entity::{ledger_entry, payment, reservation};
@@ -146,7 +147,7 @@ pub async fn a_request_id_with_other_contents_is_refused(lab: Lab) {
         lab.note_tally(Tally { refused, ..Tally::default() });
     }
     lab.note("charge, hold, pay, refund with another amount, other seats or another user");
-    invariants::check(&site.url).await;
+    invariants::check(&site.url, &Clock::system()).await;
 }
 
 /// One refusal, if it is the right one.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use boxoffice::{
+    clock::Clock,
     entity::queue_token,
     proto::{self, admin_service_client::AdminServiceClient},
 };
@@ -61,7 +62,7 @@ pub async fn a_wrong_token_is_refused_without_effect(lab: Lab) {
         lab.note_tally(Tally { refused, ..Tally::default() });
     }
     lab.note("every call refused by the right code and reason");
-    invariants::check(&site.url).await;
+    invariants::check(&site.url, &Clock::system()).await;
 }
 
 /// All callers who must not get through. The sale is paused afterwards, so that nobody is admitted meanwhile.

@@ -273,7 +273,7 @@ impl World {
 
     /// Holds the invariants of the service against the database.
     pub async fn check_invariants(&self) {
-        invariants::check(&self.settings.database_url).await;
+        invariants::check(&self.settings.database_url, &self.clock).await;
     }
 }
 

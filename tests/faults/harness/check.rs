@@ -1,6 +1,7 @@
 //! Holds the database against the callers' record: what was acknowledged is there once and as it was told, what was refused is
 //! not, and nothing is there that nobody asked for.
 
+use boxoffice::clock::Clock;
 use std::collections::HashMap;
 
 use boxoffice::entity::{ledger_entry, payment, reservation};
@@ -48,7 +49,7 @@ pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
         wrongs.len(),
         &wrongs[..wrongs.len().min(5)]
     );
-    invariants::check(url).await;
+    invariants::check(url, &Clock::system()).await;
 }
 
 impl Traces {

@@ -3,6 +3,7 @@
 
 mod model;
 
+use boxoffice::clock::Clock;
 use std::{
     sync::{
         Arc, Mutex,
@@ -63,7 +64,7 @@ pub async fn every_history_could_have_happened_one_call_after_the_other(lab: Lab
     lab.note_tally(tally);
     lab.note(format!("{recorded} histories accepted; {caught} of {corrupted} forged ones caught"));
     assert_eq!(caught, corrupted, "a forged history was accepted");
-    invariants::check(&site.url).await;
+    invariants::check(&site.url, &Clock::system()).await;
 }
 
 /// Cuts the connections of callers again and again.
