@@ -1,13 +1,14 @@
 //! Prepaid money: a wallet per user and a ledger of every movement, numbered per wallet.
+//!
+//! What a wallet holds is what its last entry says: it is written once, and two that would book on the same balance book the same number,
+//! which the key refuses.
 
 crate::schema!(
     "
 CREATE TABLE wallet (
     user_id {uuid} NOT NULL PRIMARY KEY,
-    balance BIGINT NOT NULL CHECK (balance >= 0),
-    entry_count BIGINT NOT NULL CHECK (entry_count >= 0),
     open_time BIGINT NOT NULL
-) {clustered, roomy};
+) {clustered};
 CREATE TABLE ledger_entry (
     user_id {uuid} NOT NULL,
     entry_number BIGINT NOT NULL CHECK (entry_number > 0),

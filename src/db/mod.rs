@@ -239,6 +239,14 @@ impl Write {
         rows(self.txn.get_database_backend(), sql, set, values)
     }
 
+    /// Locks the rows that a statement with `{lock}` finds, before another reads them. SQLite has one writer and needs it not.
+    pub async fn lock<R: serde::Serialize>(&self, sql: &str, set: &[R]) -> Result<(), Error> {
+        if self.txn.get_database_backend() == DatabaseBackend::Postgres {
+            self.txn.execute_raw(self.rows(sql, set, [])).await?;
+        }
+        Ok(())
+    }
+
     /// A statement of this transaction's engine without a set: see [`one`].
     pub fn one(&self, sql: &str, values: impl IntoIterator<Item = sea_orm::Value>) -> sea_orm::Statement {
         one(self.txn.get_database_backend(), sql, values)

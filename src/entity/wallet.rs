@@ -1,4 +1,4 @@
-//! Prepaid money of a user.
+//! Whose prepaid money there is; how much, the ledger says.
 
 use sea_orm::entity::prelude::*;
 
@@ -9,10 +9,6 @@ pub struct Model {
     /// Whose.
     #[sea_orm(primary_key, auto_increment = false)]
     pub user_id: Uuid,
-    /// The sum of its entries.
-    pub balance: i64,
-    /// How many entries it has: the number of the last one.
-    pub entry_count: i64,
     /// When it was opened.
     pub open_time: i64,
 }

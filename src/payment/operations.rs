@@ -54,6 +54,7 @@ pub async fn pay(write: &Write, commands: &[Pay]) -> Batch<Paid> {
 struct Till {
     tokens: HashMap<TokenKey, Token>,
     reservations: HashMap<Uuid, Reservation>,
+    of_tokens: HashMap<TokenKey, Vec<Uuid>>,
     by_reservation: HashMap<Uuid, Payment>,
     by_request: HashMap<Uuid, Payment>,
     wallets: Wallets,
@@ -74,11 +75,16 @@ impl Till {
         // None, unless somebody asks for what is another token's.
         let others: Vec<Uuid> = named.chain(replayed).filter(|id| !reservations.contains_key(id)).collect();
         reservations.extend(reservations::lock(write, others.into_iter()).await?);
+        let mut of_tokens: HashMap<TokenKey, Vec<Uuid>> = HashMap::new();
+        for v in reservations.values() {
+            of_tokens.entry((v.concert_id, v.queue_number)).or_default().push(v.reservation_id);
+        }
         let settled = reservations.values().filter(|v| rules::is_settled(v)).map(|v| (v.reservation_id,));
         let by_reservation = store::of_reservations(write, &settled.collect::<Vec<_>>()).await?;
         Ok(Self {
             tokens,
             reservations,
+            of_tokens,
             by_reservation: by_reservation.into_iter().map(|p| (p.reservation_id, p)).collect(),
             by_request: by_request.into_iter().filter_map(|p| p.request_id.map(|id| (id, p))).collect(),
             wallets: wallets::lock(write, commands.iter().map(|c| c.user_id)).await?,
@@ -93,7 +99,7 @@ impl Till {
             return self.replay(command, first);
         }
         let token = reservations::token_of(&self.tokens, command.token, command.user_id)?;
-        let of_token: Vec<&Reservation> = self.reservations.values().filter(|v| command.is_of_token(v)).collect();
+        let of_token: Vec<&Reservation> = self.of_token(command.token).filter(|v| command.is_of_token(v)).collect();
         if let Some(paid) = self.paid_before(command, token, &of_token)? {
             return Ok(paid);
         }
@@ -110,6 +116,12 @@ impl Till {
         let payment = command.payment(&reservation, write.now);
         self.wallets.post(command.user_id, Kind::Payment, -payment.price, Some(payment.payment_id), None, write.now)?;
         Ok(self.book(command.token, payment, reservation))
+    }
+
+    /// The reservations of a token, in any state.
+    fn of_token(&self, key: TokenKey) -> impl Iterator<Item = &Reservation> {
+        let ids = self.of_tokens.get(&key).into_iter().flatten();
+        ids.filter_map(|id| self.reservations.get(id))
     }
 
     /// The payment of what the same user has paid already. Fails for a reservation that is not the user's or the token's.
@@ -154,15 +166,16 @@ impl Till {
 
     /// Notes a payment, so that the commands after it see it.
     fn book(&mut self, key: TokenKey, payment: Payment, reservation: Reservation) -> Paid {
-        let others = self.reservations.values_mut().filter(|v| {
-            (v.concert_id, v.queue_number) == key
-                && v.reservation_id != reservation.reservation_id
+        let is_dropped = |v: &&Reservation| {
+            v.reservation_id != reservation.reservation_id
                 && rules::state_at(v, payment.pay_time) == reservation::State::Held
-        });
-        for other in others {
-            self.dropped.push(other.clone());
-            other.state = reservation::State::Released;
+        };
+        let dropped: Vec<Reservation> = self.of_token(key).filter(is_dropped).cloned().collect();
+        for other in &dropped {
+            let released = Reservation { state: reservation::State::Released, ..other.clone() };
+            self.reservations.insert(other.reservation_id, released);
         }
+        self.dropped.extend(dropped);
         if let Some(held) = self.reservations.get_mut(&reservation.reservation_id) {
             held.state = reservation::State::Paid;
         }

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::{rules, store};
+use super::{
+    rules,
+    store::{self, Wallet},
+};
 use crate::{
     clock::Micros,
     db::{self, Database, Write},
-    entity::{
-        ledger_entry::{self, Kind},
-        wallet,
-    },
+    entity::ledger_entry::{self, Kind},
     error::Error,
     lane::Batch,
 };
@@ -27,7 +27,7 @@ pub struct Charge {
 }
 
 /// Opens the wallets of the users, or finds them open.
-pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<wallet::Model> {
+pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
     store::open(write, user_ids).await?;
     let wallets = lock(write, user_ids.iter().copied()).await?;
     Ok(user_ids.iter().map(|user_id| wallets.get(*user_id).cloned()).collect())
@@ -70,7 +70,7 @@ pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Uuid>, db::Er
 }
 
 /// Fails with USER_NOT_FOUND unless the user has a wallet.
-pub async fn require(db: &Database, user_id: Uuid) -> Result<wallet::Model, Error> {
+pub async fn require(db: &Database, user_id: Uuid) -> Result<Wallet, Error> {
     store::find(db, user_id).await?.ok_or_else(|| unknown(user_id))
 }
 
@@ -87,13 +87,13 @@ pub async fn payments(
 
 /// Locked wallets and what is to be booked on them.
 pub struct Wallets {
-    rows: HashMap<Uuid, wallet::Model>,
+    rows: HashMap<Uuid, Wallet>,
     entries: Vec<ledger_entry::Model>,
 }
 
 impl Wallets {
     /// The wallet of a user, with what was posted so far; fails with USER_NOT_FOUND.
-    pub fn get(&self, user_id: Uuid) -> Result<&wallet::Model, Error> {
+    pub fn get(&self, user_id: Uuid) -> Result<&Wallet, Error> {
         self.rows.get(&user_id).ok_or_else(|| unknown(user_id))
     }
 
@@ -126,14 +126,7 @@ impl Wallets {
 
     /// Stores what was posted.
     pub async fn save(&self, write: &Write) -> Result<(), db::Error> {
-        if self.entries.is_empty() {
-            return Ok(());
-        }
-        let mut changed: Vec<Uuid> = self.entries.iter().map(|entry| entry.user_id).collect();
-        changed.sort_unstable();
-        changed.dedup();
-        let wallets: Vec<&wallet::Model> = changed.iter().filter_map(|id| self.rows.get(id)).collect();
-        store::save(write, &wallets, &self.entries).await
+        if self.entries.is_empty() { Ok(()) } else { store::add_entries(write, &self.entries).await }
     }
 }
 

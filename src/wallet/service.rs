@@ -8,14 +8,11 @@ use uuid::Uuid;
 
 use super::{
     operations::{self, Charge},
-    store,
+    store::{self, Wallet},
 };
 use crate::{
     db::Database,
-    entity::{
-        ledger_entry::{self, Kind},
-        wallet,
-    },
+    entity::ledger_entry::{self, Kind},
     error::Error,
     fields::Fields,
     lane::Lane,
@@ -27,7 +24,7 @@ use crate::{
 pub struct WalletApi {
     db: Database,
     currency_code: Arc<str>,
-    open: Lane<Uuid, wallet::Model>,
+    open: Lane<Uuid, Wallet>,
     charge: Lane<Charge, ledger_entry::Model>,
 }
 

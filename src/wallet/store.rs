@@ -7,14 +7,14 @@ use uuid::Uuid;
 
 use crate::{
     db::{self, Database, Write},
-    entity::{ledger_entry, wallet},
+    entity::ledger_entry,
 };
 
 /// Opens a wallet for each user that has none.
 pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {
     let statement = write.rows(
-        "INSERT INTO wallet (user_id, balance, entry_count, open_time)
-         SELECT r.user_id, 0, 0, $2 FROM {r: user_id uuid} WHERE true ORDER BY r.user_id
+        "INSERT INTO wallet (user_id, open_time)
+         SELECT r.user_id, $2 FROM {r: user_id uuid} WHERE true ORDER BY r.user_id
          ON CONFLICT (user_id) DO NOTHING",
         &single(user_ids),
         [write.now.into()],
@@ -23,15 +23,40 @@ pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {
     Ok(())
 }
 
+/// A wallet and what its last entry says.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct Wallet {
+    /// Whose.
+    pub user_id: Uuid,
+    /// The sum of its entries.
+    pub balance: i64,
+    /// How many entries it has: the number of the last one.
+    pub entry_count: i64,
+    /// When it was opened.
+    pub open_time: i64,
+}
+
+/// A query of [`Wallet`]s, of those that `source` has as `w`.
+fn wallets(source: &str) -> String {
+    format!(
+        "SELECT w.user_id, w.open_time, COALESCE(e.balance_after, 0) AS balance, COALESCE(e.entry_number, 0) AS entry_count
+         FROM {source} LEFT JOIN ledger_entry e ON e.user_id = w.user_id
+          AND e.entry_number = (SELECT MAX(l.entry_number) FROM ledger_entry l WHERE l.user_id = w.user_id)"
+    )
+}
+
 /// The wallets of the users, locked in the order of their ids.
-pub async fn lock(write: &Write, user_ids: &[Uuid]) -> Result<Vec<wallet::Model>, db::Error> {
-    let statement = write.rows(
-        "SELECT w.* FROM wallet w JOIN {r: user_id uuid} ON w.user_id = r.user_id
-         ORDER BY w.user_id {lock of w}",
-        &single(user_ids),
-        [],
-    );
-    Ok(wallet::Model::find_by_statement(statement).all(write.conn()).await?)
+pub async fn lock(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Wallet>, db::Error> {
+    let users = single(user_ids);
+    // A statement of its own, since PostgreSQL shows each statement what there was when it began.
+    write
+        .lock(
+            "SELECT 1 FROM wallet w JOIN {r: user_id uuid} ON w.user_id = r.user_id ORDER BY w.user_id {lock of w}",
+            &users,
+        )
+        .await?;
+    let sql = wallets("{r: user_id uuid} JOIN wallet w ON w.user_id = r.user_id");
+    Ok(Wallet::find_by_statement(write.rows(&sql, &users, [])).all(write.conn()).await?)
 }
 
 /// Which of the users have a wallet.
@@ -58,16 +83,8 @@ pub async fn entries_by_request(write: &Write, request_ids: &[Uuid]) -> Result<V
     Ok(ledger_entry::Model::find_by_statement(statement).all(write.conn()).await?)
 }
 
-/// Writes locked wallets back and adds the entries that changed them.
-pub async fn save(write: &Write, wallets: &[&wallet::Model], entries: &[ledger_entry::Model]) -> Result<(), db::Error> {
-    let rows: Vec<_> = wallets.iter().map(|w| (w.user_id, w.balance, w.entry_count)).collect();
-    let statement = write.rows(
-        "UPDATE wallet SET balance = r.balance, entry_count = r.entry_count
-         FROM {r: user_id uuid, balance int, entry_count int} WHERE wallet.user_id = r.user_id",
-        &rows,
-        [],
-    );
-    write.conn().execute_raw(statement).await?;
+/// Adds entries to locked wallets.
+pub async fn add_entries(write: &Write, entries: &[ledger_entry::Model]) -> Result<(), db::Error> {
     let rows: Vec<_> = entries
         .iter()
         .map(|e| {
@@ -93,8 +110,9 @@ pub async fn save(write: &Write, wallets: &[&wallet::Model], entries: &[ledger_e
 }
 
 /// The wallet of a user.
-pub async fn find(db: &Database, user_id: Uuid) -> Result<Option<wallet::Model>, db::Error> {
-    Ok(wallet::Entity::find_by_id(user_id).one(db.reader()).await?)
+pub async fn find(db: &Database, user_id: Uuid) -> Result<Option<Wallet>, db::Error> {
+    let statement = db::one(db.engine(), &wallets("(SELECT * FROM wallet WHERE user_id = $1) AS w"), [user_id.into()]);
+    Ok(Wallet::find_by_statement(statement).one(db.reader()).await?)
 }
 
 /// A user's entries, of one kind or all, newest first, from the one before number `before`.

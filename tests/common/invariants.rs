@@ -91,7 +91,7 @@ impl Books {
         }
     }
 
-    /// A balance is the sum of its entries, which form an unbroken chain; over all, no won is made or lost.
+    /// The entries of a wallet form an unbroken chain of balances; over all, no won is made or lost.
     fn money(&self) {
         let mut by_user: HashMap<Uuid, Vec<&ledger_entry::Model>> = HashMap::new();
         for entry in &self.entries {
@@ -104,8 +104,7 @@ impl Books {
                 balance += entry.amount;
                 assert_eq!((entry.entry_number, entry.balance_after), (number, balance), "{entry:?}");
             }
-            assert_eq!((wallet.balance, wallet.entry_count), (balance, entries.len() as i64), "{wallet:?}");
-            assert!(wallet.balance >= 0);
+            assert!(balance >= 0, "{wallet:?}");
         }
         assert!(by_user.is_empty(), "entries without a wallet");
         let paid: i64 = self.payments.iter().filter(|p| p.state == payment::State::Paid).map(|p| p.price).sum();

@@ -15,6 +15,7 @@ use std::{
     },
 };
 
+use rand::Rng;
 use sea_orm::{ConnectionTrait, Database};
 use tokio::sync::Mutex;
 
@@ -57,13 +58,12 @@ impl Cluster {
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("permissions");
             chown(&dir, Some(uid), None).expect("chown");
         }
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let place = Place { bin, data: dir.join("data"), dir, as_root, port };
+        let place = Place { bin, data: dir.join("data"), dir, as_root, port: free_port() };
         let guard = place.guard();
         let data = place.data.to_str().expect("a path");
         place.run("initdb", &["-D", data, "-U", "postgres", "--auth", "trust", "-E", "UTF8", "--no-sync"]);
         place.start();
-        Self { url: format!("postgres://postgres@127.0.0.1:{port}"), place: Some(place), _guard: Some(guard) }
+        Self { url: format!("postgres://postgres@127.0.0.1:{}", place.port), place: Some(place), _guard: Some(guard) }
     }
 
     /// The URL of an empty database in it.
@@ -139,6 +139,13 @@ impl Place {
             .spawn()
             .expect("a shell")
     }
+}
+
+/// A free port below those that machines give to whoever asks for any, so that nobody is given it before the server has started or
+/// while it is down.
+fn free_port() -> u16 {
+    let mut ports = std::iter::repeat_with(|| rand::rng().random_range(20_000..32_000));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port")
 }
 
 /// The newest PostgreSQL of the machine: on the PATH or where Debian puts it.

@@ -322,6 +322,6 @@ pub async fn lock_database(world: &World) -> sea_orm::DatabaseTransaction {
         ..Default::default()
     };
     let lock = db.begin_with_options(options).await.unwrap();
-    lock.execute_unprepared("UPDATE wallet SET balance = balance").await.unwrap();
+    lock.execute_unprepared("UPDATE wallet SET open_time = open_time").await.unwrap();
     lock
 }
