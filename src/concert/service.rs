@@ -14,14 +14,14 @@ use super::{
 };
 use crate::{
     db::Database,
-    entity::{concert, queue_token::Model as Token, reserved_seat},
+    entity::{concert, reserved_seat},
     error::Error,
     fields::Fields,
     lane::{Batch, Lane},
     paging::Page,
     proto::{self, concert_service_server::ConcertService},
     queue::Admission,
-    token,
+    token::{self, Claims},
 };
 
 /// Bytes of seats in one message: what clients accept unless told otherwise is 4 MiB.
@@ -69,12 +69,12 @@ struct Date {
 }
 
 impl ConcertApi {
-    /// The performance that an admitted caller asks about, and the caller's token.
-    async fn date_of_admitted(
+    /// What a caller's token says, and the performance that the caller asks about, or why there is none.
+    async fn find(
         &self,
         extensions: &tonic::Extensions,
         asked: Date,
-    ) -> Result<(Arc<Performance>, Token), Error> {
+    ) -> Result<(Arc<Claims>, Result<Arc<Performance>, Error>), Error> {
         let claims = token::claims(extensions)?;
         let mut fields = Fields::default();
         fields.concert_code("concert_code", &asked.concert_code);
@@ -84,10 +84,9 @@ impl ConcertApi {
         claims.require_user(user_id)?;
         let concert = self.catalogue.concert(&asked.concert_code).await?;
         claims.require_concert(concert.concert_id)?;
-        let token = self.admission.require_active(&claims).await?;
         let performance = self.catalogue.performance(concert.concert_id, &asked.date).await?;
         let Date { concert_code, date, .. } = asked;
-        Ok((performance.ok_or(Error::PerformanceNotFound { concert_code, date })?, token))
+        Ok((claims, performance.ok_or(Error::PerformanceNotFound { concert_code, date })))
     }
 }
 
@@ -159,11 +158,18 @@ impl ConcertService for ConcertApi {
     ) -> Result<Response<proto::ListSeatsResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
         let date = Date { concert_code: request.concert_code, user_id: request.user_id, date: request.date };
-        let (performance, _) = self.date_of_admitted(&extensions, date).await?;
+        let (claims, performance) = self.find(&extensions, date).await?;
+        let taken = async {
+            let Ok(performance) = &performance else { return Ok(Arc::default()) };
+            self.taken_seats.submit((), performance.performance_id).await
+        };
+        // Both are asked at once; whoever is not admitted is told that first.
+        let (token, taken) = tokio::join!(self.admission.require_active(&claims), taken);
+        token?;
+        let (performance, taken) = (performance?, taken?);
         let (list, limit) = (format!("seats/{}", performance.performance_id), performance.seats_per_message());
         let page = Page::read_within(list, request.page_size, &request.page_token, limit, limit)?;
         let first = page.cursor(|last| last.parse::<i32>().ok())?.map_or(1, |last| last.max(0).saturating_add(1));
-        let taken = self.taken_seats.submit((), performance.performance_id).await?;
         let states = performance.states(&taken);
         let numbers = (first..=performance.seat_count).take(page.size + 1).collect();
         let (numbers, next_page_token) = page.cut(numbers, i32::to_string);
@@ -174,7 +180,9 @@ impl ConcertService for ConcertApi {
     async fn watch_seats(&self, request: Request<proto::WatchSeatsRequest>) -> Result<Response<Seats>, Status> {
         let (_, extensions, request) = request.into_parts();
         let date = Date { concert_code: request.concert_code, user_id: request.user_id, date: request.date };
-        let (performance, token) = self.date_of_admitted(&extensions, date).await?;
+        let (claims, performance) = self.find(&extensions, date).await?;
+        let token = self.admission.require_active(&claims).await?;
+        let performance = performance?;
         let states = self.boards.watch(&performance).await?;
         let admission = self.admission.clone();
         let end = async move { admission.sleep_until(token.expire_time).await };
