@@ -13,8 +13,11 @@ use tokio::sync::watch;
 /// Microseconds since the Unix epoch, or a span of them.
 pub type Micros = i64;
 
-/// A reading is replaced by a more precise one at once, and by any after this long.
+/// A reading is replaced by a more precise one at once, and after this long by any that is not useless.
 const ANCHOR_AGE: Duration = Duration::from_secs(30);
+/// Useless is what took so long, as when the database was away: it may be wrong by half of it. The machine's monotonic clock takes hours to
+/// be as wrong.
+const USELESS_ROUND_TRIP: Duration = Duration::from_millis(500);
 
 /// Tells the time; clones tell the same.
 #[derive(Clone)]
@@ -61,7 +64,10 @@ impl Clock {
         };
         let round_trip = asked.elapsed();
         let mut slot = slot.write().unwrap_or_else(|e| e.into_inner());
-        let better = slot.as_ref().is_none_or(|old| round_trip <= old.round_trip || old.at.elapsed() > ANCHOR_AGE);
+        let better = slot.as_ref().is_none_or(|old| {
+            let is_old = old.at.elapsed() > ANCHOR_AGE;
+            round_trip <= old.round_trip || (is_old && round_trip < USELESS_ROUND_TRIP)
+        });
         if better {
             *slot = Some(Anchor { at: asked + round_trip / 2, reading, round_trip });
         }
@@ -119,6 +125,19 @@ mod tests {
         clock.anchor(Instant::now(), 1_000_000_000);
         clock.anchor(Instant::now() - Duration::from_secs(2), 9_000_000_000);
         assert!(clock.now() < 2_000_000_000);
+    }
+
+    #[test]
+    fn an_old_reading_is_replaced_by_a_new_one_but_not_by_one_that_took_long() {
+        let clock = Clock::system();
+        let minute = Duration::from_secs(60);
+        let Kind::System(slot) = &*clock.0 else { unreachable!() };
+        let old = Anchor { at: Instant::now() - minute, reading: 1_000_000_000, round_trip: Duration::ZERO };
+        *slot.write().unwrap() = Some(old);
+        clock.anchor(Instant::now() - Duration::from_secs(20), 9_000_000_000);
+        assert!(clock.now() < 2_000_000_000);
+        clock.anchor(Instant::now() - Duration::from_millis(20), 9_000_000_000);
+        assert!(clock.now() >= 9_000_000_000);
     }
 
     #[test]

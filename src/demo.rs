@@ -21,10 +21,17 @@ const DAY: Micros = 86_400_000_000;
 
 /// Fills a database that has no concerts and says whether it did.
 pub async fn fill(db: &Database) -> Result<bool, db::Error> {
-    db.write(|write| Box::pin(fill_empty(write))).await
+    match db.write(|write| Box::pin(fill_empty(write))).await {
+        // Another server that started at the same time was first.
+        Err(db::Error::Lost) => Ok(false),
+        filled => filled,
+    }
 }
 
 async fn fill_empty(write: &Write) -> Result<bool, db::Error> {
+    if admin::has_concerts(write).await? {
+        return Ok(false);
+    }
     let concerts = [
         concert("IU-2034", "IU: The Golden Hour", 0),
         concert("BTS-2034", "BTS: Yet To Come", 500),
@@ -32,7 +39,7 @@ async fn fill_empty(write: &Write) -> Result<bool, db::Error> {
     ];
     let created = admin::create_concerts(write, &concerts).await?;
     if created.iter().any(Result::is_err) {
-        return Ok(false);
+        return Err(db::Error::Lost);
     }
     let club = sections(&[("Floor", 50)]);
     let arena = sections(&[("VIP", 500), ("R", 1_500), ("S", 3_000)]);

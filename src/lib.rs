@@ -14,11 +14,11 @@
 //!
 //! | capability | what it knows | uses |
 //! |---|---|---|
-//! | [`concert`] | what is on sale: concerts, dates, free seats; `catalogue.rs`: what never changes, in memory; `board.rs`: what watchers of seats read | |
+//! | [`concert`] | what is on sale: concerts, dates, free seats; `catalogue.rs`: what never changes, in memory; `board.rs`: what watchers of seats read | queue |
 //! | [`wallet`] | prepaid money and its ledger | |
 //! | [`queue`] | numbers, positions, admission; `snapshot.rs`: what polling reads; `admission.rs`: may this token? | concert, wallet |
-//! | [`reservation`] | seats held for minutes | concert, queue |
-//! | [`payment`] | money for seats, in one transaction; `refund.rs`: and back | reservation, wallet, queue |
+//! | [`reservation`] | seats held for minutes | concert, queue, wallet |
+//! | [`payment`] | money for seats, in one transaction; `refund.rs`: and back | concert, reservation, wallet, queue |
 //! | [`admin`] | sets up and steers the sale | concert |
 //!
 //! | around them | |
@@ -26,7 +26,7 @@
 //! | [`server`] | the composition root: wires, serves, drains |
 //! | [`token`] | the queue token: sign, verify; the tonic interceptor; `rotation.rs`: which key signs when |
 //! | [`transport`] | who may connect and call: TLS, client certificates, API keys, all from files that are read again when they change |
-//! | [`gate`] | what every call passes first: limits, deadlines, requests read whole, panics, statuses completed; `socket.rs`: what a connection may do |
+//! | [`gate`] | what every call passes first: its API key, limits, deadlines, requests read whole, panics, statuses completed; `socket.rs`: what a connection may do |
 //! | [`lane`] | the batching lane; `pace.rs`: whom it refuses |
 //! | [`background`] | the one loop that promotion and expiry run in |
 //! | [`db`] | connections, write transactions, what errors mean; `statement.rs`: a set of rows as one parameter, so that one SQL text serves both engines and any size of batch |
@@ -43,7 +43,7 @@
 //! # What always holds
 //!
 //! 1. A seat of a performance is SOLD to at most one payment; a SOLD seat has exactly one PAID payment, and the reverse.
-//! 2. A wallet's balance is the sum of its entries and never below 0.
+//! 2. A wallet's balance is the sum of its entries, as its last entry says it, and never below 0.
 //! 3. ACTIVE tokens of a concert never exceed its capacity at the moment of a promotion, which follows the numbers.
 //! 4. What was acknowledged is durable; what was refused left no trace; a repeated `request_id` has one effect.
 //!

@@ -61,6 +61,8 @@ const MAX_HEADER_BYTES: u32 = 16 << 10;
 /// The largest request: the calls of the public services need a few hundred bytes, a venue of the admin more.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
 const MAX_ADMIN_REQUEST_BYTES: usize = 1 << 20;
+/// The largest request of health and reflection: a name.
+const MAX_PROBE_BYTES: usize = 4 << 10;
 
 const PUBLIC_SERVICES: [&str; 5] = [
     queue_server::SERVICE_NAME,
@@ -124,6 +126,7 @@ impl Server {
         let admin_address = listeners.admin.local_addr().map_err(Error::internal)?;
         core.transport.check(address, admin_address).map_err(Error::internal)?;
         core.transport.follow_files(&core.tasks, &core.stopping);
+        let health_service = health_service.max_decoding_message_size(MAX_PROBE_BYTES);
         let public = core.public_routes(&is_ready)?.add_service(health_service.clone());
         let admin = core.admin_routes(&is_ready)?.add_service(health_service);
         let serving = vec![
@@ -391,5 +394,7 @@ fn reflection(
         }
         builder
     };
-    Ok((builder().build_v1().map_err(Error::internal)?, builder().build_v1alpha().map_err(Error::internal)?))
+    let v1 = builder().build_v1().map_err(Error::internal)?;
+    let v1alpha = builder().build_v1alpha().map_err(Error::internal)?;
+    Ok((v1.max_decoding_message_size(MAX_PROBE_BYTES), v1alpha.max_decoding_message_size(MAX_PROBE_BYTES)))
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use super::store;
 use crate::{
     clock::{self, Micros},
-    db::{Database, Set, Write},
+    db::{self, Database, Set, Write},
     entity::{concert, performance},
     error::Error,
     lane::Batch,
@@ -68,6 +68,11 @@ pub struct UpdateSale {
     pub max_active_count: Option<i32>,
     /// Time for a first sign of life; 0: no limit.
     pub claim_ttl: Option<Micros>,
+}
+
+/// Whether there is a concert.
+pub async fn has_concerts(write: &Write) -> Result<bool, db::Error> {
+    store::has_concerts(write).await
 }
 
 /// Creates venues.

@@ -127,6 +127,11 @@ pub struct Counts {
     pub oldest_issue_time: Option<Micros>,
 }
 
+/// Whether there is a concert.
+pub async fn has_concerts(write: &Write) -> Result<bool, db::Error> {
+    Ok(concert::Entity::find().one(write.conn()).await?.is_some())
+}
+
 /// Counts the sale of a concert at `now`, admissions and payments after `since`.
 pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) -> Result<Option<Counts>, db::Error> {
     let statement = db::one(

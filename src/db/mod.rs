@@ -48,6 +48,9 @@ const STATEMENT_CACHE: usize = 200;
 const POSTGRES_WORKERS: usize = 2;
 /// Replicas that start at once take turns at the schema by this advisory lock.
 const MIGRATION_LOCK: i64 = 0x0b0c_0ff1_ce00;
+/// How often, and how soon, a migration that lost a race is tried again.
+const MIGRATION_TURNS: u32 = 20;
+const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 
 /// The database and the time its decisions go by. Clones share the connections.
 #[derive(Clone)]
@@ -122,8 +125,20 @@ impl Database {
         })
     }
 
-    /// Brings the schema up to date; of replicas that start at once one does it and the others wait.
+    /// Brings the schema up to date; of those who start at once one does it and the others wait.
     pub async fn migrate(&self) -> Result<(), Error> {
+        let mut turns = 0;
+        loop {
+            match self.migrate_once().await {
+                // Nobody waits for the lock by which SQLite makes a new file one with a log.
+                Err(Error::Lost) if turns < MIGRATION_TURNS => turns += 1,
+                migrated => return migrated,
+            }
+            tokio::time::sleep(MIGRATION_PAUSE).await;
+        }
+    }
+
+    async fn migrate_once(&self) -> Result<(), Error> {
         let write = self.begin().await?;
         if self.engine() == DatabaseBackend::Postgres {
             let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");

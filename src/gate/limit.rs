@@ -52,7 +52,12 @@ impl Limit {
 
     /// The same, for one of many who share the limit: nobody takes more places than are left for the others.
     pub fn enter_fairly(self: &Arc<Self>, share: &Arc<Share>) -> Result<Permit, Error> {
-        if share.0.load(Ordering::Relaxed) >= self.free.available_permits() {
+        self.enter_up_to(self.free.available_permits(), share)
+    }
+
+    /// The same, for one of many of whom nobody takes more than `most` places.
+    pub fn enter_up_to(self: &Arc<Self>, most: usize, share: &Arc<Share>) -> Result<Permit, Error> {
+        if share.0.load(Ordering::Relaxed) >= most {
             return Err(self.refuse());
         }
         let mut permit = self.enter()?;

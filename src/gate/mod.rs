@@ -3,7 +3,8 @@
 //!
 //! In this order: what the caller has to show ([`Guard`]), a place among the calls or streams at once ([`Limit`]), the caller's
 //! deadline, the request read whole, the service, and for streams a guard around what follows. Whatever goes wrong on the way, a panic too, is answered with a status that carries its
-//! details. Calls that no service of ours has (health, reflection, what is unknown) are let through: who asks for health is never shed.
+//! details. Calls that no service of ours has (health, reflection, what is unknown) ask for no key, and have a limit of their own, of
+//! which one connection gets little: however many calls there are, health is answered.
 
 mod deadline;
 mod limit;
@@ -25,7 +26,7 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use http::{Extensions, HeaderMap, Request, Response, request::Parts};
+use http::{Request, Response};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -46,6 +47,9 @@ use request::Inbox;
 /// tonic watches the caller's deadline, too, and answers CANCELLED without details: it comes so much after ours, which is a tick of
 /// tokio's timer.
 const TONIC_AFTER: Duration = Duration::from_millis(1);
+/// Calls of health and reflection at once, streams among them: all, and those of one connection. A client that follows health has one.
+const MAX_PROBES: usize = 32_768;
+const MAX_PROBES_OF_ONE: usize = 128;
 /// Deadlines further off than this are as good as none.
 const FAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -58,6 +62,7 @@ struct Shared {
     guard: Guard,
     calls: Arc<Limit>,
     streams: Arc<Limit>,
+    probes: Arc<Limit>,
     inbox: Inbox,
     call_timeout: Duration,
     stopping: CancellationToken,
@@ -78,6 +83,7 @@ impl Gate {
             guard,
             calls: Limit::new("calls", limits.max_calls),
             streams: Limit::new("streams", limits.max_streams),
+            probes: Limit::new("probes", MAX_PROBES),
             inbox: Inbox::new(max_request_bytes, stopping.clone()),
             call_timeout: limits.call_timeout,
             stopping,
@@ -122,7 +128,7 @@ where
             return Box::pin(async move { Ok(answer(caught_as("call", gate.pass_by(service, request)).await)) });
         };
         // Counted here and not when the call is first run, so that calls which wait for a processor count too.
-        let place = gate.enter(&method, request.headers(), request.extensions());
+        let place = gate.guard.admit(request.headers(), request.extensions()).and_then(|()| gate.enter(&method));
         let visit = Visit { started: Instant::now(), place, method };
         Box::pin(async move {
             let (method, started) = (visit.method.clone(), visit.started);
@@ -143,10 +149,9 @@ struct Visit {
 }
 
 impl Shared {
-    /// A place for a call; a stranger's call gets none. No method takes more of them than it leaves to the others, so that what is
-    /// answered from memory goes on while what needs the database waits for it.
-    fn enter(&self, method: &Method, headers: &HeaderMap, extensions: &Extensions) -> Result<Permit, Error> {
-        self.guard.admit(headers, extensions)?;
+    /// A place for a call. No method takes more of them than it leaves to the others, so that what is answered from memory goes on
+    /// while what needs the database waits for it.
+    fn enter(&self, method: &Method) -> Result<Permit, Error> {
         if method.is_stream { self.streams.enter() } else { self.calls.enter_fairly(&method.share) }
     }
 
@@ -160,7 +165,7 @@ impl Shared {
         let timeout = deadline::timeout(request.headers())?.filter(|timeout| *timeout < FAR);
         let timeout = timeout.map(|timeout| timeout.saturating_sub(TONIC_AFTER));
         let deadline = visit.started + timeout.map_or(self.call_timeout, |timeout| timeout.min(self.call_timeout));
-        let enter = |parts: &Parts| self.enter(&visit.method, &parts.headers, &parts.extensions);
+        let enter = || self.enter(&visit.method);
         let (request, place) = deadline::within(deadline, self.inbox.receive(request, visit.place, enter)).await??;
         let Ok(response) = deadline::within(deadline, service.call(request)).await?;
         if !visit.method.is_stream || status::is_failure(response.headers()) {
@@ -174,11 +179,13 @@ impl Shared {
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
-        let Ok(response) = service.call(request).await;
+        let place = self.probes.enter_up_to(MAX_PROBES_OF_ONE, &Peer::of(request.extensions()).probes)?;
+        let deadline = Instant::now() + self.call_timeout;
+        let Ok(response) = deadline::within(deadline, service.call(request)).await?;
         Ok(if status::is_failure(response.headers()) {
             response
         } else {
-            stream::until(response, self.stopping.clone())
+            stream::until(response, place, self.stopping.clone())
         })
     }
 }
@@ -224,6 +231,15 @@ mod tests {
 
     fn request(path: &str) -> Request<Body> {
         Request::builder().uri(path).body(Body::new(Empty::new())).unwrap()
+    }
+
+    type Part = Result<http_body::Frame<bytes::Bytes>, tonic::Status>;
+
+    /// A request whose body does not come while the sender lives.
+    fn half_sent(path: &str) -> (tokio::sync::mpsc::Sender<Part>, Request<Body>) {
+        let (sender, body) = tokio::sync::mpsc::channel::<Part>(1);
+        let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
+        (sender, Request::builder().uri(path).body(Body::new(body)).unwrap())
     }
 
     /// The status that a call ends with, in its headers or in its trailers.
@@ -290,11 +306,9 @@ mod tests {
         let waiting: Vec<_> = (0..2).map(|_| service().call(request(UNARY))).collect();
         assert_eq!(call(&gate, UNARY, fine).await, (Code::ResourceExhausted, "OVERLOADED".to_owned()));
         drop(waiting);
-        let (_sender, never) = tokio::sync::mpsc::channel::<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>(1);
-        let never = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(never));
-        let half = Request::builder().uri(UNARY).body(Body::new(never)).unwrap();
-        let mut half: Vec<_> = [half].map(|half| service().call(half)).into();
-        assert!((&mut half[0]).now_or_never().is_none());
+        let (_sender, half) = half_sent(UNARY);
+        let mut half = service().call(half);
+        assert!((&mut half).now_or_never().is_none());
         let _other = service().call(request(UNARY));
         assert_eq!(call(&gate, UNARY, fine).await.0, Code::Ok);
     }
@@ -308,6 +322,9 @@ mod tests {
         let service = || gate.layer(service_fn(fine));
         let _strangers: Vec<_> = (0..10).map(|_| service().call(request(UNARY))).collect();
         assert_eq!(call(&gate, UNARY, fine).await, (Code::Unauthenticated, "CREDENTIAL_MISSING".to_owned()));
+        let (_sender, half) = half_sent(UNARY);
+        let Ok(refused) = service().call(half).now_or_never().unwrap();
+        assert_eq!(end(refused).await.code(), Code::Unauthenticated);
         let mut known = request(UNARY);
         known.headers_mut().insert(credential::API_KEY_HEADER, key.parse().unwrap());
         let Ok(response) = service().oneshot(known).await;

@@ -7,7 +7,7 @@
 use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, request::Parts};
+use http::Request;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -39,20 +39,27 @@ impl Inbox {
     }
 
     /// The request with its message in memory, and the place it has; `enter` takes another when the first was given back. Fails with
-    /// INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED, SHUTTING_DOWN, or as entering does.
+    /// INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED, SHUTTING_DOWN, or as `place` did.
     pub async fn receive(
         &self,
         request: Request<Body>,
         place: Result<Permit, Error>,
-        enter: impl Fn(&Parts) -> Result<Permit, Error>,
+        enter: impl Fn() -> Result<Permit, Error>,
     ) -> Result<(Request<Body>, Permit), Error> {
         let (parts, body) = request.into_parts();
         let mut message = pin!(self.read(body));
         if let Poll::Ready(message) = futures::poll!(message.as_mut()) {
-            return Ok((Request::from_parts(parts, Body::new(Full::new(message?))), place?));
+            let place = place?;
+            return Ok((Request::from_parts(parts, Body::new(Full::new(message?))), place));
+        }
+        if let Err(error) = &place
+            && !matches!(error, Error::Overloaded { .. })
+        {
+            // Nobody waits for what a stranger has to say.
+            return Err(error.clone());
         }
         drop(place);
-        let share = Peer::arriving(&parts.extensions);
+        let share = Peer::of(&parts.extensions).arriving;
         let _slot = self.arriving.enter_fairly(&share)?;
         let message = tokio::select! {
             biased;
@@ -60,7 +67,7 @@ impl Inbox {
             () = self.stopping.cancelled() => return Err(Error::ShuttingDown),
             () = tokio::time::sleep(ARRIVAL_TIMEOUT) => return Err(Error::DeadlineExceeded),
         };
-        let place = enter(&parts)?;
+        let place = enter()?;
         Ok((Request::from_parts(parts, Body::new(Full::new(message))), place))
     }
 

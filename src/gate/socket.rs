@@ -82,14 +82,19 @@ pub struct Speaking<IO> {
 
 /// Who is at the other end, in the extensions of its requests.
 #[derive(Debug, Clone, Default)]
-pub struct Peer(Arc<Share>);
+pub struct Peer {
+    /// Its requests that are on their way.
+    pub arriving: Arc<Share>,
+    /// Its calls of health and reflection.
+    pub probes: Arc<Share>,
+}
 
 impl Peer {
-    /// Its requests that are on their way, as those that share its connection count them.
-    pub fn arriving(extensions: &Extensions) -> Arc<Share> {
+    /// Who sent the request with these extensions.
+    pub fn of(extensions: &Extensions) -> Self {
         let peer = extensions.get::<Self>();
         let peer = peer.or_else(|| extensions.get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref));
-        peer.map(|peer| peer.0.clone()).unwrap_or_default()
+        peer.cloned().unwrap_or_default()
     }
 }
 

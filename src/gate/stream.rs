@@ -99,14 +99,16 @@ impl Drop for Guard {
     }
 }
 
-/// Ends a stream that is not ours when `stopping` is cancelled and it has nothing more to say: nobody else would.
-pub fn until(response: Response<Body>, stopping: CancellationToken) -> Response<Body> {
+/// Guards a stream that is not ours, which has `place` until it ends: when `stopping` is cancelled and it has nothing more to say it is
+/// ended, since nobody else would.
+pub fn until(response: Response<Body>, place: Permit, stopping: CancellationToken) -> Response<Body> {
     let stopping = Box::pin(stopping.cancelled_owned());
-    response.map(|body| Body::new(Until { body, stopping, ended: false }))
+    response.map(|body| Body::new(Until { body, _place: place, stopping, ended: false }))
 }
 
 struct Until {
     body: Body,
+    _place: Permit,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     ended: bool,
 }

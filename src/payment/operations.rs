@@ -66,6 +66,7 @@ struct Till {
 impl Till {
     async fn load(write: &Write, commands: &[Pay]) -> Result<Self, db::Error> {
         let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
+        let wallets = wallets::lock(write, commands.iter().map(|c| c.user_id)).await?;
         let owners: Vec<_> = commands.iter().map(|c| (c.user_id, c.token.0, c.token.1)).collect();
         let request_ids: Vec<(Uuid,)> = commands.iter().filter_map(|c| c.request_id).map(|id| (id,)).collect();
         let by_request = store::by_request(write, &request_ids).await?;
@@ -87,7 +88,7 @@ impl Till {
             of_tokens,
             by_reservation: by_reservation.into_iter().map(|p| (p.reservation_id, p)).collect(),
             by_request: by_request.into_iter().filter_map(|p| p.request_id.map(|id| (id, p))).collect(),
-            wallets: wallets::lock(write, commands.iter().map(|c| c.user_id)).await?,
+            wallets,
             payments: Vec::new(),
             paid: Vec::new(),
             dropped: Vec::new(),

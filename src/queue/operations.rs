@@ -146,8 +146,9 @@ pub async fn complete(write: &Write, keys: &[Key]) -> Result<(), db::Error> {
     store::end(write, keys, "COMPLETED").await
 }
 
-/// The promotion pass: admits whom there is room for, concert by concert, in the order of the queue. Replicas may run it at
-/// once: whoever has the concert's counter promotes, the others pass it over.
+/// The promotion pass: admits whom there is room for, concert by concert, in the order of the queue. Replicas may run it at once: they take
+/// turns, and each counts anew when it has the concert's counter. It waits for that, since whoever passed it over while tokens are
+/// issued, one batch after the other, would hardly ever find it free.
 pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     for concert_id in store::concerts_with_waiting(db).await? {
         let admitted = db.write(|write| Box::pin(promote_concert(write, concert_id, terms))).await?;
@@ -160,7 +161,7 @@ pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Resu
 
 /// The last number that was admitted and how many were, if anybody was.
 async fn promote_concert(write: &Write, concert_id: i64, terms: Terms) -> Result<Option<(i64, usize)>, db::Error> {
-    let Some(counter) = store::try_lock_counter(write, concert_id).await? else {
+    let Some(counter) = store::lock_counter(write, concert_id).await? else {
         return Ok(None);
     };
     let Some(demand) = store::demand(write, concert_id).await? else {

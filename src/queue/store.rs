@@ -24,10 +24,9 @@ pub async fn lock_counters(write: &Write, concert_ids: &[i64]) -> Result<Vec<que
     Ok(queue_counter::Model::find_by_statement(statement).all(write.conn()).await?)
 }
 
-/// The counter of one concert, locked; `None` if another replica has it locked.
-pub async fn try_lock_counter(write: &Write, concert_id: i64) -> Result<Option<queue_counter::Model>, db::Error> {
-    let statement =
-        write.one("SELECT * FROM queue_counter WHERE concert_id = $1 {lock} {skip locked}", [concert_id.into()]);
+/// The counter of one concert, locked.
+pub async fn lock_counter(write: &Write, concert_id: i64) -> Result<Option<queue_counter::Model>, db::Error> {
+    let statement = write.one("SELECT * FROM queue_counter WHERE concert_id = $1 {lock}", [concert_id.into()]);
     Ok(queue_counter::Model::find_by_statement(statement).one(write.conn()).await?)
 }
 

@@ -173,10 +173,14 @@ impl Desk {
 }
 
 impl Hold {
+    /// The seats to look up: none, if more are asked for than anybody may have, so that nobody makes the others of the batch wait.
     fn places(&self) -> Vec<(i64, i32)> {
         let Ok(performance) = &self.performance else {
             return Vec::new();
         };
+        if self.seat_numbers.len() as i64 > i64::from(performance.concert.seats_per_user_limit) {
+            return Vec::new();
+        }
         self.seat_numbers.iter().map(|seat| (performance.performance_id, *seat)).collect()
     }
 

@@ -27,6 +27,7 @@ on_both_engines!(
 const GET_POSITION: &str = "/boxoffice.v1.QueueService/GetPosition";
 const WATCH_POSITION: &str = "/boxoffice.v1.QueueService/WatchPosition";
 const CHARGE: &str = "/boxoffice.v1.WalletService/ChargeWallet";
+const CHECK_HEALTH: &str = "/grpc.health.v1.Health/Check";
 const LIST_CONCERTS: &str = "/boxoffice.v1.ConcertService/ListConcerts";
 
 fn charge(user_id: impl ToString, amount: i64) -> Bytes {
@@ -209,6 +210,27 @@ async fn ten_thousand_half_open_calls_keep_nobody_out() {
     let (response, mut sender) = open.pop().unwrap();
     sender.send_data(position(&caller), true).unwrap();
     assert!(Status::from_header_map(response.await.unwrap().headers()).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_sent_calls_of_health_keep_nobody_from_it_and_are_given_up() {
+    let world = World::with(Engine::Sqlite, &["--call-timeout", "3s"]).await;
+    let connection = Raw::connect(world.server(0).address).await;
+    let mut open = Vec::new();
+    for _ in 0..200 {
+        open.push(connection.open(request(CHECK_HEALTH).body(()).unwrap()).await.unwrap());
+    }
+    let other = HealthClient::new(connect(world.server(0).address).await);
+    other.clone().check(HealthCheckRequest::default()).await.unwrap();
+    let mut given_up = 0;
+    for (answer, _sender) in open {
+        let status = Status::from_header_map(answer.await.unwrap().headers()).unwrap();
+        match status.code() {
+            Code::DeadlineExceeded => given_up += 1,
+            _ => drop(assert_failure(Err::<(), _>(status), Code::ResourceExhausted, "OVERLOADED")),
+        }
+    }
+    assert_eq!(given_up, 128);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use boxoffice::{clock::Clock, db::Database, proto::QueueState};
+use boxoffice::{clock::Clock, db::Database, entity::concert, proto::QueueState};
+use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait, TransactionTrait};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -39,14 +40,16 @@ async fn a_restart_in_mid_sale_loses_nothing(mut world: World) {
 }
 
 async fn servers_that_start_at_once_migrate_once(world: World) {
-    let fresh = World::new(world.engine).await;
+    let (url, _dir) = crate::harness::empty_database(world.engine).await;
     let migrations = (0..4).map(|_| async {
-        let db = Database::new(&fresh.settings.database_url, Clock::system()).await.unwrap();
+        let db = Database::new(&url, Clock::system()).await.unwrap();
         db.migrate().await.unwrap();
+        db
     });
-    futures::future::join_all(migrations).await;
-    fresh.concert("IU", 5).await;
-    fresh.admitted("IU").await;
+    for db in futures::future::join_all(migrations).await {
+        let concerts = concert::Entity::find().count(db.reader()).await.unwrap();
+        assert_eq!(concerts, 0);
+    }
 }
 
 /// Three servers on one PostgreSQL.
@@ -68,7 +71,7 @@ async fn promote_together(world: &World, rounds: usize) {
 async fn three_servers_on_an_empty_database_start_at_once() {
     let world = World::new(Engine::Postgres).await;
     let mut settings = world.settings.clone();
-    settings.database_url = World::new(Engine::Postgres).await.settings.database_url;
+    settings.database_url = crate::harness::empty_database(Engine::Postgres).await.0;
     let starts = (0..3).map(|_| async {
         let server = crate::harness::start(&settings, &world.clock, false).await;
         server.ready().await.unwrap();
@@ -77,6 +80,23 @@ async fn three_servers_on_an_empty_database_start_at_once() {
     for server in futures::future::join_all(starts).await {
         server.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_waits_for_its_turn_among_those_who_issue_tokens() {
+    let world = World::new(Engine::Postgres).await;
+    world.concert("IU", 5).await;
+    let caller = world.waiting("IU").await;
+    let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+    let issuing = db.begin().await.unwrap();
+    issuing.execute_unprepared("SELECT 1 FROM queue_counter FOR NO KEY UPDATE").await.unwrap();
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        issuing.commit().await.unwrap();
+    };
+    tokio::join!(world.promote(), release);
+    assert_eq!(caller.state().await, QueueState::Active);
+    db.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,7 +17,11 @@ use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use uuid::Uuid;
 
-use crate::harness::{Engine, World, connect, eventually, start};
+use crate::harness::{
+    Engine, World, connect, eventually,
+    raw::{Raw, frame, request},
+    start,
+};
 
 const CALLERS: usize = 8;
 
@@ -143,6 +147,8 @@ async fn old_connections_make_way_without_a_lost_call_or_stream() {
     let caller = world.waiting("IU").await;
     let mut stream = caller.watch().await.unwrap();
     stream.message().await.unwrap().unwrap();
+    // Whoever does not follow finds the old connection closed.
+    let old = Raw::connect(world.server(0).address).await;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(1) {
         if let Err(status) = caller.position().await {
@@ -150,6 +156,8 @@ async fn old_connections_make_way_without_a_lost_call_or_stream() {
             caller.position().await.expect("no call is lost");
         }
     }
+    let check = request("/grpc.health.v1.Health/Check").body(()).unwrap();
+    assert!(old.call(check, frame(b"")).await.is_err());
     world.promote().await;
     let admitted = async {
         while let Some(message) = stream.message().await.unwrap() {

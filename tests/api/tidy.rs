@@ -55,7 +55,7 @@ fn allowed(name: &str, rooms: &[&str]) -> bool {
 
 /// The code without its tests.
 fn code(source: &str) -> &str {
-    source.split("#[cfg(test)]").next().unwrap_or(source)
+    source.split("#[cfg(test)]\nmod tests").next().unwrap_or(source)
 }
 
 fn uses(source: &str, krate: &str) -> bool {

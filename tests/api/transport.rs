@@ -145,7 +145,7 @@ async fn both_listeners_speak_tls_and_refuse_plain_text() {
     proto::admin_service_client::AdminServiceClient::new(admin).create_concert(request).await.unwrap();
     for address in [server.address, server.admin_address] {
         if let Ok(plain) = Endpoint::try_from(format!("http://{address}")).unwrap().connect().await {
-            call(&plain).await.unwrap_err();
+            health(&plain).await.unwrap_err();
         }
     }
     server.stop().await;

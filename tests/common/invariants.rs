@@ -53,10 +53,17 @@ impl Books {
             of_seats.entry(seat.reservation_id).or_default().push(seat.seat_number);
         }
         let mut of_payments: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
-        for payment in self.payments.iter().filter(|p| p.state == payment::State::Paid) {
+        for payment in &self.payments {
             let reservation = &self.reservations[&payment.reservation_id];
-            assert_eq!(reservation.state, reservation::State::Paid, "{payment:?}");
+            let state = match payment.state {
+                payment::State::Paid => reservation::State::Paid,
+                payment::State::Refunded => reservation::State::Refunded,
+            };
+            assert_eq!(reservation.state, state, "{payment:?}");
             assert_eq!((reservation.total_price, reservation.user_id), (payment.price, payment.user_id));
+            if payment.state == payment::State::Refunded {
+                continue;
+            }
             let seats = boxoffice::reservation::rules::seat_numbers(reservation);
             let before = of_payments.insert(payment.reservation_id, seats);
             assert!(before.is_none(), "two payments of {}", payment.reservation_id);
@@ -73,6 +80,7 @@ impl Books {
             let owner = &self.reservations[&seat.reservation_id];
             let numbers = boxoffice::reservation::rules::seat_numbers(owner);
             assert!(numbers.contains(&seat.seat_number), "{seat:?} is not in {owner:?}");
+            assert_eq!(seat.performance_id, owner.performance_id, "{seat:?} is not in {owner:?}");
             let released = owner.state == reservation::State::Released;
             assert!(!released, "{seat:?} is kept by a released reservation");
         }
@@ -107,9 +115,30 @@ impl Books {
             assert!(balance >= 0, "{wallet:?}");
         }
         assert!(by_user.is_empty(), "entries without a wallet");
-        let paid: i64 = self.payments.iter().filter(|p| p.state == payment::State::Paid).map(|p| p.price).sum();
-        let booked: i64 = self.entries.iter().filter(|e| e.kind != ledger_entry::Kind::Charge).map(|e| -e.amount).sum();
-        assert_eq!(paid, booked, "payments and ledger differ");
+        self.payments_are_booked();
+    }
+
+    /// A payment has one entry in its user's wallet, and another once it was given back; other entries are charges.
+    fn payments_are_booked(&self) {
+        use ledger_entry::Kind::{Charge, Payment, Refund};
+        let kind = |kind| match kind {
+            Charge => "charge",
+            Payment => "payment",
+            Refund => "refund",
+        };
+        let booked = self.entries.iter().filter(|entry| entry.kind != Charge);
+        let mut booked: Vec<_> =
+            booked.map(|entry| (entry.payment_id, entry.user_id, kind(entry.kind), entry.amount)).collect();
+        let paid = self.payments.iter().map(|p| (Some(p.payment_id), p.user_id, kind(Payment), -p.price));
+        let refunded = self.payments.iter().filter(|p| p.state == payment::State::Refunded);
+        let refunded = refunded.map(|p| (Some(p.payment_id), p.user_id, kind(Refund), p.price));
+        let mut expected: Vec<_> = paid.chain(refunded).collect();
+        booked.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(booked, expected, "payments and ledger differ");
+        for charge in self.entries.iter().filter(|entry| entry.kind == Charge) {
+            assert!(charge.amount > 0 && charge.payment_id.is_none(), "{charge:?}");
+        }
     }
 
     /// Numbers are dense, promotion follows them, and nobody is in a queue twice.
@@ -126,6 +155,8 @@ impl Books {
                 assert!(passed || !was_admitted, "{token:?} was admitted out of order");
                 assert!(!(passed && token.state == State::Waiting), "{token:?} was passed over");
             }
+            let admitted = tokens.iter().filter(|token| token.admit_time.is_some()).count();
+            assert_eq!(admitted as i64, counter.admitted_count, "{counter:?}");
             let live = tokens.iter().filter(|t| matches!(t.state, State::Waiting | State::Active));
             let users: Vec<Uuid> = live.map(|token| token.user_id).collect();
             assert_eq!(users.len(), users.iter().collect::<HashSet<_>>().len(), "a user is in a queue twice");

@@ -2,6 +2,10 @@
 
 use std::{
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -9,14 +13,14 @@ use boxoffice::proto;
 use bytes::Bytes;
 use http::{Method, Request};
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
+use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use crate::{
     crash::FLAGS,
     harness::{
-        book::Book,
+        book::{Book, Fact, Wish},
         check::check,
-        eventually,
         lab::Lab,
         site::{Site, charge, open_wallet},
     },
@@ -30,8 +34,9 @@ const HUGE: usize = 16 << 20;
 /// What a server may grow by under all this.
 const MEMORY_LIMIT: u64 = 256 << 20;
 
-/// Peers that misbehave until they are dropped.
-type Abuse = fn(SocketAddr) -> JoinSet<()>;
+/// Peers that misbehave until they are dropped, and count what they have done.
+type Abuse = fn(SocketAddr, Done) -> JoinSet<()>;
+type Done = Arc<AtomicUsize>;
 
 /// Rapid resets, thousands of streams that say nothing more, one byte a second, sockets without a word, and messages of 16 MiB:
 /// others are served as before, and memory stays bounded.
@@ -44,23 +49,31 @@ pub async fn abuse_of_the_protocol_does_not_hurt_others(lab: Lab) {
     let before = p99(&book, &door, user_id, span).await;
     let memory = site.replicas[0].process().resident_bytes();
     let (mut worst, mut growth, mut figures) = (Duration::ZERO, 0, Vec::new());
-    let abuses: [(&str, Abuse); 5] = [
-        ("resets", rapid_resets),
-        ("open streams", open_streams),
-        ("a byte a second", byte_by_byte),
-        ("silence", silence),
-        ("16 MiB", huge_messages),
+    // Each with what it has to have done at least.
+    let abuses: [(&str, Abuse, usize); 5] = [
+        ("resets", rapid_resets, 1_000),
+        ("open streams", open_streams, STREAMS),
+        ("a byte a second", byte_by_byte, SOCKETS),
+        ("silence", silence, SOCKETS),
+        ("16 MiB", huge_messages, 1),
     ];
-    for (what, abuse) in abuses {
-        lab.next_round(1, 10);
-        let abusers = abuse(address);
+    for (what, abuse, least) in abuses {
+        lab.next_round(5, 5);
+        let done = Done::default();
+        let mut abusers = abuse(address, done.clone());
         let during = p99(&book, &door, user_id, span).await;
         growth = growth.max(site.replicas[0].process().resident_bytes().saturating_sub(memory));
+        while let Some(ended) = abusers.try_join_next() {
+            ended.expect("an abuser");
+        }
         drop(abusers);
+        let done = done.load(Ordering::Relaxed);
+        assert!(done >= least, "{what}: only {done} of {least}");
         worst = worst.max(during);
-        figures.push(format!("{what} {during:.1?}"));
+        figures.push(format!("{done} {what} {during:.1?}"));
     }
-    eventually("calls are served afterwards", async || charge(&door, user_id, 1, "").await.is_ok()).await;
+    let span = Duration::from_millis(100);
+    p99(&book, &door, user_id, span).await;
     lab.note(format!("p99 {before:.1?}, under {}; memory grew by {} MiB", figures.join(", "), growth >> 20));
     book.assert_failures(|_| false);
     check(&lab, &site.url, &[&book]).await;
@@ -75,7 +88,9 @@ async fn p99(book: &Book, door: &tonic::transport::Channel, user_id: Uuid, span:
     let (started, mut latencies) = (Instant::now(), Vec::new());
     while started.elapsed() < span {
         let asked = Instant::now();
-        book.look(charge(door, user_id, 1, "")).await.expect("a charge");
+        let (request_id, wish) = (Uuid::now_v7(), Wish::Charge { user_id, amount: 1 });
+        let call = async { charge(door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
+        book.ask(request_id, wish, call).await.expect("a charge");
         latencies.push(asked.elapsed());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -88,69 +103,85 @@ fn forever<F: Future<Output = ()> + Send + 'static>(count: usize, abuse: impl Fn
 }
 
 /// Opens streams and resets them at once, on a new connection whenever the server has had enough.
-fn rapid_resets(address: SocketAddr) -> JoinSet<()> {
-    forever(1, move || async move {
-        loop {
-            let Some(mut peer) = Peer::connect(address).await else { continue };
-            'peer: loop {
-                for _ in 0..RESETS / 100 {
-                    let Some(mut stream) = peer.open().await else { break 'peer };
-                    stream.send_reset(h2::Reason::CANCEL);
+fn rapid_resets(address: SocketAddr, done: Done) -> JoinSet<()> {
+    forever(1, move || {
+        let done = done.clone();
+        async move {
+            loop {
+                let Some(mut peer) = Peer::connect(address).await else { continue };
+                while peer.reset_some(&done).await {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
     })
 }
 
 /// Opens streams whose requests never end.
-fn open_streams(address: SocketAddr) -> JoinSet<()> {
-    forever(1, move || async move {
-        let Some(mut peer) = Peer::connect(address).await else { return };
-        let mut streams = Vec::new();
-        while streams.len() < STREAMS {
-            match tokio::time::timeout(Duration::from_secs(1), peer.open()).await {
-                Ok(Some(stream)) => streams.push(stream),
-                // The server takes no more, or not this peer.
-                _ => break,
+fn open_streams(address: SocketAddr, done: Done) -> JoinSet<()> {
+    forever(1, move || {
+        let done = done.clone();
+        async move {
+            let mut peer = Peer::connect(address).await.expect("a connection");
+            let mut streams = Vec::new();
+            while streams.len() < STREAMS {
+                streams.push(peer.open().await.expect("a stream"));
+                done.fetch_add(1, Ordering::Relaxed);
             }
+            std::future::pending::<()>().await;
         }
-        std::future::pending::<()>().await;
     })
 }
 
-/// Begins the handshake and goes on with a byte a second.
-fn byte_by_byte(address: SocketAddr) -> JoinSet<()> {
-    forever(SOCKETS, move || async move {
-        let Ok(mut socket) = TcpStream::connect(address).await else { return };
-        for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().cycle() {
-            if socket.write_all(&[*byte]).await.is_err() {
-                return;
+/// Begins the handshake and goes on with a byte a second, on a new connection when the server has had enough.
+fn byte_by_byte(address: SocketAddr, done: Done) -> JoinSet<()> {
+    forever(SOCKETS, move || {
+        let done = done.clone();
+        async move {
+            loop {
+                let mut socket = TcpStream::connect(address).await.expect("a connection");
+                for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" {
+                    if socket.write_all(&[*byte]).await.is_err() {
+                        break;
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     })
 }
 
 /// Connects and says nothing.
-fn silence(address: SocketAddr) -> JoinSet<()> {
-    forever(SOCKETS, move || async move {
-        let socket = TcpStream::connect(address).await;
-        std::future::pending::<()>().await;
-        drop(socket);
+fn silence(address: SocketAddr, done: Done) -> JoinSet<()> {
+    forever(SOCKETS, move || {
+        let done = done.clone();
+        async move {
+            let _socket = TcpStream::connect(address).await.expect("a connection");
+            done.fetch_add(1, Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        }
     })
 }
 
 /// Sends messages that are larger than any request, one after the other.
-fn huge_messages(address: SocketAddr) -> JoinSet<()> {
-    forever(2, move || async move {
-        let channel = crate::harness::site::lazily(address);
-        let mut wallets = proto::wallet_service_client::WalletServiceClient::new(channel);
-        loop {
-            let request = proto::OpenWalletRequest { user_id: "x".repeat(HUGE) };
-            let refused = wallets.open_wallet(request).await;
-            assert!(refused.is_err(), "a message of 16 MiB was taken");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+fn huge_messages(address: SocketAddr, done: Done) -> JoinSet<()> {
+    forever(2, move || {
+        let done = done.clone();
+        async move {
+            let channel = crate::harness::site::lazily(address);
+            let mut wallets = proto::wallet_service_client::WalletServiceClient::new(channel);
+            loop {
+                let request = proto::OpenWalletRequest { user_id: "x".repeat(HUGE) };
+                let refused = wallets.open_wallet(request).await.expect_err("a message of 16 MiB was taken");
+                // Told why, or cut off in the middle of it.
+                let details = refused.get_error_details();
+                if let Some(violation) = details.bad_request().and_then(|refused| refused.field_violations.first()) {
+                    assert_eq!(violation.field, "request", "{refused:?}");
+                }
+                done.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
     })
 }
@@ -167,6 +198,16 @@ impl Peer {
         let (send, connection) = h2::client::handshake(socket).await.ok()?;
         let connection = tokio::spawn(async move { drop(connection.await) });
         Some(Self { send, _connection: tokio_util::task::AbortOnDropHandle::new(connection) })
+    }
+
+    /// Opens streams and resets them; false once the server has closed the connection.
+    async fn reset_some(&mut self, done: &Done) -> bool {
+        for _ in 0..RESETS / 100 {
+            let Some(mut stream) = self.open().await else { return false };
+            stream.send_reset(h2::Reason::CANCEL);
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+        true
     }
 
     /// Begins a call and does not end it; `None` once the server has closed the connection.

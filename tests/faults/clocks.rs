@@ -37,9 +37,10 @@ pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
     settings.drain_timeout = Duration::from_secs(2);
     let servers = [start(&settings, -HOUR).await, start(&settings, 0).await, start(&settings, HOUR).await];
     let doors: Vec<Channel> = servers.iter().map(|server| lazily(server.address)).collect();
-    let (mut early, mut late) = (Duration::MAX, Duration::ZERO);
-    while let Some(round) = lab.next_round(1, 10) {
+    let (mut early, mut late, mut shortest_admission) = (Duration::MAX, Duration::ZERO, Duration::MAX);
+    while let Some(round) = lab.next_round(1, 6) {
         let mine = &doors[round as usize % doors.len()];
+        let joined = Instant::now();
         let caller = admitted(mine).await;
         let (asked, seat) = (Instant::now(), round as i32);
         caller.hold(DATE, &[seat]).await.expect("a hold");
@@ -65,6 +66,7 @@ pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
             assert!(held.elapsed() < ADMISSION_TTL + PATIENCE, "the admission is not over after {:?}", held.elapsed());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        shortest_admission = shortest_admission.min(joined.elapsed());
         lab.note_tally(Tally { acknowledged: 2, ..Tally::default() });
     }
     for server in servers {
@@ -73,6 +75,7 @@ pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
     lab.note(format!("holds of {HOLD_TTL:?} ended after {early:.2?} to {late:.2?}"));
     invariants::check(&site.url, &Clock::system()).await;
     assert!(early >= HOLD_TTL, "a hold ended after {early:?}");
+    assert!(shortest_admission >= ADMISSION_TTL, "an admission ended after {shortest_admission:?}");
 }
 
 /// Starts a server on a machine whose clock is wrong by so many microseconds.

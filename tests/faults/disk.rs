@@ -38,7 +38,7 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
     site.concert(SEATS, |_| ()).await;
     let (book, door) = (Arc::new(Book::default()), site.replicas[0].channel());
     let user_id = open_wallet(&door, 1_000).await.expect("a wallet");
-    while lab.next_round(1, 10).is_some() {
+    while lab.next_round(1, 5).is_some() {
         site.replicas[0].wrap(Some(FULL_DISK));
         restart(&mut site).await;
         let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);

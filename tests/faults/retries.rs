@@ -1,9 +1,15 @@
 //! Answers that are lost on the way, and requests that are made again: with the same contents, and with others.
 
-use boxoffice::clock::Clock;
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+};
 
-use boxoffice::entity::{ledger_entry, payment, reservation};
+use boxoffice::{
+    clock::Clock,
+    entity::{ledger_entry, payment, reservation},
+};
+use prost::Message;
 use sea_orm::{ColumnTrait, Database, EntityTrait, PaginatorTrait, QueryFilter};
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
@@ -40,23 +46,26 @@ pub async fn an_answer_that_was_lost_is_given_again(lab: Lab) {
         let caller = site.admitted(1).await.remove(0);
         let (user_id, amount) = (caller.uuid(), PRICE + round as i64);
         road.lose(Wish::Charge { user_id, amount }, |door, request_id| async move {
-            charge(&door, user_id, amount, &request_id).await.map(Fact::from)
+            charge(&door, user_id, amount, &request_id).await.map(told)
         })
         .await;
         let seat_numbers = vec![2 * round as i32 - 1, 2 * round as i32];
         road.lose(Wish::Hold { user_id, seat_numbers: seat_numbers.clone() }, |door, request_id| {
             let (caller, seat_numbers) = (caller.via(door), seat_numbers.clone());
-            async move { caller.hold_as(DATE, &seat_numbers, &request_id).await.map(Fact::from) }
+            async move { caller.hold_as(DATE, &seat_numbers, &request_id).await.map(told) }
         })
         .await;
         let paid = road.lose(Wish::Pay { user_id }, |door, request_id| {
             let caller = caller.via(door);
-            async move { caller.pay_as("", &request_id).await.map(Fact::from) }
+            async move { caller.pay_as("", &request_id).await.map(told) }
         });
         let Fact::Paid { payment_id } = paid.await else { unreachable!("a payment") };
         road.lose(Wish::Refund { payment_id }, |door, request_id| {
             let caller = caller.via(door);
-            async move { caller.refund_as(&payment_id.to_string(), &request_id).await.map(|_| Fact::Refunded) }
+            async move {
+                let refund = caller.refund_as(&payment_id.to_string(), &request_id).await;
+                refund.map(|payment| (Fact::Refunded, payment.encode_to_vec()))
+            }
         })
         .await;
     }
@@ -76,31 +85,49 @@ impl Road {
     /// Makes a call whose answer never comes, waits for its effect, and asks again until the answer is known.
     async fn lose<F>(&self, wish: Wish, call: impl Fn(Channel, String) -> F) -> Fact
     where
-        F: Future<Output = Result<Fact, Status>>,
+        F: Future<Output = Result<(Fact, Vec<u8>), Status>>,
     {
-        let request_id = Uuid::now_v7();
+        let (request_id, replies) = (Uuid::now_v7(), Mutex::new(Vec::new()));
+        let ask = |door: Channel| {
+            let call = call(door, request_id.to_string());
+            self.book.ask(request_id, wish.clone(), async {
+                let (fact, reply) = call.await?;
+                replies.lock().expect("replies").push(reply);
+                Ok(fact)
+            })
+        };
         self.muted.set(Weather::Fair);
         let door = lazily(self.muted.address);
         // A first call opens the connection, which would not come to be without answers.
         let _ = charge(&door, Uuid::nil(), 1, "").await;
         self.muted.set(Weather::Mute);
-        let lost = self.book.ask(request_id, wish.clone(), call(door, request_id.to_string()));
+        let lost = ask(door);
         let cut = async {
             eventually("the request has its effect", async || self.has_effect(request_id).await).await;
             self.muted.cut_once().await;
         };
         let (lost, ()) = tokio::join!(lost, cut);
         lost.expect_err("the answer should be lost");
-        let repeats = (0..REPEATS)
-            .map(|_| self.book.ask(request_id, wish.clone(), call(self.other.clone(), request_id.to_string())));
-        let mut answers = futures::future::try_join_all(repeats).await.expect("an answer to each repeat");
-        assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "repeats were answered differently: {answers:?}");
-        answers.remove(0)
+        let repeats = (0..REPEATS).map(|_| ask(self.other.clone()));
+        let mut facts = futures::future::try_join_all(repeats).await.expect("an answer to each repeat");
+        let replies = replies.into_inner().expect("replies");
+        assert_eq!(replies.len(), REPEATS);
+        assert!(replies.iter().all(|reply| *reply == replies[0]), "repeats were answered differently: {replies:?}");
+        facts.remove(0)
     }
 
     async fn has_effect(&self, request_id: Uuid) -> bool {
         effects(&self.url, request_id).await > 0
     }
+}
+
+/// What an answer says that the database has to say too, and all of it.
+fn told<T: Message>(answer: T) -> (Fact, Vec<u8>)
+where
+    Fact: From<T>,
+{
+    let reply = answer.encode_to_vec();
+    (Fact::from(answer), reply)
 }
 
 /// How many rows a request left behind.
@@ -120,7 +147,7 @@ async fn effects(url: &str, request_id: Uuid) -> u64 {
 pub async fn a_request_id_with_other_contents_is_refused(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     site.concert(400, |_| ()).await;
-    while let Some(round) = lab.next_round(1, 50) {
+    while let Some(round) = lab.next_round(1, 30) {
         let [caller, other] = site.admitted(2).await.try_into().expect("two callers");
         let (channel, seat) = (&caller.channel, 4 * round as i32);
         let [charged, held, paid, given_back] = [(); 4].map(|()| Uuid::now_v7().to_string());

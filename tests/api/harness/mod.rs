@@ -81,14 +81,7 @@ impl World {
     /// One server with other settings, given as flags.
     pub async fn with(engine: Engine, flags: &[&str]) -> Self {
         boxoffice::install_crypto();
-        let (url, files) = match engine {
-            Engine::Postgres => (postgres::fresh_database().await, None),
-            Engine::Sqlite => {
-                let files = tempfile::tempdir().expect("a temporary directory");
-                let url = format!("sqlite://{}/boxoffice.db?mode=rwc", files.path().display());
-                (url, Some(files))
-            }
-        };
+        let (url, files) = empty_database(engine).await;
         let mut args = vec!["boxoffice", "--database-url", &url, "--listen", "127.0.0.1:0"];
         args.extend(["--admin-listen", "127.0.0.1:0"]);
         let defaults = [["--drain-timeout", "2s"], ["--lame-duck", "0s"]];
@@ -274,6 +267,18 @@ impl World {
     /// Holds the invariants of the service against the database.
     pub async fn check_invariants(&self) {
         invariants::check(&self.settings.database_url, &self.clock).await;
+    }
+}
+
+/// The URL of a database that nobody has used yet, and where its files are, if it has any of its own.
+pub async fn empty_database(engine: Engine) -> (String, Option<tempfile::TempDir>) {
+    match engine {
+        Engine::Postgres => (postgres::fresh_database().await, None),
+        Engine::Sqlite => {
+            let files = tempfile::tempdir().expect("a temporary directory");
+            let url = format!("sqlite://{}/boxoffice.db?mode=rwc", files.path().display());
+            (url, Some(files))
+        }
     }
 }
 

@@ -55,6 +55,14 @@ impl From<proto::Payment> for Fact {
     }
 }
 
+/// What was acknowledged of calls that have no `request_id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Promise {
+    Wallet { user_id: Uuid },
+    Place { user_id: Uuid, queue_number: i64 },
+    Released { reservation_id: Uuid },
+}
+
 /// All that was said about one `request_id`.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -87,6 +95,7 @@ impl Record {
 #[derive(Default)]
 pub struct Book {
     records: Mutex<HashMap<Uuid, Record>>,
+    promises: Mutex<Vec<Promise>>,
     /// Failures by code and reason.
     failures: Mutex<BTreeMap<String, u64>>,
     /// Repeats that were answered otherwise than before.
@@ -122,7 +131,7 @@ impl Book {
         answer
     }
 
-    /// Makes a call that changes nothing that has to be kept.
+    /// Makes a call whose answer is not written down.
     pub async fn look<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         let asked = Instant::now();
         let answer = tokio::time::timeout(PATIENCE, call).await;
@@ -133,6 +142,16 @@ impl Book {
             *slowest = slowest.max(asked.elapsed());
         }
         answer
+    }
+
+    /// Writes down what was acknowledged to a caller.
+    pub fn keep(&self, promise: Promise) {
+        self.promises.lock().expect("book").push(promise);
+    }
+
+    /// What was acknowledged of calls that have no `request_id`.
+    pub fn promises(&self) -> Vec<Promise> {
+        self.promises.lock().expect("book").clone()
     }
 
     /// All records.

@@ -1,25 +1,31 @@
 //! Holds the database against the callers' record: what was acknowledged is there once and as it was told, what was refused is
 //! not, and nothing is there that nobody asked for.
 
-use boxoffice::clock::Clock;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use boxoffice::entity::{ledger_entry, payment, reservation};
+use boxoffice::{
+    clock::Clock,
+    entity::{ledger_entry, payment, queue_token, reservation, wallet},
+};
 use sea_orm::{Database, EntityTrait};
 use uuid::Uuid;
 
 use super::{
-    book::{Book, Fact, Fate, Record, Wish},
+    book::{Book, Fact, Fate, Promise, Record, Wish},
     invariants,
     lab::{Lab, Tally},
 };
 
-/// Rows by the request that made them.
+/// Rows by the request that made them, and what tells of calls that have no request id.
 struct Traces {
     charges: HashMap<Uuid, Vec<ledger_entry::Model>>,
     holds: HashMap<Uuid, Vec<reservation::Model>>,
     payments: HashMap<Uuid, Vec<payment::Model>>,
     refunds: HashMap<Uuid, Vec<payment::Model>>,
+    kept: HashSet<(Uuid, i64)>,
+    released: HashSet<Uuid>,
+    /// Effects of requests that had no id, where all have one.
+    nameless: Vec<String>,
 }
 
 /// Notes what callers were told and panics if the database says otherwise, or breaks an invariant of its own. The books are all
@@ -40,6 +46,12 @@ pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
             wrongs.push(format!("{request_id} {:?} {fate:?}: {wrong}", record.wish));
         }
     }
+    for promise in books.iter().flat_map(|book| book.promises()) {
+        tally.acknowledged += 1;
+        if !traces.keeps(&promise) {
+            wrongs.push(format!("{promise:?} was acknowledged and is not there"));
+        }
+    }
     wrongs.extend(traces.unasked(&records));
     tally.lost = wrongs.len() as u64;
     lab.note_tally(tally);
@@ -58,9 +70,17 @@ impl Traces {
         let entries = ledger_entry::Entity::find().all(&db).await.expect("entries");
         let reservations = reservation::Entity::find().all(&db).await.expect("reservations");
         let payments = payment::Entity::find().all(&db).await.expect("payments");
+        let tokens = queue_token::Entity::find().all(&db).await.expect("tokens");
+        let wallets = wallet::Entity::find().all(&db).await.expect("wallets");
         db.close().await.expect("close");
-        let charges = entries.into_iter().filter(|entry| entry.kind == ledger_entry::Kind::Charge);
+        let places = tokens.iter().map(|token| (token.user_id, token.queue_number));
+        let released = reservations.iter().filter(|row| row.state == reservation::State::Released);
+        let charges = entries.clone().into_iter().filter(|entry| entry.kind == ledger_entry::Kind::Charge);
         Self {
+            // A wallet is kept as place 0.
+            kept: places.chain(wallets.iter().map(|wallet| (wallet.user_id, 0))).collect(),
+            released: released.map(|row| row.reservation_id).collect(),
+            nameless: nameless(&entries, &reservations, &payments),
             charges: by_request(charges, |entry| entry.request_id),
             holds: by_request(reservations, |reservation| reservation.request_id),
             refunds: by_request(payments.clone(), |payment| payment.refund_request_id),
@@ -102,11 +122,40 @@ impl Traces {
         }
     }
 
+    fn keeps(&self, promise: &Promise) -> bool {
+        match promise {
+            Promise::Wallet { user_id } => self.kept.contains(&(*user_id, 0)),
+            Promise::Place { user_id, queue_number } => self.kept.contains(&(*user_id, *queue_number)),
+            Promise::Released { reservation_id } => self.released.contains(reservation_id),
+        }
+    }
+
     /// Effects of requests that nobody made.
     fn unasked(&self, records: &HashMap<Uuid, Record>) -> Vec<String> {
         let ids = self.charges.keys().chain(self.holds.keys()).chain(self.payments.keys()).chain(self.refunds.keys());
-        ids.filter(|id| !records.contains_key(id)).map(|id| format!("nobody asked for {id}")).collect()
+        ids.filter(|id| !records.contains_key(id))
+            .map(|id| format!("nobody asked for {id}"))
+            .chain(self.nameless.iter().cloned())
+            .collect()
     }
+}
+
+/// Rows that no request made, where every caller gives one: a second effect of a request would be such a row. The first money of
+/// a wallet is put there to begin with.
+fn nameless(
+    entries: &[ledger_entry::Model],
+    reservations: &[reservation::Model],
+    payments: &[payment::Model],
+) -> Vec<String> {
+    let is_charge = |row: &&ledger_entry::Model| row.kind == ledger_entry::Kind::Charge && row.entry_number > 1;
+    let charges = entries.iter().filter(is_charge).filter(|row| row.request_id.is_none());
+    let holds = reservations.iter().filter(|row| row.request_id.is_none());
+    let paid = payments.iter().filter(|row| row.request_id.is_none());
+    let is_refunded = |row: &&payment::Model| row.state == payment::State::Refunded;
+    let refunds = payments.iter().filter(is_refunded).filter(|row| row.refund_request_id.is_none());
+    let charges = charges.map(|row| format!("{row:?}"));
+    let others = holds.map(|row| format!("{row:?}")).chain(paid.chain(refunds).map(|row| format!("{row:?}")));
+    charges.chain(others).map(|row| format!("no request made {row}")).collect()
 }
 
 fn all<R>(

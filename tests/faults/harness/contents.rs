@@ -2,7 +2,7 @@
 
 use boxoffice::entity::{
     concert, ledger_entry, payment, performance, queue_counter, queue_token, reservation, reservation_extension,
-    reserved_seat, venue, wallet,
+    reserved_seat, section, section_price, venue, wallet,
 };
 use sea_orm::{Database, DatabaseConnection, EntityTrait};
 
@@ -19,6 +19,8 @@ pub async fn contents(url: &str) -> Vec<String> {
     rows.extend(table::<reservation::Entity>(&db).await);
     rows.extend(table::<reservation_extension::Entity>(&db).await);
     rows.extend(table::<reserved_seat::Entity>(&db).await);
+    rows.extend(table::<section::Entity>(&db).await);
+    rows.extend(table::<section_price::Entity>(&db).await);
     rows.extend(table::<venue::Entity>(&db).await);
     rows.extend(table::<wallet::Entity>(&db).await);
     db.close().await.expect("close");

@@ -10,7 +10,7 @@ use tonic::{Status, transport::Channel};
 use uuid::Uuid;
 
 use super::{
-    book::{Book, Fact, Wish, is_refusal},
+    book::{Book, Fact, Promise, Wish, is_refusal},
     caller::Caller,
     lab::Lab,
     site::{CONCERT, DATE, PRICE, charge, open_wallet},
@@ -64,7 +64,7 @@ impl Visitor {
             let visit = async {
                 let id = match user_id {
                     Some(id) => id,
-                    None => self.book.look(open_wallet(&door, 0)).await?,
+                    None => self.open_wallet(&door).await?,
                 };
                 self.buy(id, leaving).await.map(|()| id)
             };
@@ -73,6 +73,12 @@ impl Visitor {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
+    }
+
+    async fn open_wallet(&self, door: &Channel) -> Result<Uuid, Status> {
+        let user_id = self.book.look(open_wallet(door, 0)).await?;
+        self.book.keep(Promise::Wallet { user_id });
+        Ok(user_id)
     }
 
     /// One visit from charging to leaving with or without seats; ends at the first call that fails for good.
@@ -84,6 +90,7 @@ impl Visitor {
         .await?;
         let door = self.door();
         let caller = self.book.look(Caller::join(door, CONCERT, user_id)).await?;
+        self.book.keep(Promise::Place { user_id, queue_number: caller.queue_number });
         while self.is_waiting(&caller).await? {
             if leaving.is_cancelled() {
                 return Ok(());
@@ -93,7 +100,9 @@ impl Visitor {
         let reservation_id = self.hold(&caller).await?;
         if self.random.random_bool(0.2) {
             let release = caller.via(self.door());
-            return self.book.look(async { release.release(&reservation_id.to_string()).await.map(drop) }).await;
+            self.book.look(release.release(&reservation_id.to_string())).await?;
+            self.book.keep(Promise::Released { reservation_id });
+            return Ok(());
         }
         let payment_id = self.pay(&caller, reservation_id).await?;
         if self.random.random_bool(0.6) {

@@ -34,10 +34,20 @@ pub struct Tally {
 pub struct Notes {
     /// How often the trouble was made.
     pub rounds: u64,
+    /// How often a long run has to make it.
+    pub wanted: u64,
     /// What callers were told.
     pub tally: Tally,
     /// The figure that it is judged by.
     pub key: String,
+}
+
+impl Notes {
+    /// Fails if there was no time for all the rounds that a verdict takes.
+    pub fn enough(&self) -> Result<(), String> {
+        let Self { rounds, wanted, .. } = self;
+        if rounds < wanted { Err(format!("only {rounds} rounds of {wanted}: give it more SECONDS")) } else { Ok(()) }
+    }
 }
 
 /// The place of one experiment on one engine.
@@ -69,9 +79,10 @@ impl Lab {
         if self.is_long { long } else { short }
     }
 
-    /// Begins another round: `short` of them, or in a long run up to `long` while time lasts.
+    /// Begins another round: `short` of them; in a long run `long`, which fails if time is over before.
     pub fn next_round(&self, short: u64, long: u64) -> Option<u64> {
         let mut notes = self.notes.lock().expect("notes");
+        notes.wanted = self.pick(short, long);
         let wanted = notes.rounds < short || (notes.rounds < self.pick(short, long) && Instant::now() < self.until);
         if wanted {
             notes.rounds += 1;

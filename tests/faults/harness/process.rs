@@ -75,13 +75,13 @@ impl Process {
     /// Waits for it to end by itself; `None` if it does not within `limit`.
     pub async fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
         let started = Instant::now();
-        while started.elapsed() < limit {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                return Some(status);
+        loop {
+            let status = self.child.try_wait().expect("a child");
+            if status.is_some() || started.elapsed() >= limit {
+                return status;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        None
     }
 
     /// Memory in use, in bytes.

@@ -88,7 +88,9 @@ fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCo
         println!("{} ...", experiment.title(*engine));
         let (lab, started) = (Lab::long(*engine, seed, share), Instant::now());
         let outcome = perform(experiment, &lab, share * 2 + SHORT_LIMIT);
-        let row = Row { experiment, engine: *engine, notes: lab.take_notes(), took: started.elapsed(), outcome };
+        let (notes, took) = (lab.take_notes(), started.elapsed());
+        let outcome = outcome.and_then(|()| notes.enough());
+        let row = Row { experiment, engine: *engine, notes, took, outcome };
         println!("{row}");
         rows.push(row);
     }
@@ -99,7 +101,7 @@ fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCo
     rows.iter().for_each(|row| println!("{row}"));
     let failed = rows.iter().filter(|row| row.outcome.is_err()).count();
     println!("\n{} experiments, {failed} failed", rows.len());
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 && !rows.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs one experiment to its end or its limit; fails with what it panicked with.
@@ -133,7 +135,7 @@ struct Row<'a> {
 
 impl std::fmt::Display for Row<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Notes { rounds, tally, key } = &self.notes;
+        let Notes { rounds, tally, key, .. } = &self.notes;
         let verdict = if self.outcome.is_ok() { "pass" } else { "FAIL" };
         let why = self.outcome.as_ref().err().map(|why| why.split_whitespace().collect::<Vec<_>>().join(" "));
         write!(
