@@ -151,7 +151,7 @@ pub async fn complete(write: &Write, keys: &[Key]) -> Result<(), db::Error> {
 /// issued, one batch after the other, would hardly ever find it free.
 pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     for concert_id in store::concerts_with_waiting(db).await? {
-        let admitted = db.write(|write| Box::pin(promote_concert(write, concert_id, terms))).await?;
+        let admitted = promote_concert(db, concert_id, terms).await?;
         if let Some((admitted_number, count)) = admitted {
             tracing::info!(concert_id, count, admitted_number, "admitted");
         }
@@ -160,10 +160,20 @@ pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Resu
 }
 
 /// The last number that was admitted and how many were, if anybody was.
-async fn promote_concert(write: &Write, concert_id: i64, terms: Terms) -> Result<Option<(i64, usize)>, db::Error> {
-    let Some(counter) = store::lock_counter(write, concert_id).await? else {
+async fn promote_concert(db: &Database, concert_id: i64, terms: Terms) -> Result<Option<(i64, usize)>, db::Error> {
+    let mut write = db.begin().await?;
+    let Some(counter) = store::lock_counter(&write, concert_id).await? else {
         return Ok(None);
     };
+    // The turn may have been long in coming, and admissions begin with it.
+    write.now = db.now();
+    let admitted = admit(&write, counter, terms).await?;
+    write.commit().await?;
+    Ok(admitted)
+}
+
+async fn admit(write: &Write, counter: queue_counter::Model, terms: Terms) -> Result<Option<(i64, usize)>, db::Error> {
+    let concert_id = counter.concert_id;
     let Some(demand) = store::demand(write, concert_id).await? else {
         return Ok(None);
     };

@@ -92,9 +92,13 @@ async fn a_promotion_waits_for_its_turn_among_those_who_issue_tokens() {
     issuing.execute_unprepared("SELECT 1 FROM queue_counter FOR NO KEY UPDATE").await.unwrap();
     let release = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
+        world.advance(Duration::from_secs(30));
         issuing.commit().await.unwrap();
     };
     tokio::join!(world.promote(), release);
+    assert_eq!(caller.state().await, QueueState::Active);
+    // The admission began when the turn came.
+    world.advance(world.settings.admission_ttl - Duration::from_secs(1));
     assert_eq!(caller.state().await, QueueState::Active);
     db.close().await.unwrap();
 }

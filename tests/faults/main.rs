@@ -46,7 +46,7 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(7, network::callers_that_give_up_leave_no_transaction_open, POSTGRES, 4),
     experiment!(8, promotion::promotion_goes_on_when_the_promoting_server_does_not, POSTGRES, 6),
     experiment!(8, promotion::nobody_admits_too_many_while_others_do_not_finish, POSTGRES, 3),
-    experiment!(9, network::a_server_that_is_cut_off_says_so_and_comes_back, POSTGRES, 6),
+    experiment!(9, network::a_server_that_is_cut_off_says_so_and_comes_back, POSTGRES, 10),
     experiment!(10, clocks::wrong_clocks_expire_nothing_early_or_late, POSTGRES, 3),
     experiment!(11, network::those_who_wait_are_answered_while_the_database_is_silent, POSTGRES, 4),
     experiment!(12, overload::overload_is_refused_and_goodput_stays, BOTH, 6),

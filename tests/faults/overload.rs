@@ -63,8 +63,10 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     let span = lab.pick(Duration::from_secs(4), Duration::from_secs(20));
     let capacity = load.capacity(span).await;
     let (mut peak, mut overloaded, mut figures) = (0.0_f64, f64::INFINITY, vec![format!("capacity {capacity:.0}/s")]);
-    for factor in lab.pick(vec![1.0, 5.0], vec![1.0, 2.0, 5.0, 10.0]) {
-        lab.next_round(2, 4);
+    let factors = lab.pick(vec![1.0, 5.0], vec![1.0, 2.0, 5.0, 10.0]);
+    let rounds = factors.len() as u64;
+    for factor in factors {
+        lab.next_round(rounds, rounds);
         let goodput = load.open_loop(capacity * factor, span).await;
         peak = peak.max(goodput);
         if factor > 1.0 {

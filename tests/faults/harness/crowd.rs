@@ -19,7 +19,7 @@ use super::{
 /// A call whose answer was lost is made again so many times.
 const REPEATS: usize = 3;
 /// Seats that visitors choose from: more than they buy in the longest run.
-pub const SEATS: i32 = 20_000;
+pub const SEATS: i32 = 100_000;
 
 /// Users at work, until told to leave.
 pub struct Crowd {
