@@ -3,7 +3,7 @@
 //! tonic reads the same header and would answer CANCELLED without details. This clock is looked at first, and the gate lets it end a
 //! moment before tonic's, so that its answer comes first.
 
-use std::{pin::pin, time::Duration};
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use http::HeaderMap;
 use tokio::time::Instant;
@@ -55,14 +55,16 @@ pub async fn within<F: Future>(deadline: Instant, call: F) -> Result<F::Output, 
     }
     let mut call = pin!(CURRENT.scope(deadline, call));
     // Most calls that are answered from memory never meet a timer.
-    if let std::task::Poll::Ready(answer) = futures::poll!(call.as_mut()) {
+    if let Poll::Ready(answer) = futures::poll!(call.as_mut()) {
         return Ok(answer);
     }
-    tokio::select! {
-        biased;
-        () = tokio::time::sleep_until(deadline) => Err(Error::DeadlineExceeded),
-        answer = call => Ok(answer),
-    }
+    let mut sleep = pin!(tokio::time::sleep_until(deadline));
+    // The clock is asked, too: timers of the same millisecond fire in any order, and tonic's may be the one that woke this.
+    poll_fn(|cx| match deadline <= Instant::now() || sleep.as_mut().poll(cx).is_ready() {
+        true => Poll::Ready(Err(Error::DeadlineExceeded)),
+        false => call.as_mut().poll(cx).map(Ok),
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -97,6 +99,19 @@ mod tests {
         let deadline = Instant::now();
         let answer = within(deadline, async { panic!("it was started") }).await;
         assert!(matches!(answer, Err(Error::DeadlineExceeded)));
+    }
+
+    #[test]
+    fn the_clock_decides_and_not_the_timer() {
+        let deadline = Instant::now() + Duration::from_millis(5);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let mut call = pin!(within(deadline, std::future::pending::<()>()));
+            assert!(futures::poll!(call.as_mut()).is_pending());
+            // No timer fires while the only thread sleeps.
+            std::thread::sleep(Duration::from_millis(10));
+            assert!(matches!(futures::poll!(call), Poll::Ready(Err(Error::DeadlineExceeded))));
+        });
     }
 
     #[tokio::test(start_paused = true)]
