@@ -2,8 +2,8 @@
 //! of a listener.
 //!
 //! In this order: what the caller has to show ([`Guard`]), a place among the calls or streams at once ([`Limit`]), the caller's
-//! deadline, the request read whole, the service, and for streams a guard around what follows. Whatever goes wrong on the way, a panic too, is answered with a status that carries its
-//! details. Calls that no service of ours has (health, reflection, what is unknown) ask for no key, and have a limit of their own, of
+//! deadline, the request read whole, the service, and for streams a guard around what follows. Whatever goes wrong on the way, a panic
+//! too, is answered with a status that carries its details. Calls that no service of ours has (health, reflection, what is unknown) ask for no key, and have a limit of their own, of
 //! which one connection gets little: however many calls there are, health is answered.
 
 mod deadline;

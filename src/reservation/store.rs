@@ -232,13 +232,9 @@ pub async fn sell_seats(write: &Write, seats: &[Seat]) -> Result<(), db::Error> 
 /// Adds to the sold seats of performances (or takes from them), in the order of their ids; rows are `(performance, seats)`.
 pub async fn count_sold(write: &Write, sold: &[(i64, i64)]) -> Result<(), db::Error> {
     if sold.len() > 1 {
-        let statement = write.rows(
-            "SELECT p.performance_id FROM performance p JOIN {r: performance_id int, seats int}
-             ON p.performance_id = r.performance_id ORDER BY p.performance_id {lock of p}",
-            sold,
-            [],
-        );
-        write.conn().query_all_raw(statement).await?;
+        let in_order = "SELECT 1 FROM performance p JOIN {r: performance_id int, seats int}
+                        ON p.performance_id = r.performance_id ORDER BY p.performance_id {lock of p}";
+        write.lock(in_order, sold).await?;
     }
     let statement = write.rows(
         "UPDATE performance SET sold_seat_count = sold_seat_count + r.seats

@@ -7,15 +7,18 @@ use std::{
     time::Duration,
 };
 
+use boxoffice::entity::concert;
+use sea_orm::{EntityTrait, PaginatorTrait};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::harness::{Caller, DATE, Engine, World, connect, eventually, on_both_engines, start};
+use crate::harness::{Caller, DATE, Engine, World, connect, empty_database, eventually, on_both_engines, start};
 
 on_both_engines!(
     health_knows_every_service_and_reflection_both_versions,
     the_binary_migrates_serves_a_demo_and_stops_when_told,
+    a_demo_fills_only_what_is_empty,
     background_passes_run_by_themselves,
 );
 
@@ -198,18 +201,19 @@ pub fn binary(url: &str) -> Command {
     command
 }
 
+async fn a_demo_fills_only_what_is_empty(world: World) {
+    let other = World::new(world.engine).await;
+    other.concert("OWN", 5).await;
+    for (world, filled, concerts) in [(&other, false, 1), (&world, true, 3), (&world, false, 3)] {
+        let db = world.server(0).db();
+        assert_eq!(boxoffice::demo::fill(db).await.unwrap(), filled);
+        assert_eq!(concert::Entity::find().count(db.reader()).await.unwrap(), concerts);
+    }
+}
+
 async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
-    // A fresh database, prepared by the binary alone.
-    let url = match world.engine {
-        Engine::Sqlite => world.settings.database_url.replace("boxoffice.db", "other.db"),
-        Engine::Postgres => {
-            let url = format!("{}_other", world.settings.database_url);
-            let (server, name) = url.rsplit_once('/').unwrap();
-            let db = sea_orm::Database::connect(format!("{server}/postgres")).await.unwrap();
-            sea_orm::ConnectionTrait::execute_unprepared(&db, &format!("CREATE DATABASE {name}")).await.unwrap();
-            url
-        }
-    };
+    // Prepared by the binary alone.
+    let (url, _files) = empty_database(world.engine).await;
     assert!(binary(&url).arg("migrate").output().unwrap().status.success());
     let mut process = Process::serve(&url, &["--demo"]);
     let mut log = Vec::new();

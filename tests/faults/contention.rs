@@ -1,9 +1,8 @@
 //! Everybody wants the same seat.
 
-use boxoffice::clock::Clock;
 use std::time::Instant;
 
-use boxoffice::proto::Reservation;
+use boxoffice::{clock::Clock, proto::Reservation};
 use tonic::Status;
 use tonic_types::StatusExt;
 

@@ -1,6 +1,5 @@
 //! SQLite on a disk that is full, and with a log that was torn by a crash.
 
-use boxoffice::clock::Clock;
 use std::{
     fs::{self, OpenOptions},
     io::Write,
@@ -9,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use boxoffice::proto::{GetConcertRequest, concert_service_client::ConcertServiceClient};
+use boxoffice::{
+    clock::Clock,
+    proto::{GetConcertRequest, concert_service_client::ConcertServiceClient},
+};
 use rand::Rng;
 use uuid::Uuid;
 

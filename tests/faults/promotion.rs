@@ -1,9 +1,8 @@
 //! Servers that go, or stand still, while they admit those who wait.
 
-use boxoffice::clock::Clock;
 use std::time::{Duration, Instant};
 
-use boxoffice::entity::queue_token;
+use boxoffice::{clock::Clock, entity::queue_token};
 use nix::sys::signal::Signal;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, EntityTrait, QueryFilter, Statement};
 

@@ -56,7 +56,7 @@ impl From<proto::Payment> for Fact {
 }
 
 /// What was acknowledged of calls that have no `request_id`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Promise {
     Wallet { user_id: Uuid },
     Place { user_id: Uuid, queue_number: i64 },

@@ -22,8 +22,7 @@ struct Traces {
     holds: HashMap<Uuid, Vec<reservation::Model>>,
     payments: HashMap<Uuid, Vec<payment::Model>>,
     refunds: HashMap<Uuid, Vec<payment::Model>>,
-    kept: HashSet<(Uuid, i64)>,
-    released: HashSet<Uuid>,
+    kept: HashSet<Promise>,
     /// Effects of requests that had no id, where all have one.
     nameless: Vec<String>,
 }
@@ -48,7 +47,7 @@ pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
     }
     for promise in books.iter().flat_map(|book| book.promises()) {
         tally.acknowledged += 1;
-        if !traces.keeps(&promise) {
+        if !traces.kept.contains(&promise) {
             wrongs.push(format!("{promise:?} was acknowledged and is not there"));
         }
     }
@@ -73,14 +72,12 @@ impl Traces {
         let tokens = queue_token::Entity::find().all(&db).await.expect("tokens");
         let wallets = wallet::Entity::find().all(&db).await.expect("wallets");
         db.close().await.expect("close");
-        let places = tokens.iter().map(|token| (token.user_id, token.queue_number));
-        let released = reservations.iter().filter(|row| row.state == reservation::State::Released);
-        let charges = entries.clone().into_iter().filter(|entry| entry.kind == ledger_entry::Kind::Charge);
+        let kept = kept(&wallets, &tokens, &reservations);
+        let nameless = nameless(&entries, &reservations, &payments);
+        let charges = entries.into_iter().filter(|entry| entry.kind == ledger_entry::Kind::Charge);
         Self {
-            // A wallet is kept as place 0.
-            kept: places.chain(wallets.iter().map(|wallet| (wallet.user_id, 0))).collect(),
-            released: released.map(|row| row.reservation_id).collect(),
-            nameless: nameless(&entries, &reservations, &payments),
+            kept,
+            nameless,
             charges: by_request(charges, |entry| entry.request_id),
             holds: by_request(reservations, |reservation| reservation.request_id),
             refunds: by_request(payments.clone(), |payment| payment.refund_request_id),
@@ -122,14 +119,6 @@ impl Traces {
         }
     }
 
-    fn keeps(&self, promise: &Promise) -> bool {
-        match promise {
-            Promise::Wallet { user_id } => self.kept.contains(&(*user_id, 0)),
-            Promise::Place { user_id, queue_number } => self.kept.contains(&(*user_id, *queue_number)),
-            Promise::Released { reservation_id } => self.released.contains(reservation_id),
-        }
-    }
-
     /// Effects of requests that nobody made.
     fn unasked(&self, records: &HashMap<Uuid, Record>) -> Vec<String> {
         let ids = self.charges.keys().chain(self.holds.keys()).chain(self.payments.keys()).chain(self.refunds.keys());
@@ -138,6 +127,19 @@ impl Traces {
             .chain(self.nameless.iter().cloned())
             .collect()
     }
+}
+
+/// All that could be promised of these rows.
+fn kept(
+    wallets: &[wallet::Model],
+    tokens: &[queue_token::Model],
+    reservations: &[reservation::Model],
+) -> HashSet<Promise> {
+    let place = |row: &queue_token::Model| Promise::Place { user_id: row.user_id, queue_number: row.queue_number };
+    let released = reservations.iter().filter(|row| row.state == reservation::State::Released);
+    let released = released.map(|row| Promise::Released { reservation_id: row.reservation_id });
+    let wallets = wallets.iter().map(|row| Promise::Wallet { user_id: row.user_id });
+    wallets.chain(tokens.iter().map(place)).chain(released).collect()
 }
 
 /// Rows that no request made, where every caller gives one: a second effect of a request would be such a row. The first money of
