@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .file_descriptor_set_path(&descriptors)
         .skip_protoc_run()
-        .codec_path("crate::codec::Codec")
+        .codec_path("crate::rpc::codec::Codec")
         .compile_protos(&files, &["proto".to_owned()])?;
     Ok(())
 }

@@ -4,10 +4,11 @@
 //! machine's monotonic clock in between, so a replica whose own clock is wrong by an hour decides like the others.
 
 use std::{
-    sync::{Arc, RwLock},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 /// Microseconds since the Unix epoch, or a span of them.
@@ -49,7 +50,7 @@ impl Clock {
     pub fn now(&self) -> Micros {
         match &*self.0 {
             Kind::Manual(now) => *now.borrow(),
-            Kind::System(anchor) => match &*anchor.read().unwrap_or_else(|e| e.into_inner()) {
+            Kind::System(anchor) => match &*anchor.read() {
                 Some(anchor) => anchor.reading + micros(anchor.at.elapsed()),
                 None => machine_now(),
             },
@@ -63,7 +64,7 @@ impl Clock {
             return;
         };
         let round_trip = asked.elapsed();
-        let mut slot = slot.write().unwrap_or_else(|e| e.into_inner());
+        let mut slot = slot.write();
         let better = slot.as_ref().is_none_or(|old| {
             let is_old = old.at.elapsed() > ANCHOR_AGE;
             round_trip <= old.round_trip || (is_old && round_trip < USELESS_ROUND_TRIP)
@@ -133,7 +134,7 @@ mod tests {
         let minute = Duration::from_secs(60);
         let Kind::System(slot) = &*clock.0 else { unreachable!() };
         let old = Anchor { at: Instant::now() - minute, reading: 1_000_000_000, round_trip: Duration::ZERO };
-        *slot.write().unwrap() = Some(old);
+        *slot.write() = Some(old);
         clock.anchor(Instant::now() - Duration::from_secs(20), 9_000_000_000);
         assert!(clock.now() < 2_000_000_000);
         clock.anchor(Instant::now() - Duration::from_millis(20), 9_000_000_000);

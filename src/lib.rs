@@ -56,28 +56,18 @@
 #![warn(missing_docs)]
 
 pub mod admin;
-pub mod background;
+pub mod app;
+pub mod batch;
+pub mod catalogue;
 pub mod clock;
-pub mod codec;
 pub mod concert;
-pub mod config;
 pub mod db;
-pub mod demo;
-pub mod entity;
-pub mod error;
-pub mod fields;
-pub mod gate;
-pub mod lane;
-pub mod paging;
+pub mod edge;
 pub mod payment;
-pub mod proto;
 pub mod queue;
 pub mod reservation;
-pub mod run;
-pub mod server;
-pub mod telemetry;
+pub mod rpc;
 pub mod token;
-pub mod transport;
 pub mod wallet;
 
 /// Chooses the one implementation of cryptography, before anything uses it.

@@ -4,9 +4,9 @@
 
 use std::process::ExitCode;
 
-use boxoffice::{
-    config::{Cli, Command},
-    run, telemetry,
+use boxoffice::app::{
+    cli::{Cli, Command},
+    commands as run, telemetry,
 };
 use clap::Parser;
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::proto::{
+use boxoffice::rpc::proto::{
     self, admin_service_client::AdminServiceClient, payment_service_client::PaymentServiceClient,
     queue_service_client::QueueServiceClient, reservation_service_client::ReservationServiceClient,
     wallet_service_client::WalletServiceClient,

@@ -4,11 +4,13 @@ use std::{collections::HashMap, time::Duration};
 
 use super::store;
 use crate::{
+    batch::Batch,
     clock::{self, Micros},
-    db::{self, Database, Set, Write},
-    entity::{concert, performance},
-    error::Error,
-    lane::Batch,
+    db::{
+        self, Database, Set, Write,
+        entity::{concert, performance},
+    },
+    rpc::Error,
 };
 
 /// What "per minute" means in the counts of a sale.

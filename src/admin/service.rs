@@ -17,14 +17,14 @@ use super::{
     store::Counts,
 };
 use crate::{
+    batch::{Lane, read_lane, write_lane},
+    catalogue::{Catalogue, Concert},
     clock::{self, Micros},
-    concert::{Catalogue, Concert},
-    db::Database,
-    entity::concert,
-    error::Error,
-    fields::Fields,
-    lane::Lane,
-    proto::{self, admin_service_server::AdminService},
+    db::{Database, entity::concert},
+    rpc::{
+        Error, Fields,
+        proto::{self, admin_service_server::AdminService},
+    },
 };
 
 const DEFAULT_SEATS_PER_USER: i32 = 4;
@@ -54,18 +54,18 @@ impl AdminApi {
     /// Starts the lanes of the admin. Streams end when `stopping` is cancelled.
     pub fn new(db: Database, catalogue: Arc<Catalogue>, tasks: &TaskTracker, stopping: CancellationToken) -> Self {
         Self {
-            counts: db.read_lane("admin.counts", tasks, |db, ids| Box::pin(operations::count(db, ids))),
+            counts: read_lane(&db, "admin.counts", tasks, |db, ids| Box::pin(operations::count(db, ids))),
             stopping,
-            venues: db.write_lane("admin.venues", tasks, |write, commands| {
+            venues: write_lane(&db, "admin.venues", tasks, |write, commands| {
                 Box::pin(operations::create_venues(write, commands))
             }),
-            concerts: db.write_lane("admin.concerts", tasks, |write, commands| {
+            concerts: write_lane(&db, "admin.concerts", tasks, |write, commands| {
                 Box::pin(operations::create_concerts(write, commands))
             }),
-            performances: db.write_lane("admin.performances", tasks, |write, commands| {
+            performances: write_lane(&db, "admin.performances", tasks, |write, commands| {
                 Box::pin(operations::add_performances(write, commands))
             }),
-            sales: db.write_lane("admin.sales", tasks, |write, commands| {
+            sales: write_lane(&db, "admin.sales", tasks, |write, commands| {
                 Box::pin(operations::update_sales(write, commands))
             }),
             db,

@@ -4,8 +4,10 @@ use sea_orm::{ActiveModelTrait, ActiveValue::Set, ColumnTrait, EntityTrait, From
 
 use crate::{
     clock::Micros,
-    db::{self, Database, Write},
-    entity::{concert, performance, queue_counter, section, section_price, venue},
+    db::{
+        self, Database, Write,
+        entity::{concert, performance, queue_counter, section, section_price, venue},
+    },
 };
 
 /// Adds a venue with its sections, which are `(name, seat count)`; `false` if the id is taken.

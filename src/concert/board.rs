@@ -5,19 +5,23 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use futures::{Stream, future::BoxFuture, stream};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Performance, TakenSeat};
+use super::{operations::states, store::TakenSeat};
 use crate::{
-    error::Error,
-    lane::Lane,
-    proto::{SeatState, WatchSeatsResponse},
+    batch::Lane,
+    catalogue::Performance,
+    rpc::{
+        Error,
+        proto::{SeatState, WatchSeatsResponse},
+    },
 };
 
 /// How old what watchers see may be, beside the time of a query.
@@ -43,7 +47,7 @@ impl Boards {
     /// Follows the states of a performance's seats. The receiver ends when the server goes down.
     pub async fn watch(self: &Arc<Self>, performance: &Arc<Performance>) -> Result<watch::Receiver<States>, Error> {
         let states = self.read(performance).await?;
-        let mut boards = self.boards.lock().unwrap_or_else(|e| e.into_inner());
+        let mut boards = self.boards.lock();
         match boards.entry(performance.performance_id) {
             Entry::Occupied(board) => Ok(board.get().subscribe()),
             Entry::Vacant(place) => {
@@ -57,7 +61,7 @@ impl Boards {
 
     async fn read(&self, performance: &Performance) -> Result<States, Error> {
         let taken = self.taken_seats.submit((), performance.performance_id).await?;
-        Ok(Arc::new(performance.states(&taken)))
+        Ok(Arc::new(states(performance, &taken)))
     }
 
     async fn run(self: Arc<Self>, performance: Arc<Performance>, board: Arc<watch::Sender<States>>) {
@@ -81,7 +85,7 @@ impl Boards {
 
     /// Under the lock of the boards, so that nobody subscribes to a board that is being closed.
     fn close_unless_watched(&self, performance: &Performance, board: &watch::Sender<States>, stopped: bool) -> bool {
-        let mut boards = self.boards.lock().unwrap_or_else(|e| e.into_inner());
+        let mut boards = self.boards.lock();
         let closed = stopped || board.receiver_count() == 0;
         if closed {
             boards.remove(&performance.performance_id);

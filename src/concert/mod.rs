@@ -1,10 +1,8 @@
-//! What is on sale: concerts, their dates, and which seats are free. Reads decide nothing, so there are no operations.
+//! What is on sale now: dates and free seats.
 
 mod board;
-pub mod catalogue;
+mod operations;
 mod service;
 mod store;
 
-pub use catalogue::{Catalogue, Concert, Performance, Section};
 pub use service::ConcertApi;
-pub use store::TakenSeat;

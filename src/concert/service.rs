@@ -1,6 +1,6 @@
 //! ConcertService: what is on sale.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, TryStreamExt};
 
@@ -8,26 +8,21 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Catalogue, Performance,
     board::{self, Boards},
+    operations::{self, states},
     store::{self, Availability, TakenSeat},
 };
 use crate::{
-    db::Database,
-    entity::{concert, reserved_seat},
-    error::Error,
-    fields::Fields,
-    lane::{Batch, Lane},
-    paging::Page,
-    proto::{self, concert_service_server::ConcertService},
+    batch::{Lane, read_lane},
+    catalogue::{Catalogue, Performance},
+    db::{Database, entity::concert},
     queue::Admission,
+    rpc::{
+        Error, Fields, Page,
+        proto::{self, concert_service_server::ConcertService},
+    },
     token::{self, Claims},
 };
-
-/// Bytes of seats in one message: what clients accept unless told otherwise is 4 MiB.
-const SEATS_MESSAGE: usize = 7 << 19;
-/// Bytes of a seat at most, beside its texts.
-const SEAT_NUMBERS: usize = 40;
 
 /// Serves the catalogue and the free seats.
 pub struct ConcertApi {
@@ -48,11 +43,12 @@ impl ConcertApi {
         tasks: &TaskTracker,
         stopping: &CancellationToken,
     ) -> Self {
-        let taken_seats = db.read_lane("concert.seats", tasks, |db, ids| Box::pin(taken_seats(db, ids)));
+        let taken_seats = read_lane(&db, "concert.seats", tasks, |db, ids| Box::pin(operations::taken_seats(db, ids)));
         Self {
             boards: Arc::new(Boards::new(taken_seats.clone(), tasks.clone(), stopping.clone())),
-            open_performances: db
-                .read_lane("concert.performances", tasks, |db, ids| Box::pin(open_performances(db, ids))),
+            open_performances: read_lane(&db, "concert.performances", tasks, |db, ids| {
+                Box::pin(operations::open_performances(db, ids))
+            }),
             taken_seats,
             db,
             catalogue,
@@ -118,8 +114,7 @@ impl ConcertService for ConcertApi {
         let mut fields = Fields::default();
         fields.concert_code("concert_code", &concert_code);
         fields.done()?;
-        let row = store::concert_row(&self.db, &concert_code).await.map_err(Error::from)?;
-        let row = row.ok_or(Error::ConcertNotFound { concert_code })?;
+        let row = self.catalogue.concert_now(&concert_code).await?;
         Ok(Response::new(proto::GetConcertResponse { concert: Some(row.into()) }))
     }
 
@@ -170,7 +165,7 @@ impl ConcertService for ConcertApi {
         let (list, limit) = (format!("seats/{}", performance.performance_id), performance.seats_per_message());
         let page = Page::read_within(list, request.page_size, &request.page_token, limit, limit)?;
         let first = page.cursor(|last| last.parse::<i32>().ok())?.map_or(1, |last| last.max(0).saturating_add(1));
-        let states = performance.states(&taken);
+        let states = states(&performance, &taken);
         let numbers = (first..=performance.seat_count).take(page.size + 1).collect();
         let (numbers, next_page_token) = page.cut(numbers, i32::to_string);
         let seats = performance.seats_to_proto(&states, numbers.into_iter());
@@ -191,34 +186,6 @@ impl ConcertService for ConcertApi {
     }
 }
 
-async fn open_performances(db: &Database, concert_ids: &[i64]) -> Batch<Arc<Vec<Availability>>> {
-    let rows = store::open_performances(db, &distinct(concert_ids), db.now()).await?;
-    Ok(share(concert_ids, rows))
-}
-
-async fn taken_seats(db: &Database, performance_ids: &[i64]) -> Batch<Arc<Vec<TakenSeat>>> {
-    let rows = store::taken_seats(db, &distinct(performance_ids), db.now()).await?;
-    let rows = rows.into_iter().map(|row| (row.performance_id, row)).collect();
-    Ok(share(performance_ids, rows))
-}
-
-fn distinct(ids: &[i64]) -> Vec<i64> {
-    let mut ids = ids.to_vec();
-    ids.sort_unstable();
-    ids.dedup();
-    ids
-}
-
-/// The rows of each asked id, shared by all who asked for it.
-fn share<T>(asked: &[i64], rows: Vec<(i64, T)>) -> Vec<Result<Arc<Vec<T>>, Error>> {
-    let mut by_id: HashMap<i64, Vec<T>> = HashMap::new();
-    for (id, row) in rows {
-        by_id.entry(id).or_default().push(row);
-    }
-    let by_id: HashMap<i64, Arc<Vec<T>>> = by_id.into_iter().map(|(id, rows)| (id, Arc::new(rows))).collect();
-    asked.iter().map(|id| Ok(by_id.get(id).cloned().unwrap_or_default())).collect()
-}
-
 impl From<concert::Model> for proto::Concert {
     fn from(row: concert::Model) -> Self {
         Self {
@@ -230,60 +197,5 @@ impl From<concert::Model> for proto::Concert {
             seats_per_user_limit: row.seats_per_user_limit,
             claim_ttl: row.claim_ttl.map(|ttl| proto::duration(Duration::from_micros(ttl.unsigned_abs()))),
         }
-    }
-}
-
-impl Performance {
-    /// As callers see it, with `available_seat_count` seats to hold.
-    pub fn to_proto(&self, available_seat_count: i32) -> proto::Performance {
-        proto::Performance {
-            concert_code: self.concert.concert_code.clone(),
-            concert_name: self.concert.name.clone(),
-            date: self.date.clone(),
-            start_time: Some(proto::timestamp(self.start_time)),
-            venue_name: self.venue_name.clone(),
-            price: self.lowest_price(),
-            available_seat_count,
-            seat_count: self.seat_count,
-        }
-    }
-
-    /// How many seats fit into a message.
-    pub fn seats_per_message(&self) -> i32 {
-        let section = self.sections.iter().map(|section| section.name.len()).max().unwrap_or_default();
-        let bytes = self.concert.concert_code.len() + self.date.len() + section + SEAT_NUMBERS;
-        i32::try_from(SEATS_MESSAGE / bytes).unwrap_or(i32::MAX)
-    }
-
-    /// The seats whose numbers are in `numbers`, in the states of `states`, which has one for each seat of the performance.
-    pub fn seats_to_proto(&self, states: &[proto::SeatState], numbers: impl Iterator<Item = i32>) -> Vec<proto::Seat> {
-        let seat = |seat_number: i32| {
-            let section = self.section(seat_number)?;
-            let state = states.get(usize::try_from(seat_number - 1).ok()?)?;
-            Some(proto::Seat {
-                concert_code: self.concert.concert_code.clone(),
-                date: self.date.clone(),
-                seat_number,
-                state: (*state).into(),
-                section: section.name.clone(),
-                price: section.price,
-            })
-        };
-        numbers.filter_map(seat).collect()
-    }
-
-    /// The state of every seat in order; `taken` are those that cannot be held.
-    pub fn states(&self, taken: &[TakenSeat]) -> Vec<proto::SeatState> {
-        let mut states = vec![proto::SeatState::Available; self.seat_count.max(0) as usize];
-        for seat in taken {
-            let index = usize::try_from(seat.seat_number - 1).unwrap_or(usize::MAX);
-            if let Some(state) = states.get_mut(index) {
-                *state = match seat.state {
-                    reserved_seat::State::Held => proto::SeatState::Held,
-                    reserved_seat::State::Sold => proto::SeatState::Sold,
-                };
-            }
-        }
-        states
     }
 }

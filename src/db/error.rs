@@ -1,46 +1,35 @@
-//! What an error of the database means for the batch that met it.
+//! What an error of the database means for the transaction that met it.
 
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 
-use crate::error;
+use crate::rpc;
 
 /// Why a transaction did not happen, or may not have.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// Another replica was faster at a row that a conditional write was about, or holds a lock on it.
+    /// Another transaction changed a row first, or holds a lock on it. Nothing was written; run the transaction again.
     #[error("a race with another transaction was lost")]
     Lost,
-    /// The database cannot be reached or refuses to work; nothing was written.
+    /// The database cannot be reached or refuses to work. Nothing was written; retry once or twice, then report it.
     #[error("the database is away: {0}")]
     Away(String),
-    /// The connection broke while committing: it may have happened or not.
+    /// The connection broke during the commit. The transaction may have happened; do not run it again.
     #[error("the connection broke during the commit: {0}")]
     Unknown(String),
-    /// Anything else: a defect.
+    /// Anything else is a defect. One command of the batch causes it.
     #[error("{0}")]
     Defect(String),
-}
-
-/// What to do about an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
-    /// Run the transaction again.
-    Race,
-    /// Run it again once or twice, then say so.
-    Away,
-    /// Do not run it again: it may have happened.
-    Unknown,
-    /// One of the commands is at fault.
-    Defect,
 }
 
 impl Error {
     pub(super) fn of_statement(error: DbErr) -> Self {
         let text = error.to_string();
-        match kind(&error) {
-            Trouble::Race => Self::Lost,
-            Trouble::Away => Self::Away(text),
-            Trouble::Unknown | Trouble::Defect => Self::Defect(text),
+        match error {
+            DbErr::ConnectionAcquire(_) => Self::Away(text),
+            DbErr::Conn(RuntimeErr::SqlxError(error))
+            | DbErr::Exec(RuntimeErr::SqlxError(error))
+            | DbErr::Query(RuntimeErr::SqlxError(error)) => of_sqlx(&error, text),
+            _ => Self::Defect(text),
         }
     }
 
@@ -50,75 +39,55 @@ impl Error {
             known => known,
         }
     }
-
-    /// What to do about it.
-    pub fn trouble(&self) -> Trouble {
-        match self {
-            Self::Lost => Trouble::Race,
-            Self::Away(_) => Trouble::Away,
-            Self::Unknown(_) => Trouble::Unknown,
-            Self::Defect(_) => Trouble::Defect,
-        }
-    }
 }
 
-impl From<Error> for error::Error {
+impl From<Error> for rpc::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Defect(_) => Self::internal(error),
             Error::Lost | Error::Away(_) | Error::Unknown(_) => {
-                tracing::warn!(%error, "the database did not serve");
+                tracing::warn!(%error, "the database did not serve a call");
                 Self::StorageUnavailable
             }
         }
     }
 }
 
-fn kind(error: &DbErr) -> Trouble {
+fn of_sqlx(error: &sqlx::Error, text: String) -> Error {
     match error {
-        DbErr::ConnectionAcquire(_) => Trouble::Away,
-        DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error)) => kind_of_sqlx(error),
-        _ => Trouble::Defect,
-    }
-}
-
-fn kind_of_sqlx(error: &sqlx::Error) -> Trouble {
-    match error {
-        // A row that another replica wrote first: run again, the batch will see it. A violation that stays is told
-        // apart by the lane, which gives up after a while and splits.
-        sqlx::Error::Database(error) if error.is_unique_violation() => Trouble::Race,
-        sqlx::Error::Database(error) => kind_of_code(&error.code().unwrap_or_default()),
+        // Another replica wrote the row first: the next run will see it. The lane gives up on a violation that stays,
+        // and splits the batch.
+        sqlx::Error::Database(error) if error.is_unique_violation() => Error::Lost,
+        sqlx::Error::Database(error) => of_code(&error.code().unwrap_or_default(), text),
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed => Trouble::Away,
-        _ => Trouble::Defect,
+        | sqlx::Error::WorkerCrashed => Error::Away(text),
+        _ => Error::Defect(text),
     }
 }
 
-/// PostgreSQL's codes have five characters, SQLite's are the extended result codes in decimal.
-fn kind_of_code(code: &str) -> Trouble {
+/// Codes of PostgreSQL have five characters. Codes of SQLite are its extended result codes in decimal.
+fn of_code(code: &str, text: String) -> Error {
     if code.len() == 5 {
         return match code {
             // Serialization failure, deadlock, lock not available.
-            "40001" | "40P01" | "55P03" => Trouble::Race,
-            // Statement cancelled by its time limit, session ended for idling in a transaction.
-            "57014" | "25P03" => Trouble::Away,
-            // Connection trouble, no such database, out of resources, going down, i/o error.
-            _ if ["08", "3D", "53", "57", "58"].contains(&&code[..2]) => Trouble::Away,
-            _ => Trouble::Defect,
+            "40001" | "40P01" | "55P03" => Error::Lost,
+            // Statement cancelled by its timeout, session ended because it idled in a transaction.
+            "57014" | "25P03" => Error::Away(text),
+            // Connection trouble, no such database, out of resources, shutting down, I/O error.
+            _ if ["08", "3D", "53", "57", "58"].contains(&&code[..2]) => Error::Away(text),
+            _ => Error::Defect(text),
         };
     }
     match code.parse::<u32>().map(|code| code & 0xff) {
         // SQLITE_BUSY, SQLITE_LOCKED.
-        Ok(5 | 6) => Trouble::Race,
+        Ok(5 | 6) => Error::Lost,
         // SQLITE_READONLY, IOERR, FULL, CANTOPEN.
-        Ok(8 | 10 | 13 | 14) => Trouble::Away,
-        _ => Trouble::Defect,
+        Ok(8 | 10 | 13 | 14) => Error::Away(text),
+        _ => Error::Defect(text),
     }
 }
 
@@ -128,14 +97,15 @@ mod tests {
 
     #[test]
     fn codes_of_both_engines_tell_what_to_do() {
+        let of_code = |code| of_code(code, String::new());
         for code in ["40001", "40P01", "55P03", "5", "6", "261", "517"] {
-            assert_eq!(kind_of_code(code), Trouble::Race, "{code}");
+            assert!(matches!(of_code(code), Error::Lost), "{code}");
         }
         for code in ["57P01", "08006", "53300", "25P03", "13", "10", "14"] {
-            assert_eq!(kind_of_code(code), Trouble::Away, "{code}");
+            assert!(matches!(of_code(code), Error::Away(_)), "{code}");
         }
         for code in ["23503", "23514", "42601", "1", "275", ""] {
-            assert_eq!(kind_of_code(code), Trouble::Defect, "{code}");
+            assert!(matches!(of_code(code), Error::Defect(_)), "{code}");
         }
     }
 }

@@ -3,30 +3,25 @@
 //! SQLite has one writer connection and a pool of read-only ones; PostgreSQL one pool for both. Writes run in lanes and
 //! background passes only, never on a request's own future.
 
+pub mod entity;
 mod error;
 mod statement;
 
 use std::{
     str::FromStr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use boxoffice_migration::{Migrator, MigratorTrait};
+pub use error::Error;
+pub use sea_orm::ActiveValue::Set;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr,
     SqliteTransactionMode, TransactionOptions, TransactionTrait, sqlx,
 };
-use tokio_util::task::TaskTracker;
-
-pub use error::{Error, Trouble};
-pub use sea_orm::ActiveValue::Set;
 pub use statement::{one, rows};
 
-use crate::{
-    clock::{Clock, Micros},
-    lane::{Batch, Lane},
-};
+use crate::clock::{Clock, Micros};
 use futures::future::BoxFuture;
 
 /// How long a call waits for a connection before the database counts as away.
@@ -44,8 +39,6 @@ const POSTGRES_CONNECTIONS: u32 = 16;
 const SQLITE_READERS: u32 = 4;
 /// Distinct statements that a connection keeps prepared.
 const STATEMENT_CACHE: usize = 200;
-/// Workers of a write lane on PostgreSQL, each with a transaction of its own.
-const POSTGRES_WORKERS: usize = 2;
 /// Replicas that start at once take turns at the schema by this advisory lock.
 const MIGRATION_LOCK: i64 = 0x0b0c_0ff1_ce00;
 /// How often, and how soon, a migration that lost a race is tried again.
@@ -179,6 +172,11 @@ impl Database {
         self.writer.get_database_backend()
     }
 
+    /// Whether there is one write transaction at a time.
+    pub fn has_one_writer(&self) -> bool {
+        self.engine() != DatabaseBackend::Postgres
+    }
+
     /// Now, as decisions go by.
     pub fn now(&self) -> Micros {
         self.clock.now()
@@ -203,43 +201,6 @@ impl Database {
             self.clock.anchor(asked, row.try_get_by_index(0)?);
         }
         Ok(())
-    }
-
-    /// Starts a lane whose batches are write transactions of `operation`.
-    pub fn write_lane<C, R, F>(&self, name: &'static str, tasks: &TaskTracker, operation: F) -> Lane<C, R>
-    where
-        C: Send + Sync + 'static,
-        R: Send + 'static,
-        F: for<'a> Fn(&'a Write, &'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync + 'static,
-    {
-        let workers = match self.engine() {
-            DatabaseBackend::Postgres => POSTGRES_WORKERS,
-            _ => 1,
-        };
-        let (db, operation) = (self.clone(), Arc::new(operation));
-        Lane::start(name, workers, tasks, move |commands| {
-            let (db, operation) = (db.clone(), operation.clone());
-            Box::pin(async move {
-                let write = db.begin().await?;
-                let answers = operation(&write, commands).await?;
-                write.commit().await?;
-                Ok(answers)
-            })
-        })
-    }
-
-    /// Starts a lane whose batches are reads by `operation`: what many ask for at once is asked of the database once.
-    pub fn read_lane<C, R, F>(&self, name: &'static str, tasks: &TaskTracker, operation: F) -> Lane<C, R>
-    where
-        C: Send + Sync + 'static,
-        R: Send + 'static,
-        F: for<'a> Fn(&'a Database, &'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync + 'static,
-    {
-        let (db, operation) = (self.clone(), Arc::new(operation));
-        Lane::start(name, 1, tasks, move |commands| {
-            let (db, operation) = (db.clone(), operation.clone());
-            Box::pin(async move { operation(&db, commands).await })
-        })
     }
 }
 

@@ -6,20 +6,22 @@ use uuid::Uuid;
 
 use super::store;
 use crate::{
-    db::{self, Write},
-    entity::{
-        ledger_entry::Kind,
-        payment::{Model as Payment, State},
-        queue_token::{self, Model as Token},
-        reservation::{self, Model as Reservation},
+    batch::Batch,
+    db::{
+        self, Write,
+        entity::{
+            ledger_entry::Kind,
+            payment::{Model as Payment, State},
+            queue_token::{self, Model as Token},
+            reservation::{self, Model as Reservation},
+        },
     },
-    error::Error,
-    lane::Batch,
     queue,
     reservation::{
         operations::{self as reservations, TokenKey},
         rules,
     },
+    rpc::Error,
     wallet::operations::{self as wallets, Wallets},
 };
 

@@ -6,17 +6,19 @@ use uuid::Uuid;
 
 use super::{operations::Paid, store};
 use crate::{
+    batch::Batch,
+    catalogue::Performance,
     clock::Micros,
-    concert::Performance,
-    db::{self, Write},
-    entity::{
-        ledger_entry::Kind,
-        payment::{Model as Payment, State},
-        reservation::{self, Model as Reservation},
+    db::{
+        self, Write,
+        entity::{
+            ledger_entry::Kind,
+            payment::{Model as Payment, State},
+            reservation::{self, Model as Reservation},
+        },
     },
-    error::Error,
-    lane::Batch,
     reservation::operations as reservations,
+    rpc::Error,
     wallet::operations::{self as wallets, Wallets},
 };
 

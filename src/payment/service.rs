@@ -11,16 +11,16 @@ use super::{
     store,
 };
 use crate::{
-    concert::Catalogue,
-    db::Database,
-    entity::payment::State,
-    error::Error,
-    fields::Fields,
-    lane::Lane,
-    paging::Page,
-    proto::{self, payment_service_server::PaymentService},
+    batch::{Lane, write_lane},
+    catalogue::Catalogue,
+    db::{Database, entity::payment::State},
     queue::Admission,
-    reservation, token, wallet,
+    reservation,
+    rpc::{
+        Error, Fields, Page,
+        proto::{self, payment_service_server::PaymentService},
+    },
+    token, wallet,
 };
 
 /// Serves payments.
@@ -36,8 +36,10 @@ impl PaymentApi {
     /// Starts the lanes of payments.
     pub fn new(db: Database, catalogue: Arc<Catalogue>, admission: Admission, tasks: &TaskTracker) -> Self {
         Self {
-            refund: db.write_lane("payment.refund", tasks, |write, commands| Box::pin(refund::refund(write, commands))),
-            pay: db.write_lane("payment.pay", tasks, |write, commands| Box::pin(operations::pay(write, commands))),
+            refund: write_lane(&db, "payment.refund", tasks, |write, commands| {
+                Box::pin(refund::refund(write, commands))
+            }),
+            pay: write_lane(&db, "payment.pay", tasks, |write, commands| Box::pin(operations::pay(write, commands))),
             db,
             catalogue,
             admission,

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter};
 use uuid::Uuid;
 
-use crate::{
-    db::{self, Database, Write},
+use crate::db::{
+    self, Database, Write,
     entity::{payment, reservation},
 };
 

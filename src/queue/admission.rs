@@ -9,7 +9,11 @@ use super::{
     snapshot::{Snapshots, View},
 };
 use crate::{
-    clock::Micros, db::Database, entity::queue_token::Model as Token, error::Error, lane::Lane, token::Claims,
+    batch::{Lane, read_lane, write_lane},
+    clock::Micros,
+    db::{Database, entity::queue_token::Model as Token},
+    rpc::Error,
+    token::Claims,
 };
 
 /// Looks up tokens by key; calls that ask at once share a query.
@@ -24,8 +28,8 @@ pub struct Admission {
 impl Admission {
     /// Starts the lane of look-ups.
     pub fn new(db: Database, snapshots: Arc<Snapshots>, tasks: &TaskTracker) -> Self {
-        let find = db.read_lane("queue.find", tasks, |db, keys| Box::pin(operations::find(db, keys)));
-        let claim = db.write_lane("queue.claim", tasks, |write, keys| Box::pin(operations::claim(write, keys)));
+        let find = read_lane(&db, "queue.find", tasks, |db, keys| Box::pin(operations::find(db, keys)));
+        let claim = write_lane(&db, "queue.claim", tasks, |write, keys| Box::pin(operations::claim(write, keys)));
         Self { db, snapshots, find, claim }
     }
 

@@ -13,14 +13,16 @@ use super::{
     store::{self, Key},
 };
 use crate::{
+    batch::{Batch, distinct},
     clock,
-    db::{self, Database, Write},
-    entity::{
-        queue_counter,
-        queue_token::{Model as Token, State},
+    db::{
+        self, Database, Write,
+        entity::{
+            queue_counter,
+            queue_token::{Model as Token, State},
+        },
     },
-    error::Error,
-    lane::Batch,
+    rpc::Error,
     wallet,
 };
 
@@ -223,11 +225,4 @@ async fn lock_counters(
 
 fn keys(tokens: &[Token]) -> Vec<Key> {
     tokens.iter().map(|token| (token.concert_id, token.queue_number)).collect()
-}
-
-fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
-    let mut items: Vec<T> = items.collect();
-    items.sort_unstable();
-    items.dedup();
-    items
 }

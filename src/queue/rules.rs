@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     clock::Micros,
-    entity::queue_token::{Model as Token, State},
-    error::Error,
+    db::entity::queue_token::{Model as Token, State},
+    rpc::Error,
 };
 
 /// Whoever is next to be admitted asks this often: as often as the default promotion runs.

@@ -14,13 +14,16 @@ use super::{
     snapshot::View,
 };
 use crate::{
-    concert::Catalogue,
-    db::Database,
-    entity::queue_token::{Model as Token, State},
-    error::Error,
-    fields::Fields,
-    lane::Lane,
-    proto::{self, queue_service_server::QueueService},
+    batch::{Lane, write_lane},
+    catalogue::Catalogue,
+    db::{
+        Database,
+        entity::queue_token::{Model as Token, State},
+    },
+    rpc::{
+        Error, Fields,
+        proto::{self, queue_service_server::QueueService},
+    },
     token::{self, Claims, KeyRing},
 };
 
@@ -53,7 +56,9 @@ impl QueueApi {
             catalogue,
             keys,
             admission,
-            issue: db.write_lane("queue.issue", tasks, |write, commands| Box::pin(operations::issue(write, commands))),
+            issue: write_lane(&db, "queue.issue", tasks, |write, commands| {
+                Box::pin(operations::issue(write, commands))
+            }),
             leave,
             stopping,
         }

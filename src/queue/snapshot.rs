@@ -6,10 +6,11 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, RwLock},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::RwLock;
 use tokio::sync::{Mutex, watch};
 
 use super::{
@@ -84,18 +85,18 @@ impl Snapshots {
 
     /// How far the queue of a concert has come; nothing has for one that is new.
     pub fn view(&self, concert_id: i64) -> Arc<View> {
-        let views = self.views.read().unwrap_or_else(|e| e.into_inner());
+        let views = self.views.read();
         views.get(&concert_id).map(|view| view.borrow().clone()).unwrap_or_default()
     }
 
     /// How often who waits where may ask.
     pub fn poll_plan(&self) -> PollPlan {
-        *self.plan.read().unwrap_or_else(|e| e.into_inner())
+        *self.plan.read()
     }
 
     /// Follows the view of a concert.
     pub fn watch(&self, concert_id: i64) -> watch::Receiver<Arc<View>> {
-        let mut views = self.views.write().unwrap_or_else(|e| e.into_inner());
+        let mut views = self.views.write();
         views.entry(concert_id).or_default().subscribe()
     }
 
@@ -132,12 +133,12 @@ impl Snapshots {
             waiting_counts.push(view.waiting_count());
             self.publish(progress.concert_id, view);
         }
-        *self.plan.write().unwrap_or_else(|e| e.into_inner()) = rules::poll_plan(&waiting_counts, self.poll_budget);
+        *self.plan.write() = rules::poll_plan(&waiting_counts, self.poll_budget);
         Ok(())
     }
 
     fn publish(&self, concert_id: i64, view: View) {
-        let mut views = self.views.write().unwrap_or_else(|e| e.into_inner());
+        let mut views = self.views.write();
         views.entry(concert_id).or_default().send_if_modified(|old| {
             let modified = **old != view;
             if modified {

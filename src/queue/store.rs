@@ -5,8 +5,10 @@ use uuid::Uuid;
 
 use crate::{
     clock::Micros,
-    db::{self, Database, Write},
-    entity::{queue_counter, queue_token},
+    db::{
+        self, Database, Write,
+        entity::{queue_counter, queue_token},
+    },
 };
 
 /// Key of a token: `(concert_id, queue_number)`.

@@ -16,17 +16,19 @@ use super::{
     store::{self, Claim},
 };
 use crate::{
+    batch::Batch,
+    catalogue::Performance,
     clock::{self, Micros},
-    concert::Performance,
-    db::{self, Database, Write},
-    entity::{
-        queue_token::Model as Token,
-        reservation::{Model as Reservation, State},
-        reserved_seat,
+    db::{
+        self, Database, Write,
+        entity::{
+            queue_token::Model as Token,
+            reservation::{Model as Reservation, State},
+            reserved_seat,
+        },
     },
-    error::Error,
-    lane::Batch,
     queue,
+    rpc::Error,
 };
 
 /// Key of a token: `(concert_id, queue_number)`.

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use crate::{
+    catalogue::Performance,
     clock::{self, Micros},
-    concert::Performance,
-    entity::{
+    db::entity::{
         reservation::{Model as Reservation, State},
         reserved_seat,
     },
-    error::Error,
+    rpc::Error,
 };
 
 /// When a hold that is taken at `now` ends: after the hold time, and never after its token.

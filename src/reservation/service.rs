@@ -11,15 +11,17 @@ use super::{
     rules, store,
 };
 use crate::{
-    concert::Catalogue,
-    db::Database,
-    entity::reservation::{Model as Reservation, State},
-    error::Error,
-    fields::Fields,
-    lane::Lane,
-    paging::Page,
-    proto::{self, reservation_service_server::ReservationService},
+    batch::{Lane, write_lane},
+    catalogue::Catalogue,
+    db::{
+        Database,
+        entity::reservation::{Model as Reservation, State},
+    },
     queue::Admission,
+    rpc::{
+        Error, Fields, Page,
+        proto::{self, reservation_service_server::ReservationService},
+    },
     token::{self, Claims},
     wallet,
 };
@@ -44,13 +46,13 @@ impl ReservationApi {
         tasks: &TaskTracker,
     ) -> Self {
         Self {
-            hold: db.write_lane("reservation.hold", tasks, move |write, commands| {
+            hold: write_lane(&db, "reservation.hold", tasks, move |write, commands| {
                 Box::pin(operations::hold(write, commands, hold_ttl))
             }),
-            extend: db.write_lane("reservation.extend", tasks, move |write, commands| {
+            extend: write_lane(&db, "reservation.extend", tasks, move |write, commands| {
                 Box::pin(operations::extend(write, commands, hold_ttl))
             }),
-            release: db.write_lane("reservation.release", tasks, |write, commands| {
+            release: write_lane(&db, "reservation.release", tasks, |write, commands| {
                 Box::pin(operations::release(write, commands))
             }),
             db,

@@ -7,8 +7,10 @@ use uuid::Uuid;
 
 use crate::{
     clock::Micros,
-    db::{self, Database, Write},
-    entity::{reservation, reservation_extension, reserved_seat},
+    db::{
+        self, Database, Write,
+        entity::{reservation, reservation_extension, reserved_seat},
+    },
 };
 
 /// A token and its user.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Extensions, Request, Status, metadata::MetadataMap, service::Interceptor};
 
 use super::{Claims, KeyRing};
-use crate::error::Error;
+use crate::rpc::Error;
 
 /// Puts what the token says, or why it says nothing, into the extensions of the request.
 #[derive(Clone)]

@@ -7,16 +7,17 @@ mod interceptor;
 pub mod rotation;
 pub mod store;
 
-use std::{collections::HashMap, sync::RwLock, time::Instant};
+use std::{collections::HashMap, time::Instant};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, crypto, encode};
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use interceptor::{TokenInterceptor, claims};
 
-use crate::{db, error::Error};
+use crate::{db, rpc::Error};
 
 /// `kid` of the key that is given by configuration.
 const CONFIGURED_KEY_ID: &str = "configured";
@@ -85,12 +86,12 @@ impl KeyRing {
             .iter()
             .filter_map(|key| Some((key.encoded_header()?, DecodingKey::from_secret(&key.secret))))
             .collect();
-        *self.0.write().unwrap_or_else(|e| e.into_inner()) = Keys { signer, verifiers, read_at: Some(Instant::now()) };
+        *self.0.write() = Keys { signer, verifiers, read_at: Some(Instant::now()) };
     }
 
     /// The token that says `claims`: the same claims give the same token as long as the key is the same.
     pub fn sign(&self, claims: &Claims) -> Result<String, Error> {
-        let keys = self.0.read().unwrap_or_else(|e| e.into_inner());
+        let keys = self.0.read();
         let (header, key) = keys.signer.as_ref().ok_or(Error::StorageUnavailable)?;
         encode(header, claims, key).map_err(Error::internal)
     }
@@ -98,7 +99,7 @@ impl KeyRing {
     /// What a token says, if one of the keys has signed it. Fails with TOKEN_INVALID, or with STORAGE_UNAVAILABLE if its key may be
     /// one that this server could not read yet.
     pub fn verify(&self, token: &str) -> Result<Claims, Error> {
-        let keys = self.0.read().unwrap_or_else(|e| e.into_inner());
+        let keys = self.0.read();
         keys.verified_claims(token).ok_or_else(|| {
             if keys.are_stale() && !keys.know_key_of(token) { Error::StorageUnavailable } else { Error::TokenInvalid }
         })
@@ -197,7 +198,7 @@ mod tests {
         let of_new_key = ring(&[("2", "two")]).sign(&claims()).unwrap();
         let forged = ring(&[("1", "guessed")]).sign(&claims()).unwrap();
         assert!(matches!(known.verify(&of_new_key), Err(Error::TokenInvalid)));
-        known.0.write().unwrap().read_at = Instant::now().checked_sub(rotation::NOTICE);
+        known.0.write().read_at = Instant::now().checked_sub(rotation::NOTICE);
         assert!(matches!(known.verify(&of_new_key), Err(Error::StorageUnavailable)));
         assert!(matches!(known.verify(&forged), Err(Error::TokenInvalid)));
     }

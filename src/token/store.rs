@@ -6,10 +6,7 @@ use super::{
     Key,
     rotation::{self, KeyInfo},
 };
-use crate::{
-    db::{self, Database},
-    entity::signing_key,
-};
+use crate::db::{self, Database, entity::signing_key};
 
 /// Makes the first key unless there is one; of replicas that start at once one wins and the others use its key.
 pub async fn ensure_key(db: &Database, secret: &[u8]) -> Result<(), db::Error> {

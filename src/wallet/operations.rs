@@ -9,11 +9,13 @@ use super::{
     store::{self, Wallet},
 };
 use crate::{
+    batch::Batch,
     clock::Micros,
-    db::{self, Database, Write},
-    entity::ledger_entry::{self, Kind},
-    error::Error,
-    lane::Batch,
+    db::{
+        self, Database, Write,
+        entity::ledger_entry::{self, Kind},
+    },
+    rpc::Error,
 };
 
 /// Add money to a wallet.

@@ -1,6 +1,6 @@
 //! The arithmetic of a balance.
 
-use crate::error::Error;
+use crate::rpc::Error;
 
 /// The balance after `amount` came in (above 0) or went out (below 0): never below 0, never more than an `i64` holds.
 pub fn balance_after(balance: i64, amount: i64) -> Result<i64, Error> {

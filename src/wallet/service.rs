@@ -11,13 +11,15 @@ use super::{
     store::{self, Wallet},
 };
 use crate::{
-    db::Database,
-    entity::ledger_entry::{self, Kind},
-    error::Error,
-    fields::Fields,
-    lane::Lane,
-    paging::Page,
-    proto::{self, wallet_service_server::WalletService},
+    batch::{Lane, write_lane},
+    db::{
+        Database,
+        entity::ledger_entry::{self, Kind},
+    },
+    rpc::{
+        Error, Fields, Page,
+        proto::{self, wallet_service_server::WalletService},
+    },
 };
 
 /// Serves wallets.
@@ -32,9 +34,10 @@ impl WalletApi {
     /// Starts the lanes of wallets, whose amounts are in the smallest unit of `currency_code`.
     pub fn new(db: Database, currency_code: &str, tasks: &TaskTracker) -> Self {
         Self {
-            open: db.write_lane("wallet.open", tasks, |write, users| Box::pin(operations::open(write, users))),
-            charge: db
-                .write_lane("wallet.charge", tasks, |write, commands| Box::pin(operations::charge(write, commands))),
+            open: write_lane(&db, "wallet.open", tasks, |write, users| Box::pin(operations::open(write, users))),
+            charge: write_lane(&db, "wallet.charge", tasks, |write, commands| {
+                Box::pin(operations::charge(write, commands))
+            }),
             db,
             currency_code: currency_code.into(),
         }

@@ -5,10 +5,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use crate::{
-    db::{self, Database, Write},
-    entity::ledger_entry,
-};
+use crate::db::{self, Database, Write, entity::ledger_entry};
 
 /// Opens a wallet for each user that has none.
 pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {

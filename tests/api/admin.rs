@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use boxoffice::proto::{self, admin_service_client::AdminServiceClient};
+use boxoffice::rpc::proto::{self, admin_service_client::AdminServiceClient};
 use tonic::Code;
 
 use crate::harness::{DATE, PRICE, START, World, assert_failure, on_both_engines};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use boxoffice::proto::{self, SeatState, concert_service_client::ConcertServiceClient};
+use boxoffice::rpc::proto::{self, SeatState, concert_service_client::ConcertServiceClient};
 
 use crate::harness::{DATE, NEXT_DATE, PRICE, START, World, on_both_engines};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use boxoffice::proto::{QueueState, SeatState};
+use boxoffice::rpc::proto::{QueueState, SeatState};
 use tonic::Code;
 use uuid::Uuid;
 

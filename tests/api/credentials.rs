@@ -6,9 +6,8 @@ use std::{
 };
 
 use boxoffice::{
-    config::TransportSettings,
-    proto::{self, admin_service_client::AdminServiceClient, wallet_service_client::WalletServiceClient},
-    transport::{Transport, credential},
+    edge::{Transport, TransportSettings, credential},
+    rpc::proto::{self, admin_service_client::AdminServiceClient, wallet_service_client::WalletServiceClient},
 };
 use tonic::{Code, Request, Status, transport::Channel};
 use uuid::Uuid;

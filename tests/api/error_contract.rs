@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use boxoffice::proto::{self, ErrorReason, QueueState};
+use boxoffice::rpc::proto::{self, ErrorReason, QueueState};
 use sea_orm::{ConnectionTrait, Database};
 use tonic::{Code, Status};
 use uuid::Uuid;

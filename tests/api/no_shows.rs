@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use boxoffice::proto::{self, QueueState};
+use boxoffice::rpc::proto::{self, QueueState};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tonic::Code;
 

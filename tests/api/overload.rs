@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::proto::{self, QueueState};
+use boxoffice::rpc::proto::{self, QueueState};
 use bytes::Bytes;
 use prost::Message;
 use tokio::{io::AsyncReadExt, net::TcpStream, task::JoinSet};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use boxoffice::proto::{self, QueueState};
+use boxoffice::rpc::proto::{self, QueueState};
 use tonic::Code;
 
 use crate::harness::{DATE, START, World, assert_failure, eventually, on_both_engines};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use boxoffice::proto::{PaymentState, QueueState, ReservationState, SeatState, WalletEntryKind};
+use boxoffice::rpc::proto::{PaymentState, QueueState, ReservationState, SeatState, WalletEntryKind};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ on_both_engines!(
     a_refund_that_would_overflow_the_wallet_is_refused,
 );
 
-async fn paid(world: &World, seats: &[i32]) -> (Caller, boxoffice::proto::Payment) {
+async fn paid(world: &World, seats: &[i32]) -> (Caller, boxoffice::rpc::proto::Payment) {
     let caller = world.admitted("IU").await;
     caller.hold(DATE, seats).await.unwrap();
     let payment = caller.pay().await.unwrap();
@@ -33,13 +33,14 @@ async fn a_refund_gives_money_and_seats_back_together(world: World) {
     world.advance(Duration::from_secs(60));
     let refunded = caller.refund(&payment.payment_id).await.unwrap();
     assert_eq!(refunded.state(), PaymentState::Refunded);
-    assert_eq!(refunded.refund_time, Some(boxoffice::proto::timestamp(START + 60_000_000)));
+    assert_eq!(refunded.refund_time, Some(boxoffice::rpc::proto::timestamp(START + 60_000_000)));
     assert_eq!((refunded.price, &refunded.seat_numbers), (2 * PRICE, &vec![7, 8]));
     assert_eq!(world.balance(caller.uuid()).await, 100 * PRICE);
     let reservation = caller.reservation(&payment.reservation_id).await.unwrap();
     assert_eq!(reservation.state(), ReservationState::Refunded);
     assert_eq!(caller.state().await, QueueState::Completed);
-    let request = boxoffice::proto::ListWalletEntriesRequest { user_id: caller.user_id.clone(), ..Default::default() };
+    let request =
+        boxoffice::rpc::proto::ListWalletEntriesRequest { user_id: caller.user_id.clone(), ..Default::default() };
     let entries = world.wallets().list_wallet_entries(request).await.unwrap().into_inner().entries;
     assert_eq!((entries[0].kind(), entries[0].amount), (WalletEntryKind::Refund, 2 * PRICE));
     assert_eq!(entries[0].payment_id, payment.payment_id);

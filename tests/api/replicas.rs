@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use boxoffice::{clock::Clock, db::Database, entity::concert, proto::QueueState};
+use boxoffice::{
+    clock::Clock,
+    db::{Database, entity::concert},
+    rpc::proto::QueueState,
+};
 use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait, TransactionTrait};
 use tonic::Code;
 use uuid::Uuid;
@@ -156,9 +160,10 @@ async fn a_request_id_has_one_effect_through_three_servers() {
     for round in 0..5 {
         let request_id = Uuid::now_v7().to_string();
         let charges = (0..9).map(|i| {
-            let mut wallets = boxoffice::proto::wallet_service_client::WalletServiceClient::new(world.channel(i % 3));
+            let mut wallets =
+                boxoffice::rpc::proto::wallet_service_client::WalletServiceClient::new(world.channel(i % 3));
             let (user_id, request_id) = (caller.user_id.clone(), request_id.clone());
-            let request = boxoffice::proto::ChargeWalletRequest { user_id, amount: 7, request_id };
+            let request = boxoffice::rpc::proto::ChargeWalletRequest { user_id, amount: 7, request_id };
             async move { wallets.charge_wallet(request).await.map(|response| response.into_inner()) }
         });
         let answers = futures::future::try_join_all(charges).await.unwrap();

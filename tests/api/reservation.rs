@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use boxoffice::proto::{self, ReservationState, SeatState};
+use boxoffice::rpc::proto::{self, ReservationState, SeatState};
 use tonic::Code;
 use uuid::Uuid;
 

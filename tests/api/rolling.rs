@@ -10,8 +10,8 @@ use std::{
 };
 
 use boxoffice::{
-    proto::{self, wallet_service_client::WalletServiceClient},
-    server::Server,
+    app::server::Server,
+    rpc::proto::{self, wallet_service_client::WalletServiceClient},
 };
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use boxoffice::entity::concert;
+use boxoffice::db::entity::concert;
 use sea_orm::{EntityTrait, PaginatorTrait};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -110,8 +110,9 @@ async fn background_passes_run_by_themselves(world: World) {
     let server = start(&settings, &boxoffice::clock::Clock::system(), true).await;
     server.ready().await.unwrap();
     // The concert opened on the tests' clock, which is ahead of the machine's.
-    let open_time = Some(boxoffice::proto::timestamp(0));
-    let change = boxoffice::proto::UpdateSaleRequest { concert_code: "IU".into(), open_time, ..Default::default() };
+    let open_time = Some(boxoffice::rpc::proto::timestamp(0));
+    let change =
+        boxoffice::rpc::proto::UpdateSaleRequest { concert_code: "IU".into(), open_time, ..Default::default() };
     world.update_sale(change).await;
     let channel = connect(server.address).await;
     let caller = Caller::join(channel, "IU", world.user(0).await).await.unwrap();
@@ -120,10 +121,10 @@ async fn background_passes_run_by_themselves(world: World) {
     while let Some(message) = stream.message().await.unwrap() {
         states.push(message.position.unwrap().state());
     }
-    use boxoffice::proto::QueueState::{Active, Expired};
+    use boxoffice::rpc::proto::QueueState::{Active, Expired};
     assert!(states.ends_with(&[Active, Expired]), "{states:?}");
     eventually("the sweep says so too", async || {
-        use boxoffice::entity::queue_token;
+        use boxoffice::db::entity::queue_token;
         use sea_orm::EntityTrait;
         let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
         let token = queue_token::Entity::find().one(&db).await.unwrap().unwrap();
@@ -206,7 +207,7 @@ async fn a_demo_fills_only_what_is_empty(world: World) {
     other.concert("OWN", 5).await;
     for (world, filled, concerts) in [(&other, false, 1), (&world, true, 3), (&world, false, 3)] {
         let db = world.server(0).db();
-        assert_eq!(boxoffice::demo::fill(db).await.unwrap(), filled);
+        assert_eq!(boxoffice::app::demo::fill(db).await.unwrap(), filled);
         assert_eq!(concert::Entity::find().count(db.reader()).await.unwrap(), concerts);
     }
 }
@@ -225,7 +226,7 @@ async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
     let health = binary(&url).args(["health", "--listen", &address]).output().unwrap();
     assert!(health.status.success(), "{health:?}");
     let channel = connect(address.parse().unwrap()).await;
-    let user_id = boxoffice::demo::USER_ID.parse().unwrap();
+    let user_id = boxoffice::app::demo::USER_ID.parse().unwrap();
     let mut joined = None;
     eventually("the demo is there", async || {
         joined = Caller::join(channel.clone(), "IU-2034", user_id).await.ok();
@@ -233,7 +234,8 @@ async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
     })
     .await;
     let caller = joined.unwrap();
-    eventually("the token is admitted", async || caller.state().await == boxoffice::proto::QueueState::Active).await;
+    eventually("the token is admitted", async || caller.state().await == boxoffice::rpc::proto::QueueState::Active)
+        .await;
     let dates = caller.performances().await.unwrap();
     assert_eq!(dates[0].date, "2034-06-18");
     caller.hold("2034-06-18", &[7, 8]).await.unwrap();

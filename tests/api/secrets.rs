@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use boxoffice::{entity::signing_key, proto, transport::credential};
+use boxoffice::{db::entity::signing_key, edge::credential, rpc::proto};
 use sea_orm::EntityTrait;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Request, Status, transport::Channel};
@@ -40,7 +40,7 @@ async fn calls(channel: &Channel, key: &str, forged: &str, said: &mut Vec<String
             Ok::<_, Status>(request)
         })
     };
-    let user_id = boxoffice::demo::USER_ID.to_owned();
+    let user_id = boxoffice::app::demo::USER_ID.to_owned();
     let concert_code = "IU-2034".to_owned();
     let issue = proto::IssueTokenRequest { concert_code: concert_code.clone(), user_id: user_id.clone() };
     let mut queue = proto::queue_service_client::QueueServiceClient::new(with("", key));

@@ -9,8 +9,8 @@ use std::{
 };
 
 use boxoffice::{
-    proto::{self, wallet_service_client::WalletServiceClient},
-    server::Server,
+    app::server::Server,
+    rpc::proto::{self, wallet_service_client::WalletServiceClient},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};

@@ -1,6 +1,6 @@
 //! Wallets and their ledger.
 
-use boxoffice::proto::{self, WalletEntryKind};
+use boxoffice::rpc::proto::{self, WalletEntryKind};
 use tonic::Code;
 use uuid::Uuid;
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::proto::{self, SeatState};
+use boxoffice::rpc::proto::{self, SeatState};
 use tonic::{Code, Streaming};
 
 use crate::harness::{Caller, DATE, Engine, NEXT_DATE, PRICE, World, assert_failure, on_both_engines};

@@ -1,6 +1,6 @@
 //! A user with a queue token, and the calls it makes.
 
-use boxoffice::proto::{
+use boxoffice::rpc::proto::{
     self, concert_service_client::ConcertServiceClient, payment_service_client::PaymentServiceClient,
     queue_service_client::QueueServiceClient, reservation_service_client::ReservationServiceClient,
 };

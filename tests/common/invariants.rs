@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use boxoffice::{
     clock::{Clock, Micros},
-    entity::{ledger_entry, payment, performance, queue_counter, queue_token, reservation, reserved_seat, wallet},
+    db::entity::{ledger_entry, payment, performance, queue_counter, queue_token, reservation, reserved_seat, wallet},
 };
 use sea_orm::{Database, EntityTrait, QueryOrder};
 use uuid::Uuid;

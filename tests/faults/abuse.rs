@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::proto;
+use boxoffice::rpc::proto;
 use bytes::Bytes;
 use http::{Method, Request};
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use boxoffice::{
+    app::{
+        cli::{Cli, Settings},
+        server::{Listeners, Server},
+    },
     clock::Clock,
-    config::{Cli, Settings},
-    proto::QueueState,
-    server::{Listeners, Server},
+    rpc::proto::QueueState,
 };
 use clap::Parser;
 use tokio::net::TcpListener;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use boxoffice::{clock::Clock, proto::Reservation};
+use boxoffice::{clock::Clock, rpc::proto::Reservation};
 use tonic::Status;
 use tonic_types::StatusExt;
 

@@ -10,7 +10,7 @@ use std::{
 
 use boxoffice::{
     clock::Clock,
-    proto::{GetConcertRequest, concert_service_client::ConcertServiceClient},
+    rpc::proto::{GetConcertRequest, concert_service_client::ConcertServiceClient},
 };
 use rand::Rng;
 use uuid::Uuid;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::proto::{self, wallet_service_client::WalletServiceClient};
+use boxoffice::rpc::proto::{self, wallet_service_client::WalletServiceClient};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sea_orm::{ConnectionTrait, Database, Statement};
 use tokio::task::JoinSet;

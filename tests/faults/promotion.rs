@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use boxoffice::{clock::Clock, entity::queue_token};
+use boxoffice::{clock::Clock, db::entity::queue_token};
 use nix::sys::signal::Signal;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, EntityTrait, QueryFilter, Statement};
 

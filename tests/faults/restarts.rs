@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::proto::QueueState;
+use boxoffice::rpc::proto::QueueState;
 use nix::sys::signal::Signal;
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_util::sync::CancellationToken;

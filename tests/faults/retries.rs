@@ -7,7 +7,7 @@ use std::{
 
 use boxoffice::{
     clock::Clock,
-    entity::{ledger_entry, payment, reservation},
+    db::entity::{ledger_entry, payment, reservation},
 };
 use prost::Message;
 use sea_orm::{ColumnTrait, Database, EntityTrait, PaginatorTrait, QueryFilter};

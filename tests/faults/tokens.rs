@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use boxoffice::{
     clock::Clock,
-    entity::queue_token,
-    proto::{self, admin_service_client::AdminServiceClient},
+    db::entity::queue_token,
+    rpc::proto::{self, admin_service_client::AdminServiceClient},
 };
 use sea_orm::{ColumnTrait, Database, EntityTrait, PaginatorTrait, QueryFilter};
 use tonic::{Code, Status};

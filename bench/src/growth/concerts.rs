@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::proto;
+use boxoffice::rpc::proto;
 use serde::Serialize;
 
 use super::{Ground, passes::Passes};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use boxoffice::proto::{self, concert_service_client::ConcertServiceClient};
+use boxoffice::rpc::proto::{self, concert_service_client::ConcertServiceClient};
 use hdrhistogram::Histogram;
 use prost::Message;
 use serde::Serialize;

@@ -128,7 +128,7 @@ async fn require_last_in_line(
 ) -> Result<(), Failure> {
     let started = Instant::now();
     let channel = world::connect(&deployment.address.to_string(), 1).await?.remove(0);
-    let request = boxoffice::proto::GetPositionRequest { concert_code: LONG.to_owned(), user_id: last.id.clone() };
+    let request = boxoffice::rpc::proto::GetPositionRequest { concert_code: LONG.to_owned(), user_id: last.id.clone() };
     let answer = world::queue(channel).get_position(last.request(request)).await;
     let position = answer.map_err(world::told("GetPosition"))?.into_inner().position.unwrap_or_default();
     ground.progress.set_message(format!("position {:?} after {:?}", position.position, started.elapsed()));

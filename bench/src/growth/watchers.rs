@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use boxoffice::proto;
+use boxoffice::rpc::proto;
 use futures::{StreamExt, stream};
 use hdrhistogram::Histogram;
 use serde::Serialize;

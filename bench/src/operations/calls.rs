@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
-use boxoffice::proto::{self, concert_service_client::ConcertServiceClient};
+use boxoffice::rpc::proto::{self, concert_service_client::ConcertServiceClient};
 use prost::Message;
 use tonic::{Response, Status};
 

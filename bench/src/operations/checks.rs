@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use boxoffice::proto;
+use boxoffice::rpc::proto;
 use serde::Serialize;
 
 use super::calls::{CONCERT, Calls};

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::proto;
+use boxoffice::rpc::proto;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::Rng;
 use tokio::task::JoinSet;

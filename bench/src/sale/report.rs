@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, time::Instant};
 
-use boxoffice::proto::SaleStats;
+use boxoffice::rpc::proto::SaleStats;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use boxoffice::proto::{SaleStats, admin_service_client::AdminServiceClient};
+use boxoffice::rpc::proto::{SaleStats, admin_service_client::AdminServiceClient};
 use indicatif::ProgressBar;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::transport::Channel;

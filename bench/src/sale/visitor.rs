@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::proto::{self, QueueState, concert_service_client::ConcertServiceClient};
+use boxoffice::rpc::proto::{self, QueueState, concert_service_client::ConcertServiceClient};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tonic::{Code, Response, Status, transport::Channel};
 use tonic_types::StatusExt;

@@ -47,7 +47,7 @@ pub struct Generator {
 impl Generator {
     /// Calls that may be about what `callers` have.
     pub fn new(callers: &[Caller]) -> Self {
-        let files = FileDescriptorSet::decode(boxoffice::proto::DESCRIPTORS).expect("descriptors").file;
+        let files = FileDescriptorSet::decode(boxoffice::rpc::proto::DESCRIPTORS).expect("descriptors").file;
         let messages: HashMap<String, DescriptorProto> = files
             .iter()
             .flat_map(|file| file.message_type.iter().map(|m| (format!(".{}.{}", file.package(), m.name()), m.clone())))

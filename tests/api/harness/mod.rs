@@ -12,10 +12,12 @@ pub mod raw;
 use std::time::Duration;
 
 use boxoffice::{
+    app::{
+        cli::{Cli, Settings},
+        server::{Listeners, Server},
+    },
     clock::Clock,
-    config::{Cli, Settings},
-    proto::{self, admin_service_client::AdminServiceClient, wallet_service_client::WalletServiceClient},
-    server::{Listeners, Server},
+    rpc::proto::{self, admin_service_client::AdminServiceClient, wallet_service_client::WalletServiceClient},
 };
 use clap::Parser;
 use sea_orm::{ConnectionTrait, TransactionTrait};

@@ -6,7 +6,7 @@ mod model;
 
 use std::time::{Duration, SystemTime};
 
-use boxoffice::proto::{self, QueueState, SeatState};
+use boxoffice::rpc::proto::{self, QueueState, SeatState};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;

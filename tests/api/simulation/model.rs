@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use boxoffice::proto::{QueueState, ReservationState, SeatState};
+use boxoffice::rpc::proto::{QueueState, ReservationState, SeatState};
 use rand::{Rng, rngs::StdRng};
 use uuid::Uuid;
 

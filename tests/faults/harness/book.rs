@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::proto;
+use boxoffice::rpc::proto;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;

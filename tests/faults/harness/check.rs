@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use boxoffice::{
     clock::Clock,
-    entity::{ledger_entry, payment, queue_token, reservation, wallet},
+    db::entity::{ledger_entry, payment, queue_token, reservation, wallet},
 };
 use sea_orm::{Database, EntityTrait};
 use uuid::Uuid;

@@ -1,6 +1,6 @@
 //! All that a sale has written, to be compared with itself: what was refused must not have changed it.
 
-use boxoffice::entity::{
+use boxoffice::db::entity::{
     concert, ledger_entry, payment, performance, queue_counter, queue_token, reservation, reservation_extension,
     reserved_seat, section, section_price, venue, wallet,
 };

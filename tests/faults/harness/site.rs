@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, process::Command};
 
-use boxoffice::proto::{self, admin_service_client::AdminServiceClient, wallet_service_client::WalletServiceClient};
+use boxoffice::rpc::proto::{
+    self, admin_service_client::AdminServiceClient, wallet_service_client::WalletServiceClient,
+};
 use tonic::{
     Status,
     transport::{Channel, Endpoint},

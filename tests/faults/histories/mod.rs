@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use boxoffice::proto::{self, SeatState, wallet_service_client::WalletServiceClient};
+use boxoffice::rpc::proto::{self, SeatState, wallet_service_client::WalletServiceClient};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
 use tonic::{Code, Status, transport::Channel};

@@ -1,0 +1,160 @@
+//! What the commands of the command line do.
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use crate::{
+    app::{
+        cli::{ApiKeyCommand, HealthOptions, Settings, SigningKeyCommand},
+        demo,
+        server::{Listeners, Server},
+    },
+    clock::Clock,
+    db::Database,
+    edge::credential,
+    rpc::proto,
+    token::{self, rotation},
+};
+
+/// Why a command failed, in words for whoever typed it.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn serve(settings: Settings, demo: bool) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let bind = async |address| {
+        TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))
+    };
+    let listeners = Listeners { public: bind(settings.listen).await?, admin: bind(settings.admin_listen).await? };
+    let server = Server::start(settings, Clock::system(), listeners, true).await.map_err(describe)?;
+    tracing::info!(address = %server.address, admin_address = %server.admin_address, "listening");
+    let ready = async {
+        server.ready().await.map_err(describe)?;
+        tracing::info!("ready");
+        if demo {
+            let filled = demo::fill(server.db()).await?;
+            println!("{}", demo::tour(filled, server.address, server.admin_address));
+        }
+        Ok::<(), Failure>(())
+    };
+    tokio::select! {
+        ready = async { ready.await?; std::future::pending().await } => return ready,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    server.stop().await;
+    Ok(())
+}
+
+/// Brings the schema up to date.
+pub async fn migrate(settings: Settings) -> Result<(), Failure> {
+    let db = Database::new(&settings.database_url, Clock::system()).await?;
+    db.migrate().await?;
+    println!("the schema is up to date");
+    Ok(())
+}
+
+/// Asks the server at the public listener whether it serves.
+pub async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failure> {
+    let mut address = settings.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    let endpoint = match options.ca.as_ref().or(settings.transport.tls_cert.as_ref()) {
+        None => Endpoint::try_from(format!("http://{address}"))?,
+        Some(ca) => {
+            let mut tls = ClientTlsConfig::new()
+                .ca_certificate(Certificate::from_pem(read(ca)?))
+                .domain_name(options.name.unwrap_or_else(|| address.ip().to_string()));
+            if let (Some(cert), Some(key)) = (options.cert, options.key) {
+                tls = tls.identity(Identity::from_pem(read(&cert)?, read(&key)?));
+            }
+            Endpoint::try_from(format!("https://{address}"))?.tls_config(tls)?
+        }
+    };
+    let channel = endpoint
+        .connect_timeout(std::time::Duration::from_secs(2))
+        .timeout(std::time::Duration::from_secs(2))
+        .connect()
+        .await
+        .map_err(|error| format!("no server answers at {address}: {}", chain(&error)))?;
+    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await?;
+    match answer.into_inner().status() {
+        ServingStatus::Serving => {
+            println!("SERVING");
+            Ok(())
+        }
+        other => Err(format!("the server at {address} is {}", other.as_str_name()).into()),
+    }
+}
+
+/// Makes an API key; only its digest is kept, by whoever keeps the file.
+pub fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
+    let ApiKeyCommand::New { name, admin } = command;
+    let (key, line) = credential::new_key(&name, admin)?;
+    println!("The API key of {name}, shown this once, which its calls carry in the metadata x-api-key:\n{key}");
+    println!("The line to add to the file that BOXOFFICE_API_KEYS_FILE names:\n{line}");
+    Ok(())
+}
+
+/// Looks after the signing keys in the database.
+pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(), Failure> {
+    if settings.token_key.is_some() {
+        return Err("tokens are signed with BOXOFFICE_TOKEN_KEY, not with keys in the database: unset it first".into());
+    }
+    let db = Database::new(&settings.database_url, Clock::system()).await?;
+    db.anchor_clock().await?;
+    match command {
+        SigningKeyCommand::Rotate => {
+            let key_id = token::store::add_key(&db, &token::new_secret()?).await?;
+            println!("signing key {key_id} signs new tokens from {} s on", rotation::NOTICE.as_secs());
+        }
+        SigningKeyCommand::List => {
+            let keys = token::store::list(&db).await?;
+            let signer = rotation::signer(&keys, db.now());
+            for key in &keys {
+                let does = match signer {
+                    Some(signer) if *key == signer => "signs and verifies".to_owned(),
+                    Some(signer) if key.key_id > signer.key_id => {
+                        format!("verifies, signs from {}", proto::rfc3339(key.sign_time()))
+                    }
+                    _ => "verifies".to_owned(),
+                };
+                println!("{} of {}: {does}", key.key_id, proto::rfc3339(key.create_time));
+            }
+        }
+        SigningKeyCommand::Drop { id } => {
+            let keys = token::store::list(&db).await?;
+            if let Some(refusal) = rotation::refusal(&keys, id, db.now()) {
+                return Err(refusal.into());
+            }
+            token::store::drop_key(&db, id).await?;
+            println!("signing key {id} is gone: servers refuse its tokens in a few seconds");
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &std::path::Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()).into())
+}
+
+/// An error with what caused it, which the outermost of them does not tell.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// An error at the start is told to the operator with its cause, which callers never see.
+fn describe(error: crate::rpc::Error) -> Failure {
+    match error {
+        crate::rpc::Error::Internal(cause) => cause.to_string().into(),
+        error => error.into(),
+    }
+}

@@ -1,0 +1,126 @@
+//! `serve --demo`: a small, believable catalogue in an empty database, and the calls of a first tour.
+
+use std::{collections::HashMap, net::SocketAddr};
+
+use uuid::Uuid;
+
+use crate::{
+    admin::operations::{self as admin, AddPerformance, CreateConcert, CreateVenue},
+    clock::Micros,
+    db::{self, Database, Write},
+    wallet,
+};
+
+/// A user with an open, empty wallet.
+pub const USER_ID: &str = "0192f0c1-0000-7000-8000-000000000001";
+const OTHER_USER_IDS: [&str; 2] = ["0192f0c1-0000-7000-8000-000000000002", "0192f0c1-0000-7000-8000-000000000003"];
+
+/// 19:00 in Seoul on the first of the dates; the others follow from it.
+const FIRST_START_TIME: Micros = 2_034_237_600_000_000;
+const DAY: Micros = 86_400_000_000;
+
+/// Fills a database that has no concerts and says whether it did.
+pub async fn fill(db: &Database) -> Result<bool, db::Error> {
+    match db.write(|write| Box::pin(fill_empty(write))).await {
+        // Another server that started at the same time was first.
+        Err(db::Error::Lost) => Ok(false),
+        filled => filled,
+    }
+}
+
+async fn fill_empty(write: &Write) -> Result<bool, db::Error> {
+    if admin::has_concerts(write).await? {
+        return Ok(false);
+    }
+    let concerts = [
+        concert("IU-2034", "IU: The Golden Hour", 0),
+        concert("BTS-2034", "BTS: Yet To Come", 500),
+        concert("JAZZ-2034", "Seoul Jazz Night", 0),
+    ];
+    let created = admin::create_concerts(write, &concerts).await?;
+    if created.iter().any(Result::is_err) {
+        return Err(db::Error::Lost);
+    }
+    let club = sections(&[("Floor", 50)]);
+    let arena = sections(&[("VIP", 500), ("R", 1_500), ("S", 3_000)]);
+    let venues = [
+        CreateVenue { venue_id: "blue-club".into(), name: "Blue Club".into(), sections: club },
+        CreateVenue { venue_id: "jamsil-arena".into(), name: "Jamsil Arena".into(), sections: arena },
+    ];
+    require(admin::create_venues(write, &venues).await?)?;
+    let dates = [
+        performance("IU-2034", 0, "blue-club", 150_000, &[]),
+        performance("IU-2034", 1, "blue-club", 150_000, &[]),
+        performance("BTS-2034", 0, "jamsil-arena", 132_000, &[("VIP", 220_000), ("R", 165_000)]),
+        performance("BTS-2034", 7, "jamsil-arena", 132_000, &[("VIP", 220_000), ("R", 165_000)]),
+        performance("JAZZ-2034", 3, "blue-club", 55_000, &[]),
+    ];
+    require(admin::add_performances(write, &dates).await?)?;
+    let users: Vec<Uuid> = std::iter::once(USER_ID).chain(OTHER_USER_IDS).filter_map(|id| id.parse().ok()).collect();
+    require(wallet::operations::open(write, &users).await?)?;
+    Ok(true)
+}
+
+fn concert(concert_code: &str, name: &str, max_active_count: i32) -> CreateConcert {
+    CreateConcert {
+        concert_code: concert_code.to_owned(),
+        name: name.to_owned(),
+        open_time: None,
+        max_active_count,
+        seats_per_user_limit: 4,
+        claim_ttl: None,
+    }
+}
+
+fn sections(sections: &[(&str, i32)]) -> Vec<(String, i32)> {
+    sections.iter().map(|(name, seat_count)| ((*name).to_owned(), *seat_count)).collect()
+}
+
+fn performance(concert_code: &str, day: i64, venue_id: &str, price: i64, others: &[(&str, i64)]) -> AddPerformance {
+    let start_time = FIRST_START_TIME + day * DAY;
+    let date = chrono::DateTime::from_timestamp_micros(start_time).unwrap_or_default();
+    AddPerformance {
+        concert_code: concert_code.to_owned(),
+        date: date.format("%Y-%m-%d").to_string(),
+        start_time,
+        venue_id: venue_id.to_owned(),
+        price,
+        section_prices: others.iter().map(|(name, price)| ((*name).to_owned(), *price)).collect::<HashMap<_, _>>(),
+    }
+}
+
+fn require<T>(answers: Vec<Result<T, crate::rpc::Error>>) -> Result<(), db::Error> {
+    match answers.into_iter().find_map(Result::err) {
+        Some(error) => Err(db::Error::Defect(format!("the demo does not fit this database: {error}"))),
+        None => Ok(()),
+    }
+}
+
+/// The calls of a first tour, to be typed as they stand.
+pub fn tour(filled: bool, address: SocketAddr, admin_address: SocketAddr) -> String {
+    let filled = if filled { "Filled the empty database with a demo." } else { "The database has concerts already." };
+    format!(
+        r#"
+{filled} A first tour, in another terminal:
+
+  grpcurl -plaintext {address} list
+  grpcurl -plaintext {address} boxoffice.v1.ConcertService/ListConcerts
+  TOKEN=$(grpcurl -plaintext -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}"}}' \
+    {address} boxoffice.v1.QueueService/IssueToken | sed -n 's/.*"token": *"\(ey[^"]*\)".*/\1/p')
+  grpcurl -plaintext -H "authorization: Bearer $TOKEN" \
+    -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}"}}' \
+    {address} boxoffice.v1.QueueService/GetPosition
+  grpcurl -plaintext -H "authorization: Bearer $TOKEN" \
+    -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}"}}' \
+    {address} boxoffice.v1.ConcertService/ListPerformances
+  grpcurl -plaintext -H "authorization: Bearer $TOKEN" \
+    -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}","date":"2034-06-18","seat_numbers":[7,8]}}' \
+    {address} boxoffice.v1.ReservationService/HoldSeats
+  grpcurl -plaintext -d '{{"user_id":"{USER_ID}","amount":300000}}' \
+    {address} boxoffice.v1.WalletService/ChargeWallet
+  grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d '{{"user_id":"{USER_ID}"}}' \
+    {address} boxoffice.v1.PaymentService/Pay
+  grpcurl -plaintext -d '{{"concert_code":"IU-2034"}}' {admin_address} boxoffice.v1.AdminService/GetSaleStats
+"#
+    )
+}

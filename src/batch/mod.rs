@@ -1,0 +1,15 @@
+//! The machinery of writes: lanes that serve waiting calls together, and passes that run in the background.
+
+mod lane;
+mod pace;
+pub mod passes;
+
+pub use lane::{Batch, Lane, read_lane, write_lane};
+
+/// The items, ascending and each once: the order in which rows are locked.
+pub fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.sort_unstable();
+    items.dedup();
+    items
+}

@@ -1,0 +1,100 @@
+//! What never changes once it was created, kept in memory: a concert's name, a performance's seats and prices.
+//!
+//! Nothing here is ever updated or removed in the database, so what was read once is true for good, on every replica. What
+//! does change (paused, sold seats) is not here.
+
+mod performance;
+mod store;
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::RwLock;
+
+pub use performance::{Concert, Performance, Section};
+
+use crate::{
+    db::{Database, entity::concert},
+    rpc::Error,
+};
+use performance::number_seats;
+
+/// Finds concerts and performances, in the database only the first time.
+pub struct Catalogue {
+    db: Database,
+    concerts: RwLock<HashMap<String, Arc<Concert>>>,
+    performances: RwLock<Performances>,
+}
+
+#[derive(Default)]
+struct Performances {
+    by_id: HashMap<i64, Arc<Performance>>,
+    by_date: HashMap<(i64, String), Arc<Performance>>,
+}
+
+impl Catalogue {
+    /// An empty catalogue over `db`.
+    pub fn new(db: Database) -> Self {
+        Self { db, concerts: RwLock::default(), performances: RwLock::default() }
+    }
+
+    /// The concert with this code; fails with CONCERT_NOT_FOUND.
+    pub async fn concert(&self, concert_code: &str) -> Result<Arc<Concert>, Error> {
+        let known = self.concerts.read().get(concert_code).cloned();
+        if let Some(concert) = known {
+            return Ok(concert);
+        }
+        let row = self.concert_now(concert_code).await?;
+        let concert = Arc::new(Concert {
+            concert_id: row.concert_id,
+            concert_code: row.concert_code,
+            name: row.name,
+            seats_per_user_limit: row.seats_per_user_limit,
+        });
+        self.concerts.write().insert(concert.concert_code.clone(), concert.clone());
+        Ok(concert)
+    }
+
+    /// The concert with this code as the database has it now, with what changes; fails with CONCERT_NOT_FOUND.
+    pub async fn concert_now(&self, concert_code: &str) -> Result<concert::Model, Error> {
+        let row = store::concert(&self.db, concert_code).await?;
+        row.ok_or_else(|| Error::ConcertNotFound { concert_code: concert_code.to_owned() })
+    }
+
+    /// The performance of a concert on a date; `None` if there is none.
+    pub async fn performance(&self, concert_id: i64, date: &str) -> Result<Option<Arc<Performance>>, Error> {
+        let key = (concert_id, date.to_owned());
+        let known = self.performances.read().by_date.get(&key).cloned();
+        match known {
+            Some(performance) => Ok(Some(performance)),
+            None => match store::performance_id(&self.db, concert_id, date).await? {
+                Some(performance_id) => self.performance_by_id(performance_id).await.map(Some),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// The performance with this key, which a row refers to: so it exists.
+    pub async fn performance_by_id(&self, performance_id: i64) -> Result<Arc<Performance>, Error> {
+        let known = self.performances.read().by_id.get(&performance_id).cloned();
+        if let Some(performance) = known {
+            return Ok(performance);
+        }
+        let (row, concert, venue, priced) = store::performance(&self.db, performance_id)
+            .await?
+            .ok_or_else(|| Error::internal(format!("no performance {performance_id}")))?;
+        let performance = Arc::new(Performance {
+            performance_id,
+            concert: self.concert(&concert.concert_code).await?,
+            date: row.date,
+            start_time: row.start_time,
+            venue_name: venue.name,
+            seat_count: row.seat_count,
+            sections: number_seats(priced),
+        });
+        let key = (row.concert_id, performance.date.clone());
+        let mut performances = self.performances.write();
+        performances.by_id.insert(performance_id, performance.clone());
+        performances.by_date.insert(key, performance.clone());
+        Ok(performance)
+    }
+}

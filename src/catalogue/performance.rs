@@ -1,0 +1,160 @@
+//! A performance, its sections and its seats.
+
+use std::sync::Arc;
+
+use crate::rpc::proto;
+
+/// Bytes of seats in one message: what clients accept unless told otherwise is 4 MiB.
+const SEATS_MESSAGE: usize = 7 << 19;
+/// Bytes of a seat at most, beside its texts.
+const SEAT_NUMBERS: usize = 40;
+
+/// A concert without what changes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Concert {
+    /// The database's key.
+    pub concert_id: i64,
+    /// The callers' key.
+    pub concert_code: String,
+    /// For people.
+    pub name: String,
+    /// Seats that one user may have, held and paid together.
+    pub seats_per_user_limit: i32,
+}
+
+/// A performance with its seats.
+#[derive(Debug)]
+pub struct Performance {
+    /// The database's key.
+    pub performance_id: i64,
+    /// What is played.
+    pub concert: Arc<Concert>,
+    /// ISO-8601.
+    pub date: String,
+    /// When it starts.
+    pub start_time: i64,
+    /// Where.
+    pub venue_name: String,
+    /// All seats.
+    pub seat_count: i32,
+    /// In the order of the seats.
+    pub sections: Vec<Section>,
+}
+
+/// Seats in a row with the same name and price.
+#[derive(Debug)]
+pub struct Section {
+    /// Unique in the venue.
+    pub name: String,
+    /// The number of its first seat.
+    pub first_seat: i32,
+    /// The number of its last seat.
+    pub last_seat: i32,
+    /// What a seat costs.
+    pub price: i64,
+}
+
+impl Performance {
+    /// The section of a seat; `None` if there is no such seat.
+    pub fn section(&self, seat_number: i32) -> Option<&Section> {
+        let index = self.sections.partition_point(|section| section.last_seat < seat_number);
+        self.sections.get(index).filter(|section| section.first_seat <= seat_number)
+    }
+
+    /// The lowest price of a seat.
+    pub fn lowest_price(&self) -> i64 {
+        self.sections.iter().map(|section| section.price).min().unwrap_or_default()
+    }
+
+    /// As callers see it, with `available_seat_count` seats to hold.
+    pub fn to_proto(&self, available_seat_count: i32) -> proto::Performance {
+        proto::Performance {
+            concert_code: self.concert.concert_code.clone(),
+            concert_name: self.concert.name.clone(),
+            date: self.date.clone(),
+            start_time: Some(proto::timestamp(self.start_time)),
+            venue_name: self.venue_name.clone(),
+            price: self.lowest_price(),
+            available_seat_count,
+            seat_count: self.seat_count,
+        }
+    }
+
+    /// How many seats fit into a message.
+    pub fn seats_per_message(&self) -> i32 {
+        let section = self.sections.iter().map(|section| section.name.len()).max().unwrap_or_default();
+        let bytes = self.concert.concert_code.len() + self.date.len() + section + SEAT_NUMBERS;
+        i32::try_from(SEATS_MESSAGE / bytes).unwrap_or(i32::MAX)
+    }
+
+    /// The seats whose numbers are in `numbers`, in the states of `states`, which has one for each seat of the performance.
+    pub fn seats_to_proto(&self, states: &[proto::SeatState], numbers: impl Iterator<Item = i32>) -> Vec<proto::Seat> {
+        let seat = |seat_number: i32| {
+            let section = self.section(seat_number)?;
+            let state = states.get(usize::try_from(seat_number - 1).ok()?)?;
+            Some(proto::Seat {
+                concert_code: self.concert.concert_code.clone(),
+                date: self.date.clone(),
+                seat_number,
+                state: (*state).into(),
+                section: section.name.clone(),
+                price: section.price,
+            })
+        };
+        numbers.filter_map(seat).collect()
+    }
+
+    /// The state of every seat in order; `taken` are the seats that cannot be held, with their states.
+    pub fn states(&self, taken: impl Iterator<Item = (i32, proto::SeatState)>) -> Vec<proto::SeatState> {
+        let mut states = vec![proto::SeatState::Available; self.seat_count.max(0) as usize];
+        for (seat_number, state) in taken {
+            let index = usize::try_from(seat_number - 1).unwrap_or(usize::MAX);
+            if let Some(slot) = states.get_mut(index) {
+                *slot = state;
+            }
+        }
+        states
+    }
+}
+
+/// Numbers the seats on from 1 over sections of `(name, seat count, price)`.
+pub(super) fn number_seats(sections: Vec<(String, i32, i64)>) -> Vec<Section> {
+    let mut last_seat = 0;
+    sections
+        .into_iter()
+        .map(|(name, seat_count, price)| {
+            let first_seat = last_seat + 1;
+            last_seat += seat_count;
+            Section { name, first_seat, last_seat, price }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seats_are_numbered_on_over_the_sections() {
+        let concert =
+            Arc::new(Concert { concert_id: 1, concert_code: "IU".into(), name: "IU".into(), seats_per_user_limit: 4 });
+        let performance = Performance {
+            performance_id: 1,
+            concert,
+            date: "2026-12-24".into(),
+            start_time: 0,
+            venue_name: "Hall".into(),
+            seat_count: 50,
+            sections: number_seats(vec![("A".into(), 10, 200), ("B".into(), 40, 100)]),
+        };
+        let section = |seat| performance.section(seat).map(|section| section.name.as_str());
+        assert_eq!(section(1), Some("A"));
+        assert_eq!(section(10), Some("A"));
+        assert_eq!(section(11), Some("B"));
+        assert_eq!(section(50), Some("B"));
+        for outside in [i32::MIN, -1, 0, 51, i32::MAX] {
+            assert_eq!(section(outside), None, "{outside}");
+        }
+        assert_eq!(performance.lowest_price(), 100);
+    }
+}

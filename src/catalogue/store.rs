@@ -1,0 +1,55 @@
+//! Queries of what never changes: concerts, performances, venues.
+
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+
+use crate::db::{
+    self, Database,
+    entity::{concert, performance, section, section_price, venue},
+};
+
+/// The concert with this code.
+pub async fn concert(db: &Database, concert_code: &str) -> Result<Option<concert::Model>, db::Error> {
+    let row = concert::Entity::find().filter(concert::Column::ConcertCode.eq(concert_code)).one(db.reader()).await?;
+    Ok(row)
+}
+
+/// The key of the performance of a concert on a date.
+pub async fn performance_id(db: &Database, concert_id: i64, date: &str) -> Result<Option<i64>, db::Error> {
+    let row = performance::Entity::find()
+        .filter(performance::Column::ConcertId.eq(concert_id))
+        .filter(performance::Column::Date.eq(date))
+        .one(db.reader())
+        .await?;
+    Ok(row.map(|row| row.performance_id))
+}
+
+/// A performance with its concert, its venue and the venue's sections as `(name, seat count, price)` in order.
+#[allow(clippy::type_complexity, reason = "a row of a join, taken apart at once")]
+pub async fn performance(
+    db: &Database,
+    performance_id: i64,
+) -> Result<Option<(performance::Model, concert::Model, venue::Model, Vec<(String, i32, i64)>)>, db::Error> {
+    let conn = db.reader();
+    let Some(row) = performance::Entity::find_by_id(performance_id).one(conn).await? else {
+        return Ok(None);
+    };
+    let concert = concert::Entity::find_by_id(row.concert_id).one(conn).await?;
+    let venue = venue::Entity::find_by_id(&row.venue_id).one(conn).await?;
+    let sections = section::Entity::find()
+        .filter(section::Column::VenueId.eq(&row.venue_id))
+        .order_by_asc(section::Column::SectionNumber)
+        .all(conn)
+        .await?;
+    let prices = section_price::Entity::find()
+        .filter(section_price::Column::PerformanceId.eq(performance_id))
+        .order_by_asc(section_price::Column::SectionNumber)
+        .all(conn)
+        .await?;
+    // Every section has a price: they were written together.
+    let priced = sections
+        .into_iter()
+        .zip(prices)
+        .map(|(section, price)| (section.name, section.seat_count, price.price))
+        .collect();
+    Ok(concert.zip(venue).map(|(concert, venue)| (row, concert, venue, priced)))
+}

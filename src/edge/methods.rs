@@ -1,0 +1,113 @@
+//! The calls that a gate is for, read from the descriptors, and how long they take.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use metrics::Histogram;
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tonic::Code;
+
+use super::limit::Share;
+use crate::rpc::proto::DESCRIPTORS;
+
+/// How the specification of gRPC spells the codes, by number.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// The calls of some services by their paths.
+pub struct Methods(HashMap<String, Arc<Method>>);
+
+/// One call of a service.
+pub struct Method {
+    /// Whether it answers with a stream.
+    pub is_stream: bool,
+    /// How many of it are under way.
+    pub share: Arc<Share>,
+    name: String,
+    durations: [OnceLock<Histogram>; CODES.len()],
+}
+
+impl Methods {
+    /// The calls of `services`, given by their full names.
+    pub fn of(services: &[&str]) -> Self {
+        // The descriptors are this build's own; without them nothing would be reflected either.
+        let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default().file;
+        let mut methods = HashMap::new();
+        for file in &files {
+            for service in &file.service {
+                let service_name = format!("{}.{}", file.package(), service.name());
+                for method in service.method.iter().filter(|_| services.contains(&service_name.as_str())) {
+                    let name = format!("{service_name}/{}", method.name());
+                    let path = format!("/{name}");
+                    methods.insert(path, Arc::new(Method::new(name, method.server_streaming())));
+                }
+            }
+        }
+        Self(methods)
+    }
+
+    /// The call at a path.
+    pub fn find(&self, path: &str) -> Option<Arc<Method>> {
+        self.0.get(path).cloned()
+    }
+}
+
+impl Method {
+    fn new(name: String, is_stream: bool) -> Self {
+        Self { is_stream, share: Arc::default(), name, durations: Default::default() }
+    }
+
+    /// Records how long a call took and how it ended.
+    pub fn record(&self, code: Code, took: Duration) {
+        let Some(code_name) = CODES.get(code as usize) else { return };
+        let histogram = self.durations[code as usize].get_or_init(|| {
+            let labels = [("rpc_method", self.name.clone()), ("rpc_response_status_code", (*code_name).to_owned())];
+            metrics::histogram!("rpc_server_call_duration_seconds", &labels)
+        });
+        histogram.record(took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_calls_of_a_service_are_known_by_path_and_the_streams_among_them() {
+        let methods = Methods::of(&["boxoffice.v1.QueueService", "boxoffice.v1.ConcertService"]);
+        let is_stream = |path| methods.find(path).map(|method| method.is_stream);
+        assert_eq!(is_stream("/boxoffice.v1.QueueService/GetPosition"), Some(false));
+        assert_eq!(is_stream("/boxoffice.v1.QueueService/WatchPosition"), Some(true));
+        assert_eq!(is_stream("/boxoffice.v1.ConcertService/WatchSeats"), Some(true));
+        for other in ["/boxoffice.v1.AdminService/UpdateSale", "/boxoffice.v1.QueueService/Nope", "/", ""] {
+            assert_eq!(is_stream(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn every_code_has_its_name() {
+        assert_eq!(CODES[Code::Unauthenticated as usize], "UNAUTHENTICATED");
+        assert_eq!(CODES[Code::ResourceExhausted as usize], "RESOURCE_EXHAUSTED");
+    }
+}

@@ -1,0 +1,122 @@
+//! Pages of a list (AIP-158). A page token names the list it belongs to and the last item of the page, in a form that
+//! callers have no business reading.
+
+use uuid::Uuid;
+
+use super::error::Error;
+use crate::clock::Micros;
+
+const DEFAULT_SIZE: i32 = 50;
+const MAX_SIZE: i32 = 500;
+
+/// Which part of a list a caller asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// How many items at most.
+    pub size: usize,
+    /// The cursor of the last item before the page; `None`: from the start.
+    pub after: Option<String>,
+    list: String,
+}
+
+impl Page {
+    /// Reads `page_size` and `page_token`. `list` names the list and what it is filtered by; the token of another list is refused.
+    pub fn read(list: String, page_size: i32, page_token: &str) -> Result<Self, Error> {
+        Self::read_within(list, page_size, page_token, DEFAULT_SIZE, MAX_SIZE)
+    }
+
+    /// The same for a list whose pages have `default` items and never more than `max`.
+    pub fn read_within(list: String, page_size: i32, page_token: &str, default: i32, max: i32) -> Result<Self, Error> {
+        let size = match page_size {
+            ..0 => return Err(Error::invalid("page_size", "must not be negative")),
+            0 => default,
+            size => size.min(max),
+        };
+        let after = if page_token.is_empty() {
+            None
+        } else {
+            let foreign = || Error::invalid("page_token", "must be a next_page_token of the same list, or empty");
+            Some(decode(&list, page_token).ok_or_else(foreign)?)
+        };
+        Ok(Self { size: size as usize, after, list })
+    }
+
+    /// Reads the cursor as `read` has it; one that was tampered with is refused.
+    pub fn cursor<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
+        let tampered = || Error::invalid("page_token", "must be a next_page_token of the same list, or empty");
+        self.after.as_deref().map(|after| read(after).ok_or_else(tampered)).transpose()
+    }
+
+    /// Reads a cursor that [`Page::by_time_and_id`] made.
+    pub fn time_and_id(&self) -> Result<Option<(Micros, Uuid)>, Error> {
+        self.cursor(|cursor| {
+            let (time, id) = cursor.split_once('/')?;
+            Some((time.parse().ok()?, id.parse().ok()?))
+        })
+    }
+
+    /// The cursor of a list that is ordered by an instant and an id.
+    pub fn by_time_and_id(time: Micros, id: Uuid) -> String {
+        format!("{time}/{id}")
+    }
+
+    /// Cuts `items`, asked for with one more than the size, to the page, and makes the token of the next one.
+    pub fn cut<T>(&self, mut items: Vec<T>, cursor: impl Fn(&T) -> String) -> (Vec<T>, String) {
+        let more = items.len() > self.size;
+        items.truncate(self.size);
+        let next = match items.last() {
+            Some(last) if more => encode(&self.list, &cursor(last)),
+            _ => String::new(),
+        };
+        (items, next)
+    }
+}
+
+/// Hexadecimal: safe in any header, URL and shell.
+fn encode(list: &str, cursor: &str) -> String {
+    hex::encode(format!("{list}\n{cursor}"))
+}
+
+fn decode(list: &str, token: &str) -> Option<String> {
+    let text = String::from_utf8(hex::decode(token).ok()?).ok()?;
+    let (named, cursor) = text.split_once('\n')?;
+    // Cursors have none, and PostgreSQL takes no NUL in a text.
+    let is_ours = named == list && !cursor.chars().any(char::is_control);
+    is_ours.then(|| cursor.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(size: i32, token: &str) -> Result<Page, Error> {
+        Page::read("payments/me".into(), size, token)
+    }
+
+    #[test]
+    fn sizes_are_defaulted_coerced_and_refused() {
+        assert_eq!(read(0, "").unwrap().size, 50);
+        assert_eq!(read(7, "").unwrap().size, 7);
+        assert_eq!(read(i32::MAX, "").unwrap().size, 500);
+        assert!(read(-1, "").is_err());
+    }
+
+    #[test]
+    fn a_token_leads_to_the_next_page_and_the_last_page_has_none() {
+        let page = read(2, "").unwrap();
+        let (items, next) = page.cut(vec![1, 2, 3], i32::to_string);
+        assert_eq!(items, [1, 2]);
+        assert_eq!(read(2, &next).unwrap().after.as_deref(), Some("2"));
+        assert_eq!(page.cut(vec![3, 4], i32::to_string), (vec![3, 4], String::new()));
+    }
+
+    #[test]
+    fn a_foreign_token_is_refused() {
+        let (_, mine) = read(1, "").unwrap().cut(vec![1, 2], i32::to_string);
+        assert!(Page::read("payments/you".into(), 1, &mine).is_err());
+        let with_nul = encode("payments/me", "1\0");
+        for foreign in ["x", "zz", "00", "0g", "\u{e4}", with_nul.as_str()] {
+            assert!(read(1, foreign).is_err(), "{foreign}");
+        }
+    }
+}

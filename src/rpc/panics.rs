@@ -1,0 +1,16 @@
+//! A defect that panics ends the call it happens in and nothing else.
+
+use std::any::Any;
+
+use super::error::Error;
+
+/// Counts a panic that was caught in `place`; its message goes to the log with the error.
+pub fn caught(place: &'static str, panic: Box<dyn Any + Send>) -> Error {
+    metrics::counter!("boxoffice_panics_total", "place" => place).increment(1);
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned());
+    Error::internal(format!("panic in a {place}: {message}"))
+}
