@@ -21,7 +21,7 @@ use crate::{
         Error, Fields, Page,
         proto::{self, concert_service_server::ConcertService},
     },
-    token::{self, Claims},
+    token::{self, Bearer},
 };
 
 /// Serves the catalogue and the free seats.
@@ -70,19 +70,19 @@ impl ConcertApi {
         &self,
         extensions: &tonic::Extensions,
         asked: Date,
-    ) -> Result<(Arc<Claims>, Result<Arc<Performance>, Error>), Error> {
-        let claims = token::claims(extensions)?;
+    ) -> Result<(Arc<Bearer>, Result<Arc<Performance>, Error>), Error> {
+        let bearer = token::bearer(extensions)?;
         let mut fields = Fields::default();
         fields.concert_code("concert_code", &asked.concert_code);
         let user_id = fields.uuid("user_id", &asked.user_id);
         fields.date("date", &asked.date);
         fields.done()?;
-        claims.require_user(user_id)?;
+        bearer.require_user(user_id)?;
         let concert = self.catalogue.concert(&asked.concert_code).await?;
-        claims.require_concert(concert.concert_id)?;
+        bearer.require_concert(concert.concert_id)?;
         let performance = self.catalogue.performance(concert.concert_id, &asked.date).await?;
         let Date { concert_code, date, .. } = asked;
-        Ok((claims, performance.ok_or(Error::PerformanceNotFound { concert_code, date })))
+        Ok((bearer, performance.ok_or(Error::PerformanceNotFound { concert_code, date })))
     }
 }
 
@@ -122,7 +122,7 @@ impl ConcertService for ConcertApi {
         &self,
         request: Request<proto::ListPerformancesRequest>,
     ) -> Result<Response<proto::ListPerformancesResponse>, Status> {
-        let claims = token::claims(request.extensions())?;
+        let bearer = token::bearer(request.extensions())?;
         let request = request.into_inner();
         let mut fields = Fields::default();
         fields.concert_code("concert_code", &request.concert_code);
@@ -130,10 +130,10 @@ impl ConcertService for ConcertApi {
         fields.done()?;
         let list = format!("performances/{}", request.concert_code);
         let page = Page::read(list, request.page_size, &request.page_token)?;
-        claims.require_user(user_id)?;
+        bearer.require_user(user_id)?;
         let concert = self.catalogue.concert(&request.concert_code).await?;
-        claims.require_concert(concert.concert_id)?;
-        self.admission.require_active(&claims).await?;
+        bearer.require_concert(concert.concert_id)?;
+        self.admission.require_active(&bearer).await?;
 
         let open = self.open_performances.submit((), concert.concert_id).await?;
         let first = open.partition_point(|open| Some(open.date.as_str()) <= page.after.as_deref());
@@ -153,13 +153,13 @@ impl ConcertService for ConcertApi {
     ) -> Result<Response<proto::ListSeatsResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
         let date = Date { concert_code: request.concert_code, user_id: request.user_id, date: request.date };
-        let (claims, performance) = self.find(&extensions, date).await?;
+        let (bearer, performance) = self.find(&extensions, date).await?;
         let taken = async {
             let Ok(performance) = &performance else { return Ok(Arc::default()) };
             self.taken_seats.submit((), performance.performance_id).await
         };
         // Both are asked at once; whoever is not admitted is told that first.
-        let (token, taken) = tokio::join!(self.admission.require_active(&claims), taken);
+        let (token, taken) = tokio::join!(self.admission.require_active(&bearer), taken);
         token?;
         let (performance, taken) = (performance?, taken?);
         let (list, limit) = (format!("seats/{}", performance.performance_id), performance.seats_per_message());
@@ -175,8 +175,8 @@ impl ConcertService for ConcertApi {
     async fn watch_seats(&self, request: Request<proto::WatchSeatsRequest>) -> Result<Response<Seats>, Status> {
         let (_, extensions, request) = request.into_parts();
         let date = Date { concert_code: request.concert_code, user_id: request.user_id, date: request.date };
-        let (claims, performance) = self.find(&extensions, date).await?;
-        let token = self.admission.require_active(&claims).await?;
+        let (bearer, performance) = self.find(&extensions, date).await?;
+        let token = self.admission.require_active(&bearer).await?;
         let performance = performance?;
         let states = self.boards.watch(&performance).await?;
         let admission = self.admission.clone();

@@ -71,21 +71,21 @@ impl PaymentApi {
 #[tonic::async_trait]
 impl PaymentService for PaymentApi {
     async fn pay(&self, request: Request<proto::PayRequest>) -> Result<Response<proto::PayResponse>, Status> {
-        let claims = token::claims(request.extensions())?;
+        let bearer = token::bearer(request.extensions())?;
         let request = request.into_inner();
         let mut fields = Fields::default();
         let user_id = fields.uuid("user_id", &request.user_id);
         let reservation_id = fields.optional_uuid("reservation_id", &request.reservation_id);
         let request_id = fields.optional_uuid("request_id", &request.request_id);
         fields.done()?;
-        claims.require_user(user_id)?;
+        bearer.require_user(user_id)?;
         let command = Pay {
-            token: (claims.concert_id, claims.queue_number),
-            concert_code: claims.concert_code.clone(),
+            token: (bearer.concert_id, bearer.queue_number),
+            concert_code: bearer.concert_code.clone(),
             user_id,
             reservation_id,
             request_id,
-            retry_after: self.admission.retry_after(&claims),
+            retry_after: self.admission.retry_after(&bearer),
         };
         let paid = self.pay.submit(user_id, command).await?;
         Ok(Response::new(proto::PayResponse { payment: Some(self.to_proto(paid).await?) }))

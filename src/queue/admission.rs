@@ -13,7 +13,7 @@ use crate::{
     clock::Micros,
     db::{Database, entity::queue_token::Model as Token},
     rpc::Error,
-    token::Claims,
+    token::Bearer,
 };
 
 /// Looks up tokens by key; calls that ask at once share a query.
@@ -35,10 +35,10 @@ impl Admission {
 
     /// The row of a token that gives a sign of life; TOKEN_INVALID if there is none, or if it is another user's. Only the first sign
     /// after the admission is written.
-    pub async fn find(&self, claims: &Claims) -> Result<Token, Error> {
-        let key = (claims.concert_id, claims.queue_number);
+    pub async fn find(&self, bearer: &Bearer) -> Result<Token, Error> {
+        let key = (bearer.concert_id, bearer.queue_number);
         let token = self.find.submit((), key).await?;
-        if token.user_id != claims.user_id {
+        if token.user_id != bearer.user_id {
             return Err(Error::TokenInvalid);
         }
         match rules::claimed(&token, self.db.now()) {
@@ -48,16 +48,16 @@ impl Admission {
     }
 
     /// The row of a token that is admitted now; refuses any other.
-    pub async fn require_active(&self, claims: &Claims) -> Result<Token, Error> {
-        let token = self.find(claims).await?;
-        rules::require_active(&token, self.db.now(), self.retry_after(claims))?;
+    pub async fn require_active(&self, bearer: &Bearer) -> Result<Token, Error> {
+        let token = self.find(bearer).await?;
+        rules::require_active(&token, self.db.now(), self.retry_after(bearer))?;
         Ok(token)
     }
 
     /// When a token should ask again, if it waits.
-    pub fn retry_after(&self, claims: &Claims) -> Duration {
-        let position = self.view(claims.concert_id).position(claims.queue_number);
-        rules::poll_after(position, claims.queue_number, &self.snapshots.poll_plan())
+    pub fn retry_after(&self, bearer: &Bearer) -> Duration {
+        let position = self.view(bearer.concert_id).position(bearer.queue_number);
+        rules::poll_after(position, bearer.queue_number, &self.snapshots.poll_plan())
     }
 
     /// How far the queue of a concert has come.

@@ -24,7 +24,7 @@ use crate::{
         Error, Fields,
         proto::{self, queue_service_server::QueueService},
     },
-    token::{self, Claims, KeyRing},
+    token::{self, Bearer, KeyRing},
 };
 
 /// How often an admitted caller should ask, if it asks at all.
@@ -64,22 +64,22 @@ impl QueueApi {
         }
     }
 
-    /// The claims of a caller who asks about the own place in the own queue.
-    async fn own_claims(
+    /// The bearer of a caller who asks about the own place in the own queue.
+    async fn own_bearer(
         &self,
         extensions: &tonic::Extensions,
         concert_code: &str,
         user_id: &str,
-    ) -> Result<Arc<Claims>, Error> {
-        let claims = token::claims(extensions)?;
+    ) -> Result<Arc<Bearer>, Error> {
+        let bearer = token::bearer(extensions)?;
         let mut fields = Fields::default();
         fields.concert_code("concert_code", concert_code);
         let user_id = fields.uuid("user_id", user_id);
         fields.done()?;
-        claims.require_user(user_id)?;
+        bearer.require_user(user_id)?;
         let concert = self.catalogue.concert(concert_code).await?;
-        claims.require_concert(concert.concert_id)?;
-        Ok(claims)
+        bearer.require_concert(concert.concert_id)?;
+        Ok(bearer)
     }
 }
 
@@ -101,12 +101,12 @@ impl QueueService for QueueApi {
         let concert = self.catalogue.concert(&request.concert_code).await?;
         let concert_id = concert.concert_id;
         let row = self.issue.submit(concert_id, Issue { concert_id, user_id }).await?;
-        let claims =
-            Claims { user_id, concert_code: concert.concert_code.clone(), concert_id, queue_number: row.queue_number };
+        let bearer =
+            Bearer { user_id, concert_code: concert.concert_code.clone(), concert_id, queue_number: row.queue_number };
         Ok(Response::new(proto::IssueTokenResponse {
             token: Some(proto::QueueToken {
-                token: self.keys.sign(&claims)?,
-                concert_code: claims.concert_code,
+                token: self.keys.sign(&bearer)?,
+                concert_code: bearer.concert_code,
                 user_id: user_id.to_string(),
                 queue_number: row.queue_number,
                 state: state_to_proto(row.state).into(),
@@ -121,9 +121,9 @@ impl QueueService for QueueApi {
         request: Request<proto::GetPositionRequest>,
     ) -> Result<Response<proto::GetPositionResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let claims = self.own_claims(&extensions, &request.concert_code, &request.user_id).await?;
-        let view = self.admission.view(claims.concert_id);
-        let position = locate(&self.admission, &claims, &view).await?;
+        let bearer = self.own_bearer(&extensions, &request.concert_code, &request.user_id).await?;
+        let view = self.admission.view(bearer.concert_id);
+        let position = locate(&self.admission, &bearer, &view).await?;
         Ok(Response::new(proto::GetPositionResponse { position: Some(position) }))
     }
 
@@ -132,11 +132,11 @@ impl QueueService for QueueApi {
         request: Request<proto::WatchPositionRequest>,
     ) -> Result<Response<Positions>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let claims = self.own_claims(&extensions, &request.concert_code, &request.user_id).await?;
+        let bearer = self.own_bearer(&extensions, &request.concert_code, &request.user_id).await?;
         let watcher = Watcher {
-            views: self.admission.snapshots().watch(claims.concert_id),
+            views: self.admission.snapshots().watch(bearer.concert_id),
             admission: self.admission.clone(),
-            claims,
+            bearer,
             stopping: self.stopping.clone(),
             last: None,
         };
@@ -157,9 +157,9 @@ impl QueueService for QueueApi {
         request: Request<proto::LeaveQueueRequest>,
     ) -> Result<Response<proto::LeaveQueueResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let claims = self.own_claims(&extensions, &request.concert_code, &request.user_id).await?;
-        let key = (claims.concert_id, claims.queue_number);
-        self.leave.submit(claims.concert_id, key).await?;
+        let bearer = self.own_bearer(&extensions, &request.concert_code, &request.user_id).await?;
+        let key = (bearer.concert_id, bearer.queue_number);
+        self.leave.submit(bearer.concert_id, key).await?;
         // So that whoever asks here next is not told of a place that is gone.
         self.admission.snapshots().refresh().await.map_err(Error::from)?;
         Ok(Response::new(proto::LeaveQueueResponse {}))
@@ -167,28 +167,28 @@ impl QueueService for QueueApi {
 }
 
 /// Where a token stands: from memory while it waits for sure, else from its row.
-async fn locate(admission: &Admission, claims: &Claims, view: &View) -> Result<proto::QueuePosition, Error> {
-    if view.waits(claims.queue_number) {
-        return Ok(waiting(admission, claims, view));
+async fn locate(admission: &Admission, bearer: &Bearer, view: &View) -> Result<proto::QueuePosition, Error> {
+    if view.waits(bearer.queue_number) {
+        return Ok(waiting(admission, bearer, view));
     }
-    let token = admission.find(claims).await?;
+    let token = admission.find(bearer).await?;
     // The row may be newer than the view, so the view is read again.
-    let view = admission.view(claims.concert_id);
+    let view = admission.view(bearer.concert_id);
     Ok(match rules::state_at(&token, admission.now()) {
-        State::Waiting => waiting(admission, claims, &view),
+        State::Waiting => waiting(admission, bearer, &view),
         state => over_or_active(&token, state, &view),
     })
 }
 
-fn waiting(admission: &Admission, claims: &Claims, view: &View) -> proto::QueuePosition {
-    let queue_number = claims.queue_number;
+fn waiting(admission: &Admission, bearer: &Bearer, view: &View) -> proto::QueuePosition {
+    let queue_number = bearer.queue_number;
     let position = view.position(queue_number);
     proto::QueuePosition {
         state: proto::QueueState::Waiting.into(),
         queue_number,
         position: Some(position),
         estimated_wait: rules::estimated_wait(position, view.admissions_per_second).map(proto::duration),
-        poll_after: Some(proto::duration(admission.retry_after(claims))),
+        poll_after: Some(proto::duration(admission.retry_after(bearer))),
         expire_time: None,
         unsold_seat_count: unsold(view),
     }
@@ -224,7 +224,7 @@ fn state_to_proto(state: State) -> proto::QueueState {
 struct Watcher {
     views: watch::Receiver<Arc<View>>,
     admission: Admission,
-    claims: Arc<Claims>,
+    bearer: Arc<Bearer>,
     stopping: CancellationToken,
     last: Option<Sent>,
 }
@@ -267,7 +267,7 @@ impl Watcher {
                 self.wait().await?;
             }
             let view = self.views.borrow_and_update().clone();
-            let position = locate(&self.admission, &self.claims, &view).await?;
+            let position = locate(&self.admission, &self.bearer, &view).await?;
             let sent = Sent::of(&position);
             if self.last.as_ref() != Some(&sent) {
                 self.last = Some(sent);

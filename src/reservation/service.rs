@@ -22,7 +22,7 @@ use crate::{
         Error, Fields, Page,
         proto::{self, reservation_service_server::ReservationService},
     },
-    token::{self, Claims},
+    token::{self, Bearer},
     wallet,
 };
 
@@ -62,13 +62,13 @@ impl ReservationApi {
     }
 
     /// What a caller asks about a reservation of its own.
-    fn release_by(&self, claims: &Claims, reservation_id: Uuid) -> Release {
+    fn release_by(&self, bearer: &Bearer, reservation_id: Uuid) -> Release {
         Release {
-            token: (claims.concert_id, claims.queue_number),
-            concert_code: claims.concert_code.clone(),
-            user_id: claims.user_id,
+            token: (bearer.concert_id, bearer.queue_number),
+            concert_code: bearer.concert_code.clone(),
+            user_id: bearer.user_id,
             reservation_id,
-            retry_after: self.admission.retry_after(claims),
+            retry_after: self.admission.retry_after(bearer),
         }
     }
 
@@ -105,7 +105,7 @@ impl ReservationService for ReservationApi {
         &self,
         request: Request<proto::HoldSeatsRequest>,
     ) -> Result<Response<proto::HoldSeatsResponse>, Status> {
-        let claims = token::claims(request.extensions())?;
+        let bearer = token::bearer(request.extensions())?;
         let mut request = request.into_inner();
         let mut fields = Fields::default();
         fields.concert_code("concert_code", &request.concert_code);
@@ -118,21 +118,21 @@ impl ReservationService for ReservationApi {
         request.seat_numbers.dedup();
         fields.require(request.seat_numbers.len() == asked, "seat_numbers", "must not name a seat twice");
         fields.done()?;
-        claims.require_user(user_id)?;
+        bearer.require_user(user_id)?;
         let concert = self.catalogue.concert(&request.concert_code).await?;
-        claims.require_concert(concert.concert_id)?;
+        bearer.require_concert(concert.concert_id)?;
 
         let performance = self.catalogue.performance(concert.concert_id, &request.date).await?;
         let command = Hold {
-            token: (claims.concert_id, claims.queue_number),
+            token: (bearer.concert_id, bearer.queue_number),
             user_id,
             performance: performance
                 .ok_or(Error::PerformanceNotFound { concert_code: request.concert_code, date: request.date }),
             seat_numbers: request.seat_numbers,
             request_id,
-            retry_after: self.admission.retry_after(&claims),
+            retry_after: self.admission.retry_after(&bearer),
         };
-        let row = self.hold.submit(claims.concert_id, command).await?;
+        let row = self.hold.submit(bearer.concert_id, command).await?;
         let state = row.state;
         Ok(Response::new(proto::HoldSeatsResponse { reservation: Some(self.to_proto(row, state).await?) }))
     }
@@ -141,16 +141,16 @@ impl ReservationService for ReservationApi {
         &self,
         request: Request<proto::ExtendReservationRequest>,
     ) -> Result<Response<proto::ExtendReservationResponse>, Status> {
-        let claims = token::claims(request.extensions())?;
+        let bearer = token::bearer(request.extensions())?;
         let request = request.into_inner();
         let mut fields = Fields::default();
         let user_id = fields.uuid("user_id", &request.user_id);
         let reservation_id = fields.uuid("reservation_id", &request.reservation_id);
         let request_id = fields.optional_uuid("request_id", &request.request_id);
         fields.done()?;
-        claims.require_user(user_id)?;
-        let command = Extend { hold: self.release_by(&claims, reservation_id), request_id };
-        let row = self.extend.submit(claims.concert_id, command).await?;
+        bearer.require_user(user_id)?;
+        let command = Extend { hold: self.release_by(&bearer, reservation_id), request_id };
+        let row = self.extend.submit(bearer.concert_id, command).await?;
         let state = row.state;
         Ok(Response::new(proto::ExtendReservationResponse { reservation: Some(self.to_proto(row, state).await?) }))
     }
@@ -159,12 +159,12 @@ impl ReservationService for ReservationApi {
         &self,
         request: Request<proto::ReleaseReservationRequest>,
     ) -> Result<Response<proto::ReleaseReservationResponse>, Status> {
-        let claims = token::claims(request.extensions())?;
+        let bearer = token::bearer(request.extensions())?;
         let request = request.into_inner();
         let (user_id, reservation_id) = read_ids(&request.user_id, &request.reservation_id)?;
-        claims.require_user(user_id)?;
-        let command = self.release_by(&claims, reservation_id);
-        let row = self.release.submit(claims.concert_id, command).await?;
+        bearer.require_user(user_id)?;
+        let command = self.release_by(&bearer, reservation_id);
+        let row = self.release.submit(bearer.concert_id, command).await?;
         Ok(Response::new(proto::ReleaseReservationResponse { reservation: Some(self.to_proto_now(row).await?) }))
     }
 

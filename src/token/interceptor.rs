@@ -1,10 +1,10 @@
-//! Reads the token from the metadata of every call. Whether a call needs one, its method says by asking for the claims.
+//! Reads the token from the metadata of every call. Whether a call needs one, its method says by asking for the bearer.
 
 use std::sync::Arc;
 
 use tonic::{Extensions, Request, Status, metadata::MetadataMap, service::Interceptor};
 
-use super::{Claims, KeyRing};
+use super::{Bearer, KeyRing};
 use crate::rpc::Error;
 
 /// Puts what the token says, or why it says nothing, into the extensions of the request.
@@ -12,7 +12,7 @@ use crate::rpc::Error;
 pub struct TokenInterceptor(Arc<KeyRing>);
 
 #[derive(Clone)]
-struct Credential(Result<Arc<Claims>, Error>);
+struct Credential(Result<Arc<Bearer>, Error>);
 
 impl TokenInterceptor {
     /// Verifies with the keys of `ring`.
@@ -23,7 +23,7 @@ impl TokenInterceptor {
 
 impl Interceptor for TokenInterceptor {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let credential = bearer(request.metadata()).and_then(|token| self.0.verify(token));
+        let credential = bearer_token(request.metadata()).and_then(|token| self.0.verify(token));
         let credential = Credential(credential.map(Arc::new));
         request.extensions_mut().insert(credential);
         Ok(request)
@@ -31,14 +31,14 @@ impl Interceptor for TokenInterceptor {
 }
 
 /// What the caller's token says; fails with TOKEN_MISSING or TOKEN_INVALID.
-pub fn claims(extensions: &Extensions) -> Result<Arc<Claims>, Error> {
+pub fn bearer(extensions: &Extensions) -> Result<Arc<Bearer>, Error> {
     match extensions.get::<Credential>() {
-        Some(Credential(claims)) => claims.clone(),
+        Some(Credential(bearer)) => bearer.clone(),
         None => Err(Error::TokenMissing),
     }
 }
 
-fn bearer(metadata: &MetadataMap) -> Result<&str, Error> {
+fn bearer_token(metadata: &MetadataMap) -> Result<&str, Error> {
     let value = metadata.get("authorization").ok_or(Error::TokenMissing)?;
     let value = value.to_str().map_err(|_| Error::TokenInvalid)?.trim();
     let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
@@ -63,7 +63,7 @@ mod tests {
         if let Some(value) = value {
             metadata.insert("authorization", value.parse().unwrap());
         }
-        bearer(&metadata).map(str::to_owned)
+        bearer_token(&metadata).map(str::to_owned)
     }
 
     #[test]

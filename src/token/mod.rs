@@ -15,7 +15,9 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use interceptor::{TokenInterceptor, claims};
+pub use interceptor::{TokenInterceptor, bearer};
+
+pub use crate::db::entity::queue_token::TokenKey;
 
 use crate::{db, rpc::Error};
 
@@ -24,7 +26,7 @@ const CONFIGURED_KEY_ID: &str = "configured";
 
 /// What a token says, signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claims {
+pub struct Bearer {
     /// The user whose place it is.
     #[serde(rename = "sub")]
     pub user_id: Uuid,
@@ -39,7 +41,12 @@ pub struct Claims {
     pub queue_number: i64,
 }
 
-impl Claims {
+impl Bearer {
+    /// The key of the token's row.
+    pub fn key(&self) -> TokenKey {
+        TokenKey { concert_id: self.concert_id, queue_number: self.queue_number }
+    }
+
     /// Refuses a request that is made for another user than the token's own.
     pub fn require_user(&self, user_id: Uuid) -> Result<(), Error> {
         if self.user_id == user_id { Ok(()) } else { Err(Error::TokenUserMismatch) }
@@ -55,7 +62,7 @@ impl Claims {
 }
 
 /// A key and the id that tokens name it by.
-pub struct Key {
+pub struct SigningKey {
     /// The `kid`.
     pub id: String,
     /// At least 32 bytes.
@@ -77,9 +84,9 @@ struct Keys {
 
 impl KeyRing {
     /// Takes `keys`, read just now, in place of those before. The last one signs, unless `configured` is given.
-    pub fn replace(&self, mut keys: Vec<Key>, configured: Option<&str>) {
+    pub fn replace(&self, mut keys: Vec<SigningKey>, configured: Option<&str>) {
         if let Some(secret) = configured {
-            keys.push(Key { id: CONFIGURED_KEY_ID.to_owned(), secret: secret.as_bytes().to_vec() });
+            keys.push(SigningKey { id: CONFIGURED_KEY_ID.to_owned(), secret: secret.as_bytes().to_vec() });
         }
         let signer = keys.last().map(|key| (key.header(), EncodingKey::from_secret(&key.secret)));
         let verifiers = keys
@@ -89,18 +96,18 @@ impl KeyRing {
         *self.0.write() = Keys { signer, verifiers, read_at: Some(Instant::now()) };
     }
 
-    /// The token that says `claims`: the same claims give the same token as long as the key is the same.
-    pub fn sign(&self, claims: &Claims) -> Result<String, Error> {
+    /// The token that says `bearer`: the same bearer give the same token as long as the key is the same.
+    pub fn sign(&self, bearer: &Bearer) -> Result<String, Error> {
         let keys = self.0.read();
         let (header, key) = keys.signer.as_ref().ok_or(Error::StorageUnavailable)?;
-        encode(header, claims, key).map_err(Error::internal)
+        encode(header, bearer, key).map_err(Error::internal)
     }
 
     /// What a token says, if one of the keys has signed it. Fails with TOKEN_INVALID, or with STORAGE_UNAVAILABLE if its key may be
     /// one that this server could not read yet.
-    pub fn verify(&self, token: &str) -> Result<Claims, Error> {
+    pub fn verify(&self, token: &str) -> Result<Bearer, Error> {
         let keys = self.0.read();
-        keys.verified_claims(token).ok_or_else(|| {
+        keys.verified_bearer(token).ok_or_else(|| {
             if keys.are_stale() && !keys.know_key_of(token) { Error::StorageUnavailable } else { Error::TokenInvalid }
         })
     }
@@ -118,7 +125,7 @@ impl Keys {
 
     /// How long a token is good for stands in its row, not in the token, so the signature is all there is to verify. It is compared in
     /// constant time.
-    fn verified_claims(&self, token: &str) -> Option<Claims> {
+    fn verified_bearer(&self, token: &str) -> Option<Bearer> {
         let (message, signature) = token.rsplit_once('.')?;
         let (header, payload) = message.split_once('.')?;
         let key = self.verifiers.get(header)?;
@@ -128,7 +135,7 @@ impl Keys {
     }
 }
 
-impl Key {
+impl SigningKey {
     fn header(&self) -> Header {
         let mut header = Header::new(Algorithm::HS256);
         header.kid = Some(self.id.clone());
@@ -155,13 +162,14 @@ pub fn new_secret() -> Result<[u8; 32], db::Error> {
 mod tests {
     use super::*;
 
-    fn claims() -> Claims {
-        Claims { user_id: Uuid::from_u128(1), concert_code: "IU".into(), concert_id: 7, queue_number: 42 }
+    fn bearer() -> Bearer {
+        Bearer { user_id: Uuid::from_u128(1), concert_code: "IU".into(), concert_id: 7, queue_number: 42 }
     }
 
     fn ring(secrets: &[(&str, &str)]) -> KeyRing {
         let ring = KeyRing::default();
-        let keys = secrets.iter().map(|(id, secret)| Key { id: (*id).to_owned(), secret: secret.as_bytes().to_vec() });
+        let keys =
+            secrets.iter().map(|(id, secret)| SigningKey { id: (*id).to_owned(), secret: secret.as_bytes().to_vec() });
         ring.replace(keys.collect(), None);
         ring
     }
@@ -169,24 +177,24 @@ mod tests {
     #[test]
     fn a_token_says_what_was_signed_and_is_the_same_each_time() {
         let ring = ring(&[("1", "one")]);
-        let token = ring.sign(&claims()).unwrap();
-        assert_eq!(token, ring.sign(&claims()).unwrap());
-        assert_eq!(ring.verify(&token).unwrap(), claims());
+        let token = ring.sign(&bearer()).unwrap();
+        assert_eq!(token, ring.sign(&bearer()).unwrap());
+        assert_eq!(ring.verify(&token).unwrap(), bearer());
     }
 
     #[test]
     fn a_token_of_an_older_key_stays_good_and_one_of_a_dropped_key_does_not() {
-        let old = ring(&[("1", "one")]).sign(&claims()).unwrap();
+        let old = ring(&[("1", "one")]).sign(&bearer()).unwrap();
         assert!(ring(&[("1", "one"), ("2", "two")]).verify(&old).is_ok());
         assert!(ring(&[("2", "two")]).verify(&old).is_err());
     }
 
     #[test]
     fn a_forged_token_is_refused() {
-        let token = ring(&[("1", "guessed")]).sign(&claims()).unwrap();
+        let token = ring(&[("1", "guessed")]).sign(&bearer()).unwrap();
         let real = ring(&[("1", "one")]);
         assert!(matches!(real.verify(&token), Err(Error::TokenInvalid)));
-        let mine = real.sign(&claims()).unwrap();
+        let mine = real.sign(&bearer()).unwrap();
         for cut in 0..mine.len() {
             assert!(real.verify(&mine[..cut]).is_err());
         }
@@ -195,8 +203,8 @@ mod tests {
     #[test]
     fn a_server_that_could_not_read_the_keys_for_long_does_not_call_a_token_forged() {
         let known = ring(&[("1", "one")]);
-        let of_new_key = ring(&[("2", "two")]).sign(&claims()).unwrap();
-        let forged = ring(&[("1", "guessed")]).sign(&claims()).unwrap();
+        let of_new_key = ring(&[("2", "two")]).sign(&bearer()).unwrap();
+        let forged = ring(&[("1", "guessed")]).sign(&bearer()).unwrap();
         assert!(matches!(known.verify(&of_new_key), Err(Error::TokenInvalid)));
         known.0.write().read_at = Instant::now().checked_sub(rotation::NOTICE);
         assert!(matches!(known.verify(&of_new_key), Err(Error::StorageUnavailable)));
@@ -206,10 +214,10 @@ mod tests {
     #[test]
     fn a_configured_key_signs_and_the_others_still_verify() {
         let ring = ring(&[("1", "one")]);
-        let old = ring.sign(&claims()).unwrap();
-        let keys = vec![Key { id: "1".into(), secret: b"one".to_vec() }];
+        let old = ring.sign(&bearer()).unwrap();
+        let keys = vec![SigningKey { id: "1".into(), secret: b"one".to_vec() }];
         ring.replace(keys, Some("configured by the operator"));
         assert!(ring.verify(&old).is_ok());
-        assert_ne!(ring.sign(&claims()).unwrap(), old);
+        assert_ne!(ring.sign(&bearer()).unwrap(), old);
     }
 }

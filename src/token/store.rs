@@ -3,7 +3,7 @@
 use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
 
 use super::{
-    Key,
+    SigningKey,
     rotation::{self, KeyInfo},
 };
 use crate::db::{self, Database, entity::signing_key};
@@ -48,7 +48,7 @@ pub async fn list(db: &Database) -> Result<Vec<KeyInfo>, db::Error> {
 }
 
 /// All keys, the one that signs now last.
-pub async fn keys(db: &Database) -> Result<Vec<Key>, db::Error> {
+pub async fn keys(db: &Database) -> Result<Vec<SigningKey>, db::Error> {
     let mut rows = rows(db).await?;
     let infos: Vec<KeyInfo> = rows.iter().map(info).collect();
     let signer = rotation::signer(&infos, db.now()).map(|key| key.key_id);
@@ -57,7 +57,7 @@ pub async fn keys(db: &Database) -> Result<Vec<Key>, db::Error> {
         .map(|row| {
             let secret = hex::decode(&row.secret)
                 .map_err(|_| db::Error::Defect(format!("signing key {} is not hexadecimal", row.key_id)))?;
-            Ok(Key { id: row.key_id.to_string(), secret })
+            Ok(SigningKey { id: row.key_id.to_string(), secret })
         })
         .collect()
 }

@@ -209,13 +209,13 @@ async fn a_forged_or_unknown_token_is_refused(world: World) {
     let ring = boxoffice::token::KeyRing::default();
     let key = boxoffice::token::Key { id: "1".into(), secret: hex::decode(secret).unwrap() };
     ring.replace(vec![key], None);
-    let claims = |user_id, queue_number| {
+    let bearer = |user_id, queue_number| {
         let concert_code = "IU".to_owned();
-        boxoffice::token::Claims { user_id, concert_code, concert_id: 1, queue_number }
+        boxoffice::token::Bearer { user_id, concert_code, concert_id: 1, queue_number }
     };
-    let unknown = ring.sign(&claims(caller.uuid(), 99)).unwrap();
+    let unknown = ring.sign(&bearer(caller.uuid(), 99)).unwrap();
     let of_another = Uuid::now_v7();
-    let taken = ring.sign(&claims(of_another, caller.queue_number)).unwrap();
+    let taken = ring.sign(&bearer(of_another, caller.queue_number)).unwrap();
     for (user_id, token) in [(caller.uuid(), unknown), (of_another, taken)] {
         let stranger = Caller { user_id: user_id.to_string(), token, ..caller.clone() };
         for rpc in

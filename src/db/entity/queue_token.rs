@@ -44,6 +44,22 @@ pub struct Model {
     pub departure_number: Option<i64>,
 }
 
+/// Key of a queue token's row: a concert, and a place in its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenKey {
+    /// The concert, as the database knows it.
+    pub concert_id: i64,
+    /// From 1, without gaps.
+    pub queue_number: i64,
+}
+
+impl Model {
+    /// The key of this row.
+    pub fn key(&self) -> TokenKey {
+        TokenKey { concert_id: self.concert_id, queue_number: self.queue_number }
+    }
+}
+
 /// Joins are written out where they are used.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
