@@ -35,6 +35,7 @@ mod m0003_queue;
 mod m0004_reservation;
 mod m0005_payment;
 mod m0006_token;
+mod m0007_live;
 
 pub use sea_orm_migration::prelude::MigratorTrait;
 
@@ -50,6 +51,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_reservation::Migration),
             Box::new(m0005_payment::Migration),
             Box::new(m0006_token::Migration),
+            Box::new(m0007_live::Migration),
         ]
     }
 }
@@ -61,11 +63,16 @@ impl MigratorTrait for Migrator {
 async fn apply(manager: &SchemaManager<'_>, ddl: &str) -> Result<(), DbErr> {
     let forms = match manager.get_database_backend() {
         DatabaseBackend::Postgres => {
-            ["UUID", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", "", "WITH (fillfactor = 60)"]
+            let json_array_length = "json_array_length(seat_numbers::JSON)";
+            let identity = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY";
+            ["UUID", identity, "", "WITH (fillfactor = 60)", json_array_length]
         }
-        _ => ["BLOB", "INTEGER PRIMARY KEY AUTOINCREMENT", "WITHOUT ROWID", "WITHOUT ROWID"],
+        _ => {
+            let identity = "INTEGER PRIMARY KEY AUTOINCREMENT";
+            ["BLOB", identity, "WITHOUT ROWID", "WITHOUT ROWID", "json_array_length(seat_numbers)"]
+        }
     };
-    let names = ["{uuid}", "{identity}", "{clustered}", "{clustered, roomy}"];
+    let names = ["{uuid}", "{identity}", "{clustered}", "{clustered, roomy}", "{json_array_length}"];
     let ddl = names.iter().zip(forms).fold(ddl.to_owned(), |ddl, (name, form)| ddl.replace(name, form));
     for statement in ddl.split(';').filter(|part| !part.trim().is_empty()) {
         manager.get_connection().execute_unprepared(statement).await?;

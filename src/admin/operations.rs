@@ -50,6 +50,8 @@ pub struct AddPerformance {
     pub date: String,
     /// When it starts.
     pub start_time: Micros,
+    /// Until when it is sold; `None`: until it starts.
+    pub sale_end_time: Option<Micros>,
     /// Where.
     pub venue_id: String,
     /// Price of the sections that are not named.
@@ -94,7 +96,7 @@ pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch
         let row = concert::ActiveModel {
             concert_code: Set(c.concert_code.clone()),
             name: Set(c.name.clone()),
-            open_time: Set(c.open_time.unwrap_or(write.now)),
+            open_time: Set(c.open_time.unwrap_or(write.now())),
             paused: Set(false),
             max_active_count: Set(c.max_active_count),
             seats_per_user_limit: Set(c.seats_per_user_limit),
@@ -136,9 +138,12 @@ async fn add_performance(write: &Write, command: &AddPerformance) -> Result<Resu
         concert_id: Set(concert.concert_id),
         date: Set(command.date.clone()),
         start_time: Set(command.start_time),
+        sale_end_time: Set(command.sale_end_time.unwrap_or(command.start_time)),
         venue_id: Set(command.venue_id.clone()),
         seat_count: Set(sections.iter().map(|section| section.seat_count).sum()),
         sold_seat_count: Set(0),
+        completed_token_count: Set(0),
+        revenue: Set(0),
         ..Default::default()
     };
     let added = store::insert_performance(write, concert.concert_id, &command.date, row, &prices).await?;

@@ -142,6 +142,7 @@ impl AdminService for AdminApi {
         fields.concert_code("concert_code", &request.concert_code);
         fields.date("date", &request.date);
         let start_time = fields.instant("start_time", request.start_time.as_ref());
+        let sale_end_time = fields.optional_instant("sale_end_time", request.sale_end_time.as_ref());
         fields.venue_id("venue_id", &request.venue_id);
         let section_prices = check_prices(&mut fields, request.price, &request.section_prices);
         fields.done()?;
@@ -150,6 +151,7 @@ impl AdminService for AdminApi {
             concert_code: request.concert_code,
             date: request.date,
             start_time,
+            sale_end_time,
             venue_id: request.venue_id,
             price: request.price,
             section_prices,
@@ -257,14 +259,14 @@ fn check_prices(fields: &mut Fields, price: i64, prices: &[proto::SectionPrice])
 
 fn stats_to_proto(concert: &Concert, counts: &Counts, now: Micros) -> proto::SaleStats {
     let seats = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
-    // Whoever was admitted is ACTIVE, has paid, has left, or ran out.
-    let expired_count =
-        counts.admitted_count - counts.active_count - counts.completed_count - counts.left_admitted_count;
+    let expired_count = counts.expired_count + counts.due_count;
+    let ended_count = counts.left_admitted_count + expired_count + counts.completed_count;
+    let left_waiting_count = counts.left_count - counts.left_admitted_count;
     proto::SaleStats {
         concert_code: concert.concert_code.clone(),
         issued_count: counts.issued_count,
-        waiting_count: counts.waiting_count,
-        active_count: counts.active_count,
+        waiting_count: counts.issued_count - counts.admitted_count - left_waiting_count,
+        active_count: counts.admitted_count - ended_count,
         expired_count,
         completed_count: counts.completed_count,
         left_count: counts.left_count,

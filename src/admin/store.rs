@@ -96,6 +96,11 @@ pub async fn insert_performance(
     Ok(true)
 }
 
+/// Whether there is a concert.
+pub async fn has_concerts(write: &Write) -> Result<bool, db::Error> {
+    Ok(concert::Entity::find().one(write.conn()).await?.is_some())
+}
+
 /// What a sale has come to.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Counts {
@@ -103,66 +108,59 @@ pub struct Counts {
     pub issued_count: i64,
     /// Tokens admitted so far, whatever became of them.
     pub admitted_count: i64,
-    /// Tokens that wait.
-    pub waiting_count: i64,
-    /// ACTIVE tokens whose admission is not over.
-    pub active_count: i64,
-    /// Tokens that paid.
-    pub completed_count: i64,
     /// Tokens that left.
     pub left_count: i64,
-    /// Tokens that were admitted and left.
+    /// Tokens that left after they were admitted.
     pub left_admitted_count: i64,
-    /// Seats nobody has paid for.
+    /// Tokens whose admission ran out and that say so.
+    pub expired_count: i64,
+    /// Tokens whose admission ran out and that do not say so yet.
+    pub due_count: i64,
+    /// Tokens that a payment completed.
+    pub completed_count: i64,
+    /// Seats that are not paid for.
     pub unsold_seat_count: i64,
+    /// Seats that are paid for.
+    pub sold_seat_count: i64,
     /// Seats in a hold that is not over.
     pub held_seat_count: i64,
-    /// Seats paid for.
-    pub sold_seat_count: i64,
     /// Tokens admitted since the instant asked for.
     pub admissions: i64,
     /// Payments since the instant asked for.
     pub payments: i64,
-    /// Money taken.
+    /// Money taken, in the smallest unit of the currency.
     pub revenue: i64,
-    /// When whoever is next was issued the token.
+    /// When the token that is next was issued.
     pub oldest_issue_time: Option<Micros>,
 }
 
-/// Whether there is a concert.
-pub async fn has_concerts(write: &Write) -> Result<bool, db::Error> {
-    Ok(concert::Entity::find().one(write.conn()).await?.is_some())
-}
-
-/// Counts the sale of a concert at `now`, admissions and payments after `since`.
+/// Returns the counts of the sale of a concert at `now`, admissions and payments after `since`. It reads kept counts, and
+/// rows of the last minutes.
 pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) -> Result<Option<Counts>, db::Error> {
-    let statement = db::one(
-        db.engine(),
-        // Who was admitted is found by key: nobody is admitted before somebody with a lower number.
-        "SELECT s.*, s.issued_count - s.admitted_count - (s.left_count - s.left_admitted_count) AS waiting_count
-         FROM (SELECT q.issued_number AS issued_count,
-            q.departed_count AS left_count,
-            q.admitted_count,
-            COUNT(*) FILTER (WHERE a.state = 'ACTIVE' AND a.expire_time > $2) AS active_count,
-            COUNT(*) FILTER (WHERE a.state = 'COMPLETED') AS completed_count,
-            COUNT(*) FILTER (WHERE a.state = 'LEFT') AS left_admitted_count,
-            COUNT(*) FILTER (WHERE a.admit_time > $3) AS admissions,
+    // Tokens are admitted in the order of their numbers, so those admitted since are the last ones.
+    let sql = "SELECT q.issued_number AS issued_count, q.admitted_count, q.departed_count AS left_count,
+            q.left_admitted_count, q.expired_count,
+            (SELECT COUNT(*) FROM queue_token d
+             WHERE d.state = 'ACTIVE' AND d.expire_time <= $2 AND d.concert_id = q.concert_id) AS due_count,
+            f.completed_count, f.unsold_seat_count, f.sold_seat_count, f.revenue,
+            (SELECT CAST(COALESCE(SUM(v.seat_count), 0) AS BIGINT) FROM reservation v
+             WHERE v.expire_time > $2 AND v.state = 'HELD' AND v.concert_id = q.concert_id) AS held_seat_count,
+            (SELECT COUNT(*) FROM queue_token a
+             WHERE a.concert_id = q.concert_id AND a.queue_number <= q.admitted_number AND a.admit_time IS NOT NULL
+               AND a.queue_number > COALESCE((
+                   SELECT b.queue_number FROM queue_token b
+                   WHERE b.concert_id = q.concert_id AND b.queue_number <= q.admitted_number AND b.admit_time <= $3
+                   ORDER BY b.queue_number DESC LIMIT 1), 0)) AS admissions,
+            (SELECT COUNT(*) FROM payment p WHERE p.concert_id = q.concert_id AND p.pay_time > $3) AS payments,
             (SELECT t.issue_time FROM queue_token t
              WHERE t.concert_id = q.concert_id AND t.queue_number > q.admitted_number AND t.state || '' = 'WAITING'
-             ORDER BY t.queue_number LIMIT 1) AS oldest_issue_time,
-            (SELECT COUNT(*) FROM payment p WHERE p.concert_id = q.concert_id AND p.pay_time > $3) AS payments,
-            (SELECT CAST(COALESCE(SUM(p.price), 0) AS BIGINT) FROM payment p
-             WHERE p.concert_id = q.concert_id AND p.state = 'PAID') AS revenue,
-            (SELECT CAST(COALESCE(SUM(f.seat_count - f.sold_seat_count), 0) AS BIGINT)
-             FROM performance f WHERE f.concert_id = q.concert_id) AS unsold_seat_count,
-            (SELECT CAST(COALESCE(SUM(f.sold_seat_count), 0) AS BIGINT)
-             FROM performance f WHERE f.concert_id = q.concert_id) AS sold_seat_count,
-            (SELECT COUNT(*) FROM performance f JOIN reserved_seat x ON x.performance_id = f.performance_id
-             WHERE f.concert_id = q.concert_id AND x.state = 'HELD' AND x.expire_time > $2) AS held_seat_count
-         FROM queue_counter q LEFT JOIN queue_token a
-           ON a.concert_id = q.concert_id AND a.queue_number <= q.admitted_number AND a.admit_time IS NOT NULL
-         WHERE q.concert_id = $1 GROUP BY q.concert_id) AS s",
-        [concert_id.into(), now.into(), since.into()],
-    );
-    Ok(Counts::find_by_statement(statement).one(db.reader()).await?)
+             ORDER BY t.queue_number LIMIT 1) AS oldest_issue_time
+         FROM queue_counter q CROSS JOIN (
+            SELECT CAST(COALESCE(SUM(s.completed_token_count), 0) AS BIGINT) AS completed_count,
+                   CAST(COALESCE(SUM(s.seat_count - s.sold_seat_count), 0) AS BIGINT) AS unsold_seat_count,
+                   CAST(COALESCE(SUM(s.sold_seat_count), 0) AS BIGINT) AS sold_seat_count,
+                   CAST(COALESCE(SUM(s.revenue), 0) AS BIGINT) AS revenue
+            FROM performance s WHERE s.concert_id = $1) AS f
+         WHERE q.concert_id = $1";
+    Ok(db.query(sql, [concert_id.into(), now.into(), since.into()]).await?.into_iter().next())
 }

@@ -83,6 +83,7 @@ fn performance(concert_code: &str, day: i64, venue_id: &str, price: i64, others:
         concert_code: concert_code.to_owned(),
         date: date.format("%Y-%m-%d").to_string(),
         start_time,
+        sale_end_time: None,
         venue_id: venue_id.to_owned(),
         price,
         section_prices: others.iter().map(|(name, price)| ((*name).to_owned(), *price)).collect::<HashMap<_, _>>(),

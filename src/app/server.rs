@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -22,12 +22,12 @@ use crate::{
     app::cli::Settings,
     batch::{passes, write_lane},
     catalogue::Catalogue,
-    clock::{Clock, Micros},
+    clock::Clock,
     concert::ConcertApi,
     db::{self, Database},
     edge::{self, Gate, Transport, tls::Tls},
     payment::PaymentApi,
-    queue::{self, Admission, QueueApi, Snapshots, operations::Terms},
+    queue::{self, Admission, QueueApi, Snapshots, passes::Terms},
     reservation::{self, ReservationApi},
     rpc::{
         Error,
@@ -100,12 +100,11 @@ pub struct Server {
 struct Core {
     db: Database,
     catalogue: Arc<Catalogue>,
-    snapshots: Arc<Snapshots>,
+    snapshots: Snapshots,
     keys: Arc<KeyRing>,
     transport: Arc<Transport>,
     settings: Settings,
-    /// How far the sweep of holds has come.
-    swept: Arc<AtomicI64>,
+    sweep: Arc<reservation::passes::Sweep>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -188,15 +187,16 @@ impl Server {
 impl Core {
     async fn new(settings: Settings, clock: Clock) -> Result<Self, Error> {
         let db = Database::new(&settings.database_url, clock).await?;
+        let tasks = TaskTracker::new();
         Ok(Self {
             catalogue: Arc::new(Catalogue::new(db.clone())),
-            snapshots: Arc::new(Snapshots::new(db.clone(), settings.poll_budget)),
+            snapshots: Snapshots::new(db.clone(), settings.poll_budget, &tasks),
+            sweep: Arc::default(),
             keys: Arc::default(),
             transport: Arc::new(Transport::open(&settings.transport).map_err(Error::internal)?),
             db,
             settings,
-            swept: Arc::new(AtomicI64::new(Micros::MIN)),
-            tasks: TaskTracker::new(),
+            tasks,
             stopping: CancellationToken::new(),
         })
     }
@@ -205,8 +205,9 @@ impl Core {
         let (db, tasks) = (self.db.clone(), &self.tasks);
         let catalogue = self.catalogue.clone();
         let admission = Admission::new(db.clone(), self.snapshots.clone(), tasks);
-        let leave =
-            write_lane(&db, "queue.leave", tasks, |write, keys| Box::pin(reservation::operations::leave(write, keys)));
+        let leave = write_lane(&db, "queue.leave", tasks, |write, commands| {
+            Box::pin(reservation::operations::leave(write, commands))
+        });
         let queue = QueueApi::new(
             &db,
             catalogue.clone(),
@@ -291,12 +292,12 @@ impl Core {
 
     async fn promote(&self) -> Result<(), db::Error> {
         let Settings { admission_ttl, claim_ttl, .. } = self.settings;
-        queue::operations::promote(&self.db, &self.snapshots, Terms { admission_ttl, claim_ttl }).await
+        queue::passes::promote(&self.db, &self.snapshots, Terms { admission_ttl, claim_ttl }).await
     }
 
     async fn expire(&self) -> Result<(), db::Error> {
-        queue::operations::expire(&self.db).await?;
-        reservation::operations::expire(&self.db, &self.swept).await
+        queue::passes::expire(&self.db).await?;
+        reservation::passes::expire(&self.db, &self.sweep).await
     }
 
     /// Takes over what replicas share: the signing keys and the database's clock.

@@ -102,6 +102,15 @@ where
         answer.await.unwrap_or_else(|_| Err(Error::internal("a command was lost with its worker")))
     }
 
+    /// The same for a stream that is open: it waits for its turn however long that takes, and is never refused. The number
+    /// of streams bounds how many commands wait so.
+    pub async fn submit_patiently(&self, key: impl Hash, command: C) -> Result<R, Error> {
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { command, reply, since: Instant::now(), deadline: None };
+        self.worker(key).queue.send(pending).await.map_err(|_| Error::ShuttingDown)?;
+        answer.await.unwrap_or_else(|_| Err(Error::internal("a command was lost with its worker")))
+    }
+
     fn worker(&self, key: impl Hash) -> &Worker<C, R> {
         if self.workers.len() == 1 {
             return &self.workers[0];

@@ -87,6 +87,7 @@ impl Catalogue {
             concert: self.concert(&concert.concert_code).await?,
             date: row.date,
             start_time: row.start_time,
+            sale_end_time: row.sale_end_time,
             venue_name: venue.name,
             seat_count: row.seat_count,
             sections: number_seats(priced),

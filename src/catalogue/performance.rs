@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::rpc::proto;
+use crate::{clock::Micros, rpc::proto};
 
 /// Bytes of seats in one message: what clients accept unless told otherwise is 4 MiB.
 const SEATS_MESSAGE: usize = 7 << 19;
@@ -32,7 +32,9 @@ pub struct Performance {
     /// ISO-8601.
     pub date: String,
     /// When it starts.
-    pub start_time: i64,
+    pub start_time: Micros,
+    /// Until when it is sold.
+    pub sale_end_time: Micros,
     /// Where.
     pub venue_name: String,
     /// All seats.
@@ -73,6 +75,7 @@ impl Performance {
             concert_name: self.concert.name.clone(),
             date: self.date.clone(),
             start_time: Some(proto::timestamp(self.start_time)),
+            sale_end_time: Some(proto::timestamp(self.sale_end_time)),
             venue_name: self.venue_name.clone(),
             price: self.lowest_price(),
             available_seat_count,
@@ -143,6 +146,7 @@ mod tests {
             concert,
             date: "2026-12-24".into(),
             start_time: 0,
+            sale_end_time: 0,
             venue_name: "Hall".into(),
             seat_count: 50,
             sections: number_seats(vec![("A".into(), 10, 200), ("B".into(), 40, 100)]),

@@ -9,8 +9,8 @@ use tonic::{Request, Response, Status};
 
 use super::{
     board::{self, Boards},
-    operations::{self, states},
-    store::{self, Availability, TakenSeat},
+    operations::{self, Availability, states},
+    store::{self, TakenSeat},
 };
 use crate::{
     batch::{Lane, read_lane},

@@ -1,44 +1,133 @@
 //! One statement for many rows, written once for both engines.
 //!
-//! A set of rows is bound as one JSON parameter, so a statement has the same text for one row and for five hundred and
-//! stays prepared. In the text, `{r: user_id uuid, balance int}` is a table `r` of the rows bound as `$1`, each a JSON
-//! array in the order of the columns, of the types `int` (64 bits), `text` and `uuid`. `{lock}` and `{lock of t}` lock rows
-//! on PostgreSQL (but not against rows that refer to them), `{skip locked}` passes over those that are locked; SQLite has one
-//! writer and needs neither.
+//! A set of rows is bound as one JSON parameter. A statement therefore has the same text for one row and for five
+//! hundred, and stays prepared. In the text, `{r}` is a table `r` of the rows that are bound as `$1`; its columns are
+//! those of the row's type. `{lock}` and `{lock of t}` lock rows on PostgreSQL, but not against rows that refer to them.
+//! `{skip locked}` skips locked rows there. SQLite has one writer and needs neither.
 
 use std::fmt::Write;
 
 use sea_orm::{DatabaseBackend, Statement, Value};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+/// A row that is bound to a statement, and knows its columns.
+pub trait Row {
+    /// Names and types of the columns, in the order of [`Row::values`].
+    const COLUMNS: &'static [(&'static str, Type)];
+
+    /// Returns the values as a tuple.
+    fn values(&self) -> impl Serialize;
+}
+
+/// The type of a column in a set of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// An integer of 64 bits.
+    Int,
+    /// A text.
+    Text,
+    /// A UUID.
+    Uuid,
+}
+
+/// A value that can stand in a column.
+pub trait Column: Serialize {
+    /// The type of the column.
+    const TYPE: Type;
+}
+
+impl Column for i32 {
+    const TYPE: Type = Type::Int;
+}
+
+impl Column for i64 {
+    const TYPE: Type = Type::Int;
+}
+
+impl Column for String {
+    const TYPE: Type = Type::Text;
+}
+
+impl Column for Uuid {
+    const TYPE: Type = Type::Uuid;
+}
+
+impl<T: Column> Column for Option<T> {
+    const TYPE: Type = T::TYPE;
+}
+
+impl Row for Uuid {
+    const COLUMNS: &'static [(&'static str, Type)] = &[("id", Type::Uuid)];
+
+    fn values(&self) -> impl Serialize {
+        (self,)
+    }
+}
+
+impl Row for i64 {
+    const COLUMNS: &'static [(&'static str, Type)] = &[("id", Type::Int)];
+
+    fn values(&self) -> impl Serialize {
+        (self,)
+    }
+}
+
+/// Declares structs that are bound to statements as rows: each field is a column of the same name.
+macro_rules! rows {
+    ($($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $type:ty,)+
+    })+) => {
+        $($(#[$meta])* $vis struct $name { $($(#[$field_meta])* $field_vis $field: $type,)+ }
+
+        impl $crate::db::Row for $name {
+            const COLUMNS: &'static [(&'static str, $crate::db::Type)] =
+                &[$((stringify!($field), <$type as $crate::db::Column>::TYPE)),+];
+
+            fn values(&self) -> impl serde::Serialize {
+                ($(&self.$field,)+)
+            }
+        })+
+    };
+}
+pub(crate) use rows;
 
 /// A statement about the set `rows`, bound as `$1`; `values` follow from `$2`.
-pub fn rows<R: Serialize>(
+pub fn of_rows<R: Row>(
     engine: DatabaseBackend,
     sql: &str,
     rows: &[R],
     values: impl IntoIterator<Item = Value>,
 ) -> Statement {
-    // Rows are tuples of numbers, texts and ids, which have a JSON form always.
-    let rows = serde_json::to_string(rows).unwrap_or_default();
+    // Rows are tuples of numbers, texts and ids. These always have a JSON form.
+    let rows = serde_json::to_string(&Set(rows)).unwrap_or_default();
     let values = std::iter::once(Value::from(rows)).chain(values);
-    Statement::from_sql_and_values(engine, expand(engine, sql), values)
+    Statement::from_sql_and_values(engine, expand(engine, sql, R::COLUMNS), values)
 }
 
 /// A statement without a set; `values` are bound from `$1`.
-pub fn one(engine: DatabaseBackend, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
-    Statement::from_sql_and_values(engine, expand(engine, sql), values)
+pub fn of_values(engine: DatabaseBackend, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+    Statement::from_sql_and_values(engine, expand(engine, sql, &[]), values)
 }
 
-fn expand(engine: DatabaseBackend, sql: &str) -> String {
+struct Set<'a, R>(&'a [R]);
+
+impl<R: Row> Serialize for Set<'_, R> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(Row::values))
+    }
+}
+
+fn expand(engine: DatabaseBackend, sql: &str, columns: &[(&str, Type)]) -> String {
     let mut expanded = String::with_capacity(sql.len() + 256);
     let mut rest = sql;
     while let Some((before, tail)) = rest.split_once('{') {
         let (placeholder, after) = tail.split_once('}').unwrap_or((tail, ""));
         expanded.push_str(before);
-        match placeholder.split_once(':') {
-            Some((table, columns)) => push_table(&mut expanded, engine, table, columns),
-            None if engine != DatabaseBackend::Postgres => {}
-            None => match placeholder.strip_prefix("lock") {
+        match placeholder {
+            "r" => push_table(&mut expanded, engine, columns),
+            _ if engine != DatabaseBackend::Postgres => {}
+            _ => match placeholder.strip_prefix("lock") {
                 Some(of_table) => expanded.extend(["FOR NO KEY UPDATE", of_table]),
                 None => expanded.push_str(placeholder),
             },
@@ -49,47 +138,61 @@ fn expand(engine: DatabaseBackend, sql: &str) -> String {
     expanded
 }
 
-fn push_table(sql: &mut String, engine: DatabaseBackend, table: &str, columns: &str) {
+fn push_table(sql: &mut String, engine: DatabaseBackend, columns: &[(&str, Type)]) {
     let postgres = engine == DatabaseBackend::Postgres;
     sql.push_str("(SELECT ");
-    for (index, column) in columns.split(',').enumerate() {
-        let (name, kind) = column.trim().split_once(' ').unwrap_or((column.trim(), "int"));
+    for (index, (name, kind)) in columns.iter().enumerate() {
         let comma = if index > 0 { ", " } else { "" };
         // Writing to a String does not fail.
         let _ = match (postgres, kind) {
-            (true, "uuid") => write!(sql, "{comma}(value->>{index})::UUID AS {name}"),
-            (true, "text") => write!(sql, "{comma}value->>{index} AS {name}"),
-            (true, _) => write!(sql, "{comma}(value->>{index})::BIGINT AS {name}"),
-            (false, "uuid") => write!(sql, "{comma}unhex(value->>{index}, '-') AS {name}"),
+            (true, Type::Uuid) => write!(sql, "{comma}(value->>{index})::UUID AS {name}"),
+            (true, Type::Text) => write!(sql, "{comma}value->>{index} AS {name}"),
+            (true, Type::Int) => write!(sql, "{comma}(value->>{index})::BIGINT AS {name}"),
+            (false, Type::Uuid) => write!(sql, "{comma}unhex(value->>{index}, '-') AS {name}"),
             (false, _) => write!(sql, "{comma}value->>{index} AS {name}"),
         };
     }
-    // The condition holds for every row. It makes PostgreSQL expect few of them, so that its plan begins with the set and finds
-    // what it joins by key, also while the statistics say that those tables are empty.
+    // The condition holds for every row. It makes PostgreSQL expect few rows. Its plan then begins with the set and
+    // finds what it joins by key, even while the statistics say that those tables are empty.
     let source = match postgres {
         true => "jsonb_array_elements($1::JSONB) WHERE jsonb_typeof(value) = 'array'",
         false => "json_each($1)",
     };
-    let _ = write!(sql, " FROM {source}) AS {table}");
+    let _ = write!(sql, " FROM {source}) AS r");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SQL: &str = "SELECT t.* FROM t JOIN {r: id uuid, n int} ON t.id = r.id ORDER BY t.id {lock of t}";
+    rows! {
+        struct Pair {
+            id: Uuid,
+            n: i64,
+        }
+    }
+
+    const SQL: &str = "SELECT t.* FROM t JOIN {r} ON t.id = r.id ORDER BY t.id {lock of t}";
 
     #[test]
     fn a_set_of_rows_is_a_table_on_both_engines() {
         assert_eq!(
-            expand(DatabaseBackend::Postgres, SQL),
+            expand(DatabaseBackend::Postgres, SQL, Pair::COLUMNS),
             "SELECT t.* FROM t JOIN (SELECT (value->>0)::UUID AS id, (value->>1)::BIGINT AS n \
              FROM jsonb_array_elements($1::JSONB) WHERE jsonb_typeof(value) = 'array') AS r ON t.id = r.id ORDER BY t.id FOR NO KEY UPDATE of t"
         );
         assert_eq!(
-            expand(DatabaseBackend::Sqlite, SQL),
+            expand(DatabaseBackend::Sqlite, SQL, Pair::COLUMNS),
             "SELECT t.* FROM t JOIN (SELECT unhex(value->>0, '-') AS id, value->>1 AS n \
              FROM json_each($1)) AS r ON t.id = r.id ORDER BY t.id "
         );
+    }
+
+    #[test]
+    fn a_row_is_an_array_of_its_values_in_the_order_of_its_columns() {
+        let rows = [Pair { id: Uuid::nil(), n: 7 }];
+        let json = serde_json::to_string(&Set(&rows)).unwrap();
+        assert_eq!(json, r#"[["00000000-0000-0000-0000-000000000000",7]]"#);
+        assert_eq!(serde_json::to_string(&Set(&[7_i64])).unwrap(), "[[7]]");
     }
 }

@@ -1,6 +1,6 @@
-//! Payments: money from a wallet for held seats, all in one transaction.
+//! Payments: money from a wallet for held seats, and back.
 
-pub mod operations;
+pub mod pay;
 pub mod refund;
 mod service;
 mod store;

@@ -1,12 +1,12 @@
-//! Giving a payment back.
+//! RefundPayment: money and seats go back together.
 
 use std::{collections::HashMap, sync::Arc};
 
 use uuid::Uuid;
 
-use super::{operations::Paid, store};
+use super::{pay::Paid, store};
 use crate::{
-    batch::Batch,
+    batch::{Answered, Batch, Replays, distinct},
     catalogue::Performance,
     clock::Micros,
     db::{
@@ -19,57 +19,63 @@ use crate::{
     },
     reservation::operations as reservations,
     rpc::Error,
-    wallet::operations::{self as wallets, Wallets},
+    wallet::{Posting, Wallets},
 };
 
-/// Give a payment back.
+/// Name under which requests that found their payment refunded already are remembered.
+const RPC: &str = "RefundPayment";
+
+/// Gives a payment back.
 pub struct Refund {
-    /// Whose payment.
+    /// The user.
     pub user_id: Uuid,
-    /// Which payment.
+    /// The payment.
     pub payment_id: Uuid,
-    /// What was paid for: it closes when this starts. `None` if there is no such payment.
+    /// What was paid for: refunds close when it starts. `None` if there is no such payment.
     pub performance: Option<Arc<Performance>>,
-    /// Refused when it was used for another refund.
+    /// Chosen by the client; refused if it was used for another payment.
     pub request_id: Option<Uuid>,
 }
 
 /// Gives payments back, in the order of the commands. Rows are locked in the order wallet, reservation, seat, performance.
 pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Paid> {
-    let mut desk = Desk::load(write, commands).await?;
-    let answers = commands.iter().map(|command| desk.decide(write.now, command)).collect();
-    desk.store(write).await?;
+    let mut batch = RefundBatch::load(write, commands).await?;
+    let answers = commands.iter().map(|command| batch.decide(write.now(), command)).collect();
+    batch.store(write).await?;
     Ok(answers)
 }
 
 /// What a batch of refunds is decided by, with the effects of the commands before.
-struct Desk {
+struct RefundBatch {
     payments: HashMap<Uuid, Payment>,
     reservations: HashMap<Uuid, Reservation>,
-    /// Which payment a request gave back.
-    by_request: HashMap<Uuid, Uuid>,
+    /// The payment that a request gave back.
+    replays: Replays<Uuid>,
+    answered: Answered,
     wallets: Wallets,
-    refunded: Vec<(Uuid, Option<Uuid>)>,
+    refunded: Vec<store::Refunded>,
     returned: Vec<Reservation>,
 }
 
-impl Desk {
+impl RefundBatch {
     async fn load(write: &Write, commands: &[Refund]) -> Result<Self, db::Error> {
-        let ids: Vec<(Uuid,)> = commands.iter().map(|c| (c.payment_id,)).collect();
-        let wallets = wallets::lock(write, commands.iter().map(|c| c.user_id)).await?;
+        let ids = distinct(commands.iter().map(|c| c.payment_id));
+        let wallets = Wallets::lock(write, commands.iter().map(|c| c.user_id)).await?;
         let named = store::find_many(write, &ids).await?;
         let reservations = reservations::lock(write, named.iter().map(|p| p.reservation_id)).await?;
         // Read again under the locks: another replica may have given one back in between.
         let payments = store::find_many(write, &ids).await?;
-        let request_ids: Vec<(Uuid,)> = commands.iter().filter_map(|c| c.request_id).map(|id| (id,)).collect();
-        let by_request = store::by_refund_request(write, &request_ids).await?;
+        write.renew_now();
+        let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
+        let made = store::by_refund_request(write, &request_ids).await?;
+        let (answered, found) = Answered::load(write, RPC, &request_ids).await?;
+        let made = made.into_iter().map(|payment| (payment.refund_request_id, payment.payment_id));
+        let found = found.into_iter().map(|row| (Some(row.request_id), row.answer_id));
         Ok(Self {
             payments: payments.into_iter().map(|p| (p.payment_id, p)).collect(),
             reservations,
-            by_request: by_request
-                .into_iter()
-                .filter_map(|p| p.refund_request_id.map(|id| (id, p.payment_id)))
-                .collect(),
+            replays: Replays::new(made.chain(found)),
+            answered,
             wallets,
             refunded: Vec::new(),
             returned: Vec::new(),
@@ -77,36 +83,36 @@ impl Desk {
     }
 
     fn decide(&mut self, now: Micros, command: &Refund) -> Result<Paid, Error> {
-        let used_for = command.request_id.and_then(|id| self.by_request.get(&id));
-        if used_for.is_some_and(|payment_id| *payment_id != command.payment_id) {
-            let request_id = command.request_id.unwrap_or_default().to_string();
-            return Err(Error::RequestIdConflict { request_id });
-        }
+        let replay = self.replays.find(command.request_id, |first| (*first == command.payment_id).then_some(()));
+        let is_replay = replay.transpose()?.is_some();
         let payment = self.payments.get_mut(&command.payment_id).filter(|p| p.user_id == command.user_id);
         let payment = payment.ok_or_else(|| not_found(command.payment_id))?;
         let reservation = self.reservations.get_mut(&payment.reservation_id);
         let reservation = reservation.ok_or_else(|| Error::internal("a payment without a reservation"))?;
         if payment.state == State::Refunded {
+            if !is_replay {
+                self.answered.note(command.request_id, String::new(), payment.payment_id, None);
+                self.replays.remember(command.request_id, payment.payment_id);
+            }
             return Ok((payment.clone(), reservation.clone()));
         }
         command.require_open(now)?;
-        let id = Some(payment.payment_id);
-        self.wallets.post(command.user_id, Kind::Refund, payment.price, id, None, now)?;
+        let (amount, payment_id) = (payment.price, Some(payment.payment_id));
+        let posting = Posting { kind: Kind::Refund, amount, payment_id, request_id: None };
+        self.wallets.post(command.user_id, posting, now)?;
 
         self.returned.push(reservation.clone());
         reservation.state = reservation::State::Refunded;
         payment.state = State::Refunded;
         payment.refund_time = Some(now);
         payment.refund_request_id = command.request_id;
-        self.refunded.push((payment.payment_id, command.request_id));
-        self.by_request.extend(command.request_id.map(|id| (id, payment.payment_id)));
+        self.refunded.push(store::Refunded { payment_id: payment.payment_id, request_id: command.request_id });
+        self.replays.remember(command.request_id, payment.payment_id);
         Ok((payment.clone(), reservation.clone()))
     }
 
     async fn store(&self, write: &Write) -> Result<(), db::Error> {
-        if self.refunded.is_empty() {
-            return Ok(());
-        }
+        self.answered.save(write).await?;
         store::refund(write, &self.refunded).await?;
         self.wallets.save(write).await?;
         reservations::refund(write, &self.returned).await

@@ -6,7 +6,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::{
-    operations::{self, Paid, Pay},
+    pay::{self, Paid, Pay},
     refund::{self, Refund, not_found},
     store,
 };
@@ -39,7 +39,10 @@ impl PaymentApi {
             refund: write_lane(&db, "payment.refund", tasks, |write, commands| {
                 Box::pin(refund::refund(write, commands))
             }),
-            pay: write_lane(&db, "payment.pay", tasks, |write, commands| Box::pin(operations::pay(write, commands))),
+            pay: write_lane(&db, "payment.pay", tasks, {
+                let catalogue = catalogue.clone();
+                move |write, commands| Box::pin(pay::pay(write, catalogue.clone(), commands))
+            }),
             db,
             catalogue,
             admission,
@@ -80,7 +83,7 @@ impl PaymentService for PaymentApi {
         fields.done()?;
         bearer.require_user(user_id)?;
         let command = Pay {
-            token: (bearer.concert_id, bearer.queue_number),
+            token: bearer.key(),
             concert_code: bearer.concert_code.clone(),
             user_id,
             reservation_id,
@@ -138,11 +141,11 @@ impl PaymentService for PaymentApi {
         let before = page.cursor(|cursor| cursor.parse().ok())?;
         wallet::operations::require(&self.db, user_id).await?;
         let booked = wallet::operations::payments(&self.db, user_id, before, page.size + 1).await?;
-        let (booked, next_page_token) = page.cut(booked, |(entry_number, _)| entry_number.to_string());
-        let ids: Vec<_> = booked.into_iter().map(|(_, payment_id)| (payment_id,)).collect();
+        let (booked, next_page_token) = page.cut(booked, |payment| payment.entry_number.to_string());
+        let ids: Vec<_> = booked.into_iter().map(|payment| payment.payment_id).collect();
         let mut rows = store::list(&self.db, &ids).await.map_err(Error::from)?;
         let mut payments = Vec::with_capacity(rows.len());
-        for row in ids.iter().filter_map(|(id,)| rows.remove(id)) {
+        for row in ids.iter().filter_map(|id| rows.remove(id)) {
             payments.push(self.to_proto(row).await?);
         }
         Ok(Response::new(proto::ListPaymentsResponse { payments, next_page_token }))

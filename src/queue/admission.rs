@@ -1,72 +1,73 @@
-//! Whether a token is admitted, as its row says: what every call that needs an admitted token asks first.
+//! Whether a token is admitted, as its row says. Every call that needs an admission asks here first.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::task::TaskTracker;
 
-use super::{
-    operations, rules,
-    snapshot::{Snapshots, View},
-};
+use super::{line::Line, operations, rules, snapshot::Snapshots};
 use crate::{
     batch::{Lane, read_lane, write_lane},
     clock::Micros,
     db::{Database, entity::queue_token::Model as Token},
     rpc::Error,
-    token::Bearer,
+    token::{Bearer, TokenKey},
 };
 
-/// Looks up tokens by key; calls that ask at once share a query.
+/// Looks up tokens by key. Calls that come together share a query.
 #[derive(Clone)]
 pub struct Admission {
     db: Database,
-    snapshots: Arc<Snapshots>,
-    find: Lane<(i64, i64), Token>,
-    claim: Lane<(i64, i64), Token>,
+    snapshots: Snapshots,
+    find: Lane<TokenKey, Token>,
+    claim: Lane<TokenKey, Token>,
 }
 
 impl Admission {
-    /// Starts the lane of look-ups.
-    pub fn new(db: Database, snapshots: Arc<Snapshots>, tasks: &TaskTracker) -> Self {
+    /// Starts the lanes of look-ups and of first uses.
+    pub fn new(db: Database, snapshots: Snapshots, tasks: &TaskTracker) -> Self {
         let find = read_lane(&db, "queue.find", tasks, |db, keys| Box::pin(operations::find(db, keys)));
         let claim = write_lane(&db, "queue.claim", tasks, |write, keys| Box::pin(operations::claim(write, keys)));
         Self { db, snapshots, find, claim }
     }
 
-    /// The row of a token that gives a sign of life; TOKEN_INVALID if there is none, or if it is another user's. Only the first sign
-    /// after the admission is written.
+    /// Returns the row of a token; TOKEN_INVALID if there is none, or if it is another user's. If this is the first use of
+    /// its admission, that is written down.
     pub async fn find(&self, bearer: &Bearer) -> Result<Token, Error> {
-        let key = (bearer.concert_id, bearer.queue_number);
-        let token = self.find.submit((), key).await?;
-        if token.user_id != bearer.user_id {
-            return Err(Error::TokenInvalid);
-        }
+        let token = own_row(bearer, self.find.submit((), bearer.key()).await?)?;
         match rules::claimed(&token, self.db.now()) {
-            Some(_) => self.claim.submit(key.0, key).await,
+            Some(_) => self.claim.submit(bearer.concert_id, bearer.key()).await,
             None => Ok(token),
         }
     }
 
-    /// The row of a token that is admitted now; refuses any other.
+    /// The same for a stream that is open: it waits for its turn, where a call would be refused.
+    pub async fn find_patiently(&self, bearer: &Bearer) -> Result<Token, Error> {
+        let token = own_row(bearer, self.find.submit_patiently((), bearer.key()).await?)?;
+        match rules::claimed(&token, self.db.now()) {
+            Some(_) => self.claim.submit_patiently(bearer.concert_id, bearer.key()).await,
+            None => Ok(token),
+        }
+    }
+
+    /// Returns the row of a token that is admitted now; refuses any other.
     pub async fn require_active(&self, bearer: &Bearer) -> Result<Token, Error> {
         let token = self.find(bearer).await?;
         rules::require_active(&token, self.db.now(), self.retry_after(bearer))?;
         Ok(token)
     }
 
-    /// When a token should ask again, if it waits.
+    /// Returns when a token that waits should ask again.
     pub fn retry_after(&self, bearer: &Bearer) -> Duration {
-        let position = self.view(bearer.concert_id).position(bearer.queue_number);
-        rules::poll_after(position, bearer.queue_number, &self.snapshots.poll_plan())
+        self.snapshots.poll_after(bearer.concert_id, bearer.queue_number)
     }
 
-    /// How far the queue of a concert has come.
-    pub fn view(&self, concert_id: i64) -> Arc<View> {
-        self.snapshots.view(concert_id)
+    /// Returns the queue of a concert.
+    pub async fn line(&self, concert_id: i64) -> Result<Arc<Line>, Error> {
+        self.snapshots.line(concert_id).await
     }
 
-    /// What the views are kept in.
-    pub fn snapshots(&self) -> &Arc<Snapshots> {
+    /// The queues in memory.
+    pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
     }
 
@@ -82,4 +83,8 @@ impl Admission {
             None => std::future::pending().await,
         }
     }
+}
+
+fn own_row(bearer: &Bearer, token: Token) -> Result<Token, Error> {
+    if token.user_id == bearer.user_id { Ok(token) } else { Err(Error::TokenInvalid) }
 }

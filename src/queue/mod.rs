@@ -1,12 +1,16 @@
 //! The queue before a concert: numbers, positions, admission.
 
 mod admission;
+mod line;
 pub mod operations;
+pub mod passes;
+mod position;
 pub mod rules;
 mod service;
 mod snapshot;
 mod store;
+mod watch;
 
 pub use admission::Admission;
 pub use service::QueueApi;
-pub use snapshot::{Snapshots, View};
+pub use snapshot::Snapshots;

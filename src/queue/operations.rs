@@ -1,89 +1,86 @@
-//! The verbs of the queue: issue, leave, promote, expire.
+//! The verbs of the queue: issue, leave and first use. Promotion and expiry are in `passes.rs`.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use uuid::Uuid;
 
 use super::{
     rules,
-    snapshot::Snapshots,
-    store::{self, Key},
+    store::{self, Departure, Place},
 };
 use crate::{
     batch::{Batch, distinct},
-    clock,
+    clock::Micros,
     db::{
         self, Database, Write,
         entity::{
             queue_counter,
-            queue_token::{Model as Token, State},
+            queue_token::{Model as Token, State, TokenKey},
         },
     },
     rpc::Error,
     wallet,
 };
 
-/// A pass handles at most so many rows in a transaction, so that it never holds the database for long.
-pub const PASS_LIMIT: i64 = 2_000;
-
-/// Take a place in a queue.
+/// Takes a place in a queue.
 pub struct Issue {
-    /// Which queue.
+    /// The concert.
     pub concert_id: i64,
-    /// For whom.
+    /// The user.
     pub user_id: Uuid,
 }
 
-/// How long an admission lasts.
-#[derive(Debug, Clone, Copy)]
-pub struct Terms {
-    /// With a sign of life, or where none is asked for.
-    pub admission_ttl: Duration,
-    /// Without one, for concerts that do not say; `None`: no sign is asked for.
-    pub claim_ttl: Option<Duration>,
-}
-
-/// Issues tokens, in the order of the commands: a live token is returned again, else the next number is given.
+/// Issues tokens, in the order of the commands. A user with a live token gets that token again, any other user the next
+/// number.
 pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
     let mut counters = lock_counters(write, commands.iter().map(|c| c.concert_id)).await?;
-    let users: Vec<Uuid> = distinct(commands.iter().map(|c| c.user_id));
+    let users = distinct(commands.iter().map(|c| c.user_id));
     let known: HashSet<Uuid> = wallet::operations::known(write, &users).await?.into_iter().collect();
-    let places = distinct(commands.iter().map(|c| (c.concert_id, c.user_id)));
-    let found = store::lock_live(write, &places).await?;
-    let (live, over): (Vec<Token>, Vec<Token>) = found.into_iter().partition(|token| rules::is_live(token, write.now));
-    let mut live: HashMap<(i64, Uuid), Token> =
-        live.into_iter().map(|token| ((token.concert_id, token.user_id), token)).collect();
+    let found = store::lock_live(write, &distinct(commands.iter().map(Issue::place))).await?;
+    let (live, over): (Vec<Token>, Vec<Token>) =
+        found.into_iter().partition(|token| rules::is_live(token, write.now()));
+    let mut live: HashMap<Place, Token> = live.into_iter().map(|token| (place_of(&token), token)).collect();
+    for token in &over {
+        counters.entry(token.concert_id).and_modify(|counter| counter.expired_count += 1);
+    }
 
     let mut issued = Vec::new();
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
-        let place = (command.concert_id, command.user_id);
-        let answer = match (live.get(&place), counters.get_mut(&command.concert_id)) {
+        let answer = match (live.get(&command.place()), counters.get_mut(&command.concert_id)) {
             (Some(token), _) => Ok(token.clone()),
             _ if !known.contains(&command.user_id) => Err(Error::UserNotFound { user_id: command.user_id.to_string() }),
-            (None, None) => Err(Error::internal(format!("concert {} has no queue", place.0))),
-            (None, Some(counter)) => Ok(next(counter, command.user_id, write.now)),
+            (None, None) => Err(Error::internal(format!("concert {} has no queue", command.concert_id))),
+            (None, Some(counter)) => Ok(next(counter, command.user_id, write.now())),
         };
         if let Ok(token) = &answer
-            && live.insert(place, token.clone()).is_none()
+            && live.insert(command.place(), token.clone()).is_none()
         {
             issued.push(token.clone());
         }
         answers.push(answer);
     }
 
-    if !issued.is_empty() {
-        store::end(write, &keys(&over), "EXPIRED").await?;
+    if !(issued.is_empty() && over.is_empty()) {
+        let over: Vec<TokenKey> = over.iter().map(Token::key).collect();
+        store::end(write, &over, State::Expired).await?;
         store::save_counters(write, &counters.values().collect::<Vec<_>>()).await?;
         store::insert(write, &issued).await?;
     }
     Ok(answers)
 }
 
-fn next(counter: &mut queue_counter::Model, user_id: Uuid, now: clock::Micros) -> Token {
+impl Issue {
+    fn place(&self) -> Place {
+        Place { concert_id: self.concert_id, user_id: self.user_id }
+    }
+}
+
+fn place_of(token: &Token) -> Place {
+    Place { concert_id: token.concert_id, user_id: token.user_id }
+}
+
+fn next(counter: &mut queue_counter::Model, user_id: Uuid, now: Micros) -> Token {
     counter.issued_number += 1;
     Token {
         concert_id: counter.concert_id,
@@ -98,121 +95,91 @@ fn next(counter: &mut queue_counter::Model, user_id: Uuid, now: clock::Micros) -
     }
 }
 
-/// Lets tokens leave, in the order of the keys. Answers with the token as it was before: one that was over stays as it was.
-pub async fn leave(write: &Write, keys: &[Key]) -> Batch<Token> {
-    let mut counters = lock_counters(write, keys.iter().map(|key| key.0)).await?;
-    let tokens = lock(write, keys.iter().copied()).await?;
-    let mut departures: BTreeMap<Key, i64> = BTreeMap::new();
-    for key in keys {
-        let live = tokens.get(key).is_some_and(|token| rules::is_live(token, write.now));
-        if let (true, Some(counter)) = (live && !departures.contains_key(key), counters.get_mut(&key.0)) {
+/// Leaves a queue.
+pub struct Leave {
+    /// The token.
+    pub key: TokenKey,
+    /// The user that it names.
+    pub user_id: Uuid,
+}
+
+/// Lets tokens leave, in the order of the commands. Answers with the token as it was before. A token that had ended stays
+/// as it was; a token of another user is TOKEN_INVALID.
+pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
+    let mut counters = lock_counters(write, commands.iter().map(|c| c.key.concert_id)).await?;
+    let tokens = lock(write, commands.iter().map(|c| c.key)).await?;
+    let mut departures: BTreeMap<TokenKey, i64> = BTreeMap::new();
+    for command in commands {
+        let leaving = command.find(&tokens).ok().filter(|token| rules::is_live(token, write.now()));
+        let Some(token) = leaving.filter(|_| !departures.contains_key(&command.key)) else { continue };
+        if let Some(counter) = counters.get_mut(&command.key.concert_id) {
             counter.departed_count += 1;
-            departures.insert(*key, counter.departed_count);
+            counter.left_admitted_count += i64::from(token.state == State::Active);
+            departures.insert(command.key, counter.departed_count);
         }
     }
     if !departures.is_empty() {
-        let rows: Vec<_> = departures.into_iter().map(|(key, number)| (key.0, key.1, number)).collect();
-        store::depart(write, &rows).await?;
+        let departures: Vec<Departure> = departures.into_iter().map(departure).collect();
+        store::depart(write, &departures).await?;
         store::save_counters(write, &counters.values().collect::<Vec<_>>()).await?;
     }
-    Ok(keys.iter().map(|key| tokens.get(key).cloned().ok_or(Error::TokenInvalid)).collect())
+    Ok(commands.iter().map(|command| command.find(&tokens).cloned()).collect())
 }
 
-/// Locks the tokens with these keys.
-pub async fn lock(write: &Write, keys: impl Iterator<Item = Key>) -> Result<HashMap<Key, Token>, db::Error> {
-    let rows = store::lock(write, &distinct(keys)).await?;
-    Ok(rows.into_iter().map(|token| ((token.concert_id, token.queue_number), token)).collect())
-}
-
-/// Locks the tokens of calls that need an admitted one: such a call is a sign of life, which is written down if it is the first.
-pub async fn lock_for_use(write: &Write, keys: impl Iterator<Item = Key>) -> Result<HashMap<Key, Token>, db::Error> {
-    let mut tokens = lock(write, keys).await?;
-    let claims: Vec<(Key, Token)> =
-        tokens.iter().filter_map(|(key, token)| Some((*key, rules::claimed(token, write.now)?))).collect();
-    if !claims.is_empty() {
-        let keys: Vec<Key> = claims.iter().map(|(key, _)| *key).collect();
-        store::claim(write, &keys).await?;
-        tokens.extend(claims);
+impl Leave {
+    fn find<'a>(&self, tokens: &'a HashMap<TokenKey, Token>) -> Result<&'a Token, Error> {
+        token_of(tokens, self.key, self.user_id)
     }
+}
+
+fn departure((key, departure_number): (TokenKey, i64)) -> Departure {
+    Departure { concert_id: key.concert_id, queue_number: key.queue_number, departure_number }
+}
+
+/// Returns the locked token of a caller; TOKEN_INVALID if there is none, or if it is another user's.
+pub fn token_of(tokens: &HashMap<TokenKey, Token>, key: TokenKey, user_id: Uuid) -> Result<&Token, Error> {
+    tokens.get(&key).filter(|token| token.user_id == user_id).ok_or(Error::TokenInvalid)
+}
+
+/// Locks the tokens with these keys. The time of the transaction is taken again once it has them.
+pub async fn lock(write: &Write, keys: impl Iterator<Item = TokenKey>) -> Result<HashMap<TokenKey, Token>, db::Error> {
+    let tokens = by_key(store::lock(write, &distinct(keys)).await?);
+    write.renew_now();
     Ok(tokens)
 }
 
-/// Writes signs of life down and returns the tokens as they are then.
-pub async fn claim(write: &Write, keys: &[Key]) -> Batch<Token> {
+/// Locks the tokens of calls that need an admission. If such a call is the first use of the admission, that is written
+/// down.
+pub async fn lock_for_use(
+    write: &Write,
+    keys: impl Iterator<Item = TokenKey>,
+) -> Result<HashMap<TokenKey, Token>, db::Error> {
+    let mut tokens = lock(write, keys).await?;
+    let used: Vec<Token> = tokens.values().filter_map(|token| rules::claimed(token, write.now())).collect();
+    store::claim(write, &used.iter().map(Token::key).collect::<Vec<_>>()).await?;
+    tokens.extend(by_key(used));
+    Ok(tokens)
+}
+
+/// Writes down the first use of admissions, and returns the tokens as they are after it.
+pub async fn claim(write: &Write, keys: &[TokenKey]) -> Batch<Token> {
     let tokens = lock_for_use(write, keys.iter().copied()).await?;
     Ok(keys.iter().map(|key| tokens.get(key).cloned().ok_or(Error::TokenInvalid)).collect())
 }
 
 /// Sets locked tokens to COMPLETED.
-pub async fn complete(write: &Write, keys: &[Key]) -> Result<(), db::Error> {
-    store::end(write, keys, "COMPLETED").await
+pub async fn complete(write: &Write, keys: &[TokenKey]) -> Result<(), db::Error> {
+    store::end(write, keys, State::Completed).await
 }
 
-/// The promotion pass: admits whom there is room for, concert by concert, in the order of the queue. Replicas may run it at once: they take
-/// turns, and each counts anew when it has the concert's counter. It waits for that, since whoever passed it over while tokens are
-/// issued, one batch after the other, would hardly ever find it free.
-pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
-    for concert_id in store::concerts_with_waiting(db).await? {
-        let admitted = promote_concert(db, concert_id, terms).await?;
-        if let Some((admitted_number, count)) = admitted {
-            tracing::info!(concert_id, count, admitted_number, "admitted");
-        }
-    }
-    snapshots.refresh().await
-}
-
-/// The last number that was admitted and how many were, if anybody was.
-async fn promote_concert(db: &Database, concert_id: i64, terms: Terms) -> Result<Option<(i64, usize)>, db::Error> {
-    let mut write = db.begin().await?;
-    let Some(counter) = store::lock_counter(&write, concert_id).await? else {
-        return Ok(None);
-    };
-    // The turn may have been long in coming, and admissions begin with it.
-    write.now = db.now();
-    let admitted = admit(&write, counter, terms).await?;
-    write.commit().await?;
-    Ok(admitted)
-}
-
-async fn admit(write: &Write, counter: queue_counter::Model, terms: Terms) -> Result<Option<(i64, usize)>, db::Error> {
-    let concert_id = counter.concert_id;
-    let Some(demand) = store::demand(write, concert_id).await? else {
-        return Ok(None);
-    };
-    if !rules::admits(demand.paused, demand.open_time, write.now) {
-        return Ok(None);
-    }
-    let free = rules::free_places(demand.unsold_seat_count, demand.active_count, demand.max_active_count);
-    if free == 0 {
-        return Ok(None);
-    }
-    let claim_ttl = demand.claim_ttl.or(terms.claim_ttl.map(clock::micros));
-    let end = rules::admission_end(write.now, clock::micros(terms.admission_ttl), claim_ttl);
-    let admitted = store::admit(write, &counter, free, end).await?;
-    if let Some((admitted_number, count)) = admitted {
-        let admitted_count = counter.admitted_count + count as i64;
-        let counter = queue_counter::Model { admitted_number, admitted_count, ..counter };
-        store::save_counters(write, &[&counter]).await?;
-    }
-    Ok(admitted)
-}
-
-/// The expiry pass: ACTIVE tokens past their expiry become EXPIRED.
-pub async fn expire(db: &Database) -> Result<(), db::Error> {
-    loop {
-        let count = db.write(|write| Box::pin(store::expire(write, PASS_LIMIT))).await?;
-        if count < PASS_LIMIT as u64 {
-            return Ok(());
-        }
-    }
-}
-
-/// Reads tokens by key: what waiting polls fall back to, and what those who are admitted ask.
-pub async fn find(db: &Database, keys: &[Key]) -> Batch<Token> {
-    let rows = store::find(db, &distinct(keys.iter().copied())).await?;
-    let tokens: HashMap<Key, Token> =
-        rows.into_iter().map(|token| ((token.concert_id, token.queue_number), token)).collect();
+/// Reads tokens by key.
+pub async fn find(db: &Database, keys: &[TokenKey]) -> Batch<Token> {
+    let tokens = by_key(store::find(db, &distinct(keys.iter().copied())).await?);
     Ok(keys.iter().map(|key| tokens.get(key).cloned().ok_or(Error::TokenInvalid)).collect())
+}
+
+fn by_key(tokens: Vec<Token>) -> HashMap<TokenKey, Token> {
+    tokens.into_iter().map(|token| (token.key(), token)).collect()
 }
 
 async fn lock_counters(
@@ -220,9 +187,6 @@ async fn lock_counters(
     concert_ids: impl Iterator<Item = i64>,
 ) -> Result<BTreeMap<i64, queue_counter::Model>, db::Error> {
     let rows = store::lock_counters(write, &distinct(concert_ids)).await?;
+    write.renew_now();
     Ok(rows.into_iter().map(|counter| (counter.concert_id, counter)).collect())
-}
-
-fn keys(tokens: &[Token]) -> Vec<Key> {
-    tokens.iter().map(|token| (token.concert_id, token.queue_number)).collect()
 }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::{
     clock::Micros,
-    db::entity::queue_token::{Model as Token, State},
+    db::entity::{
+        queue_counter::Model as Counter,
+        queue_token::{Model as Token, State},
+    },
     rpc::Error,
 };
 
@@ -21,6 +24,12 @@ pub fn free_places(unsold_seat_count: i64, active_count: i64, max_active_count: 
         bound => unsold_seat_count.min(i64::from(bound)),
     };
     (capacity - active_count).max(0)
+}
+
+/// How many admitted tokens have not ended: those admitted less those that left, expired or were completed. A token whose
+/// admission is over counts until it says EXPIRED.
+pub fn active_count(counter: &Counter, completed_count: i64) -> i64 {
+    counter.admitted_count - counter.left_admitted_count - counter.expired_count - completed_count
 }
 
 /// Whether anybody is admitted now.

@@ -1,151 +1,179 @@
-//! What polling reads: how far each queue has come, in memory, so that a waiting caller costs no query.
+//! What polling reads: how far each queue has come, in memory, so that a poll of a waiting user costs no query.
 //!
-//! One query for all concerts refreshes it every 250 ms, and so does every promotion and departure of this replica. Watchers wait
-//! on the change of a concert's view: no query, timer or channel per watcher. Memory may say that somebody still waits; that
-//! somebody is admitted only the database says.
+//! One query about the concerts on sale refreshes it every 250 ms. A promotion and a departure of this replica refresh it
+//! too; those that come together share one refresh. Concerts that are off sale are read when somebody asks, and then every
+//! few seconds. Watchers wait for news of their concert: no query, timer or channel per watcher. Memory may say that a token
+//! still waits. That a token is admitted, only the database says.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use parking_lot::RwLock;
-use tokio::sync::{Mutex, watch};
+use tokio::{sync::Mutex, time::Instant};
+use tokio_util::task::TaskTracker;
 
 use super::{
+    line::{Line, View},
     rules::{self, PollPlan},
-    store,
+    store::{self, Known, Progress},
 };
 use crate::{
+    batch::Lane,
     clock::{self, Micros},
     db::{self, Database},
+    rpc::Error,
 };
 
-/// The rate of admission is measured over this long.
+/// The rate of admission is measured over this time.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
+/// How often a concert that is off sale is read while somebody asks about it.
+const OFF_SALE_INTERVAL: Duration = Duration::from_secs(5);
+/// A concert that is off sale is forgotten if nobody asks about it for this time.
+const OFF_SALE_MEMORY: Duration = Duration::from_secs(60);
 
-/// How far the queue of one concert has come.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct View {
-    /// The last number issued.
-    pub issued_number: i64,
-    /// The last number admitted.
-    pub admitted_number: i64,
-    /// How many have left.
-    pub departed_count: i64,
-    /// The numbers after the last admitted one that left, ascending.
-    pub departed: Arc<Vec<i64>>,
-    /// Seats of all dates that nobody has paid for.
-    pub unsold_seat_count: i64,
-    /// The measured rate of admission; `None` while nobody was admitted.
-    pub admissions_per_second: Option<f64>,
-}
-
-impl View {
-    /// Whether `queue_number` waits for sure. If not, its row knows.
-    pub fn waits(&self, queue_number: i64) -> bool {
-        queue_number > self.admitted_number
-            && queue_number <= self.issued_number
-            && self.departed.binary_search(&queue_number).is_err()
-    }
-
-    /// How many wait.
-    pub fn waiting_count(&self) -> i64 {
-        self.issued_number - self.admitted_number - self.departed.len() as i64
-    }
-
-    /// The place of a number that waits; 1 is next.
-    pub fn position(&self, queue_number: i64) -> i64 {
-        rules::position(queue_number, self.admitted_number, &self.departed)
-    }
-}
-
-/// The views of all concerts.
+/// The queues that this replica knows. Clones are the same.
+#[derive(Clone)]
 pub struct Snapshots {
+    shared: Arc<Shared>,
+    refreshes: Lane<(), ()>,
+}
+
+struct Shared {
     db: Database,
-    views: RwLock<HashMap<i64, watch::Sender<Arc<View>>>>,
+    lines: RwLock<HashMap<i64, Arc<Line>>>,
     plan: RwLock<PollPlan>,
     poll_budget: f64,
-    history: Mutex<HashMap<i64, VecDeque<(Micros, i64)>>>,
+    /// Held during a refresh, so that an older answer never replaces a newer one.
+    past: Mutex<HashMap<i64, Past>>,
+}
+
+/// What the next refresh of a queue starts from.
+struct Past {
+    samples: VecDeque<(Micros, i64)>,
+    departure_number: i64,
+    read_at: Instant,
 }
 
 impl Snapshots {
-    /// Empty views over `db`; [`Snapshots::refresh`] fills them. All who wait shall make no more than `poll_budget` calls a second.
-    pub fn new(db: Database, poll_budget: u32) -> Self {
+    /// Knows no queue yet. All waiting users together shall make at most `poll_budget` calls per second.
+    pub fn new(db: Database, poll_budget: u32, tasks: &TaskTracker) -> Self {
         let poll_budget = f64::from(poll_budget.max(1));
-        Self {
-            db,
-            views: RwLock::default(),
-            plan: RwLock::new(rules::poll_plan(&[], poll_budget)),
-            poll_budget,
-            history: Mutex::default(),
+        let plan = RwLock::new(rules::poll_plan(&[], poll_budget));
+        let shared = Arc::new(Shared { db, lines: RwLock::default(), plan, poll_budget, past: Mutex::default() });
+        let refreshed = shared.clone();
+        let refreshes = Lane::start("queue.refresh", 1, tasks, move |calls: &[()]| {
+            let shared = refreshed.clone();
+            Box::pin(async move {
+                shared.refresh().await?;
+                Ok(calls.iter().map(|()| Ok(())).collect())
+            })
+        });
+        Self { shared, refreshes }
+    }
+
+    /// Returns a queue that this replica knows, or reads it.
+    pub async fn line(&self, concert_id: i64) -> Result<Arc<Line>, Error> {
+        if let Some(line) = self.shared.known(concert_id) {
+            return Ok(line);
         }
+        self.shared.lines.write().entry(concert_id).or_default();
+        self.refresh_shared().await?;
+        self.shared.known(concert_id).ok_or_else(|| Error::internal(format!("concert {concert_id} has no queue")))
     }
 
-    /// How far the queue of a concert has come; nothing has for one that is new.
-    pub fn view(&self, concert_id: i64) -> Arc<View> {
-        let views = self.views.read();
-        views.get(&concert_id).map(|view| view.borrow().clone()).unwrap_or_default()
+    /// Returns when a waiting token should ask again.
+    pub fn poll_after(&self, concert_id: i64, queue_number: i64) -> Duration {
+        let position = self.shared.known(concert_id).map_or(1, |line| line.view().position(queue_number));
+        rules::poll_after(position, queue_number, &self.shared.plan.read())
     }
 
-    /// How often who waits where may ask.
-    pub fn poll_plan(&self) -> PollPlan {
-        *self.plan.read()
-    }
-
-    /// Follows the view of a concert.
-    pub fn watch(&self, concert_id: i64) -> watch::Receiver<Arc<View>> {
-        let mut views = self.views.write();
-        views.entry(concert_id).or_default().subscribe()
-    }
-
-    /// Asks the database once for all concerts and wakes the watchers of those that moved.
+    /// Reads how far the queues have come, and wakes the watchers of those that moved.
     pub async fn refresh(&self) -> Result<(), db::Error> {
-        // Held throughout, so that an older answer never replaces a newer one.
-        let mut history = self.history.lock().await;
-        let progress = store::progress(&self.db).await?;
+        self.shared.refresh().await
+    }
+
+    /// The same. Callers that come during a refresh share the next one.
+    pub async fn refresh_shared(&self) -> Result<(), Error> {
+        self.refreshes.submit_patiently((), ()).await
+    }
+}
+
+impl Shared {
+    /// A queue that was read.
+    fn known(&self, concert_id: i64) -> Option<Arc<Line>> {
+        let line = self.lines.read().get(&concert_id).cloned()?;
+        line.touch();
+        line.is_read().then_some(line)
+    }
+
+    async fn refresh(&self) -> Result<(), db::Error> {
+        let mut past = self.past.lock().await;
+        let mut progress = store::progress_on_sale(&self.db).await?;
+        let on_sale: HashSet<i64> = progress.iter().map(|p| p.concert_id).collect();
+        let off_sale = self.off_sale_to_read(&on_sale, &mut past);
+        progress.extend(store::progress_off_sale(&self.db, &off_sale).await?);
+        let mut departures = self.new_departures(&progress, &past).await?;
         let now = self.db.now();
-        let behind: Vec<(i64, i64)> = progress
-            .iter()
-            .map(|p| (p.concert_id, self.view(p.concert_id).departed_count, p.departed_count))
-            .filter(|(_, known, count)| known < count)
-            .map(|(concert_id, known, _)| (concert_id, known))
-            .collect();
-        let mut departures: HashMap<i64, Vec<i64>> = HashMap::new();
-        for (concert_id, queue_number) in store::departures(&self.db, &behind).await? {
-            departures.entry(concert_id).or_default().push(queue_number);
-        }
-        let mut waiting_counts = Vec::with_capacity(progress.len());
         for progress in progress {
-            let old = self.view(progress.concert_id);
-            let new_departures = departures.remove(&progress.concert_id).unwrap_or_default();
-            let samples = history.entry(progress.concert_id).or_default();
-            let view = View {
+            let new = departures.remove(&progress.concert_id).unwrap_or_default();
+            let past = past.entry(progress.concert_id).or_insert_with(Past::new);
+            let line = self.lines.write().entry(progress.concert_id).or_default().clone();
+            line.publish(View {
                 issued_number: progress.issued_number,
                 admitted_number: progress.admitted_number,
-                // Departures after the progress was read may be among them: counted as known, they are not asked for again.
-                departed_count: old.departed_count + new_departures.len() as i64,
-                departed: merge(&old.departed, new_departures, progress.admitted_number),
+                departed: merge(&line.view().departed, new, progress.admitted_number),
+                departed_count: progress.departed_count,
                 unsold_seat_count: progress.unsold_seat_count,
-                admissions_per_second: rate(samples, now, progress.admitted_count),
-            };
-            waiting_counts.push(view.waiting_count());
-            self.publish(progress.concert_id, view);
+                admissions_per_second: rate(&mut past.samples, now, progress.admitted_count),
+            });
+            (past.departure_number, past.read_at) = (progress.departed_count, Instant::now());
+            line.tell_ended(&self.db, progress.concert_id, progress.ended_count).await?;
         }
+        let waiting_counts: Vec<i64> = self.lines.read().values().map(|line| line.view().waiting_count()).collect();
         *self.plan.write() = rules::poll_plan(&waiting_counts, self.poll_budget);
         Ok(())
     }
 
-    fn publish(&self, concert_id: i64, view: View) {
-        let mut views = self.views.write();
-        views.entry(concert_id).or_default().send_if_modified(|old| {
-            let modified = **old != view;
-            if modified {
-                *old = Arc::new(view);
+    /// The concerts off sale that are due. Those that nobody asks about are forgotten.
+    fn off_sale_to_read(&self, on_sale: &HashSet<i64>, past: &mut HashMap<i64, Past>) -> Vec<i64> {
+        let mut lines = self.lines.write();
+        lines.retain(|id, line| on_sale.contains(id) || line.is_wanted(OFF_SALE_MEMORY));
+        past.retain(|id, _| lines.contains_key(id) || on_sale.contains(id));
+        let is_due = |id: &i64| past.get(id).is_none_or(|past| past.read_at.elapsed() >= OFF_SALE_INTERVAL);
+        let off_sale = lines.keys().copied().filter(|id| !on_sale.contains(id));
+        off_sale.filter(is_due).collect()
+    }
+
+    async fn new_departures(
+        &self,
+        progress: &[Progress],
+        past: &HashMap<i64, Past>,
+    ) -> Result<HashMap<i64, Vec<i64>>, db::Error> {
+        let (mut since, mut ahead) = (Vec::new(), Vec::new());
+        for p in progress {
+            let departure_number = past.get(&p.concert_id).map(|past| past.departure_number);
+            if departure_number.unwrap_or_default() < p.departed_count {
+                let Progress { concert_id, admitted_number, .. } = *p;
+                let known =
+                    Known { concert_id, departure_number: departure_number.unwrap_or_default(), admitted_number };
+                if departure_number.is_some() { since.push(known) } else { ahead.push(known) }
             }
-            modified
-        });
+        }
+        let mut departures: HashMap<i64, Vec<i64>> = HashMap::new();
+        let rows = store::departures_since(&self.db, &since).await?;
+        for row in rows.into_iter().chain(store::departures_ahead(&self.db, &ahead).await?) {
+            departures.entry(row.concert_id).or_default().push(row.queue_number);
+        }
+        Ok(departures)
+    }
+}
+
+impl Past {
+    fn new() -> Self {
+        Self { samples: VecDeque::new(), departure_number: 0, read_at: Instant::now() }
     }
 }
 
@@ -158,11 +186,13 @@ fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_number: i64) -> Arc<Vec<i6
     let mut departed = old[passed..].to_vec();
     departed.extend(new.into_iter().filter(|number| *number > admitted_number));
     departed.sort_unstable();
+    // Departures that came between two queries are read twice.
+    departed.dedup();
     Arc::new(departed)
 }
 
-/// Admissions per second over the window, from samples of how many were admitted. The first promotion of a sale fills the house and
-/// says nothing about the rate, so the measurement begins after it.
+/// Admissions per second over the window, from samples of the number of admitted tokens. The first promotion of a sale
+/// fills the house and says nothing about the rate, so the measurement begins after it.
 fn rate(samples: &mut VecDeque<(Micros, i64)>, now: Micros, admitted_count: i64) -> Option<f64> {
     if samples.back().is_some_and(|(_, before)| *before == 0) {
         samples.clear();
@@ -186,14 +216,8 @@ mod tests {
     fn departed_numbers_are_kept_while_they_are_ahead_of_somebody() {
         let old = Arc::new(vec![3, 8]);
         assert_eq!(*merge(&old, vec![6, 2], 4), [6, 8]);
+        assert_eq!(*merge(&old, vec![8, 9], 0), [3, 8, 9]);
         assert!(Arc::ptr_eq(&merge(&old, vec![], 2), &old));
-    }
-
-    #[test]
-    fn who_left_does_not_wait_and_who_was_not_issued_is_not_known() {
-        let view = View { issued_number: 10, admitted_number: 4, departed: Arc::new(vec![6]), ..View::default() };
-        let waiting: Vec<i64> = (1..=12).filter(|number| view.waits(*number)).collect();
-        assert_eq!(waiting, [5, 7, 8, 9, 10]);
     }
 
     #[test]
@@ -202,7 +226,7 @@ mod tests {
         assert_eq!(rate(&mut samples, -1_000_000, 0), None);
         assert_eq!(rate(&mut samples, 0, 100), None);
         assert_eq!(rate(&mut samples, 1_000_000, 110), Some(10.0));
-        // A minute later nobody more was admitted.
+        // A minute later no more tokens were admitted.
         assert_eq!(rate(&mut samples, 61_000_000, 110), None);
     }
 }

@@ -1,288 +1,346 @@
 //! Queries of the queue's counters and tokens.
 
-use sea_orm::{ConnectionTrait, FromQueryResult, Value};
+use sea_orm::{ActiveEnum, FromQueryResult};
 use uuid::Uuid;
 
 use crate::{
     clock::Micros,
     db::{
         self, Database, Write,
-        entity::{queue_counter, queue_token},
+        entity::{
+            queue_counter,
+            queue_token::{self, State, TokenKey},
+        },
+        rows,
     },
 };
 
-/// Key of a token: `(concert_id, queue_number)`.
-pub type Key = (i64, i64);
-
-/// The counters of the concerts, locked in the order of their ids. Whoever changes the queue's order takes these first.
+/// Returns the counters of the concerts, locked in the order of their ids. A write that changes the order of a queue takes
+/// these locks first.
 pub async fn lock_counters(write: &Write, concert_ids: &[i64]) -> Result<Vec<queue_counter::Model>, db::Error> {
-    let ids: Vec<(i64,)> = concert_ids.iter().map(|id| (*id,)).collect();
-    let statement = write.rows(
-        "SELECT c.* FROM queue_counter c JOIN {r: concert_id int} ON c.concert_id = r.concert_id
-         ORDER BY c.concert_id {lock of c}",
-        &ids,
-        [],
-    );
-    Ok(queue_counter::Model::find_by_statement(statement).all(write.conn()).await?)
+    let sql = "SELECT c.* FROM queue_counter c JOIN {r} ON c.concert_id = r.id ORDER BY c.concert_id {lock of c}";
+    write.query_set(sql, concert_ids, []).await
 }
 
-/// The counter of one concert, locked.
-pub async fn lock_counter(write: &Write, concert_id: i64) -> Result<Option<queue_counter::Model>, db::Error> {
-    let statement = write.one("SELECT * FROM queue_counter WHERE concert_id = $1 {lock}", [concert_id.into()]);
-    Ok(queue_counter::Model::find_by_statement(statement).one(write.conn()).await?)
+rows! {
+    struct Counts {
+        concert_id: i64,
+        issued_number: i64,
+        admitted_number: i64,
+        admitted_count: i64,
+        departed_count: i64,
+        left_admitted_count: i64,
+        expired_count: i64,
+    }
 }
 
 /// Writes locked counters back.
 pub async fn save_counters(write: &Write, counters: &[&queue_counter::Model]) -> Result<(), db::Error> {
-    let rows: Vec<_> = counters
+    let rows: Vec<Counts> = counters
         .iter()
-        .map(|c| (c.concert_id, c.issued_number, c.admitted_number, c.admitted_count, c.departed_count))
+        .map(|counter| Counts {
+            concert_id: counter.concert_id,
+            issued_number: counter.issued_number,
+            admitted_number: counter.admitted_number,
+            admitted_count: counter.admitted_count,
+            departed_count: counter.departed_count,
+            left_admitted_count: counter.left_admitted_count,
+            expired_count: counter.expired_count,
+        })
         .collect();
-    let statement = write.rows(
-        "UPDATE queue_counter SET issued_number = r.issued_number, admitted_number = r.admitted_number,
-                admitted_count = r.admitted_count, departed_count = r.departed_count
-         FROM {r: concert_id int, issued_number int, admitted_number int, admitted_count int, departed_count int}
-         WHERE queue_counter.concert_id = r.concert_id",
-        &rows,
-        [],
-    );
-    write.conn().execute_raw(statement).await?;
-    Ok(())
+    let sql = "UPDATE queue_counter SET issued_number = r.issued_number, admitted_number = r.admitted_number,
+                      admitted_count = r.admitted_count, departed_count = r.departed_count,
+                      left_admitted_count = r.left_admitted_count, expired_count = r.expired_count
+               FROM {r} WHERE queue_counter.concert_id = r.concert_id";
+    write.change_set(sql, &rows, []).await
 }
 
-/// The tokens that say WAITING or ACTIVE of the users in the concerts, locked in the order of their keys. (`+ 0` keeps the planner from
-/// looking for a user among all tokens of the concert.)
-pub async fn lock_live(write: &Write, places: &[(i64, Uuid)]) -> Result<Vec<queue_token::Model>, db::Error> {
-    let statement = write.rows(
-        "SELECT t.* FROM queue_token t JOIN {r: concert_id int, user_id uuid}
-         ON t.user_id = r.user_id AND t.concert_id + 0 = r.concert_id
-         WHERE NOT t.ended
-         ORDER BY t.concert_id, t.queue_number {lock of t}",
-        places,
-        [],
-    );
-    Ok(queue_token::Model::find_by_statement(statement).all(write.conn()).await?)
+rows! {
+    /// A user before the queue of a concert.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub struct Place {
+        /// The concert.
+        pub concert_id: i64,
+        /// The user.
+        pub user_id: Uuid,
+    }
 }
 
-/// The tokens with these keys, locked in the order of the keys.
-pub async fn lock(write: &Write, keys: &[Key]) -> Result<Vec<queue_token::Model>, db::Error> {
-    let statement = write.rows(
-        "SELECT t.* FROM queue_token t JOIN {r: concert_id int, queue_number int}
-         ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number
-         ORDER BY t.concert_id, t.queue_number {lock of t}",
-        keys,
-        [],
-    );
-    Ok(queue_token::Model::find_by_statement(statement).all(write.conn()).await?)
+/// Returns the tokens of the users in the concerts that say WAITING or ACTIVE, locked in the order of their keys. (`+ 0`
+/// keeps the planner from looking for a user among all tokens of the concert.)
+pub async fn lock_live(write: &Write, places: &[Place]) -> Result<Vec<queue_token::Model>, db::Error> {
+    let sql = "SELECT t.* FROM queue_token t JOIN {r} ON t.user_id = r.user_id AND t.concert_id + 0 = r.concert_id
+               WHERE NOT t.ended ORDER BY t.concert_id, t.queue_number {lock of t}";
+    write.query_set(sql, places, []).await
 }
 
-/// The tokens with these keys, as they are.
-pub async fn find(db: &Database, keys: &[Key]) -> Result<Vec<queue_token::Model>, db::Error> {
-    let statement = db::rows(
-        db.engine(),
-        "SELECT t.* FROM {r: concert_id int, queue_number int} JOIN queue_token t
-         ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number",
-        keys,
-        [],
-    );
-    Ok(queue_token::Model::find_by_statement(statement).all(db.reader()).await?)
+/// Returns the tokens with these keys, locked in the order of the keys.
+pub async fn lock(write: &Write, keys: &[TokenKey]) -> Result<Vec<queue_token::Model>, db::Error> {
+    let sql = "SELECT t.* FROM queue_token t JOIN {r}
+               ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number
+               ORDER BY t.concert_id, t.queue_number {lock of t}";
+    write.query_set(sql, keys, []).await
+}
+
+/// Returns the tokens with these keys.
+pub async fn find(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_token::Model>, db::Error> {
+    let sql = "SELECT t.* FROM {r} JOIN queue_token t
+               ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number";
+    db.query_set(sql, keys, []).await
+}
+
+/// Returns those of the tokens that ended: expired, completed or left.
+pub async fn find_ended(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_token::Model>, db::Error> {
+    let sql = "SELECT t.* FROM {r} JOIN queue_token t
+               ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number WHERE t.ended";
+    db.query_set(sql, keys, []).await
+}
+
+rows! {
+    struct NewToken {
+        concert_id: i64,
+        queue_number: i64,
+        user_id: Uuid,
+    }
 }
 
 /// Adds tokens, all WAITING.
 pub async fn insert(write: &Write, tokens: &[queue_token::Model]) -> Result<(), db::Error> {
-    let rows: Vec<_> = tokens.iter().map(|t| (t.concert_id, t.queue_number, t.user_id)).collect();
-    let statement = write.rows(
-        "INSERT INTO queue_token (concert_id, queue_number, user_id, state, issue_time)
-         SELECT r.concert_id, r.queue_number, r.user_id, 'WAITING', $2
-         FROM {r: concert_id int, queue_number int, user_id uuid}",
-        &rows,
-        [write.now.into()],
-    );
-    write.conn().execute_raw(statement).await?;
-    Ok(())
+    let rows: Vec<NewToken> = tokens
+        .iter()
+        .map(|token| NewToken {
+            concert_id: token.concert_id,
+            queue_number: token.queue_number,
+            user_id: token.user_id,
+        })
+        .collect();
+    let sql = "INSERT INTO queue_token (concert_id, queue_number, user_id, state, issue_time)
+               SELECT r.concert_id, r.queue_number, r.user_id, 'WAITING', $2 FROM {r}";
+    write.execute_set(sql, &rows, [write.now().into()]).await.map(drop)
 }
 
 /// Sets the state of locked tokens to EXPIRED or COMPLETED.
-pub async fn end(write: &Write, keys: &[Key], state: &'static str) -> Result<(), db::Error> {
-    if keys.is_empty() {
-        return Ok(());
+pub async fn end(write: &Write, keys: &[TokenKey], state: State) -> Result<(), db::Error> {
+    let sql = "UPDATE queue_token SET state = $2, ended = true FROM {r}
+               WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number";
+    write.execute_set(sql, keys, [state.to_value().into()]).await.map(drop)
+}
+
+/// Writes down the first use of locked ACTIVE tokens: from then on they last as long as an admission lasts.
+pub async fn claim(write: &Write, keys: &[TokenKey]) -> Result<(), db::Error> {
+    let sql = "UPDATE queue_token SET expire_time = claimed_expire_time, claimed_expire_time = NULL FROM {r}
+               WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number
+                 AND queue_token.claimed_expire_time IS NOT NULL";
+    write.execute_set(sql, keys, []).await.map(drop)
+}
+
+rows! {
+    /// A token that leaves.
+    pub struct Departure {
+        /// The concert.
+        pub concert_id: i64,
+        /// The token's number.
+        pub queue_number: i64,
+        /// The number of the departure, from 1 per concert.
+        pub departure_number: i64,
     }
-    let statement = write.rows(
-        "UPDATE queue_token SET state = $2, ended = true FROM {r: concert_id int, queue_number int}
-         WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number",
-        keys,
-        [state.into()],
-    );
-    write.conn().execute_raw(statement).await?;
-    Ok(())
 }
 
-/// Writes the first sign of life of locked ACTIVE tokens down: they last as long as an admission lasts.
-pub async fn claim(write: &Write, keys: &[Key]) -> Result<(), db::Error> {
-    let statement = write.rows(
-        "UPDATE queue_token SET expire_time = claimed_expire_time, claimed_expire_time = NULL
-         FROM {r: concert_id int, queue_number int}
-         WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number
-           AND queue_token.claimed_expire_time IS NOT NULL",
-        keys,
-        [],
-    );
-    write.conn().execute_raw(statement).await?;
-    Ok(())
-}
-
-/// Sets locked tokens to LEFT; each row is a key and the number of the departure.
-pub async fn depart(write: &Write, departures: &[(i64, i64, i64)]) -> Result<(), db::Error> {
-    if departures.is_empty() {
-        return Ok(());
-    }
-    let statement = write.rows(
-        "UPDATE queue_token SET state = 'LEFT', ended = true, departure_number = r.departure_number
-         FROM {r: concert_id int, queue_number int, departure_number int}
-         WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number",
-        departures,
-        [],
-    );
-    write.conn().execute_raw(statement).await?;
-    Ok(())
-}
-
-/// Sets up to `limit` tokens whose admission is over to EXPIRED, and says how many. Locked ones are left for the next pass.
-pub async fn expire(write: &Write, limit: i64) -> Result<u64, db::Error> {
-    let statement = write.one(
-        "WITH over AS MATERIALIZED (
-            SELECT concert_id, queue_number FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1
-            ORDER BY concert_id, queue_number LIMIT $2 {lock} {skip locked})
-         UPDATE queue_token SET state = 'EXPIRED', ended = true FROM over
-         WHERE queue_token.concert_id = over.concert_id AND queue_token.queue_number = over.queue_number",
-        [write.now.into(), limit.into()],
-    );
-    Ok(write.conn().execute_raw(statement).await?.rows_affected())
+/// Sets locked tokens to LEFT.
+pub async fn depart(write: &Write, departures: &[Departure]) -> Result<(), db::Error> {
+    let sql = "UPDATE queue_token SET state = 'LEFT', ended = true, departure_number = r.departure_number FROM {r}
+               WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number";
+    write.execute_set(sql, departures, []).await.map(drop)
 }
 
 /// What the promotion of a concert goes by.
 #[derive(FromQueryResult)]
 pub struct Demand {
-    /// Nobody is admitted while true.
+    /// No token is admitted while this is true.
     pub paused: bool,
-    /// Nobody is admitted before.
+    /// No token is admitted before.
     pub open_time: Micros,
-    /// Bound of the ACTIVE tokens; 0: none.
+    /// Maximum number of ACTIVE tokens; 0: no maximum.
     pub max_active_count: i32,
-    /// Time for a first sign of life; 0: no limit, `None`: the server's default.
+    /// Time for the first use of an admission; 0: no limit, `None`: the server's default.
     pub claim_ttl: Option<Micros>,
-    /// Seats of all dates that nobody has paid for.
+    /// The seats of the dates on sale that are not paid for.
     pub unsold_seat_count: i64,
-    /// ACTIVE tokens whose admission is not over.
-    pub active_count: i64,
+    /// The number of tokens that payments completed.
+    pub completed_count: i64,
 }
 
-/// Concerts where somebody may be waiting.
-pub async fn concerts_with_waiting(db: &Database) -> Result<Vec<i64>, db::Error> {
-    let statement = db::one(
-        db.engine(),
-        "SELECT concert_id FROM queue_counter WHERE issued_number > admitted_number ORDER BY concert_id",
-        [],
-    );
-    let rows = db.reader().query_all_raw(statement).await?;
-    rows.iter().map(|row| Ok(row.try_get("", "concert_id")?)).collect()
-}
-
-/// The demand of one concert, all of one moment.
+/// Returns the demand of one concert at this moment.
 pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db::Error> {
-    let statement = write.one(
-        "SELECT c.paused, c.open_time, c.max_active_count, c.claim_ttl,
-            (SELECT CAST(COALESCE(SUM(p.seat_count - p.sold_seat_count), 0) AS BIGINT)
-             FROM performance p WHERE p.concert_id = c.concert_id) AS unsold_seat_count,
-            (SELECT COUNT(*) FROM queue_token t
-             WHERE t.concert_id = c.concert_id AND t.state = 'ACTIVE' AND t.expire_time > $2) AS active_count
-         FROM concert c WHERE c.concert_id = $1",
-        [concert_id.into(), write.now.into()],
-    );
-    Ok(Demand::find_by_statement(statement).one(write.conn()).await?)
+    let sql = "SELECT c.paused, c.open_time, c.max_active_count, c.claim_ttl,
+                      CAST(COALESCE(SUM(CASE WHEN p.sale_end_time > $2 THEN p.seat_count - p.sold_seat_count END), 0)
+                           AS BIGINT) AS unsold_seat_count,
+                      CAST(COALESCE(SUM(p.completed_token_count), 0) AS BIGINT) AS completed_count
+               FROM concert c LEFT JOIN performance p ON p.concert_id = c.concert_id
+               WHERE c.concert_id = $1 GROUP BY c.concert_id";
+    let found = write.query(sql, [concert_id.into(), write.now().into()]).await?;
+    Ok(found.into_iter().next())
 }
 
-/// Admits the first `count` that wait after the last admitted number, until the first instant of `end`, or the second once there was a
-/// sign of life; returns the last number and how many. (`|| ''` keeps the planner from an index that is not in queue order.)
+/// Sets up to `limit` tokens of a concert whose admission is over to EXPIRED, and returns how many. It waits for tokens that
+/// a call has locked: such a call may be the first use, after which the admission is not over.
+pub async fn expire(write: &Write, concert_id: i64, limit: i64) -> Result<u64, db::Error> {
+    let sql = "WITH due AS MATERIALIZED (
+                   SELECT concert_id, queue_number FROM queue_token
+                   WHERE state = 'ACTIVE' AND expire_time <= $1 AND concert_id = $2
+                   ORDER BY expire_time LIMIT $3)
+               UPDATE queue_token SET state = 'EXPIRED', ended = true FROM due
+               WHERE queue_token.concert_id = due.concert_id AND queue_token.queue_number = due.queue_number
+                 AND queue_token.state = 'ACTIVE' AND queue_token.expire_time <= $1";
+    write.execute(sql, [write.now().into(), concert_id.into(), limit.into()]).await
+}
+
+/// What a promotion grants.
+pub struct Grant {
+    /// Maximum number of tokens to admit.
+    pub count: i64,
+    /// When the admission ends.
+    pub expire_time: Micros,
+    /// When it ends once it was used; `None` if it does not have to be used early.
+    pub claimed_expire_time: Option<Micros>,
+}
+
+/// The number of an admitted token.
+#[derive(FromQueryResult)]
+pub struct Admitted {
+    /// The token's number.
+    pub queue_number: i64,
+}
+
+/// Admits the first tokens that wait after the last admitted number. (`|| ''` keeps the planner from an index that is not
+/// in the order of the queue.)
 ///
-/// The rows are chosen once, in a materialized step: as a subquery PostgreSQL may choose them again for each row that it updates, pass over those
-/// it has updated already, and so admit more than `count`.
-pub async fn admit(
-    write: &Write,
-    counter: &queue_counter::Model,
-    count: i64,
-    end: (Micros, Option<Micros>),
-) -> Result<Option<(i64, usize)>, db::Error> {
-    let values: [Value; 6] = [
+/// The rows are chosen once, in a materialized step. PostgreSQL may run a subquery again for each row that it updates, skip
+/// those it has updated already, and so admit more than `count`.
+pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant) -> Result<Vec<Admitted>, db::Error> {
+    let sql = "WITH next AS MATERIALIZED (
+                   SELECT queue_number FROM queue_token
+                   WHERE concert_id = $1 AND queue_number > $2 AND state || '' = 'WAITING'
+                   ORDER BY queue_number LIMIT $3 {lock})
+               UPDATE queue_token SET state = 'ACTIVE', admit_time = $4, expire_time = $5, claimed_expire_time = $6
+               FROM next WHERE queue_token.concert_id = $1 AND queue_token.queue_number = next.queue_number
+               RETURNING queue_token.queue_number AS queue_number";
+    let values = [
         counter.concert_id.into(),
         counter.admitted_number.into(),
-        count.into(),
-        write.now.into(),
-        end.0.into(),
-        end.1.into(),
+        grant.count.into(),
+        write.now().into(),
+        grant.expire_time.into(),
+        grant.claimed_expire_time.into(),
     ];
-    let statement = write.one(
-        "WITH next AS MATERIALIZED (
-            SELECT queue_number FROM queue_token
-            WHERE concert_id = $1 AND queue_number > $2 AND state || '' = 'WAITING'
-            ORDER BY queue_number LIMIT $3 {lock})
-         UPDATE queue_token SET state = 'ACTIVE', admit_time = $4, expire_time = $5, claimed_expire_time = $6
-         FROM next WHERE queue_token.concert_id = $1 AND queue_token.queue_number = next.queue_number
-         RETURNING queue_token.queue_number AS queue_number",
-        values,
-    );
-    let rows = write.conn().query_all_raw(statement).await?;
-    let mut last = None;
-    for row in &rows {
-        last = last.max(Some(row.try_get::<i64>("", "queue_number")?));
-    }
-    Ok(last.map(|number| (number, rows.len())))
+    write.query(sql, values).await
 }
 
-/// How far every queue has come, all of one moment.
+/// A concert that a pass has to visit.
+#[derive(FromQueryResult)]
+pub struct Due {
+    /// The concert.
+    pub concert_id: i64,
+}
+
+/// Returns the concerts that may admit a token now: open, not paused, with unsold seats on sale and somebody waiting.
+pub async fn concerts_to_promote(db: &Database) -> Result<Vec<Due>, db::Error> {
+    let sql = "SELECT s.concert_id FROM (
+                   SELECT DISTINCT p.concert_id FROM performance p
+                   WHERE p.sale_end_time > $1 AND p.sold_seat_count < p.seat_count) AS s
+               JOIN queue_counter q ON q.concert_id = s.concert_id AND q.issued_number > q.admitted_number
+               JOIN concert c ON c.concert_id = s.concert_id AND NOT c.paused AND c.open_time <= $1
+               ORDER BY s.concert_id";
+    db.query(sql, [db.now().into()]).await
+}
+
+/// Returns the concerts that have ACTIVE tokens whose admission is over.
+pub async fn concerts_to_expire(db: &Database) -> Result<Vec<Due>, db::Error> {
+    let sql = "SELECT DISTINCT concert_id FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1";
+    db.query(sql, [db.now().into()]).await
+}
+
+/// How far a queue has come.
 #[derive(Debug, FromQueryResult)]
 pub struct Progress {
-    /// Which concert.
+    /// The concert.
     pub concert_id: i64,
     /// The last number issued.
     pub issued_number: i64,
     /// The last number admitted.
     pub admitted_number: i64,
-    /// How many were admitted.
+    /// The number of tokens that were admitted.
     pub admitted_count: i64,
-    /// How many have left.
+    /// The number of tokens that left.
     pub departed_count: i64,
-    /// Seats of all dates that nobody has paid for.
+    /// The number of admitted tokens that ended: left, expired or completed.
+    pub ended_count: i64,
+    /// The seats of the dates on sale that are not paid for.
     pub unsold_seat_count: i64,
 }
 
-/// The progress of all concerts.
-pub async fn progress(db: &Database) -> Result<Vec<Progress>, db::Error> {
-    let statement = db::one(
-        db.engine(),
-        "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
-                CAST(COALESCE(SUM(p.seat_count - p.sold_seat_count), 0) AS BIGINT) AS unsold_seat_count
-         FROM queue_counter q LEFT JOIN performance p ON p.concert_id = q.concert_id
-         GROUP BY q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count",
-        [],
-    );
-    Ok(Progress::find_by_statement(statement).all(db.reader()).await?)
+/// Returns the progress of the concerts with a date on sale, all of one moment.
+pub async fn progress_on_sale(db: &Database) -> Result<Vec<Progress>, db::Error> {
+    let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
+                      q.left_admitted_count + q.expired_count + s.completed_count AS ended_count,
+                      s.unsold_seat_count
+               FROM (SELECT p.concert_id, CAST(SUM(p.seat_count - p.sold_seat_count) AS BIGINT) AS unsold_seat_count,
+                            CAST(SUM(p.completed_token_count) AS BIGINT) AS completed_count
+                     FROM performance p WHERE p.sale_end_time > $1 GROUP BY p.concert_id) AS s
+               JOIN queue_counter q ON q.concert_id = s.concert_id";
+    db.query(sql, [db.now().into()]).await
 }
 
-/// The numbers that left as departures after the one each concert is known up to, as `(concert, queue number)`.
-/// `known` has rows of a concert and its last known departure.
-pub async fn departures(db: &Database, known: &[(i64, i64)]) -> Result<Vec<Key>, db::Error> {
-    if known.is_empty() {
-        return Ok(Vec::new());
+/// Returns the progress of concerts that have no date on sale.
+pub async fn progress_off_sale(db: &Database, concert_ids: &[i64]) -> Result<Vec<Progress>, db::Error> {
+    let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
+                      q.left_admitted_count + q.expired_count AS ended_count, CAST(0 AS BIGINT) AS unsold_seat_count
+               FROM {r} JOIN queue_counter q ON q.concert_id = r.id";
+    db.query_set(sql, concert_ids, []).await
+}
+
+rows! {
+    /// What a replica knows of the departures of a concert.
+    pub struct Known {
+        /// The concert.
+        pub concert_id: i64,
+        /// The last departure that is known.
+        pub departure_number: i64,
+        /// The last number admitted: departures up to it do not matter any more.
+        pub admitted_number: i64,
     }
-    let statement = db::rows(
-        db.engine(),
-        "SELECT t.concert_id, t.queue_number FROM {r: concert_id int, departure_number int} JOIN queue_token t
-         ON t.concert_id = r.concert_id AND t.departure_number > r.departure_number
-         WHERE t.departure_number IS NOT NULL",
-        known,
-        [],
-    );
-    let rows = db.reader().query_all_raw(statement).await?;
-    rows.iter().map(|row| Ok((row.try_get("", "concert_id")?, row.try_get("", "queue_number")?))).collect()
+}
+
+/// A departure that matters to the users behind it.
+#[derive(FromQueryResult)]
+pub struct Departed {
+    /// The concert.
+    pub concert_id: i64,
+    /// The number of the token that left.
+    pub queue_number: i64,
+}
+
+/// Returns the departures after the last known ones.
+pub async fn departures_since(db: &Database, known: &[Known]) -> Result<Vec<Departed>, db::Error> {
+    let sql = "SELECT t.concert_id, t.queue_number FROM {r} JOIN queue_token t
+               ON t.concert_id = r.concert_id AND t.departure_number > r.departure_number
+               WHERE t.departure_number IS NOT NULL AND t.queue_number + 0 > r.admitted_number";
+    db.query_set(sql, known, []).await
+}
+
+/// Returns all departures after the last admitted numbers.
+pub async fn departures_ahead(db: &Database, known: &[Known]) -> Result<Vec<Departed>, db::Error> {
+    let sql = "SELECT t.concert_id, t.queue_number FROM {r} JOIN queue_token t
+               ON t.concert_id = r.concert_id AND t.queue_number > r.admitted_number
+               WHERE t.departure_number IS NOT NULL";
+    db.query_set(sql, known, []).await
+}
+
+/// Deletes up to `limit` tokens that ended and were issued before `cutoff`, and returns how many.
+pub async fn delete_ended(write: &Write, cutoff: Micros, limit: i64) -> Result<u64, db::Error> {
+    let sql = "WITH old AS MATERIALIZED (
+                   SELECT concert_id, queue_number FROM queue_token WHERE issue_time < $1 AND ended
+                   ORDER BY issue_time LIMIT $2 {lock} {skip locked})
+               DELETE FROM queue_token WHERE (concert_id, queue_number) IN (SELECT concert_id, queue_number FROM old)";
+    write.execute(sql, [cutoff.into(), limit.into()]).await
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::store::SeatKey;
 use crate::{
     catalogue::Performance,
     clock::{self, Micros},
@@ -54,6 +55,33 @@ pub fn is_settled(reservation: &Reservation) -> bool {
     matches!(reservation.state, State::Paid | State::Refunded)
 }
 
+/// Whether its seats are the user's at `now`: held or paid.
+pub fn owns_seats(reservation: &Reservation, now: Micros) -> bool {
+    matches!(state_at(reservation, now), State::Held | State::Paid)
+}
+
+/// Refuses a performance that is not sold any more at `now`. Source: a performance is sold until its `sale_end_time`.
+pub fn require_on_sale(performance: &Performance, now: Micros) -> Result<(), Error> {
+    if now < performance.sale_end_time {
+        return Ok(());
+    }
+    Err(Error::SaleClosed {
+        concert_code: performance.concert.concert_code.clone(),
+        date: performance.date.clone(),
+        sale_end_time: performance.sale_end_time,
+    })
+}
+
+/// SEAT_HELD for seats of which the caller's own hold has some.
+pub fn held_by_caller(mine: &Reservation, wanted: &[i32], now: Micros) -> Error {
+    let held = seat_numbers(mine);
+    Error::SeatHeldByCaller {
+        seat_numbers: wanted.iter().copied().filter(|seat| held.contains(seat)).collect(),
+        reservation_id: mine.reservation_id.to_string(),
+        retry_after: clock::until(mine.expire_time, now),
+    }
+}
+
 /// Whether a seat's row keeps others off the seat at `now`.
 pub fn is_taken(seat: &reserved_seat::Model, now: Micros) -> bool {
     seat.state == reserved_seat::State::Sold || seat.expire_time > now
@@ -75,24 +103,24 @@ pub fn total_price(performance: &Performance, seat_numbers: &[i32]) -> Result<i6
 }
 
 /// Refuses more seats than a user may have: `owned` is held and paid so far.
-pub fn require_below_limit(owned: usize, wanted: usize, seats_per_user_limit: i32) -> Result<(), Error> {
-    let limit = usize::try_from(seats_per_user_limit).unwrap_or_default();
-    if owned + wanted <= limit {
+pub fn require_below_limit(owned: i32, wanted: usize, seats_per_user_limit: i32) -> Result<(), Error> {
+    let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
+    if owned.saturating_add(wanted) <= seats_per_user_limit {
         return Ok(());
     }
-    Err(Error::SeatLimitExceeded { seats_per_user_limit, seat_count: i32::try_from(owned).unwrap_or(i32::MAX) })
+    Err(Error::SeatLimitExceeded { seats_per_user_limit, seat_count: owned })
 }
 
 /// Refuses seats that are taken at `now`: sold ones first, then held ones with the time until the last of those holds ends.
 pub fn require_free(
     performance_id: i64,
     seat_numbers: &[i32],
-    seats: &HashMap<(i64, i32), reserved_seat::Model>,
+    seats: &HashMap<SeatKey, reserved_seat::Model>,
     now: Micros,
 ) -> Result<(), Error> {
     let taken: Vec<&reserved_seat::Model> = seat_numbers
         .iter()
-        .filter_map(|seat| seats.get(&(performance_id, *seat)))
+        .filter_map(|seat| seats.get(&SeatKey { performance_id, seat_number: *seat }))
         .filter(|seat| is_taken(seat, now))
         .collect();
     let (sold, held): (Vec<_>, Vec<_>) = taken.into_iter().partition(|seat| seat.state == reserved_seat::State::Sold);
@@ -169,8 +197,10 @@ mod tests {
             queue_number: 1,
             performance_id: 1,
             seat_numbers: write_seat_numbers(&[3, 4]),
+            seat_count: 2,
             total_price: 0,
             state,
+            live: matches!(state, State::Held | State::Paid),
             version: 1,
             hold_time,
             first_expire_time: expire_time,
@@ -219,7 +249,8 @@ mod tests {
     fn a_sold_seat_is_taken_for_good_and_a_held_one_until_the_hold_ends() {
         use reserved_seat::State as S;
         let seats = [seat(1, S::Sold, 0), seat(2, S::Held, 10), seat(3, S::Held, 20)];
-        let seats: HashMap<_, _> = seats.into_iter().map(|s| ((1, s.seat_number), s)).collect();
+        let seats: HashMap<_, _> =
+            seats.into_iter().map(|s| (SeatKey { performance_id: 1, seat_number: s.seat_number }, s)).collect();
         let free = |numbers: &[i32], now| require_free(1, numbers, &seats, now);
         assert!(matches!(free(&[1, 2], 5), Err(Error::SeatSold { seat_numbers }) if seat_numbers == [1]));
         let Err(Error::SeatHeld { seat_numbers, retry_after }) = free(&[2, 3, 4], 5) else {

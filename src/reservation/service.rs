@@ -7,7 +7,10 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    operations::{self, Extend, Hold, Release},
+    extend::{self, Extend},
+    hold::{self, Hold},
+    operations,
+    release::{self, Release},
     rules, store,
 };
 use crate::{
@@ -47,13 +50,13 @@ impl ReservationApi {
     ) -> Self {
         Self {
             hold: write_lane(&db, "reservation.hold", tasks, move |write, commands| {
-                Box::pin(operations::hold(write, commands, hold_ttl))
+                Box::pin(hold::hold(write, commands, hold_ttl))
             }),
             extend: write_lane(&db, "reservation.extend", tasks, move |write, commands| {
-                Box::pin(operations::extend(write, commands, hold_ttl))
+                Box::pin(extend::extend(write, commands, hold_ttl))
             }),
             release: write_lane(&db, "reservation.release", tasks, |write, commands| {
-                Box::pin(operations::release(write, commands))
+                Box::pin(release::release(write, commands))
             }),
             db,
             catalogue,
@@ -64,7 +67,7 @@ impl ReservationApi {
     /// What a caller asks about a reservation of its own.
     fn release_by(&self, bearer: &Bearer, reservation_id: Uuid) -> Release {
         Release {
-            token: (bearer.concert_id, bearer.queue_number),
+            token: bearer.key(),
             concert_code: bearer.concert_code.clone(),
             user_id: bearer.user_id,
             reservation_id,
@@ -124,7 +127,7 @@ impl ReservationService for ReservationApi {
 
         let performance = self.catalogue.performance(concert.concert_id, &request.date).await?;
         let command = Hold {
-            token: (bearer.concert_id, bearer.queue_number),
+            token: bearer.key(),
             user_id,
             performance: performance
                 .ok_or(Error::PerformanceNotFound { concert_code: request.concert_code, date: request.date }),

@@ -44,6 +44,13 @@ pub enum Error {
     SeatSold { seat_numbers: Vec<i32> },
     #[error("seat {} is held: choose other seats, or try again when that hold has ended", list(seat_numbers))]
     SeatHeld { seat_numbers: Vec<i32>, retry_after: Duration },
+    #[error(
+        "your own hold {reservation_id} has seat {}; ask for other seats only, or release it first (ReleaseReservation)",
+        list(seat_numbers)
+    )]
+    SeatHeldByCaller { seat_numbers: Vec<i32>, reservation_id: String, retry_after: Duration },
+    #[error("{concert_code} on {date} is not on sale any more; choose another date (ListPerformances)")]
+    SaleClosed { concert_code: String, date: String, sale_end_time: Micros },
     #[error("a user may have {seats_per_user_limit} seats of this concert and you have {seat_count}: ask for fewer")]
     SeatLimitExceeded { seats_per_user_limit: i32, seat_count: i32 },
     #[error("there is no held seat to pay or release: hold seats first (HoldSeats)")]
@@ -143,7 +150,8 @@ impl Error {
             Self::PaymentNotFound { .. } => (Code::NotFound, R::PaymentNotFound),
             Self::VenueNotFound { .. } => (Code::NotFound, R::VenueNotFound),
             Self::SeatSold { .. } => (Code::FailedPrecondition, R::SeatSold),
-            Self::SeatHeld { .. } => (Code::FailedPrecondition, R::SeatHeld),
+            Self::SeatHeld { .. } | Self::SeatHeldByCaller { .. } => (Code::FailedPrecondition, R::SeatHeld),
+            Self::SaleClosed { .. } => (Code::FailedPrecondition, R::SaleClosed),
             Self::SeatLimitExceeded { .. } => (Code::FailedPrecondition, R::SeatLimitExceeded),
             Self::NoHeldSeat => (Code::FailedPrecondition, R::NoHeldSeat),
             Self::HoldExpired { .. } => (Code::FailedPrecondition, R::HoldExpired),
@@ -204,6 +212,14 @@ impl Error {
             Self::ExtensionLimitExceeded { reservation_id, extension_limit } => {
                 vec![("reservation_id", reservation_id.clone()), ("extension_limit", extension_limit.to_string())]
             }
+            Self::SeatHeldByCaller { seat_numbers, reservation_id, .. } => {
+                vec![("seat_numbers", list(seat_numbers)), ("reservation_id", reservation_id.clone())]
+            }
+            Self::SaleClosed { concert_code, date, sale_end_time } => vec![
+                ("concert_code", concert_code.clone()),
+                ("date", date.clone()),
+                ("sale_end_time", proto::rfc3339(*sale_end_time)),
+            ],
             Self::RefundClosed { payment_id, start_time } => {
                 vec![("payment_id", payment_id.clone()), ("start_time", proto::rfc3339(*start_time))]
             }
@@ -223,6 +239,7 @@ impl Error {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::SeatHeld { retry_after, .. }
+            | Self::SeatHeldByCaller { retry_after, .. }
             | Self::NotAdmitted { retry_after, .. }
             | Self::Overloaded { retry_after } => Some(*retry_after),
             Self::StorageUnavailable | Self::ShuttingDown => Some(RETRY_DELAY),

@@ -1,6 +1,6 @@
 //! The signing keys in the database.
 
-use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
+use sea_orm::{EntityTrait, FromQueryResult, QueryOrder};
 
 use super::{
     SigningKey,
@@ -11,28 +11,25 @@ use crate::db::{self, Database, entity::signing_key};
 /// Makes the first key unless there is one; of replicas that start at once one wins and the others use its key.
 pub async fn ensure_key(db: &Database, secret: &[u8]) -> Result<(), db::Error> {
     let write = db.begin().await?;
-    let statement = db::one(
-        db.engine(),
-        "INSERT INTO signing_key (key_id, secret, create_time) VALUES (1, $1, $2) ON CONFLICT DO NOTHING",
-        [hex::encode(secret).into(), write.now.into()],
-    );
-    write.conn().execute_raw(statement).await?;
+    let sql = "INSERT INTO signing_key (key_id, secret, create_time) VALUES (1, $1, $2) ON CONFLICT DO NOTHING";
+    write.execute(sql, [hex::encode(secret).into(), write.now().into()]).await?;
     write.commit().await
+}
+
+#[derive(FromQueryResult)]
+struct NewKey {
+    key_id: i64,
 }
 
 /// Makes one more key and returns its id. Of two that do so at once, one fails.
 pub async fn add_key(db: &Database, secret: &[u8]) -> Result<i64, db::Error> {
     let write = db.begin().await?;
-    let statement = write.one(
-        "INSERT INTO signing_key (key_id, secret, create_time) \
-         SELECT coalesce(max(key_id), 0) + 1, $1, $2 FROM signing_key RETURNING key_id",
-        [hex::encode(secret).into(), write.now.into()],
-    );
-    let row = write.conn().query_one_raw(statement).await?;
-    let row = row.ok_or_else(|| db::Error::Defect("the new signing key has no id".to_owned()))?;
-    let key_id = row.try_get("", "key_id")?;
+    let sql = "INSERT INTO signing_key (key_id, secret, create_time)
+               SELECT coalesce(max(key_id), 0) + 1, $1, $2 FROM signing_key RETURNING key_id";
+    let made: Vec<NewKey> = write.query(sql, [hex::encode(secret).into(), write.now().into()]).await?;
     write.commit().await?;
-    Ok(key_id)
+    let made = made.first().ok_or_else(|| db::Error::Defect("the new signing key has no id".to_owned()))?;
+    Ok(made.key_id)
 }
 
 /// Deletes a key, which the caller has made sure may go: see [`rotation::refusal`].

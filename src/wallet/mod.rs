@@ -1,8 +1,10 @@
-//! Prepaid money: a wallet per user, and a ledger whose entries sum up to its balance.
+//! Prepaid money: a wallet per user, and a ledger of everything that moved.
 
+mod ledger;
 pub mod operations;
 mod rules;
 mod service;
 mod store;
 
+pub use ledger::{Posting, Wallets};
 pub use service::WalletApi;

@@ -1,123 +1,121 @@
 //! Queries of wallets and their ledger.
 
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    ActiveEnum, ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
 };
 use uuid::Uuid;
 
-use crate::db::{self, Database, Write, entity::ledger_entry};
-
-/// Opens a wallet for each user that has none.
-pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {
-    let statement = write.rows(
-        "INSERT INTO wallet (user_id, open_time)
-         SELECT r.user_id, $2 FROM {r: user_id uuid} WHERE true ORDER BY r.user_id
-         ON CONFLICT (user_id) DO NOTHING",
-        &single(user_ids),
-        [write.now.into()],
-    );
-    write.conn().execute_raw(statement).await?;
-    Ok(())
-}
+use crate::{
+    clock::Micros,
+    db::{
+        self, Database, Write,
+        entity::ledger_entry::{self, Kind},
+        rows,
+    },
+};
 
 /// A wallet and what its last entry says.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Wallet {
-    /// Whose.
+    /// The owner.
     pub user_id: Uuid,
-    /// The sum of its entries.
+    /// The sum of the entries, in the smallest unit of the currency.
     pub balance: i64,
-    /// How many entries it has: the number of the last one.
+    /// The number of entries, which is the number of the last one.
     pub entry_count: i64,
-    /// When it was opened.
-    pub open_time: i64,
+    /// When the wallet was opened.
+    pub open_time: Micros,
 }
 
-/// A query of [`Wallet`]s, of those that `source` has as `w`.
+/// Opens a wallet for each user that has none.
+pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {
+    let sql = "INSERT INTO wallet (user_id, open_time)
+               SELECT r.id, $2 FROM {r} WHERE true ORDER BY r.id
+               ON CONFLICT (user_id) DO NOTHING";
+    write.execute_set(sql, user_ids, [write.now().into()]).await.map(drop)
+}
+
+/// A query of [`Wallet`]s: of those that `source` calls `w`.
 fn wallets(source: &str) -> String {
     format!(
-        "SELECT w.user_id, w.open_time, COALESCE(e.balance_after, 0) AS balance, COALESCE(e.entry_number, 0) AS entry_count
+        "SELECT w.user_id, w.open_time, COALESCE(e.balance_after, 0) AS balance,
+                COALESCE(e.entry_number, 0) AS entry_count
          FROM {source} LEFT JOIN ledger_entry e ON e.user_id = w.user_id
           AND e.entry_number = (SELECT MAX(l.entry_number) FROM ledger_entry l WHERE l.user_id = w.user_id)"
     )
 }
 
-/// The wallets of the users, locked in the order of their ids.
+/// Returns the wallets of the users, locked in the order of their ids.
 pub async fn lock(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Wallet>, db::Error> {
-    let users = single(user_ids);
-    // A statement of its own, since PostgreSQL shows each statement what there was when it began.
-    write
-        .lock(
-            "SELECT 1 FROM wallet w JOIN {r: user_id uuid} ON w.user_id = r.user_id ORDER BY w.user_id {lock of w}",
-            &users,
-        )
-        .await?;
-    let sql = wallets("{r: user_id uuid} JOIN wallet w ON w.user_id = r.user_id");
-    Ok(Wallet::find_by_statement(write.rows(&sql, &users, [])).all(write.conn()).await?)
+    // The lock is a statement of its own: PostgreSQL shows each statement what was committed when it began.
+    let lock = "SELECT 1 FROM wallet w JOIN {r} ON w.user_id = r.id ORDER BY w.user_id {lock of w}";
+    write.lock_set(lock, user_ids).await?;
+    write.query_set(&wallets("{r} JOIN wallet w ON w.user_id = r.id"), user_ids, []).await
 }
 
-/// Which of the users have a wallet.
-pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Uuid>, db::Error> {
-    let statement = write.rows(
-        "SELECT w.user_id FROM wallet w JOIN {r: user_id uuid} ON w.user_id = r.user_id",
-        &single(user_ids),
-        [],
-    );
-    let rows = write.conn().query_all_raw(statement).await?;
-    rows.iter().map(|row| Ok(row.try_get("", "user_id")?)).collect()
+/// A user.
+#[derive(FromQueryResult)]
+pub struct User {
+    /// The user's id.
+    pub user_id: Uuid,
 }
 
-/// The entries that the requests made.
+/// Returns those of the users that have a wallet.
+pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<User>, db::Error> {
+    write.query_set("SELECT w.user_id FROM wallet w JOIN {r} ON w.user_id = r.id", user_ids, []).await
+}
+
+/// Returns the entries that the requests made.
 pub async fn entries_by_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<ledger_entry::Model>, db::Error> {
-    if request_ids.is_empty() {
-        return Ok(Vec::new());
+    let sql = "SELECT e.* FROM ledger_entry e JOIN {r} ON e.request_id = r.id";
+    write.query_set(sql, request_ids, []).await
+}
+
+rows! {
+    struct NewEntry {
+        user_id: Uuid,
+        entry_number: i64,
+        kind: String,
+        amount: i64,
+        balance_after: i64,
+        payment_id: Option<Uuid>,
+        request_id: Option<Uuid>,
     }
-    let statement = write.rows(
-        "SELECT e.* FROM ledger_entry e JOIN {r: request_id uuid} ON e.request_id = r.request_id",
-        &single(request_ids),
-        [],
-    );
-    Ok(ledger_entry::Model::find_by_statement(statement).all(write.conn()).await?)
 }
 
 /// Adds entries to locked wallets.
 pub async fn add_entries(write: &Write, entries: &[ledger_entry::Model]) -> Result<(), db::Error> {
-    let rows: Vec<_> = entries
+    let entries: Vec<NewEntry> = entries
         .iter()
-        .map(|e| {
-            let kind = match e.kind {
-                ledger_entry::Kind::Charge => "CHARGE",
-                ledger_entry::Kind::Payment => "PAYMENT",
-                ledger_entry::Kind::Refund => "REFUND",
-            };
-            (e.user_id, e.entry_number, kind, e.amount, e.balance_after, e.payment_id, e.request_id)
+        .map(|entry| NewEntry {
+            user_id: entry.user_id,
+            entry_number: entry.entry_number,
+            kind: entry.kind.to_value(),
+            amount: entry.amount,
+            balance_after: entry.balance_after,
+            payment_id: entry.payment_id,
+            request_id: entry.request_id,
         })
         .collect();
-    let statement = write.rows(
-        "INSERT INTO ledger_entry (user_id, entry_number, kind, amount, balance_after, payment_id, request_id,
-                                   create_time)
-         SELECT r.user_id, r.entry_number, r.kind, r.amount, r.balance_after, r.payment_id, r.request_id, $2
-         FROM {r: user_id uuid, entry_number int, kind text, amount int, balance_after int, payment_id uuid,
-               request_id uuid}",
-        &rows,
-        [write.now.into()],
-    );
-    write.conn().execute_raw(statement).await?;
-    Ok(())
+    let sql = "INSERT INTO ledger_entry (user_id, entry_number, kind, amount, balance_after, payment_id, request_id,
+                                         create_time)
+               SELECT r.user_id, r.entry_number, r.kind, r.amount, r.balance_after, r.payment_id, r.request_id, $2
+               FROM {r}";
+    write.execute_set(sql, &entries, [write.now().into()]).await.map(drop)
 }
 
-/// The wallet of a user.
+/// Returns the wallet of a user.
 pub async fn find(db: &Database, user_id: Uuid) -> Result<Option<Wallet>, db::Error> {
-    let statement = db::one(db.engine(), &wallets("(SELECT * FROM wallet WHERE user_id = $1) AS w"), [user_id.into()]);
-    Ok(Wallet::find_by_statement(statement).one(db.reader()).await?)
+    let found = db.query(&wallets("(SELECT * FROM wallet WHERE user_id = $1) AS w"), [user_id.into()]).await?;
+    Ok(found.into_iter().next())
 }
 
-/// A user's entries, of one kind or all, newest first, from the one before number `before`.
+/// Returns a user's entries, of one kind or of all, newest first, from the one before number `before`.
 pub async fn entries(
     db: &Database,
     user_id: Uuid,
     before: Option<i64>,
-    kind: Option<ledger_entry::Kind>,
+    kind: Option<Kind>,
     limit: usize,
 ) -> Result<Vec<ledger_entry::Model>, db::Error> {
     let rows = ledger_entry::Entity::find()
@@ -129,8 +127,4 @@ pub async fn entries(
         .all(db.reader())
         .await?;
     Ok(rows)
-}
-
-fn single(ids: &[Uuid]) -> Vec<(Uuid,)> {
-    ids.iter().map(|id| (*id,)).collect()
 }

@@ -35,6 +35,7 @@ fn performance(concert_code: &str, venue_id: &str) -> proto::AddPerformanceReque
         venue_id: venue_id.into(),
         price: PRICE,
         section_prices: Vec::new(),
+        sale_end_time: None,
     }
 }
 

@@ -57,6 +57,7 @@ async fn a_performance_tells_price_place_and_free_seats(world: World) {
         venue_id: "arena".into(),
         price: PRICE,
         section_prices: vec![proto::SectionPrice { section: "VIP".into(), price: 3 * PRICE }],
+        sale_end_time: None,
     };
     world.admin().add_performance(performance).await.unwrap();
 
@@ -72,6 +73,7 @@ async fn a_performance_tells_price_place_and_free_seats(world: World) {
         price: PRICE,
         available_seat_count: 8,
         seat_count: 10,
+        sale_end_time: start_time,
     };
     assert_eq!(listed, [expected]);
     let seats = caller.seats(DATE).await.unwrap();

@@ -1,5 +1,6 @@
 //! The tables as SeaORM entities: one file per table, mirroring `migration/`, without behaviour.
 
+pub mod answered_request;
 pub mod concert;
 pub mod ledger_entry;
 pub mod payment;

@@ -22,15 +22,15 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "queue_token")]
 pub struct Model {
-    /// Which concert.
+    /// The concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub concert_id: i64,
     /// Dense from 1 per concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub queue_number: i64,
-    /// Whose place it is.
+    /// The user.
     pub user_id: Uuid,
-    /// ACTIVE past `expire_time` means EXPIRED, before a sweep says so.
+    /// ACTIVE after `expire_time` means EXPIRED, also before a sweep says so.
     pub state: State,
     /// When it was issued.
     pub issue_time: i64,
@@ -38,19 +38,21 @@ pub struct Model {
     pub admit_time: Option<i64>,
     /// When the admission ends.
     pub expire_time: Option<i64>,
-    /// What `expire_time` becomes at the first sign of life; `None` once there was one, or where none is asked for.
+    /// What `expire_time` becomes at the first use; `None` after it, or where no early use is required.
     pub claimed_expire_time: Option<i64>,
     /// Dense from 1 per concert in the order of leaving.
     pub departure_number: Option<i64>,
 }
 
-/// Key of a queue token's row: a concert, and a place in its queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TokenKey {
-    /// The concert, as the database knows it.
-    pub concert_id: i64,
-    /// From 1, without gaps.
-    pub queue_number: i64,
+crate::db::rows! {
+    /// Key of a queue token's row: a concert, and a place in its queue.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub struct TokenKey {
+        /// The concert, as the database knows it.
+        pub concert_id: i64,
+        /// From 1, without gaps.
+        pub queue_number: i64,
+    }
 }
 
 impl Model {

@@ -205,6 +205,7 @@ impl World {
             venue_id: venue_id.to_owned(),
             price: PRICE,
             section_prices: Vec::new(),
+            sale_end_time: None,
         };
         self.admin().add_performance(request).await.expect("performance");
     }

@@ -113,6 +113,7 @@ impl Site {
             venue_id,
             price: PRICE,
             section_prices: Vec::new(),
+            sale_end_time: None,
         };
         admin.add_performance(performance).await.expect("performance");
     }

@@ -1,0 +1,70 @@
+//! Requests that were accepted and found nothing left to do.
+//!
+//! A request that does something leaves its `request_id` in the row that it makes. One that finds its seats held already, or
+//! its payment made or refunded already, makes no row. It is remembered here, so that its id cannot be used again for
+//! something else.
+
+use uuid::Uuid;
+
+use super::turns::{self, Left, StepSize};
+use crate::{
+    clock::Micros,
+    db::{self, Database, Write, entity::answered_request, rows},
+};
+
+rows! {
+    struct NewAnswer {
+        request_id: Uuid,
+        request: String,
+        answer_id: Uuid,
+        expire_time: Option<i64>,
+    }
+}
+
+/// The requests of one RPC that a batch remembers.
+pub struct Answered {
+    rpc: &'static str,
+    new: Vec<NewAnswer>,
+}
+
+impl Answered {
+    /// Reads those of the requests that are remembered.
+    pub async fn load(
+        write: &Write,
+        rpc: &'static str,
+        request_ids: &[Uuid],
+    ) -> Result<(Self, Vec<answered_request::Model>), db::Error> {
+        let sql = "SELECT a.* FROM answered_request a JOIN {r} ON a.request_id = r.id WHERE a.rpc = $2";
+        let known = write.query_set(sql, request_ids, [rpc.into()]).await?;
+        Ok((Self { rpc, new: Vec::new() }, known))
+    }
+
+    /// Remembers a request that was answered with what was there. `request` is what a retry has to say again.
+    pub fn note(&mut self, request_id: Option<Uuid>, request: String, answer_id: Uuid, expire_time: Option<Micros>) {
+        self.new.extend(request_id.map(|request_id| NewAnswer { request_id, request, answer_id, expire_time }));
+    }
+
+    /// Stores what was remembered.
+    pub async fn save(&self, write: &Write) -> Result<(), db::Error> {
+        let sql = "INSERT INTO answered_request (request_id, rpc, request, answer_id, expire_time, create_time)
+                   SELECT r.request_id, $2, r.request, r.answer_id, r.expire_time, $3 FROM {r}";
+        write.execute_set(sql, &self.new, [self.rpc.into(), write.now().into()]).await.map(drop)
+    }
+}
+
+/// Deletes requests that were answered before `cutoff`.
+pub async fn delete_old(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
+    let size = StepSize::default();
+    turns::repeat(|| size.measured(|limit| delete_step(db, cutoff, limit))).await
+}
+
+async fn delete_step(db: &Database, cutoff: Micros, limit: i64) -> Result<Left, db::Error> {
+    let write = db.begin().await?;
+    let sql = "WITH old AS MATERIALIZED (
+                   SELECT request_id, rpc FROM answered_request WHERE create_time < $1
+                   ORDER BY create_time LIMIT $2 {lock} {skip locked})
+               DELETE FROM answered_request WHERE (request_id, rpc) IN (SELECT request_id, rpc FROM old)";
+    let deleted = write.execute(sql, [cutoff.into(), limit.into()]).await?;
+    write.commit().await?;
+    Ok(Left::more_if(deleted == limit.unsigned_abs()))
+}

@@ -1,0 +1,52 @@
+//! Replays: a request that is sent again with its `request_id` gets its first answer, and has no second effect.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use crate::rpc::Error;
+
+/// What earlier requests of one RPC came to, by their `request_id`. It grows while a batch is decided, so that a request
+/// and its retry may share a batch.
+pub struct Replays<A>(HashMap<Uuid, A>);
+
+impl<A> Replays<A> {
+    /// Holds the answers of requests that were accepted before this batch.
+    pub fn new(accepted: impl IntoIterator<Item = (Option<Uuid>, A)>) -> Self {
+        Self(accepted.into_iter().filter_map(|(request_id, answer)| Some((request_id?, answer))).collect())
+    }
+
+    /// Returns the first answer to a request, `None` if the request is new.
+    ///
+    /// `replay` makes the answer from what is known of the first request, or returns `None` if that was another request.
+    /// Then this fails with REQUEST_ID_CONFLICT.
+    pub fn find<R>(&self, request_id: Option<Uuid>, replay: impl FnOnce(&A) -> Option<R>) -> Option<Result<R, Error>> {
+        let request_id = request_id?;
+        let first = self.0.get(&request_id)?;
+        Some(replay(first).ok_or_else(|| Error::RequestIdConflict { request_id: request_id.to_string() }))
+    }
+
+    /// Remembers the answer of an accepted request.
+    pub fn remember(&mut self, request_id: Option<Uuid>, answer: A) {
+        self.0.extend(request_id.map(|request_id| (request_id, answer)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_new_a_replay_or_a_conflict() {
+        let (first, other) = (Some(Uuid::from_u128(1)), Some(Uuid::from_u128(2)));
+        let mut replays = Replays::new([(first, 10), (None, 99)]);
+        let find = |replays: &Replays<i32>, id, amount| replays.find(id, |known| (*known == amount).then_some(*known));
+        assert_eq!(find(&replays, first, 10).unwrap().unwrap(), 10);
+        assert!(matches!(find(&replays, first, 11), Some(Err(Error::RequestIdConflict { .. }))));
+        assert!(find(&replays, other, 20).is_none() && find(&replays, None, 99).is_none());
+        replays.remember(other, 20);
+        replays.remember(None, 30);
+        assert_eq!(find(&replays, other, 20).unwrap().unwrap(), 20);
+        assert!(find(&replays, None, 30).is_none());
+    }
+}

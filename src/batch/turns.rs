@@ -1,0 +1,169 @@
+//! How a pass goes through much work: in short steps, with turns for everything that has work.
+
+use std::{
+    collections::HashSet,
+    hash::Hash,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::db;
+
+/// Maximum number of rows in one step.
+const MAX_ROWS: i64 = 1_000;
+/// Minimum number of rows in one step, however slow the database is.
+const MIN_ROWS: i64 = 50;
+/// How long the transaction of a step should take at most.
+const STEP_TIME: Duration = Duration::from_millis(50);
+/// A pass looks again at what had no work after this time.
+const ROUND_TIME: Duration = Duration::from_secs(1);
+
+/// Whether a step left work of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// There may be more.
+    More,
+    /// All is done.
+    Nothing,
+}
+
+impl Left {
+    /// Returns [`Left::More`] if the step was full.
+    pub fn more_if(is_full: bool) -> Self {
+        if is_full { Self::More } else { Self::Nothing }
+    }
+}
+
+/// The number of rows of the next step: fewer if steps take long, more if they are fast.
+pub struct StepSize(AtomicI64);
+
+impl Default for StepSize {
+    fn default() -> Self {
+        Self(AtomicI64::new(MAX_ROWS))
+    }
+}
+
+impl StepSize {
+    /// Runs a step of at most as many rows as the steps before it suggest.
+    pub async fn measured<F>(&self, step: impl FnOnce(i64) -> F) -> Result<Left, db::Error>
+    where
+        F: Future<Output = Result<Left, db::Error>>,
+    {
+        let rows = self.0.load(Ordering::Relaxed);
+        let started = Instant::now();
+        let left = step(rows).await?;
+        // An unfinished step shows how long so many rows take. A finished one may have had fewer.
+        if left == Left::More {
+            let next = if started.elapsed() > STEP_TIME { rows / 2 } else { rows * 2 };
+            self.0.store(next.clamp(MIN_ROWS, MAX_ROWS), Ordering::Relaxed);
+        }
+        Ok(left)
+    }
+}
+
+/// Runs `step` until nothing is left. Calls get their turn between steps.
+pub async fn repeat<F>(step: impl Fn() -> F) -> Result<(), db::Error>
+where
+    F: Future<Output = Result<Left, db::Error>>,
+{
+    while step().await? == Left::More {
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// Runs a step for each key that `due` lists, round after round, until no key has work left. The list is read again in each
+/// round, so work that comes up meanwhile gets its turn. A step that fails ends the turns of its key and of no other; the
+/// first such error is returned at the end.
+pub async fn take<'a, K: Hash + Eq + Copy>(
+    due: impl Fn() -> BoxFuture<'a, Result<Vec<K>, db::Error>>,
+    step: impl Fn(K) -> BoxFuture<'a, Result<Left, db::Error>>,
+) -> Result<(), db::Error> {
+    let mut failed = HashSet::new();
+    let mut first_error = None;
+    let (mut done, mut round_start) = (HashSet::new(), Instant::now());
+    loop {
+        let mut is_more = false;
+        let keys = due().await?.into_iter().filter(|key| !done.contains(key) && !failed.contains(key));
+        for key in keys.collect::<Vec<K>>() {
+            match step(key).await {
+                Ok(Left::More) => is_more = true,
+                Ok(Left::Nothing) => drop(done.insert(key)),
+                Err(error) => {
+                    failed.insert(key);
+                    first_error.get_or_insert(error);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        if !is_more {
+            return first_error.map_or(Ok(()), Err);
+        }
+        // While a pass is busy with one key, others may get work again.
+        if round_start.elapsed() > ROUND_TIME {
+            (done, round_start) = (HashSet::new(), Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_small_task_gets_its_turn_beside_a_huge_one_and_a_failure_stops_only_itself() {
+        let work = Mutex::new(
+            [("huge", 5), ("broken", 1), ("small", 1)].into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+        );
+        let order = Mutex::new(Vec::new());
+        let result = take(
+            || Box::pin(async { Ok(work.lock().iter().filter(|(_, n)| **n > 0).map(|(key, _)| *key).collect()) }),
+            |key| {
+                let (work, order) = (&work, &order);
+                Box::pin(async move {
+                    order.lock().push(key);
+                    if key == "broken" {
+                        return Err(db::Error::Defect("planted".into()));
+                    }
+                    let mut work = work.lock();
+                    let count = work.get_mut(key).unwrap();
+                    *count -= 1;
+                    Ok(Left::more_if(*count > 0))
+                })
+            },
+        )
+        .await;
+        assert!(matches!(result, Err(db::Error::Defect(_))));
+        assert_eq!(order.lock()[..3], ["broken", "huge", "small"]);
+        assert_eq!(order.lock().len(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_steps_become_smaller_and_fast_ones_larger() {
+        let size = StepSize::default();
+        let step = async |slow| {
+            let mut rows = 0;
+            size.measured(|limit| {
+                rows = limit;
+                async move {
+                    tokio::time::sleep(Duration::from_millis(if slow { 80 } else { 1 })).await;
+                    Ok(Left::More)
+                }
+            })
+            .await
+            .unwrap();
+            rows
+        };
+        assert_eq!([step(true).await, step(true).await, step(true).await], [1_000, 500, 250]);
+        for _ in 0..10 {
+            step(true).await;
+        }
+        assert_eq!(step(false).await, MIN_ROWS);
+        assert_eq!([step(false).await, step(false).await], [100, 200]);
+    }
+}

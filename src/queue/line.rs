@@ -1,0 +1,315 @@
+//! One queue in memory: how far it has come, which users are known to wait in it, and who watches it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
+use uuid::Uuid;
+
+use super::{rules, store};
+use crate::db::{
+    self, Database,
+    entity::queue_token::{Model as Token, TokenKey},
+};
+
+/// How often the database is asked which of the watched admissions ended, while some do.
+const ENDED_INTERVAL: Duration = Duration::from_millis(500);
+/// The number of tokens that one such query asks about.
+const ENDED_TOKENS: usize = 1_000;
+
+/// How far the queue of one concert has come.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct View {
+    /// The last number issued.
+    pub issued_number: i64,
+    /// The last number admitted.
+    pub admitted_number: i64,
+    /// The numbers after the last admitted one that left, ascending.
+    pub departed: Arc<Vec<i64>>,
+    /// The number of tokens that left.
+    pub departed_count: i64,
+    /// The seats of the dates on sale that are not paid for.
+    pub unsold_seat_count: i64,
+    /// The measured rate of admission; `None` while no token was admitted.
+    pub admissions_per_second: Option<f64>,
+}
+
+impl View {
+    /// Tells whether `queue_number` waits for sure. If not, its row knows.
+    pub fn waits(&self, queue_number: i64) -> bool {
+        queue_number > self.admitted_number
+            && queue_number <= self.issued_number
+            && self.departed.binary_search(&queue_number).is_err()
+    }
+
+    /// Returns how many tokens wait.
+    pub fn waiting_count(&self) -> i64 {
+        self.issued_number - self.admitted_number - self.departed.len() as i64
+    }
+
+    /// Returns the place of a number that waits; 1 is next.
+    pub fn position(&self, queue_number: i64) -> i64 {
+        rules::position(queue_number, self.admitted_number, &self.departed)
+    }
+
+    fn news(&self) -> News {
+        News {
+            admitted_number: self.admitted_number,
+            departed_count: self.departed_count,
+            is_sold_out: self.unsold_seat_count == 0,
+        }
+    }
+}
+
+/// What is worth waking a waiting user's watcher for.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct News {
+    admitted_number: i64,
+    departed_count: i64,
+    is_sold_out: bool,
+}
+
+/// One queue, as this replica knows it.
+pub struct Line {
+    view: RwLock<Option<Arc<View>>>,
+    news: watch::Sender<News>,
+    is_sold_out: watch::Sender<bool>,
+    waiting: Mutex<Waiting>,
+    admitted: Mutex<Admitted>,
+    touched: AtomicI64,
+    created: Instant,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            view: RwLock::default(),
+            news: watch::Sender::default(),
+            is_sold_out: watch::Sender::default(),
+            waiting: Mutex::default(),
+            admitted: Mutex::default(),
+            touched: AtomicI64::new(0),
+            created: Instant::now(),
+        }
+    }
+}
+
+/// Which user waits at which number, as far as this replica has seen their rows.
+#[derive(Default)]
+struct Waiting {
+    first_number: i64,
+    /// 0: not known.
+    marks: VecDeque<u32>,
+}
+
+/// The admitted users that watch here.
+#[derive(Default)]
+struct Admitted {
+    watchers: HashMap<i64, Vec<oneshot::Sender<Token>>>,
+    /// Numbers that were not asked about since they are watched.
+    fresh: Vec<i64>,
+    told: Option<Told>,
+}
+
+#[derive(Clone, Copy)]
+struct Told {
+    ended_count: i64,
+    at: Instant,
+}
+
+impl Line {
+    /// Returns how far the queue has come.
+    pub fn view(&self) -> Arc<View> {
+        self.view.read().clone().unwrap_or_default()
+    }
+
+    /// Tells whether the queue was read from the database.
+    pub fn is_read(&self) -> bool {
+        self.view.read().is_some()
+    }
+
+    /// Notes that somebody asked about the queue.
+    pub fn touch(&self) {
+        self.touched.store(self.created.elapsed().as_millis() as i64, Ordering::Relaxed);
+    }
+
+    /// Tells whether somebody watches the queue, or asked about it within `memory`.
+    pub fn is_wanted(&self, memory: Duration) -> bool {
+        let touched = Duration::from_millis(self.touched.load(Ordering::Relaxed).unsigned_abs());
+        let is_watched = self.news.receiver_count() + self.is_sold_out.receiver_count() > 0;
+        is_watched || self.created.elapsed().saturating_sub(touched) < memory
+    }
+
+    /// Takes a newer view and wakes the watchers that have to know.
+    pub fn publish(&self, view: View) {
+        let (news, admitted_number) = (view.news(), view.admitted_number);
+        *self.view.write() = Some(Arc::new(view));
+        self.waiting.lock().forget_up_to(admitted_number);
+        let change = |old: &mut News| std::mem::replace(old, news) != news;
+        self.news.send_if_modified(change);
+        self.is_sold_out.send_if_modified(|old| std::mem::replace(old, news.is_sold_out) != news.is_sold_out);
+    }
+
+    /// Follows what matters to waiting users: their positions, and sold out.
+    pub fn follow_news(&self) -> watch::Receiver<News> {
+        self.news.subscribe()
+    }
+
+    /// Follows whether the concert is sold out.
+    pub fn follow_sold_out(&self) -> watch::Receiver<bool> {
+        self.is_sold_out.subscribe()
+    }
+
+    /// Notes that a row says that the user waits at this number.
+    pub fn note_waiting(&self, queue_number: i64, user_id: Uuid) {
+        let admitted_number = self.view().admitted_number;
+        self.waiting.lock().note(queue_number, mark(user_id), admitted_number);
+    }
+
+    /// Tells whether a row said that this user waits at this number.
+    pub fn is_noted(&self, queue_number: i64, user_id: Uuid) -> bool {
+        self.waiting.lock().mark_of(queue_number) == Some(mark(user_id))
+    }
+
+    /// Hands over the row of an admitted token once the admission ended. Its expiry is not told: the watcher has the time.
+    pub fn follow_end(&self, queue_number: i64) -> oneshot::Receiver<Token> {
+        let (tell, ended) = oneshot::channel();
+        let mut admitted = self.admitted.lock();
+        // The token may have ended since its row was read, so the next refresh asks about it.
+        admitted.fresh.push(queue_number);
+        admitted.watchers.entry(queue_number).or_default().push(tell);
+        ended
+    }
+
+    /// Tells the watchers of admitted tokens that ended, if `ended_count` says that some did. The database is asked about
+    /// all of them together, and not more often than twice per second.
+    pub async fn tell_ended(&self, db: &Database, concert_id: i64, ended_count: i64) -> Result<(), db::Error> {
+        let due = self.admitted.lock().due(ended_count);
+        for numbers in due.chunks(ENDED_TOKENS) {
+            let key = |queue_number: &i64| TokenKey { concert_id, queue_number: *queue_number };
+            let ended = store::find_ended(db, &numbers.iter().map(key).collect::<Vec<_>>()).await;
+            let ended = ended.inspect_err(|_| self.admitted.lock().told = None)?;
+            self.admitted.lock().tell(ended);
+        }
+        Ok(())
+    }
+}
+
+impl Admitted {
+    /// The watched numbers that the database has to be asked about.
+    fn due(&mut self, ended_count: i64) -> Vec<i64> {
+        let fresh = std::mem::take(&mut self.fresh);
+        if self.told.is_some_and(|told| told.ended_count == ended_count || told.at.elapsed() < ENDED_INTERVAL) {
+            return fresh;
+        }
+        self.told = Some(Told { ended_count, at: Instant::now() });
+        self.watchers.retain(|_, watchers| {
+            watchers.retain(|watcher| !watcher.is_closed());
+            !watchers.is_empty()
+        });
+        self.watchers.keys().copied().collect()
+    }
+
+    fn tell(&mut self, ended: Vec<Token>) {
+        for token in ended {
+            for watcher in self.watchers.remove(&token.queue_number).unwrap_or_default() {
+                // A watcher that went away needs no answer.
+                let _ = watcher.send(token.clone());
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn note(&mut self, queue_number: i64, mark: u32, admitted_number: i64) {
+        if queue_number <= admitted_number {
+            return;
+        }
+        if self.marks.is_empty() {
+            self.first_number = queue_number;
+        }
+        while queue_number < self.first_number {
+            self.marks.push_front(0);
+            self.first_number -= 1;
+        }
+        let index = (queue_number - self.first_number) as usize;
+        if index >= self.marks.len() {
+            self.marks.resize(index + 1, 0);
+        }
+        self.marks[index] = mark;
+    }
+
+    fn mark_of(&self, queue_number: i64) -> Option<u32> {
+        let index = usize::try_from(queue_number - self.first_number).ok()?;
+        self.marks.get(index).copied().filter(|mark| *mark != 0)
+    }
+
+    fn forget_up_to(&mut self, admitted_number: i64) {
+        let count = (admitted_number + 1 - self.first_number).clamp(0, self.marks.len() as i64);
+        self.marks.drain(..count as usize);
+        self.first_number += count;
+    }
+}
+
+/// 32 bits of a user's id, never 0. A token is signed, so this only has to notice that its row is another user's.
+fn mark(user_id: Uuid) -> u32 {
+    let (high, low) = user_id.as_u64_pair();
+    let folded = high ^ low;
+    ((folded >> 32) as u32 ^ folded as u32).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_left_does_not_wait_and_one_that_was_not_issued_is_not_known() {
+        let view = View { issued_number: 10, admitted_number: 4, departed: Arc::new(vec![6]), ..View::default() };
+        let waiting: Vec<i64> = (1..=12).filter(|number| view.waits(*number)).collect();
+        assert_eq!(waiting, [5, 7, 8, 9, 10]);
+    }
+
+    #[test]
+    fn a_user_is_noted_at_one_number_until_that_is_admitted() {
+        let line = Line::default();
+        let user = Uuid::from_u128;
+        for number in [7, 5, 9] {
+            line.note_waiting(number, user(number as u128));
+        }
+        let noted = |number: i64| (1..=10).filter(|id| line.is_noted(number, user(*id))).collect::<Vec<u128>>();
+        assert_eq!([noted(5), noted(6), noted(7), noted(9), noted(10)], [vec![5], vec![], vec![7], vec![9], vec![]]);
+        line.publish(View { admitted_number: 7, ..View::default() });
+        line.note_waiting(6, user(6));
+        assert_eq!([noted(5), noted(6), noted(7), noted(9)], [vec![], vec![], vec![], vec![9]]);
+    }
+
+    #[test]
+    fn watchers_are_woken_by_what_matters_to_them_alone() {
+        let line = Line::default();
+        line.publish(View { unsold_seat_count: 5, ..View::default() });
+        let (mut news, mut sold_out) = (line.follow_news(), line.follow_sold_out());
+        line.publish(View {
+            unsold_seat_count: 4,
+            issued_number: 9,
+            admissions_per_second: Some(1.0),
+            ..View::default()
+        });
+        assert!(!news.has_changed().unwrap() && !sold_out.has_changed().unwrap());
+        line.publish(View { unsold_seat_count: 4, admitted_number: 1, ..View::default() });
+        assert!(news.has_changed().unwrap() && !sold_out.has_changed().unwrap());
+        news.borrow_and_update();
+        line.publish(View { unsold_seat_count: 0, admitted_number: 1, ..View::default() });
+        assert!(news.has_changed().unwrap() && sold_out.has_changed().unwrap());
+        sold_out.borrow_and_update();
+    }
+}

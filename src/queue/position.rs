@@ -1,0 +1,84 @@
+//! Positions as callers see them.
+
+use std::time::Duration;
+
+use super::{
+    admission::Admission,
+    line::{Line, View},
+    rules,
+};
+use crate::{
+    db::entity::queue_token::{Model as Token, State},
+    rpc::{Error, proto},
+    token::Bearer,
+};
+
+/// How often the user of an admitted token should ask, if at all.
+const ACTIVE_POLL: Duration = Duration::from_secs(5);
+
+/// Returns where a token stands: from memory while it waits for sure, else from its row.
+pub async fn locate(admission: &Admission, bearer: &Bearer) -> Result<proto::QueuePosition, Error> {
+    let line = admission.line(bearer.concert_id).await?;
+    if let Some(position) = in_memory(admission, bearer, &line) {
+        return Ok(position);
+    }
+    let token = admission.find(bearer).await?;
+    // The row may be newer than the view that was read before.
+    let view = line.view();
+    Ok(match rules::state_at(&token, admission.now()) {
+        State::Waiting => {
+            line.note_waiting(token.queue_number, token.user_id);
+            waiting(admission, bearer, &view)
+        }
+        state => over_or_active(&token, state, &view),
+    })
+}
+
+/// Returns the position of a token that waits for sure, and whose row is known to be its user's.
+pub fn in_memory(admission: &Admission, bearer: &Bearer, line: &Line) -> Option<proto::QueuePosition> {
+    let view = line.view();
+    let is_known = view.waits(bearer.queue_number) && line.is_noted(bearer.queue_number, bearer.user_id);
+    is_known.then(|| waiting(admission, bearer, &view))
+}
+
+/// Returns the position of a token that waits.
+pub fn waiting(admission: &Admission, bearer: &Bearer, view: &View) -> proto::QueuePosition {
+    let position = view.position(bearer.queue_number);
+    proto::QueuePosition {
+        state: proto::QueueState::Waiting.into(),
+        queue_number: bearer.queue_number,
+        position: Some(position),
+        estimated_wait: rules::estimated_wait(position, view.admissions_per_second).map(proto::duration),
+        poll_after: Some(proto::duration(admission.retry_after(bearer))),
+        expire_time: None,
+        unsold_seat_count: unsold(view),
+    }
+}
+
+/// Returns the position of a token that does not wait, in `state`.
+pub fn over_or_active(token: &Token, state: State, view: &View) -> proto::QueuePosition {
+    proto::QueuePosition {
+        state: state_to_proto(state).into(),
+        queue_number: token.queue_number,
+        position: None,
+        estimated_wait: None,
+        poll_after: Some(proto::duration(ACTIVE_POLL)),
+        expire_time: token.expire_time.map(proto::timestamp),
+        unsold_seat_count: unsold(view),
+    }
+}
+
+fn unsold(view: &View) -> i32 {
+    i32::try_from(view.unsold_seat_count).unwrap_or(i32::MAX)
+}
+
+/// Returns a state as callers see it.
+pub fn state_to_proto(state: State) -> proto::QueueState {
+    match state {
+        State::Waiting => proto::QueueState::Waiting,
+        State::Active => proto::QueueState::Active,
+        State::Expired => proto::QueueState::Expired,
+        State::Completed => proto::QueueState::Completed,
+        State::Left => proto::QueueState::Left,
+    }
+}

@@ -1,0 +1,264 @@
+//! HoldSeats: seats for one token, kept for some minutes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use uuid::Uuid;
+
+use super::{
+    rules,
+    store::{self, Owner, SeatKey, TakenSeat},
+};
+use crate::{
+    batch::{Answered, Batch, Replays, distinct},
+    catalogue::Performance,
+    clock::{self, Micros},
+    db::{
+        self, Write,
+        entity::{
+            queue_token::{Model as Token, TokenKey},
+            reservation::{Model as Reservation, State},
+            reserved_seat,
+        },
+    },
+    queue,
+    rpc::Error,
+};
+
+/// Name under which requests that found their seats held already are remembered.
+const RPC: &str = "HoldSeats";
+
+/// Holds seats.
+pub struct Hold {
+    /// The caller's token.
+    pub token: TokenKey,
+    /// The token's user.
+    pub user_id: Uuid,
+    /// The performance, or why there is none.
+    pub performance: Result<Arc<Performance>, Error>,
+    /// The seats: at least one, ascending, each once.
+    pub seat_numbers: Vec<i32>,
+    /// Chosen by the client; a retry with the same id returns the first answer.
+    pub request_id: Option<Uuid>,
+    /// When to ask again, if the token still waits.
+    pub retry_after: Duration,
+}
+
+/// Holds seats, in the order of the commands: of two commands that want the same seat the first wins.
+pub async fn hold(write: &Write, commands: &[Hold], hold_ttl: Duration) -> Batch<Reservation> {
+    let mut batch = HoldBatch::load(write, commands).await?;
+    let answers: Vec<_> = commands.iter().map(|command| batch.decide(command, clock::micros(hold_ttl))).collect();
+    batch.store(write).await?;
+    Ok(answers)
+}
+
+/// What a batch of holds is decided by, with the effects of the commands before.
+struct HoldBatch {
+    now: Micros,
+    tokens: HashMap<TokenKey, Token>,
+    replays: Replays<Accepted>,
+    answered: Answered,
+    seats: HashMap<SeatKey, reserved_seat::Model>,
+    owned: HashMap<Owner, Vec<Reservation>>,
+    held: Vec<Reservation>,
+}
+
+/// A hold that was accepted, as its first answer had it.
+struct Accepted {
+    seat_numbers: String,
+    answer: Reservation,
+}
+
+impl HoldBatch {
+    async fn load(write: &Write, commands: &[Hold]) -> Result<Self, db::Error> {
+        let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
+        let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
+        let (answered, replays) = load_replays(write, &request_ids).await?;
+        let mut owned: HashMap<Owner, Vec<Reservation>> = HashMap::new();
+        for row in store::owned(write, &distinct(commands.iter().map(Hold::owner))).await? {
+            let owner = Owner { user_id: row.user_id, concert_id: row.concert_id };
+            owned.entry(owner).or_default().push(row);
+        }
+        let seats = store::seats(write, &distinct(commands.iter().flat_map(Hold::seat_keys))).await?;
+        Ok(Self {
+            now: write.now(),
+            tokens,
+            replays,
+            answered,
+            seats: seats.into_iter().map(|seat| (key_of(&seat), seat)).collect(),
+            owned,
+            held: Vec::new(),
+        })
+    }
+
+    fn decide(&mut self, command: &Hold, hold_ttl: Micros) -> Result<Reservation, Error> {
+        let replay = self.replays.find(command.request_id, |first| command.replay(first));
+        if let Some(answer) = replay {
+            return answer;
+        }
+        let token = queue::operations::token_of(&self.tokens, command.token, command.user_id)?;
+        queue::rules::require_active(token, self.now, command.retry_after)?;
+        let performance = command.performance.as_ref().map_err(Clone::clone)?;
+        let total_price = rules::total_price(performance, &command.seat_numbers)?;
+        rules::require_on_sale(performance, self.now)?;
+        let expire_time = rules::expire_time(self.now, hold_ttl, token.expire_time.unwrap_or(Micros::MAX));
+
+        let owned = self.owned.entry(command.owner()).or_default();
+        let live: Vec<&Reservation> = owned.iter().filter(|v| rules::owns_seats(v, self.now)).collect();
+        let mine = live.iter().find(|v| command.is_held_by(v)).copied().cloned();
+        if let Some(mine) = mine {
+            self.remember_unchanged(command, &mine);
+            return Ok(mine);
+        }
+        if let Some(mine) = live.iter().find(|v| command.overlaps(v)) {
+            return Err(rules::held_by_caller(mine, &command.seat_numbers, self.now));
+        }
+        let seat_count = live.iter().map(|v| v.seat_count).sum();
+        rules::require_below_limit(seat_count, command.seat_numbers.len(), performance.concert.seats_per_user_limit)?;
+        rules::require_free(performance.performance_id, &command.seat_numbers, &self.seats, self.now)?;
+
+        let reservation = command.reservation(performance.performance_id, total_price, self.now, expire_time);
+        owned.push(reservation.clone());
+        self.take(command, &reservation);
+        Ok(reservation)
+    }
+
+    /// Notes that seats are taken, for the commands after this one.
+    fn take(&mut self, command: &Hold, reservation: &Reservation) {
+        for seat_number in &command.seat_numbers {
+            let seat = reserved_seat::Model {
+                performance_id: reservation.performance_id,
+                seat_number: *seat_number,
+                reservation_id: reservation.reservation_id,
+                state: reserved_seat::State::Held,
+                expire_time: reservation.expire_time,
+            };
+            self.seats.insert(key_of(&seat), seat);
+        }
+        self.replays.remember(command.request_id, accepted(reservation.clone()));
+        self.held.push(reservation.clone());
+    }
+
+    /// Notes a request that found its seats held already.
+    fn remember_unchanged(&mut self, command: &Hold, mine: &Reservation) {
+        let seat_numbers = rules::write_seat_numbers(&command.seat_numbers);
+        let id = command.request_id;
+        self.answered.note(id, seat_numbers.clone(), mine.reservation_id, Some(mine.expire_time));
+        self.replays.remember(id, Accepted { seat_numbers, answer: mine.clone() });
+    }
+
+    async fn store(&self, write: &Write) -> Result<(), db::Error> {
+        self.answered.save(write).await?;
+        store::insert(write, &self.held).await?;
+        let seats: Vec<TakenSeat> = self.held.iter().flat_map(taken_seats).collect();
+        store::take_seats(write, &seats).await
+    }
+}
+
+async fn load_replays(write: &Write, request_ids: &[Uuid]) -> Result<(Answered, Replays<Accepted>), db::Error> {
+    let made = store::by_request(write, request_ids).await?;
+    let mut replays = Replays::new(made.into_iter().map(|row| (row.request_id, accepted(rules::first_answer(&row)))));
+    let (answered, unchanged) = Answered::load(write, RPC, request_ids).await?;
+    let ids = distinct(unchanged.iter().map(|row| row.answer_id));
+    let rows: BTreeMap<Uuid, Reservation> =
+        store::lock(write, &ids).await?.into_iter().map(|row| (row.reservation_id, row)).collect();
+    for row in unchanged {
+        if let Some(reservation) = rows.get(&row.answer_id) {
+            let expire_time = row.expire_time.unwrap_or(reservation.expire_time);
+            let answer = Reservation { state: State::Held, expire_time, ..reservation.clone() };
+            replays.remember(Some(row.request_id), Accepted { seat_numbers: row.request, answer });
+        }
+    }
+    Ok((answered, replays))
+}
+
+fn accepted(answer: Reservation) -> Accepted {
+    Accepted { seat_numbers: answer.seat_numbers.clone(), answer }
+}
+
+fn key_of(seat: &reserved_seat::Model) -> SeatKey {
+    SeatKey { performance_id: seat.performance_id, seat_number: seat.seat_number }
+}
+
+fn taken_seats(held: &Reservation) -> impl Iterator<Item = TakenSeat> {
+    let (performance_id, reservation_id, expire_time) = (held.performance_id, held.reservation_id, held.expire_time);
+    rules::seat_numbers(held).into_iter().map(move |seat_number| TakenSeat {
+        performance_id,
+        seat_number,
+        reservation_id,
+        expire_time,
+    })
+}
+
+impl Hold {
+    fn owner(&self) -> Owner {
+        Owner { user_id: self.user_id, concert_id: self.token.concert_id }
+    }
+
+    /// The seats to look up. If a command asks for more than a user may have, it is refused without a look: a long list
+    /// must not delay the others of the batch.
+    fn seat_keys(&self) -> Vec<SeatKey> {
+        let Ok(performance) = &self.performance else {
+            return Vec::new();
+        };
+        if self.seat_numbers.len() as i64 > i64::from(performance.concert.seats_per_user_limit) {
+            return Vec::new();
+        }
+        let performance_id = performance.performance_id;
+        self.seat_numbers.iter().map(|seat_number| SeatKey { performance_id, seat_number: *seat_number }).collect()
+    }
+
+    /// Whether the reservation is a hold of the caller's token for the same performance.
+    fn is_of_token(&self, reservation: &Reservation) -> bool {
+        reservation.state == State::Held
+            && reservation.queue_number == self.token.queue_number
+            && self.is_for_performance(reservation)
+    }
+
+    fn is_for_performance(&self, reservation: &Reservation) -> bool {
+        self.performance.as_ref().is_ok_and(|performance| performance.performance_id == reservation.performance_id)
+    }
+
+    /// Whether the token holds all the seats already, in this reservation.
+    fn is_held_by(&self, reservation: &Reservation) -> bool {
+        let held = rules::seat_numbers(reservation);
+        self.is_of_token(reservation) && self.seat_numbers.iter().all(|seat| held.contains(seat))
+    }
+
+    /// Whether the token holds some of the seats already, in this reservation.
+    fn overlaps(&self, reservation: &Reservation) -> bool {
+        let held = rules::seat_numbers(reservation);
+        self.is_of_token(reservation) && self.seat_numbers.iter().any(|seat| held.contains(seat))
+    }
+
+    /// The first answer, if the first request was the same.
+    fn replay(&self, first: &Accepted) -> Option<Reservation> {
+        let same = first.answer.user_id == self.user_id
+            && self.is_for_performance(&first.answer)
+            && first.seat_numbers == rules::write_seat_numbers(&self.seat_numbers);
+        same.then(|| first.answer.clone())
+    }
+
+    fn reservation(&self, performance_id: i64, total_price: i64, now: Micros, expire_time: Micros) -> Reservation {
+        Reservation {
+            reservation_id: Uuid::now_v7(),
+            user_id: self.user_id,
+            concert_id: self.token.concert_id,
+            queue_number: self.token.queue_number,
+            performance_id,
+            seat_numbers: rules::write_seat_numbers(&self.seat_numbers),
+            seat_count: i32::try_from(self.seat_numbers.len()).unwrap_or(i32::MAX),
+            total_price,
+            state: State::Held,
+            live: true,
+            version: 1,
+            hold_time: now,
+            first_expire_time: expire_time,
+            expire_time,
+            request_id: self.request_id,
+        }
+    }
+}

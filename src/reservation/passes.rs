@@ -1,0 +1,82 @@
+//! The passes of reservations: the sweep of holds that are over, and the deletion of old unpaid reservations.
+//!
+//! Both go through reservations in the order in which their holds end, and remember how far they have come. An index of what
+//! is held alone would spare the memory, but every payment would have to change it.
+
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use super::{operations::free, store};
+use crate::{
+    batch::turns::{self, Left, StepSize},
+    clock::{self, Micros},
+    db::{self, Database, Write, entity::reservation::State},
+};
+
+const HOLDS: &str = "holds";
+const UNPAID_RESERVATIONS: &str = "unpaid reservations";
+/// A sweep may find a hold this long after it fell due: its transaction was under way, or another one had it locked.
+const LATENESS: Duration = Duration::from_secs(60);
+/// How often the sweep notes in the database how far it has come, while it finds nothing.
+const NOTE_INTERVAL: Duration = Duration::from_secs(600);
+
+/// How far the sweep of this replica has come.
+#[derive(Default)]
+pub struct Sweep {
+    reached: AtomicI64,
+    noted: AtomicI64,
+}
+
+/// Sets holds that are over to EXPIRED, and removes the rows of their seats.
+pub async fn expire(db: &Database, sweep: &Sweep) -> Result<(), db::Error> {
+    let size = StepSize::default();
+    turns::repeat(|| size.measured(|limit| expire_step(db, sweep, limit))).await
+}
+
+async fn expire_step(db: &Database, sweep: &Sweep, limit: i64) -> Result<Left, db::Error> {
+    let write = db.begin().await?;
+    let left = expire_some(&write, sweep, limit).await?;
+    write.commit().await?;
+    Ok(left)
+}
+
+async fn expire_some(write: &Write, sweep: &Sweep, limit: i64) -> Result<Left, db::Error> {
+    if sweep.reached.load(Ordering::Relaxed) == 0 {
+        let reached = store::reached(write, HOLDS).await?;
+        sweep.reached.store(reached, Ordering::Relaxed);
+    }
+    let due = store::lock_due(write, sweep.reached.load(Ordering::Relaxed), limit).await?;
+    free(write, &due, State::Expired).await?;
+    let left = Left::more_if(due.len() as i64 == limit);
+    if left == Left::Nothing {
+        let reached = write.now() - clock::micros(LATENESS);
+        let is_old = reached - sweep.noted.load(Ordering::Relaxed) > clock::micros(NOTE_INTERVAL);
+        if is_old || !due.is_empty() {
+            store::set_reached(write, HOLDS, reached).await?;
+            sweep.noted.store(reached, Ordering::Relaxed);
+        }
+        sweep.reached.fetch_max(reached, Ordering::Relaxed);
+    }
+    Ok(left)
+}
+
+/// Deletes reservations that were not paid and whose hold ended before `cutoff`.
+pub async fn delete_unpaid(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
+    let size = StepSize::default();
+    turns::repeat(|| size.measured(|limit| delete_step(db, cutoff, limit))).await
+}
+
+async fn delete_step(db: &Database, cutoff: Micros, limit: i64) -> Result<Left, db::Error> {
+    let write = db.begin().await?;
+    let since = store::reached(&write, UNPAID_RESERVATIONS).await?;
+    let end = store::end_of_step(&write, since, cutoff, limit).await?;
+    let until = end.unwrap_or(cutoff - 1);
+    if until > since {
+        store::delete_unpaid(&write, since, until).await?;
+        store::set_reached(&write, UNPAID_RESERVATIONS, until).await?;
+    }
+    write.commit().await?;
+    Ok(Left::more_if(end.is_some()))
+}

@@ -1,0 +1,84 @@
+//! ReleaseReservation: seats that are given back before they are paid.
+
+use std::{collections::HashMap, time::Duration};
+
+use uuid::Uuid;
+
+use super::{
+    operations::{free, lock, not_found},
+    rules,
+};
+use crate::{
+    batch::Batch,
+    clock::Micros,
+    db::{
+        Write,
+        entity::{
+            queue_token::{Model as Token, TokenKey},
+            reservation::{Model as Reservation, State},
+        },
+    },
+    queue,
+    rpc::Error,
+};
+
+/// Gives a reservation back.
+pub struct Release {
+    /// The caller's token.
+    pub token: TokenKey,
+    /// The concert of the token, as callers know it.
+    pub concert_code: String,
+    /// The token's user.
+    pub user_id: Uuid,
+    /// The reservation.
+    pub reservation_id: Uuid,
+    /// When to ask again, if the token still waits.
+    pub retry_after: Duration,
+}
+
+/// Gives reservations back, in the order of the commands.
+pub async fn release(write: &Write, commands: &[Release]) -> Batch<Reservation> {
+    let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
+    let mut reservations = lock(write, commands.iter().map(|c| c.reservation_id)).await?;
+    let mut released = Vec::new();
+    let answers = commands
+        .iter()
+        .map(|command| {
+            let (_, reservation) = command.find(&tokens, &reservations, write.now())?;
+            let mut reservation = reservation.clone();
+            match rules::state_at(&reservation, write.now()) {
+                State::Paid | State::Refunded => return Err(Error::NoHeldSeat),
+                State::Held => {
+                    released.push(reservation.clone());
+                    reservation.state = State::Released;
+                    reservations.insert(reservation.reservation_id, reservation.clone());
+                }
+                State::Released | State::Expired => {}
+            }
+            Ok(reservation)
+        })
+        .collect();
+    free(write, &released, State::Released).await?;
+    Ok(answers)
+}
+
+impl Release {
+    /// The caller's admitted token and reservation.
+    pub(super) fn find<'a>(
+        &self,
+        tokens: &'a HashMap<TokenKey, Token>,
+        reservations: &'a HashMap<Uuid, Reservation>,
+        now: Micros,
+    ) -> Result<(&'a Token, &'a Reservation), Error> {
+        let token = queue::operations::token_of(tokens, self.token, self.user_id)?;
+        queue::rules::require_active(token, now, self.retry_after)?;
+        let reservation = reservations
+            .get(&self.reservation_id)
+            .filter(|reservation| reservation.user_id == self.user_id)
+            .ok_or_else(|| not_found(self.reservation_id))?;
+        if reservation.concert_id != self.token.concert_id {
+            return Err(Error::TokenConcertMismatch { concert_code: self.concert_code.clone() });
+        }
+        Ok((token, reservation))
+    }
+}
