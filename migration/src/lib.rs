@@ -10,10 +10,9 @@
 //! - A state is a TEXT with its name.
 //! - An id is a UUID, on SQLite a BLOB of 16 bytes.
 //!
-//! A foreign key costs one lookup per inserted row. The schema declares one only where another transaction could remove
-//! or miss the referenced row. It declares none where the same transaction has locked or written the referenced row
-//! (the reservation of a payment, the wallet of a ledger entry, the reservation of a seat), or where another foreign
-//! key implies it. The tests check these references.
+//! A foreign key costs one lookup per inserted row. The schema omits it where the same transaction has locked or written
+//! the referenced row: the reservation of a payment, the wallet of a ledger entry, the reservation of a seat. It also
+//! omits a foreign key that another one implies. The tests check these references instead.
 
 #![forbid(unsafe_code)]
 

@@ -144,7 +144,7 @@ pub struct Settings {
     /// Time within which an admission must be used, or it ends early. A concert can have its own. Off by default.
     #[arg(long, global = true, env = "BOXOFFICE_CLAIM_TTL", value_parser = duration_above_zero)]
     pub claim_ttl: Option<Duration>,
-    /// Maximum number of GetPosition calls per second of all waiting users together. Users far back poll less often.
+    /// Target for the GetPosition calls per second of all waiting users together. Users far back poll less often.
     #[arg(long, global = true, env = "BOXOFFICE_POLL_BUDGET", default_value = "5000")]
     pub poll_budget: u32,
     /// Duration of a hold. A hold never lasts longer than its admission.
