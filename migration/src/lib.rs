@@ -10,9 +10,10 @@
 //! - A state is a TEXT with its name.
 //! - An id is a UUID, on SQLite a BLOB of 16 bytes.
 //!
-//! A foreign key costs one lookup per inserted row. The schema omits it where the same transaction has locked or written
-//! the referenced row: the reservation of a payment, the wallet of a ledger entry, the reservation of a seat. It also
-//! omits a foreign key that another one implies. The tests check these references instead.
+//! A foreign key costs one lookup per inserted row. The schema omits it where the same transaction has locked or
+//! written the referenced row. These are the reservation of a payment, the wallet of a ledger entry, and the
+//! reservation of a seat. The schema also omits a foreign key that another one implies. The tests check these
+//! references instead.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The errors of a call, and the only place that turns them into a gRPC status with details.
+//! Defines the errors of a call, and maps each error to a gRPC status with details.
 //!
 //! Each message says what is wrong, then what to do. A message never holds SQL, a path or a secret. The cause of an
 //! internal error is logged here, once; callers do not see it.

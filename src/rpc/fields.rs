@@ -30,7 +30,7 @@ impl Fields {
         Err(Error::InvalidArgument { violations: self.0 })
     }
 
-    /// Adds a violation unless `valid`. `description` goes on after the name of the field: "must be above 0".
+    /// Adds a violation unless `valid`. `description` follows the name of the field: "must be above 0".
     pub fn require(&mut self, valid: bool, field: impl Into<String>, description: &str) {
         if !valid {
             self.0.push(Violation { field: field.into(), description: description.to_owned() });
