@@ -1,17 +1,25 @@
-//! The schema of boxoffice, the same for SQLite and PostgreSQL: one file per capability, in the order in which they
-//! refer to each other. A released migration is never edited; a change is a new file.
+//! The schema of boxoffice, the same for SQLite and PostgreSQL.
 //!
-//! Stored forms: instants are microseconds since the Unix epoch in a BIGINT, money a BIGINT in the currency's smallest
-//! unit, states their names, ids UUIDs (a 16-byte BLOB on SQLite). A reference is declared where a row may be about something
-//! that another transaction knows better. Where the same transaction has locked or written what is referred to (a payment's
-//! reservation, an entry's wallet, a seat's reservation), or where it follows from another reference, it would cost each row
-//! a look-up for nothing; the tests hold those against the rows.
+//! Each capability has one file. The files stand in the order of their references. Never edit a released migration: add
+//! a new file instead.
+//!
+//! Stored forms:
+//!
+//! - A time is a BIGINT with the microseconds since the Unix epoch.
+//! - An amount of money is a BIGINT in the smallest unit of the currency.
+//! - A state is a TEXT with its name.
+//! - An id is a UUID, on SQLite a BLOB of 16 bytes.
+//!
+//! A foreign key costs one lookup per inserted row. The schema omits it where the same transaction has locked or
+//! written the referenced row. These are the reservation of a payment, the wallet of a ledger entry, and the
+//! reservation of a seat. The schema also omits a foreign key that another one implies. The tests check these
+//! references instead.
 
 #![forbid(unsafe_code)]
 
 use sea_orm_migration::{prelude::*, sea_orm::DatabaseBackend};
 
-/// A migration that runs one DDL text and is named after its file.
+/// Defines a migration that runs one DDL text. Its name is the name of its file.
 macro_rules! schema {
     ($ddl:expr) => {
         use sea_orm_migration::prelude::*;
@@ -39,7 +47,7 @@ mod m0007_live;
 
 pub use sea_orm_migration::prelude::MigratorTrait;
 
-/// All migrations of boxoffice. Run it inside a transaction: either all that is pending is applied or nothing.
+/// Lists all migrations of boxoffice. Run it inside a transaction, so that all pending migrations are applied or none.
 pub struct Migrator;
 
 impl MigratorTrait for Migrator {
@@ -56,10 +64,16 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Runs `ddl`, written once for both engines, statement by statement. Where their types differ it says `{uuid}`,
-/// `{identity}` (a key that the database counts up), `{clustered}` (rows stored in the order of the primary key) and
-/// `{clustered, roomy}`: the same, and as the rows change once or twice in columns that no index knows, PostgreSQL leaves room for
-/// the new version on the page of the old one, where it needs no new index entries.
+/// Runs the statements of `ddl`, which is written once for both engines.
+///
+/// Placeholders stand where the engines differ:
+///
+/// - `{uuid}`: the type of a UUID.
+/// - `{identity}`: a primary key that the database increments.
+/// - `{clustered}`: rows are stored in the order of the primary key, on SQLite only.
+/// - `{clustered, roomy}`: the same, and PostgreSQL leaves 40 % of each page free. These rows are updated once or
+///   twice, in columns without an index. The new version then fits on the page of the old one and needs no new index
+///   entries.
 async fn apply(manager: &SchemaManager<'_>, ddl: &str) -> Result<(), DbErr> {
     let forms = match manager.get_database_backend() {
         DatabaseBackend::Postgres => {

@@ -1,4 +1,4 @@
-//! What is sold: venues with their sections, concerts, performances and their prices.
+//! The catalogue: venues with their sections, concerts, performances and prices.
 
 crate::schema!(
     "

@@ -1,7 +1,7 @@
-//! Prepaid money: a wallet per user and a ledger of every movement, numbered per wallet.
+//! Wallets, and the ledger with every movement of money, numbered per wallet.
 //!
-//! What a wallet holds is what its last entry says: it is written once, and two that would book on the same balance book the same number,
-//! which the key refuses.
+//! The balance of a wallet is the `balance_after` of its last entry, so each movement is written once. Two transactions
+//! that start from the same balance write the same entry number, and the primary key rejects the second one.
 
 crate::schema!(
     "

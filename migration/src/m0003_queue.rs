@@ -1,7 +1,7 @@
-//! The queue of a concert: its counters, and a row per token.
+//! The queue of a concert: its counters, and one row per token.
 //!
-//! `ended` says what `state` says, for the index of live tokens alone: a promotion changes a token's state, but not whether it is in that
-//! index, whose pages are spread over all users.
+//! `ended` repeats a part of `state` for the index of live tokens. A promotion changes `state` but not `ended`, so the
+//! index stays as it is. This saves many page writes, because the index is ordered by user.
 
 crate::schema!(
     "

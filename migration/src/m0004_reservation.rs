@@ -1,4 +1,4 @@
-//! Holds: a row per reservation, and a row per seat of a performance only while it is held or sold.
+//! Reservations: one row per reservation, and one row per seat while the seat is held or sold.
 
 crate::schema!(
     "

@@ -1,4 +1,4 @@
-//! The keys that queue tokens are signed with, shared by all replicas.
+//! The keys that sign queue tokens. All replicas share them.
 
 crate::schema!(
     "

@@ -1,4 +1,4 @@
-//! The command line: every setting is a flag and an environment variable, with its default in plain sight.
+//! The command line. Each setting is a flag and an environment variable; its default stands beside it.
 
 use std::{ffi::OsStr, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -10,91 +10,91 @@ use crate::edge::{Limits, TransportSettings, credential, duration_above_zero};
 #[derive(Debug, Parser)]
 #[command(name = "boxoffice", version, about)]
 pub struct Cli {
-    /// What to do; `serve` without one.
+    /// The command; `serve` by default.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The settings, before or after the command.
+    /// The settings, which may stand before or after the command.
     #[command(flatten)]
     pub settings: Settings,
 }
 
-/// What to do.
+/// The commands of boxoffice.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
-    /// Serve until SIGTERM or SIGINT (the default).
+    /// Run the server until SIGTERM or SIGINT (the default command).
     Serve {
-        /// Fill an empty database with a small catalogue and a few users, and print the calls of a first tour.
+        /// Fill an empty database with demo concerts and users, and print a tour of grpcurl calls.
         #[arg(long)]
         demo: bool,
     },
-    /// Bring the schema of the database up to date and exit.
+    /// Apply the pending database migrations and exit. `serve` applies them too.
     Migrate,
-    /// Ask a running server whether it serves: exits with 0 if so, with 1 if not.
+    /// Check whether the server at the address of `--listen` is ready: exit code 0 if it is, 1 if not.
     Health(HealthOptions),
-    /// Make API keys for calling services.
+    /// Create API keys for the services that call boxoffice.
     ApiKey {
-        /// What to do.
+        /// The command for API keys.
         #[command(subcommand)]
         command: ApiKeyCommand,
     },
-    /// Look after the keys in the database that queue tokens are signed with.
+    /// Rotate, list or drop the keys in the database that sign queue tokens.
     SigningKey {
-        /// What to do.
+        /// The command for signing keys.
         #[command(subcommand)]
         command: SigningKeyCommand,
     },
 }
 
-/// How to ask a server with TLS. It is asked so if a CA is given here, or a certificate in the server's settings.
+/// Options of `health` for a server with TLS. TLS is used if `--ca` or `--tls-cert` is set.
 #[derive(Debug, Clone, Default, Args)]
 pub struct HealthOptions {
-    /// PEM file of the CA that signed the server's certificate; by default the server's own certificate, which is right where it is
-    /// self-signed or stands with its whole chain.
+    /// PEM file of the CA that signed the server's certificate. The default is the file of `--tls-cert`, which works if
+    /// that certificate is self-signed or its file holds the whole chain.
     #[arg(long, env = "BOXOFFICE_HEALTH_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// The name that the server's certificate is for; by default the address that is asked.
+    /// Name in the server's certificate. The default is the IP address of `--listen`.
     #[arg(long, env = "BOXOFFICE_HEALTH_NAME")]
     pub name: Option<String>,
-    /// PEM file of the certificate to show, where the server asks for one.
+    /// PEM file of the client certificate, if the server requires one.
     #[arg(long, env = "BOXOFFICE_HEALTH_CERT", value_name = "FILE", requires = "key")]
     pub cert: Option<PathBuf>,
-    /// PEM file of its key.
+    /// PEM file of the private key of the client certificate.
     #[arg(long, env = "BOXOFFICE_HEALTH_KEY", value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
 }
 
-/// What to do about API keys.
+/// The commands for API keys.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ApiKeyCommand {
-    /// Make a key and print it, once, with the line that stands for it in the file of keys.
+    /// Create an API key. Prints the key, which is shown only once, and its line for the API keys file.
     New {
-        /// Who will call with it: letters, digits, `.`, `_` and `-`.
+        /// Name of the calling service: 1 to 64 letters, digits, `.`, `_` or `-`.
         #[arg(value_parser = holder_name)]
         name: String,
-        /// It may also do what the admin does.
+        /// Give the key the admin right, so that it may call AdminService.
         #[arg(long)]
         admin: bool,
     },
 }
 
-/// What to do about the signing keys.
+/// The commands for signing keys.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum SigningKeyCommand {
-    /// Make a new key. All servers sign with it in a few seconds, and older tokens stay good.
+    /// Create a new signing key. All servers sign with it after 15 to 20 seconds; older tokens stay valid.
     Rotate,
-    /// Print the keys without their secrets.
+    /// Print all signing keys without their secrets.
     List,
-    /// Delete an older key: tokens that were signed with it are refused from then on.
+    /// Delete an older signing key. Its tokens become invalid within a few seconds.
     Drop {
-        /// The id that `list` prints.
+        /// Id of the key, as `signing-key list` prints it.
         id: i64,
     },
 }
 
-/// How the service runs.
+/// The settings of the server.
 #[derive(Clone, Args, derive_more::Debug)]
 pub struct Settings {
-    /// `sqlite://FILE?mode=rwc` or `postgres://USER:PASSWORD@HOST/DATABASE`.
+    /// Database URL: `sqlite://FILE?mode=rwc` or `postgres://USER:PASSWORD@HOST/DATABASE`.
     #[arg(
         long,
         global = true,
@@ -102,74 +102,98 @@ pub struct Settings {
         hide_env_values = true,
         default_value = "sqlite://boxoffice.db?mode=rwc"
     )]
-    // It may hold a password.
+    // The URL may hold a password.
     #[debug("***")]
     pub database_url: String,
-    /// Where the public services listen; port 0 takes a free one and logs it.
+    /// Address of the public services. Port 0 selects a free port, which is logged.
     #[arg(long, global = true, env = "BOXOFFICE_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
-    /// Where AdminService listens.
+    /// Address of AdminService. Port 0 selects a free port, which is logged.
     #[arg(long, global = true, env = "BOXOFFICE_ADMIN_LISTEN", default_value = "127.0.0.1:50052")]
     pub admin_listen: SocketAddr,
-    /// Where Prometheus reads metrics over HTTP; nowhere by default.
+    /// Address of the Prometheus metrics over HTTP. Off by default.
     #[arg(long, global = true, env = "BOXOFFICE_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
-    /// How often waiting tokens are admitted.
-    #[arg(long, global = true, env = "BOXOFFICE_PROMOTE_INTERVAL", default_value = "2s", value_parser = duration_above_zero)]
+    /// Time between two promotions, which admit waiting users.
+    #[arg(
+        long,
+        global = true,
+        env = "BOXOFFICE_PROMOTE_INTERVAL",
+        default_value = "2s",
+        value_parser = duration_above_zero
+    )]
     pub promote_interval: Duration,
-    /// How often admissions and holds that are over are tidied up.
-    #[arg(long, global = true, env = "BOXOFFICE_EXPIRE_INTERVAL", default_value = "10s", value_parser = duration_above_zero)]
+    /// Time between two cleanups of ended admissions and holds. They end on time regardless of it.
+    #[arg(
+        long,
+        global = true,
+        env = "BOXOFFICE_EXPIRE_INTERVAL",
+        default_value = "10s",
+        value_parser = duration_above_zero
+    )]
     pub expire_interval: Duration,
-    /// How long an admission lasts.
-    #[arg(long, global = true, env = "BOXOFFICE_ADMISSION_TTL", default_value = "10m", value_parser = duration_above_zero)]
+    /// Duration of an admission.
+    #[arg(
+        long,
+        global = true,
+        env = "BOXOFFICE_ADMISSION_TTL",
+        default_value = "10m",
+        value_parser = duration_above_zero
+    )]
     pub admission_ttl: Duration,
-    /// How long who is admitted may take for a first sign of life, where the concert does not say; by default as long as the admission.
+    /// Time within which an admission must be used, or it ends early. A concert can have its own. Off by default.
     #[arg(long, global = true, env = "BOXOFFICE_CLAIM_TTL", value_parser = duration_above_zero)]
     pub claim_ttl: Option<Duration>,
-    /// How many calls a second all who wait may make together; who is far back is told to ask less often.
+    /// Target for the GetPosition calls per second of all waiting users together. Users far back poll less often.
     #[arg(long, global = true, env = "BOXOFFICE_POLL_BUDGET", default_value = "5000")]
     pub poll_budget: u32,
-    /// How long a hold lasts, within its admission.
+    /// Duration of a hold. A hold never lasts longer than its admission.
     #[arg(long, global = true, env = "BOXOFFICE_HOLD_TTL", default_value = "5m", value_parser = duration_above_zero)]
     pub hold_ttl: Duration,
-    /// How long a stopping server waits for calls under way.
-    #[arg(long, global = true, env = "BOXOFFICE_DRAIN_TIMEOUT", default_value = "10s", value_parser = duration_above_zero)]
+    /// Maximum time that a stopping server waits for in-flight calls.
+    #[arg(
+        long,
+        global = true,
+        env = "BOXOFFICE_DRAIN_TIMEOUT",
+        default_value = "10s",
+        value_parser = duration_above_zero
+    )]
     pub drain_timeout: Duration,
-    /// ISO-4217 code of the currency of all amounts.
+    /// ISO 4217 code of the currency. All amounts are in its smallest unit.
     #[arg(long, global = true, env = "BOXOFFICE_CURRENCY", default_value = "KRW", value_parser = currency)]
     pub currency: String,
-    /// Secret that queue tokens are signed with, at least 32 characters; made once and kept in the database by default.
+    /// Secret that signs queue tokens, at least 32 characters. By default a key is created and stored in the database.
     #[arg(long, global = true, env = "BOXOFFICE_TOKEN_KEY", hide_env_values = true, value_parser = SecretParser)]
     pub token_key: Option<Secret>,
-    /// What is logged: a level, or directives like `info,boxoffice=debug`.
+    /// Log level, or directives like `info,boxoffice=debug`.
     #[arg(long, global = true, env = "BOXOFFICE_LOG", default_value = "info")]
     pub log: String,
-    /// How it is logged.
+    /// Log format.
     #[arg(long, global = true, env = "BOXOFFICE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-    /// How much is taken on.
+    /// The limits of the server.
     #[command(flatten)]
     pub limits: Limits,
-    /// Who may connect and call.
+    /// TLS and API keys.
     #[command(flatten)]
     pub transport: TransportSettings,
 }
 
-/// How log lines look.
+/// The formats of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// A text that is never printed.
+/// A string that is never printed.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text, for whoever signs with it.
+    /// Returns the secret itself, for signing.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -183,18 +207,18 @@ impl std::fmt::Debug for Secret {
 
 fn currency(text: &str) -> Result<String, String> {
     let valid = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
-    if valid { Ok(text.to_owned()) } else { Err("must be three capital letters like KRW".to_owned()) }
+    if valid { Ok(text.to_owned()) } else { Err("must be three capital letters, like KRW".to_owned()) }
 }
 
 fn holder_name(text: &str) -> Result<String, String> {
     if credential::is_name(text) {
         Ok(text.to_owned())
     } else {
-        Err("must be letters, digits, `.`, `_` or `-`".to_owned())
+        Err("must be 1 to 64 letters, digits, `.`, `_` or `-`".to_owned())
     }
 }
 
-/// Reads a secret, and does not print one that it refuses.
+/// Parses a secret. Its error message does not repeat the rejected value.
 #[derive(Clone)]
 struct SecretParser;
 
@@ -205,7 +229,7 @@ impl TypedValueParser for SecretParser {
         match value.to_str() {
             Some(text) if text.len() >= 32 => Ok(Secret(text.to_owned())),
             _ => {
-                let sentence = "the token key must have at least 32 characters\n";
+                let sentence = "the token key is too short; it must have at least 32 characters\n";
                 Err(clap::Error::raw(ErrorKind::ValueValidation, sentence).with_cmd(cmd))
             }
         }

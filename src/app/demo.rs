@@ -1,4 +1,4 @@
-//! `serve --demo`: a small, believable catalogue in an empty database, and the calls of a first tour.
+//! Fills an empty database for `serve --demo` with a small, realistic catalogue, and prints a tour of grpcurl calls.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -11,18 +11,18 @@ use crate::{
     wallet,
 };
 
-/// A user with an open, empty wallet.
+/// A user with an open and empty wallet.
 pub const USER_ID: &str = "0192f0c1-0000-7000-8000-000000000001";
 const OTHER_USER_IDS: [&str; 2] = ["0192f0c1-0000-7000-8000-000000000002", "0192f0c1-0000-7000-8000-000000000003"];
 
-/// 19:00 in Seoul on the first of the dates; the others follow from it.
+/// The start of the first performance: 19:00 in Seoul on 2034-06-18. The other dates are computed from it.
 const FIRST_START_TIME: Micros = 2_034_237_600_000_000;
 const DAY: Micros = 86_400_000_000;
 
-/// Fills a database that has no concerts and says whether it did.
+/// Fills the database if it has no concerts. Returns whether it did.
 pub async fn fill(db: &Database) -> Result<bool, db::Error> {
     match db.write(|write| Box::pin(fill_empty(write))).await {
-        // Another server that started at the same time was first.
+        // Another server that started at the same time has filled the database.
         Err(db::Error::Lost) => Ok(false),
         filled => filled,
     }
@@ -92,31 +92,42 @@ fn performance(concert_code: &str, day: i64, venue_id: &str, price: i64, others:
 
 fn require<T>(answers: Vec<Result<T, crate::rpc::Error>>) -> Result<(), db::Error> {
     match answers.into_iter().find_map(Result::err) {
-        Some(error) => Err(db::Error::Defect(format!("the demo does not fit this database: {error}"))),
+        Some(error) => Err(db::Error::Defect(format!("the demo cannot be added to this database: {error}"))),
         None => Ok(()),
     }
 }
 
-/// The calls of a first tour, to be typed as they stand.
+/// Returns the tour: calls that a user can paste into a shell as they are.
 pub fn tour(filled: bool, address: SocketAddr, admin_address: SocketAddr) -> String {
-    let filled = if filled { "Filled the empty database with a demo." } else { "The database has concerts already." };
+    let filled = if filled { "The empty database now has a demo." } else { "The database already has concerts." };
     format!(
         r#"
-{filled} A first tour, in another terminal:
+{filled} Run these calls in another terminal.
+
+List the services and the concerts:
 
   grpcurl -plaintext {address} list
   grpcurl -plaintext {address} boxoffice.v1.ConcertService/ListConcerts
+
+Take a queue token, then repeat GetPosition until the state is QUEUE_STATE_ACTIVE:
+
   TOKEN=$(grpcurl -plaintext -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}"}}' \
     {address} boxoffice.v1.QueueService/IssueToken | sed -n 's/.*"token": *"\(ey[^"]*\)".*/\1/p')
   grpcurl -plaintext -H "authorization: Bearer $TOKEN" \
     -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}"}}' \
     {address} boxoffice.v1.QueueService/GetPosition
+
+Choose a date and hold two seats:
+
   grpcurl -plaintext -H "authorization: Bearer $TOKEN" \
     -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}"}}' \
     {address} boxoffice.v1.ConcertService/ListPerformances
   grpcurl -plaintext -H "authorization: Bearer $TOKEN" \
     -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}","date":"2034-06-18","seat_numbers":[7,8]}}' \
     {address} boxoffice.v1.ReservationService/HoldSeats
+
+Charge the wallet, pay the seats, and look at the sale:
+
   grpcurl -plaintext -d '{{"user_id":"{USER_ID}","amount":300000}}' \
     {address} boxoffice.v1.WalletService/ChargeWallet
   grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d '{{"user_id":"{USER_ID}"}}' \

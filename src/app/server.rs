@@ -166,7 +166,9 @@ impl Server {
     /// drain timeout is cut off.
     pub async fn stop(self) {
         set_health(&self.health, ServingStatus::NotServing).await;
-        let Core { tasks, settings, stopping, .. } = self.core;
+        let Core { tasks, settings, stopping, snapshots, .. } = self.core;
+        // Its lane ends when nobody can ask for a refresh any more.
+        drop(snapshots);
         tokio::time::sleep(settings.limits.lame_duck).await;
         stopping.cancel();
         tasks.close();

@@ -241,7 +241,8 @@ async fn load_reservations(
     let asking: Vec<&Token> = tokens.values().collect();
     let rows = reservations::of_tokens(write, &asking).await?;
     let mut reservations: HashMap<Uuid, Reservation> = rows.into_iter().map(|v| (v.reservation_id, v)).collect();
-    let owning: Vec<TokenKey> = distinct(reservations.values().map(Reservation::token));
+    let owners = reservations.values().filter(|v| rules::owns_seats(v, write.now())).map(Reservation::token);
+    let owning: Vec<TokenKey> = distinct(owners);
     let without = asking.into_iter().filter(|token| owning.binary_search(&token.key()).is_err());
     let ended = reservations::newest_ended(write, &without.collect::<Vec<_>>()).await?;
     reservations.extend(ended.into_iter().map(|v| (v.reservation_id, v)));

@@ -113,12 +113,15 @@ impl HoldBatch {
             self.remember_unchanged(command, &mine);
             return Ok(mine);
         }
-        if let Some(mine) = live.iter().find(|v| command.overlaps(v)) {
-            return Err(rules::held_by_caller(mine, &command.seat_numbers, self.now));
-        }
         let seat_count = live.iter().map(|v| v.seat_count).sum();
         rules::require_below_limit(seat_count, command.seat_numbers.len(), performance.concert.seats_per_user_limit)?;
-        rules::require_free(performance.performance_id, &command.seat_numbers, &self.seats, self.now)?;
+        let free = rules::require_free(performance.performance_id, &command.seat_numbers, &self.seats, self.now);
+        free.map_err(|error| match live.iter().find(|v| command.overlaps(v)) {
+            Some(mine) if matches!(error, Error::SeatHeld { .. }) => {
+                rules::held_by_caller(mine, &command.seat_numbers, self.now)
+            }
+            _ => error,
+        })?;
 
         let reservation = command.reservation(performance.performance_id, total_price, self.now, expire_time);
         owned.push(reservation.clone());

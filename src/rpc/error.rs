@@ -1,7 +1,7 @@
-//! What a call can fail with, and its only mapping to a gRPC status with details.
+//! Defines the errors of a call, and maps each error to a gRPC status with details.
 //!
-//! Each error has a sentence for the caller that says what to do, and never holds SQL, a path or a secret. What a
-//! defect was caused by is logged here, once, and stays inside.
+//! Each message says what is wrong, then what to do. A message never holds SQL, a path or a secret. The cause of an
+//! internal error is logged here, once; callers do not see it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -12,37 +12,40 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use super::proto::{self, ErrorReason};
 use crate::clock::Micros;
 
-/// `domain` of every `google.rpc.ErrorInfo`.
+/// The `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "boxoffice";
 
-/// When to try again after a failure that passes by itself.
+/// The retry delay of errors that do not compute their own.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// More violations than this are cut off: details above about 8 KB break some clients.
+/// Maximum number of violations in one status: some clients fail on details of more than about 8 KB.
 const MAX_VIOLATIONS: usize = 20;
 
-/// A failure as callers see it: one variant per [`ErrorReason`].
+/// An error of a call as the caller sees it: one variant per [`ErrorReason`].
 #[derive(Debug, Clone, ThisError)]
 #[allow(missing_docs, reason = "each variant is documented on its ErrorReason")]
 pub enum Error {
-    #[error("there is no concert {concert_code:?}: ListConcerts shows those that can be queued for")]
+    #[error("there is no concert {concert_code:?}; ListConcerts returns the codes of all concerts")]
     ConcertNotFound { concert_code: String },
-    #[error("there is no user {user_id}: open a wallet for the user first (OpenWallet)")]
+    #[error("user {user_id} has no wallet; open one with OpenWallet")]
     UserNotFound { user_id: String },
-    #[error("concert {concert_code} has no performance on {date}: ListPerformances shows the dates")]
+    #[error("concert {concert_code} has no performance on {date}; choose a date that ListPerformances returns")]
     PerformanceNotFound { concert_code: String, date: String },
-    #[error("there is no seat {}: the seats are numbered from 1 to {seat_count}", list(seat_numbers))]
+    #[error("the venue does not have these seats: {}; choose seat numbers from 1 to {seat_count}", list(seat_numbers))]
     SeatNotFound { seat_numbers: Vec<i32>, seat_count: i32 },
-    #[error("you have no reservation {reservation_id}: ListReservations shows yours")]
+    #[error("the user has no reservation {reservation_id}; ListReservations returns the reservations of the user")]
     ReservationNotFound { reservation_id: String },
-    #[error("you have no payment {payment_id}: ListPayments shows yours")]
+    #[error("the user has no payment {payment_id}; ListPayments returns the payments of the user")]
     PaymentNotFound { payment_id: String },
-    #[error("there is no venue {venue_id:?}: create it first (CreateVenue)")]
+    #[error("there is no venue {venue_id:?}; create it with CreateVenue")]
     VenueNotFound { venue_id: String },
 
-    #[error("seat {} is sold: choose seats that ListSeats shows as AVAILABLE", list(seat_numbers))]
+    #[error("these seats are sold: {}; choose seats that ListSeats shows as AVAILABLE", list(seat_numbers))]
     SeatSold { seat_numbers: Vec<i32> },
-    #[error("seat {} is held: choose other seats, or try again when that hold has ended", list(seat_numbers))]
+    #[error(
+        "these seats are in another hold: {}; choose other seats, or retry when that hold ends (see RetryInfo)",
+        list(seat_numbers)
+    )]
     SeatHeld { seat_numbers: Vec<i32>, retry_after: Duration },
     #[error(
         "your own hold {reservation_id} has seat {}; ask for other seats only, or release it first (ReleaseReservation)",
@@ -51,94 +54,107 @@ pub enum Error {
     SeatHeldByCaller { seat_numbers: Vec<i32>, reservation_id: String, retry_after: Duration },
     #[error("{concert_code} on {date} is not on sale any more; choose another date (ListPerformances)")]
     SaleClosed { concert_code: String, date: String, sale_end_time: Micros },
-    #[error("a user may have {seats_per_user_limit} seats of this concert and you have {seat_count}: ask for fewer")]
+    #[error(
+        "the concert allows {seats_per_user_limit} seats per user and the user already has {seat_count}; request \
+         fewer seats, or release some first"
+    )]
     SeatLimitExceeded { seats_per_user_limit: i32, seat_count: i32 },
-    #[error("there is no held seat to pay or release: hold seats first (HoldSeats)")]
+    #[error("the token or the reservation holds no seats; hold seats with HoldSeats first")]
     NoHeldSeat,
     #[error(
-        "the hold was extended {extension_limit} times and cannot be again: pay it, or hold the seats anew when it is over"
+        "the hold was already extended {extension_limit} times, which is the maximum; pay it with Pay before it ends"
     )]
     ExtensionLimitExceeded { reservation_id: String, extension_limit: i32 },
-    #[error("the hold ran out before it was paid: hold the seats again (HoldSeats)")]
+    #[error("the hold ended unpaid at {}; hold the seats again with HoldSeats", proto::rfc3339(*expire_time))]
     HoldExpired { reservation_id: String, expire_time: Micros },
 
-    #[error("a queue token is needed: send the metadata `authorization: Bearer <token>` with a token of IssueToken")]
+    #[error(
+        "a queue token is required; send the metadata `authorization: Bearer <token>` with a token from IssueToken"
+    )]
     TokenMissing,
-    #[error("the queue token is not valid here: send `authorization: Bearer <token>` as IssueToken returned it")]
+    #[error(
+        "the queue token is not valid; send it exactly as IssueToken returned it, or take a new one with IssueToken"
+    )]
     TokenInvalid,
-    #[error("the queue token was issued to another user: send the token of the user_id in the request")]
+    #[error("the queue token belongs to another user; send the token of the `user_id` in the request")]
     TokenUserMismatch,
-    #[error("the queue token is for concert {concert_code}: send the token of the concert that the request is about")]
+    #[error("the queue token is for concert {concert_code}; send the token of the concert that the request names")]
     TokenConcertMismatch { concert_code: String },
-    #[error("number {queue_number} is not admitted yet: ask GetPosition until it is ACTIVE")]
+    #[error("queue number {queue_number} is still waiting; call GetPosition until the state is ACTIVE (see RetryInfo)")]
     NotAdmitted { queue_number: i64, retry_after: Duration },
-    #[error("the admission ran out: take a new token (IssueToken)")]
+    #[error("the admission has ended; take a new token with IssueToken")]
     TokenExpired,
-    #[error("the token has paid and is used up: take a new token to buy more (IssueToken)")]
+    #[error("the token is used up, because its seats are paid; take a new token with IssueToken to buy more seats")]
     TokenCompleted,
-    #[error("the token has left the queue: take a new one (IssueToken)")]
+    #[error("the token has left the queue; take a new token with IssueToken")]
     TokenLeft,
 
-    #[error("this server knows its callers: send the metadata `x-api-key` with your API key")]
+    #[error("an API key is required; send it as the metadata `x-api-key`")]
     CredentialMissing,
-    #[error("the API key is not known here: send it as it was given to you, or ask the operator for a new one")]
+    #[error("the API key is unknown; send it exactly as it was issued, or ask the operator for a new one")]
     CredentialInvalid,
-    #[error("the API key of {api_key_name} is not for the admin: call with one that has the admin right")]
+    #[error("the API key {api_key_name} does not have the admin right; use an API key that has it")]
     AdminRightMissing { api_key_name: String },
 
-    #[error("the wallet holds {balance} and the price is {price}: charge it first (ChargeWallet)")]
+    #[error("the wallet holds {balance} and the price is {price}; charge it with ChargeWallet")]
     InsufficientBalance { balance: i64, price: i64 },
-    #[error("the wallet holds {balance} and cannot hold that much more: charge less")]
+    #[error("the wallet holds {balance} and cannot hold more than {} in total; use a smaller amount", i64::MAX)]
     BalanceLimitExceeded { balance: i64 },
 
-    #[error("the performance has started and its payments are not given back any more")]
+    #[error(
+        "the performance started at {}; a payment can be refunded only before the start",
+        proto::rfc3339(*start_time)
+    )]
     RefundClosed { payment_id: String, start_time: Micros },
 
-    #[error("request_id {request_id} was used for a request with other contents: make a new one for each request")]
+    #[error("request_id {request_id} was already used for a different request; use a new UUID for each request")]
     RequestIdConflict { request_id: String },
-    #[error("{what} exists already: choose another name, or use the one that is there")]
+    #[error("{what} already exists; use it, or choose another code, id or date")]
     AlreadyExists { what: String },
     #[error("{}", violations_message(violations))]
     InvalidArgument { violations: Vec<Violation> },
 
-    #[error("more calls come than can be served: try again when RetryInfo says so")]
+    #[error("the server is overloaded and did nothing; retry after the delay in RetryInfo")]
     Overloaded { retry_after: Duration },
-    #[error("the deadline of the call has passed: give it more time, and repeat a write with the same request_id")]
+    #[error("the deadline of the call has passed; set a longer deadline, and retry a write with the same request_id")]
     DeadlineExceeded,
     #[error(
-        "there is no such call here, or its request is encoded in a way that is not read: see reflection for the calls"
+        "unknown method or unsupported compression; list the methods with server reflection, or send the request \
+         uncompressed"
     )]
     Unimplemented,
-    #[error("the database is away: try again in a moment, with the same request_id if the call had one")]
+    #[error(
+        "the database is unavailable; retry after the delay in RetryInfo, with the same request_id if there is one"
+    )]
     StorageUnavailable,
-    #[error("the server is going down: call again to reach one that stays")]
+    #[error("the server is shutting down; retry on a new connection after the delay in RetryInfo")]
     ShuttingDown,
-    #[error("the server failed: the failure was logged and is not yours")]
+    #[error("internal error; it was logged")]
     Internal(Arc<dyn std::error::Error + Send + Sync>),
 }
 
-/// An ill-formed field and what it should be.
+/// An invalid field and the rule that it breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Path of the field in the request.
+    /// Path of the field in the request, such as `sections[0].name`.
     pub field: String,
-    /// What the field should be.
+    /// The rule, as the rest of a sentence that starts with the field: "must be above 0".
     pub description: String,
 }
 
 impl Error {
-    /// A defect; `cause` goes to the log and not to the caller.
+    /// Returns an internal error. `cause` goes to the log, not to the caller.
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(Arc::from(cause.into()))
     }
 
-    /// The one violation of a request.
+    /// Returns an INVALID_ARGUMENT error with one violation.
     pub fn invalid(field: &str, description: impl Into<String>) -> Self {
         let violation = Violation { field: field.to_owned(), description: description.into() };
         Self::InvalidArgument { violations: vec![violation] }
     }
 
-    /// Code and reason, as the table of failures in `error_reason.proto` has them.
+    /// Returns the gRPC code and the reason that `error_reason.proto` documents for this error.
     pub fn code_and_reason(&self) -> (Code, ErrorReason) {
         use ErrorReason as R;
         match self {
@@ -182,7 +198,7 @@ impl Error {
         }
     }
 
-    /// What programs may want to know beside the reason; the keys are documented on the [`ErrorReason`].
+    /// Returns the metadata of `ErrorInfo`. Its keys are documented on each [`ErrorReason`].
     fn metadata(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::ConcertNotFound { concert_code } | Self::TokenConcertMismatch { concert_code } => {
@@ -252,7 +268,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let (code, reason) = error.code_and_reason();
         if let Error::Internal(cause) = &error {
-            tracing::error!(%cause, "a call failed by a defect");
+            tracing::error!(%cause, "internal error in a call");
         }
         let name = reason.as_str_name();
         let reason = name.strip_prefix("ERROR_REASON_").unwrap_or(name);

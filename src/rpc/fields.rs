@@ -1,4 +1,4 @@
-//! Reads the fields of a request and gathers what is ill-formed, so that a caller learns of all of it at once.
+//! Reads the fields of a request and collects every violation, so that one response reports all of them.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -14,13 +14,15 @@ use crate::clock::Micros;
 const MAX_CODE_LENGTH: usize = 64;
 const MAX_NAME_LENGTH: usize = 200;
 
-/// The violations of one request. Every reader returns some value also for an ill-formed field; [`Fields::done`] says
-/// whether the values may be used.
+/// Collects the violations of one request.
+///
+/// A reader returns a value even for an invalid field. The values may be used only after [`Fields::done`] returned
+/// `Ok`.
 #[derive(Default)]
 pub struct Fields(Vec<Violation>);
 
 impl Fields {
-    /// Fails with all violations, if there are any.
+    /// Fails with INVALID_ARGUMENT and all violations, if there are any.
     pub fn done(self) -> Result<(), Error> {
         if self.0.is_empty() {
             return Ok(());
@@ -28,67 +30,67 @@ impl Fields {
         Err(Error::InvalidArgument { violations: self.0 })
     }
 
-    /// Notes a violation unless `valid`.
+    /// Adds a violation unless `valid`. `description` follows the name of the field: "must be above 0".
     pub fn require(&mut self, valid: bool, field: impl Into<String>, description: &str) {
         if !valid {
             self.0.push(Violation { field: field.into(), description: description.to_owned() });
         }
     }
 
-    /// A UUID with hyphens, in any case.
+    /// Reads a UUID with hyphens. Upper and lower case are accepted.
     pub fn uuid(&mut self, field: &str, value: &str) -> Uuid {
         let id = Uuid::try_parse(value).ok().filter(|_| value.len() == 36);
-        self.require(id.is_some(), field, "must be a UUID like 0192f0c1-7a3e-7c4b-9d2a-1b2c3d4e5f60");
+        self.require(id.is_some(), field, "must be a UUID with hyphens, like 0192f0c1-7a3e-7c4b-9d2a-1b2c3d4e5f60");
         id.unwrap_or_default()
     }
 
-    /// A UUID, or nothing.
+    /// Reads a UUID; an empty field is `None`.
     pub fn optional_uuid(&mut self, field: &str, value: &str) -> Option<Uuid> {
         if value.is_empty() { None } else { Some(self.uuid(field, value)) }
     }
 
-    /// `[A-Z0-9][A-Z0-9_-]{0,63}`.
+    /// Checks a concert code: `[A-Z0-9][A-Z0-9_-]{0,63}`.
     pub fn concert_code(&mut self, field: &str, value: &str) {
         let valid = is_slug(value, |c| c.is_ascii_uppercase() || c.is_ascii_digit(), "_-");
-        self.require(valid, field, "must match [A-Z0-9][A-Z0-9_-]{0,63}");
+        self.require(valid, field, "must match [A-Z0-9][A-Z0-9_-]{0,63}, like IU-2034");
     }
 
-    /// `[a-z0-9][a-z0-9-]{0,63}`.
+    /// Checks a venue id: `[a-z0-9][a-z0-9-]{0,63}`.
     pub fn venue_id(&mut self, field: &str, value: &str) {
         let valid = is_slug(value, |c| c.is_ascii_lowercase() || c.is_ascii_digit(), "-");
-        self.require(valid, field, "must match [a-z0-9][a-z0-9-]{0,63}");
+        self.require(valid, field, "must match [a-z0-9][a-z0-9-]{0,63}, like blue-club");
     }
 
-    /// A day of the calendar as `2026-12-24`.
+    /// Checks a calendar date in the form `2026-12-24`.
     pub fn date(&mut self, field: &str, value: &str) {
         let day = NaiveDate::parse_from_str(value, "%Y-%m-%d");
         let valid = day.is_ok_and(|day| day.to_string() == value);
-        self.require(valid, field, "must be a date like 2026-12-24");
+        self.require(valid, field, "must be a calendar date in the form 2026-12-24");
     }
 
-    /// A name for people.
+    /// Checks a display name: 1 to 200 characters, not only spaces, no control characters.
     pub fn name(&mut self, field: impl Into<String>, value: &str) {
         let length = value.chars().count();
         let valid = (1..=MAX_NAME_LENGTH).contains(&length) && !value.trim().is_empty();
         let valid = valid && !value.chars().any(char::is_control);
-        self.require(valid, field, "must have 1 to 200 characters");
+        self.require(valid, field, "must have 1 to 200 characters, not only spaces, and no control characters");
     }
 
-    /// An instant that has to be there.
+    /// Reads a required time.
     pub fn instant(&mut self, field: &str, value: Option<&prost_types::Timestamp>) -> Micros {
         let at = value.and_then(proto::from_timestamp);
-        self.require(at.is_some(), field, "must be an instant between the years 1 and 9999");
+        self.require(at.is_some(), field, "must be set to a time between the years 1 and 9999");
         at.unwrap_or_default()
     }
 
-    /// An instant, or nothing.
+    /// Reads a time; an unset field is `None`.
     pub fn optional_instant(&mut self, field: &str, value: Option<&prost_types::Timestamp>) -> Option<Micros> {
         value.map(|value| self.instant(field, Some(value)))
     }
 }
 
 impl Fields {
-    /// A span within bounds, or nothing.
+    /// Reads a duration within `bounds`; an unset field is `None`.
     pub fn optional_span(
         &mut self,
         field: &str,
@@ -99,7 +101,7 @@ impl Fields {
         let (shortest, longest) = bounds.into_inner();
         let shortest = humantime::format_duration(shortest);
         let longest = humantime::format_duration(longest);
-        self.require(span.is_some(), field, &format!("must be between {shortest} and {longest}"));
+        self.require(span.is_some(), field, &format!("must be a duration between {shortest} and {longest}"));
         span
     }
 }
