@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures::{Stream, stream};
+use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
@@ -209,7 +210,9 @@ impl AdminService for AdminApi {
         let interval = fields.optional_span("interval", request.interval.as_ref(), STATS_INTERVAL);
         fields.done()?;
         let concert = self.catalogue.concert(&request.concert_code).await?;
-        let ticks = tokio::time::interval(interval.unwrap_or(DEFAULT_STATS_INTERVAL));
+        let mut ticks = tokio::time::interval(interval.unwrap_or(DEFAULT_STATS_INTERVAL));
+        // A caller that read nothing for a while gets the present, not a burst of what it missed.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watcher = StatsWatcher { api: self.clone(), concert, ticks };
         Ok(Response::new(Box::pin(stream::try_unfold(watcher, StatsWatcher::next))))
     }
@@ -223,13 +226,18 @@ struct StatsWatcher {
 }
 
 impl StatsWatcher {
+    /// Waits for the next counts. Once the stream is open, trouble with the database delays them and does not end it.
     async fn next(mut self) -> Result<Option<(proto::WatchSaleStatsResponse, Self)>, Status> {
-        tokio::select! {
-            () = self.api.stopping.cancelled() => return Err(Error::ShuttingDown.into()),
-            _ = self.ticks.tick() => {}
+        loop {
+            tokio::select! {
+                () = self.api.stopping.cancelled() => return Err(Error::ShuttingDown.into()),
+                _ = self.ticks.tick() => {}
+            }
+            match self.api.stats(self.concert.clone()).await {
+                Err(Error::StorageUnavailable | Error::Overloaded { .. }) => {}
+                stats => return Ok(Some((proto::WatchSaleStatsResponse { stats: Some(stats?) }, self))),
+            }
         }
-        let stats = Some(self.api.stats(self.concert.clone()).await?);
-        Ok(Some((proto::WatchSaleStatsResponse { stats }, self)))
     }
 }
 

@@ -102,14 +102,14 @@ struct Watcher {
     known: Option<States>,
     /// What the caller is being told, and the seat to go on with.
     telling: Option<(States, i32)>,
-    end: BoxFuture<'static, ()>,
+    end: BoxFuture<'static, Error>,
 }
 
 /// Every seat, then those that changed, until `end` comes: TOKEN_EXPIRED.
 pub fn changes(
     performance: Arc<Performance>,
     states: watch::Receiver<States>,
-    end: BoxFuture<'static, ()>,
+    end: BoxFuture<'static, Error>,
 ) -> impl Stream<Item = Result<WatchSeatsResponse, Error>> + Send {
     let watcher = Watcher { performance, states, known: None, telling: None, end };
     stream::try_unfold(watcher, |mut watcher| async move {
@@ -145,7 +145,7 @@ impl Watcher {
             return Ok(());
         }
         tokio::select! {
-            () = &mut self.end => Err(Error::TokenExpired),
+            error = &mut self.end => Err(error),
             changed = self.states.changed() => changed.map_err(|_| Error::ShuttingDown),
         }
     }

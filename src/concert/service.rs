@@ -180,7 +180,7 @@ impl ConcertService for ConcertApi {
         let performance = performance?;
         let states = self.boards.watch(&performance).await?;
         let admission = self.admission.clone();
-        let end = async move { admission.sleep_until(token.expire_time).await };
+        let end = async move { admission.end_of(token).await };
         let changes = board::changes(performance, states, Box::pin(end));
         Ok(Response::new(Box::pin(changes.map_err(Status::from))))
     }

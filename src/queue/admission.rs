@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::OptionFuture;
 use tokio_util::task::TaskTracker;
 
 use super::{line::Line, operations, rules, snapshot::Snapshots};
@@ -54,6 +55,20 @@ impl Admission {
         let token = self.find(bearer).await?;
         rules::require_active(&token, self.db.now(), self.retry_after(bearer))?;
         Ok(token)
+    }
+
+    /// Waits until an admitted token ends, and returns how: TOKEN_EXPIRED, TOKEN_COMPLETED or TOKEN_LEFT.
+    pub async fn end_of(&self, token: Token) -> Error {
+        let ended = match self.line(token.concert_id).await {
+            Ok(line) => Some(line.follow_end(token.queue_number)),
+            Err(_) => None,
+        };
+        let token = tokio::select! {
+            Some(Ok(ended)) = OptionFuture::from(ended) => ended,
+            () = self.sleep_until(token.expire_time) => token,
+        };
+        let refused = rules::require_active(&token, self.db.now(), Duration::ZERO);
+        refused.err().unwrap_or(Error::TokenExpired)
     }
 
     /// Returns when a token that waits should ask again.
