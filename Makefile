@@ -1,51 +1,69 @@
-# `make test` and `make lint` install what they need: PostgreSQL by apt, buf and cargo-deny into .tools (which takes minutes, once).
+# `make lint` installs buf and cargo-deny into .tools; building cargo-deny takes minutes, once.
+# `make test` needs PostgreSQL. Only root gets it installed without asking; everyone else runs `make postgres`.
 
 BUF := $(or $(shell command -v buf),.tools/bin/buf)
 DENY := $(or $(shell command -v cargo-deny),.tools/bin/cargo-deny)
-# As in apt-get: root needs no sudo.
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# The API as it was last released: `make lint` allows no breaking change of it.
+PROTO_IMAGE := proto/boxoffice.v1.binpb
 
-.PHONY: test torture fuzz lint dependencies fmt bench postgres
+.PHONY: test torture fuzz lint breaking proto-image dependencies fmt bench have-postgres postgres
 
-test: postgres
+test: have-postgres
 	cargo test --workspace --locked
 
-# The experiments of tests/faults, long: `make torture`, `make torture SECONDS=300 ARGS=killed`.
+# The long form of the experiments in tests/faults: `make torture`, `make torture SECONDS=300 ARGS=killed`.
 torture: SECONDS ?= 1200
 torture: PROFILE ?= release
-torture: postgres
+torture: have-postgres
 	BOXOFFICE_TORTURE_SECONDS=$(SECONDS) cargo test --profile $(PROFILE) --locked --test faults -- $(ARGS)
 
-# A million calls of any bytes on each engine; `cargo test` makes ten thousand.
-fuzz: postgres
+# Makes a million calls of random bytes on each engine; `cargo test` makes ten thousand.
+fuzz: have-postgres
 	BOXOFFICE_FUZZ_CASES=1000000 cargo test --release --locked --test api fuzz::
 
-lint: $(BUF) dependencies
+lint: $(BUF) dependencies breaking
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 
-# Licences, duplicates, sources and known advisories. The advisories are on GitHub: where that is out of reach they stay unchecked,
-# which is said and fails nothing.
+# Compares the protos with the image: category FILE, see buf.yaml.
+breaking: $(BUF)
+	$(BUF) breaking --against $(PROTO_IMAGE)
+
+# Replaces the image by the present API. Run it when a release adds to the API.
+proto-image: $(BUF)
+	$(BUF) build --exclude-source-info -o $(PROTO_IMAGE)
+
+# Checks licences, duplicates, sources and known advisories. The advisories come from GitHub. Where GitHub cannot be
+# reached, the check is skipped with a message and `make lint` still passes.
 dependencies: $(DENY)
 	$(DENY) --workspace --locked check --hide-inclusion-graph bans licenses sources
 	@if $(DENY) fetch db; then $(DENY) --workspace --frozen check advisories; \
-		else echo "NOT CHECKED: the database of advisories is out of reach" >&2; fi
+		else echo "NOT CHECKED: the database of advisories cannot be reached" >&2; fi
 
 fmt: $(BUF)
 	cargo fmt --all
 	$(BUF) format --write
 
 # `make bench ARGS=--quick`, `make bench ARGS=sale`, `make bench ARGS=--help`.
-bench: postgres
+bench: have-postgres
 	cargo build --release --locked -p boxoffice -p boxoffice-bench
 	target/release/boxoffice-bench $(ARGS)
 
-# The tests start a throwaway server of their own from the binaries, or use BOXOFFICE_TEST_POSTGRES_URL.
+# Tests and benchmarks start a throwaway server from these programs. BOXOFFICE_TEST_POSTGRES_URL names one to use instead.
+HAVE_POSTGRES = [ -n "$$BOXOFFICE_TEST_POSTGRES_URL" ] || command -v initdb >/dev/null || \
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
+
+have-postgres:
+	@$(HAVE_POSTGRES) || { [ "$$(id -u)" = 0 ] && $(MAKE) --no-print-directory postgres; } || \
+		{ echo "PostgreSQL is missing: install it with \`make postgres\`, or set BOXOFFICE_TEST_POSTGRES_URL." >&2; exit 1; }
+
+# Installs PostgreSQL by apt. Root needs no sudo.
+postgres: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 postgres:
-	@[ -n "$$BOXOFFICE_TEST_POSTGRES_URL" ] || command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
-		{ $(SUDO) apt-get update && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql; }
+	@$(HAVE_POSTGRES) || { $(SUDO) apt-get update && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql; }
 
 .tools/bin/buf:
 	python3 -m venv .tools

@@ -13,8 +13,8 @@ use tonic::{Code, Request, Status, transport::Channel};
 use uuid::Uuid;
 
 use crate::{
-    harness::{Engine, World, assert_failure, connect, eventually},
-    running::{Process, binary, services},
+    harness::{Caller, Engine, World, assert_failure, connect, eventually},
+    running::{self, binary, services},
     transport::{Authority, Files, connect_tls, health, serve},
 };
 
@@ -79,13 +79,7 @@ async fn every_service_asks_for_the_key() {
     let (_, line) = credential::new_key("shop", false).unwrap();
     world.settings.transport.api_keys_file = Some(files.write("keys", &line));
     let server = serve(&world).await;
-    let caller = crate::harness::Caller {
-        channel: connect(server.address).await,
-        concert_code: "IU".into(),
-        user_id: Uuid::now_v7().to_string(),
-        token: String::new(),
-        queue_number: 0,
-    };
+    let caller = Caller::new(connect(server.address).await, "IU", Uuid::now_v7());
     for answer in [
         caller.issue().await.map(drop),
         caller.performances().await.map(drop),
@@ -194,8 +188,8 @@ async fn the_binary_makes_keys_serves_tls_and_asks_for_its_health() {
     let (ca, client_ca) = (path("ca.pem", &authority.pem), path("client-ca.pem", &clients.pem));
     let keys = path("keys", &format!("{shop_line}\n{office_line}\n"));
     let tls = ["--tls-cert", &cert, "--tls-key", &key, "--admin-tls-client-ca", &client_ca];
-    let mut process = Process::serve(url, &[&tls[..], &["--api-keys-file", &keys]].concat());
-    let (address, admin_address) = process.addresses(&mut Vec::new());
+    let mut process = running::serve(url, &[&tls[..], &["--api-keys-file", &keys]].concat()).await;
+    let (address, admin_address) = (process.address, process.admin_address);
 
     let public = connect_tls(address, &authority, None).await.unwrap();
     open_wallet(&public, &shop).await.unwrap();
@@ -217,16 +211,16 @@ async fn the_binary_makes_keys_serves_tls_and_asks_for_its_health() {
     ] {
         assert!(!answer.0, "{what}: {answer:?}");
     }
-    process.stop();
+    running::stop(&mut process).await;
 
     // Where nothing but a certificate will do, the probe shows one.
     let tls = ["--tls-cert", &chain, "--tls-key", &key, "--tls-client-ca", &client_ca];
-    let mut process = Process::serve(url, &tls);
-    let (address, _) = process.addresses(&mut Vec::new());
+    let mut process = running::serve(url, &tls).await;
+    let address = process.address;
     let identity = ["--cert", &client_cert, "--key", &client_key];
     assert!(!ask(address, &["--ca", &ca]).0);
     for trusted in [["--ca", &ca], ["--tls-cert", &chain]] {
         assert_eq!(ask(address, &[&trusted, &identity[..]].concat()), (true, "SERVING\n".to_owned()));
     }
-    process.stop();
+    running::stop(&mut process).await;
 }

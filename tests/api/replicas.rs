@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait, EntityTrait, PaginatorTrait, TransactionTrait};
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::harness::{Caller, DATE, Engine, PRICE, World, assert_failure, empty_database, eventually, on_both_engines};
+use crate::harness::{Caller, DATE, Engine, FreshDatabase, PRICE, World, assert_failure, eventually, on_both_engines};
 
 on_both_engines!(a_restart_in_mid_sale_loses_nothing, servers_that_start_at_once_migrate_once);
 
@@ -44,9 +44,9 @@ async fn a_restart_in_mid_sale_loses_nothing(mut world: World) {
 }
 
 async fn servers_that_start_at_once_migrate_once(world: World) {
-    let (url, _dir) = empty_database(world.engine).await;
+    let database = FreshDatabase::new(world.engine).await;
     let migrations = (0..4).map(|_| async {
-        let db = Database::new(&url, Clock::system()).await.unwrap();
+        let db = Database::new(&database.url, Clock::system()).await.unwrap();
         db.migrate().await.unwrap();
         db
     });
@@ -75,7 +75,7 @@ async fn promote_together(world: &World, rounds: usize) {
 async fn three_servers_on_an_empty_database_start_at_once() {
     let world = World::new(Engine::Postgres).await;
     let mut settings = world.settings.clone();
-    settings.database_url = empty_database(Engine::Postgres).await.0;
+    settings.database_url = FreshDatabase::new(Engine::Postgres).await.url;
     let starts = (0..3).map(|_| async {
         let server = crate::harness::start(&settings, &world.clock, false).await;
         server.ready().await.unwrap();

@@ -1,19 +1,15 @@
 //! The service as its operators meet it: the binary, health, reflection, shutdown.
 
-use std::{
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{process::Command, time::Duration};
 
 use boxoffice::db::entity::concert;
 use sea_orm::{EntityTrait, PaginatorTrait};
+use testkit::{ServerProcess, process::Signal, server};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::harness::{Caller, DATE, Engine, World, connect, empty_database, eventually, on_both_engines, start};
+use crate::harness::{Caller, DATE, Engine, FreshDatabase, World, connect, eventually, on_both_engines, start};
 
 on_both_engines!(
     health_knows_every_service_and_reflection_both_versions,
@@ -134,71 +130,23 @@ async fn background_passes_run_by_themselves(world: World) {
     server.stop().await;
 }
 
-/// The binary, with what it writes to standard error line by line.
-pub struct Process {
-    child: Child,
-    log: std::sync::mpsc::Receiver<String>,
+/// Starts the binary with `flags` on the database at `url`, and waits until it is ready.
+pub async fn serve(url: &str, flags: &[&str]) -> ServerProcess {
+    let mut process = ServerProcess::start(binary(url), flags).await.expect("the binary");
+    process.ready().await.expect("ready");
+    process
 }
 
-impl Process {
-    pub fn serve(url: &str, more: &[&str]) -> Self {
-        let mut child = binary(url)
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"])
-            .args(more)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary");
-        let (sender, log) = std::sync::mpsc::channel();
-        let stderr = BufReader::new(child.stderr.take().expect("standard error"));
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        Self { child, log }
-    }
-
-    /// Reads the log up to a line with `text`.
-    pub fn wait_for(&self, text: &str, seen: &mut Vec<String>) -> String {
-        loop {
-            let line = self.log.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("no {text}: {seen:?}"));
-            seen.push(line.clone());
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    /// Where it listens, for the public and for the admin, once it is ready.
-    pub fn addresses(&self, seen: &mut Vec<String>) -> (SocketAddr, SocketAddr) {
-        let line = self.wait_for("\"message\":\"listening\"", seen);
-        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        self.wait_for("\"message\":\"ready\"", seen);
-        let address =
-            |name: &str| line["fields"][name].as_str().and_then(|text| text.parse().ok()).expect("an address");
-        (address("address"), address("admin_address"))
-    }
-
-    /// Ends it by SIGTERM and waits for it; returns what it logged since the last line that was waited for.
-    pub fn stop(&mut self) -> Vec<String> {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
-        assert!(self.child.wait().expect("its end").success());
-        self.log.iter().collect()
-    }
+/// Ends a server by SIGTERM and waits for it.
+pub async fn stop(process: &mut ServerProcess) {
+    process.signal(Signal::SIGTERM);
+    assert!(process.ended(Duration::from_secs(60)).await.expect("its end").success());
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
+/// Returns a command that runs the binary on the database at `url`.
 pub fn binary(url: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_boxoffice"));
-    command.args(["--database-url", url]).env_remove("BOXOFFICE_LOG").stdin(Stdio::null());
+    let mut command = server::command(env!("CARGO_BIN_EXE_boxoffice"));
+    command.args(["--database-url", url]);
     command
 }
 
@@ -214,18 +162,18 @@ async fn a_demo_fills_only_what_is_empty(world: World) {
 
 async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
     // Prepared by the binary alone.
-    let (url, _files) = empty_database(world.engine).await;
-    assert!(binary(&url).arg("migrate").output().unwrap().status.success());
-    let mut process = Process::serve(&url, &["--demo"]);
-    let mut log = Vec::new();
-    let line = process.wait_for("listening", &mut log);
-    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let address = line["fields"]["address"].as_str().unwrap().to_owned();
-    process.wait_for("\"message\":\"ready\"", &mut log);
+    let database = FreshDatabase::new(world.engine).await;
+    let url = database.url.as_str();
+    assert!(binary(url).arg("migrate").output().unwrap().status.success());
+    let mut process = serve(url, &["--demo"]).await;
 
-    let health = binary(&url).args(["health", "--listen", &address]).output().unwrap();
-    assert!(health.status.success(), "{health:?}");
-    let channel = connect(address.parse().unwrap()).await;
+    let health = |process: &ServerProcess| {
+        let address = process.address.to_string();
+        binary(url).args(["health", "--listen", &address]).output().unwrap()
+    };
+    let serving = health(&process);
+    assert!(serving.status.success(), "{serving:?}");
+    let channel = connect(process.address).await;
     let user_id = boxoffice::app::demo::USER_ID.parse().unwrap();
     let mut joined = None;
     eventually("the demo is there", async || {
@@ -243,14 +191,11 @@ async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert_eq!(caller.seats(DATE).await.unwrap_err().code(), Code::NotFound);
 
-    let id = process.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-    process.wait_for("stopping", &mut log);
-    assert!(process.child.wait().unwrap().success());
-    let health = binary(&url).args(["health", "--listen", &address]).output().unwrap();
-    assert_eq!(health.status.code(), Some(1));
-    log.extend(process.log.try_iter());
-    let log = log.join("\n");
+    process.signal(Signal::SIGTERM);
+    process.wait_for("stopping").await.unwrap();
+    assert!(process.ended(Duration::from_secs(60)).await.expect("its end").success());
+    assert_eq!(health(&process).status.code(), Some(1));
+    let log = process.log_lines().join("\n");
     for secret in [caller.token.as_str(), "postgres://", "sqlite://"] {
         assert!(!log.contains(secret), "the log holds {secret}");
     }

@@ -4,13 +4,13 @@ use std::process::Output;
 
 use boxoffice::{db::entity::signing_key, edge::credential, rpc::proto};
 use sea_orm::EntityTrait;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use testkit::{metrics, net};
 use tonic::{Request, Status, transport::Channel};
 use uuid::Uuid;
 
 use crate::{
     harness::{Engine, World, connect},
-    running::{Process, binary},
+    running::{self, binary},
     transport::Files,
 };
 
@@ -62,33 +62,24 @@ async fn calls(channel: &Channel, key: &str, forged: &str, said: &mut Vec<String
     token
 }
 
-async fn metrics(address: &str) -> String {
-    let mut socket = tokio::net::TcpStream::connect(address).await.expect("metrics");
-    socket.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.expect("a request");
-    let mut text = String::new();
-    socket.read_to_string(&mut text).await.expect("text");
-    assert!(text.contains("200 OK"), "{text}");
-    text
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics() {
     let world = World::new(Engine::Postgres).await;
     let url = with_password(&world.settings.database_url);
     let (files, (key, line)) = (Files::new(), credential::new_key("shop", false).unwrap());
     let keys = files.write("keys", &line).display().to_string();
-    let metrics_address = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap().to_string()
-    };
-    let flags = ["--demo", "--log", "trace", "--api-keys-file", &keys, "--metrics-listen", &metrics_address];
-    let mut process = Process::serve(&url, &[&flags[..], &["--token-key", TOKEN_KEY]].concat());
+    let metrics_address = net::free_address().unwrap();
+    let listen = metrics_address.to_string();
+    let flags = ["--demo", "--log", "trace", "--api-keys-file", &keys, "--metrics-listen", &listen];
+    let mut process = running::serve(&url, &[&flags[..], &["--token-key", TOKEN_KEY]].concat()).await;
     let mut printed = Vec::new();
-    let (address, _) = process.addresses(&mut printed);
     let forged = format!("forged.{}", Uuid::now_v7().simple());
-    let token = calls(&connect(address).await, &key, &forged, &mut printed).await;
-    printed.push(metrics(&metrics_address).await);
-    printed.extend(process.stop());
+    let token = calls(&connect(process.address).await, &key, &forged, &mut printed).await;
+    let metrics = metrics::read(metrics_address).await.unwrap();
+    assert!(metrics.contains("200 OK"), "{metrics}");
+    printed.push(metrics);
+    running::stop(&mut process).await;
+    printed.extend(process.log_lines());
     let printed = printed.join("\n");
 
     let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();

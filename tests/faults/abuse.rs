@@ -12,6 +12,7 @@ use std::{
 use boxoffice::rpc::proto;
 use bytes::Bytes;
 use http::{Method, Request};
+use testkit::{net::connect_lazily, wallet};
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 use tonic_types::StatusExt;
 use uuid::Uuid;
@@ -22,7 +23,7 @@ use crate::{
         book::{Book, Fact, Wish},
         check::check,
         lab::Lab,
-        site::{Site, charge, open_wallet},
+        site::Site,
     },
 };
 
@@ -44,7 +45,7 @@ pub async fn abuse_of_the_protocol_does_not_hurt_others(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     let address = site.replicas[0].process().address;
     let door = site.replicas[0].direct();
-    let (book, user_id) = (Book::default(), open_wallet(&door, 0).await.expect("a wallet"));
+    let (book, user_id) = (Book::default(), wallet::open_new(&door, 0).await.expect("a wallet"));
     let span = lab.pick(Duration::from_secs(2), Duration::from_secs(15));
     let before = p99(&book, &door, user_id, span).await;
     let memory = site.replicas[0].process().resident_bytes();
@@ -89,7 +90,7 @@ async fn p99(book: &Book, door: &tonic::transport::Channel, user_id: Uuid, span:
     while started.elapsed() < span {
         let asked = Instant::now();
         let (request_id, wish) = (Uuid::now_v7(), Wish::Charge { user_id, amount: 1 });
-        let call = async { charge(door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
+        let call = async { wallet::charge(door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
         book.ask(request_id, wish, call).await.expect("a charge");
         latencies.push(asked.elapsed());
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -169,7 +170,7 @@ fn huge_messages(address: SocketAddr, done: Done) -> JoinSet<()> {
     forever(2, move || {
         let done = done.clone();
         async move {
-            let channel = crate::harness::site::lazily(address);
+            let channel = connect_lazily(address);
             let mut wallets = proto::wallet_service_client::WalletServiceClient::new(channel);
             loop {
                 let request = proto::OpenWalletRequest { user_id: "x".repeat(HUGE) };

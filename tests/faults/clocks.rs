@@ -5,20 +5,18 @@ use std::time::{Duration, Instant, SystemTime};
 use boxoffice::{
     app::{
         cli::{Cli, Settings},
-        server::{Listeners, Server},
+        server::Server,
     },
     clock::Clock,
     rpc::proto::QueueState,
 };
 use clap::Parser;
-use tokio::net::TcpListener;
+use testkit::{Caller, invariants, net::connect_lazily, server::start_here, wallet};
 use tonic::transport::Channel;
 
 use crate::harness::{
-    caller::Caller,
-    invariants,
     lab::{Lab, Tally},
-    site::{CONCERT, DATE, Site, lazily, open_wallet, until_admitted},
+    site::{CONCERT, DATE, Site, until_admitted},
 };
 
 const HOLD_TTL: Duration = Duration::from_secs(2);
@@ -38,7 +36,7 @@ pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
     let mut settings = Cli::parse_from(["boxoffice", "--database-url", &site.url].iter().chain(FLAGS)).settings;
     settings.drain_timeout = Duration::from_secs(2);
     let servers = [start(&settings, -HOUR).await, start(&settings, 0).await, start(&settings, HOUR).await];
-    let doors: Vec<Channel> = servers.iter().map(|server| lazily(server.address)).collect();
+    let doors: Vec<Channel> = servers.iter().map(|server| connect_lazily(server.address)).collect();
     let (mut early, mut late, mut shortest_admission) = (Duration::MAX, Duration::ZERO, Duration::MAX);
     while let Some(round) = lab.next_round(1, 6) {
         let mine = &doors[round as usize % doors.len()];
@@ -87,14 +85,12 @@ async fn start(settings: &Settings, wrong_by: i64) -> Server {
     // What a clock tells until something better is read: so bad a reading that any other replaces it.
     let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).expect("a machine that runs for a minute");
     clock.anchor(long_ago, now + wrong_by);
-    let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let listeners = Listeners { public: bind().await, admin: bind().await };
-    let server = Server::start(settings.clone(), clock, listeners, true).await.expect("a server");
+    let server = start_here(settings, &clock, true).await;
     server.ready().await.expect("ready");
     server
 }
 
 async fn admitted(channel: &Channel) -> Caller {
-    let user_id = open_wallet(channel, 0).await.expect("a wallet");
+    let user_id = wallet::open_new(channel, 0).await.expect("a wallet");
     until_admitted(Caller::join(channel.clone(), CONCERT, user_id).await.expect("a token")).await
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use boxoffice::{clock::Clock, rpc::proto::Reservation};
+use testkit::{Caller, invariants};
 use tonic::Status;
 use tonic_types::StatusExt;
 
@@ -10,8 +11,6 @@ use crate::{
     crash::FLAGS,
     harness::{
         book::name,
-        caller::Caller,
-        invariants,
         lab::{Lab, Tally},
         site::{DATE, Site},
     },

@@ -6,13 +6,13 @@ use std::{
 };
 
 use rand::Rng;
+use testkit::{Postgres, postgres};
 
 use crate::harness::{
     book::Book,
     check::check,
     crowd::{Crowd, SEATS},
     lab::Lab,
-    postgres::Cluster,
     site::Site,
 };
 
@@ -46,16 +46,16 @@ pub async fn a_killed_server_serves_again_and_has_lost_nothing(lab: Lab) {
 
 /// PostgreSQL crashes and comes back: the servers stay, and callers are told nothing but that the database is away.
 pub async fn a_crashed_database_is_found_again_without_a_restart(lab: Lab) {
-    let cluster = tokio::task::block_in_place(Cluster::start);
+    let cluster = Postgres::start(postgres::FAST).await.expect("PostgreSQL");
     let mut site = Site::on(&cluster, 3, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
     let (book, mut random, mut slowest) = (Arc::new(Book::default()), lab.random(), Duration::ZERO);
     let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
     while lab.next_round(2, 10).is_some() {
         book.serves_again(50, HANGS).await;
-        tokio::task::block_in_place(|| cluster.crash());
+        cluster.crash().await.expect("a crash");
         tokio::time::sleep(Duration::from_millis(random.random_range(0..2_000))).await;
-        tokio::task::block_in_place(|| cluster.start_again());
+        cluster.start_again().await.expect("a start");
         slowest = slowest.max(book.serves_again(20, HANGS).await);
     }
     crowd.leave().await;

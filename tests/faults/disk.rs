@@ -13,6 +13,7 @@ use boxoffice::{
     rpc::proto::{GetConcertRequest, concert_service_client::ConcertServiceClient},
 };
 use rand::Rng;
+use testkit::{invariants, wallet};
 use uuid::Uuid;
 
 use crate::{
@@ -21,9 +22,9 @@ use crate::{
         book::{Book, Fact, Wish},
         check::check,
         crowd::{Crowd, SEATS},
-        eventually, invariants,
+        eventually,
         lab::Lab,
-        site::{CONCERT, Site, charge, open_wallet},
+        site::{CONCERT, Site},
     },
 };
 
@@ -39,7 +40,7 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
     let (book, door) = (Arc::new(Book::default()), site.replicas[0].channel());
-    let user_id = open_wallet(&door, 1_000).await.expect("a wallet");
+    let user_id = wallet::open_new(&door, 1_000).await.expect("a wallet");
     while lab.next_round(1, 5).is_some() {
         site.replicas[0].wrap(Some(FULL_DISK));
         restart(&mut site).await;
@@ -47,7 +48,7 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
         // The crowd may wait for a promotion that is not written either, so somebody keeps on writing.
         let charges = async || {
             let (request_id, wish) = (Uuid::now_v7(), Wish::Charge { user_id, amount: 1 });
-            let call = async { charge(&door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
+            let call = async { wallet::charge(&door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
             book.ask(request_id, wish, call).await
         };
         eventually("the disk is full", async || charges().await.is_err()).await;
@@ -98,7 +99,7 @@ pub async fn a_torn_log_is_opened_with_all_that_was_acknowledged(lab: Lab) {
     let cut = random.random_range(1..=length.min(20 * FRAME as u64));
     OpenOptions::new().write(true).open(&log).and_then(|file| file.set_len(length - cut)).expect("a shorter log");
     site.replicas[0].start_again().await;
-    site.replicas[0].process().ready().await;
+    site.replicas[0].process().ready().await.expect("ready");
     invariants::check(&site.url, &Clock::system()).await;
     lab.note(format!("opened clean; also without the last {cut} bytes"));
 }
@@ -112,5 +113,5 @@ async fn restart(site: &mut Site) {
     let replica = &mut site.replicas[0];
     replica.process().kill();
     replica.start_again().await;
-    replica.process().ready().await;
+    replica.process().ready().await.expect("ready");
 }

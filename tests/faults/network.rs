@@ -11,6 +11,7 @@ use std::{
 use boxoffice::rpc::proto::{self, wallet_service_client::WalletServiceClient};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sea_orm::{ConnectionTrait, Database, Statement};
+use testkit::{Caller, wallet};
 use tokio::task::JoinSet;
 use tonic::{Code, Request, Status, transport::Channel};
 use uuid::Uuid;
@@ -19,12 +20,11 @@ use crate::{
     crash::{FLAGS, is_of_the_sale},
     harness::{
         book::Book,
-        caller::Caller,
         check::check,
         crowd::{Crowd, SEATS},
         lab::Lab,
         proxy::{Proxy, Weather},
-        site::{Replica, Site, charge, open_wallet},
+        site::{Replica, Site},
     },
 };
 
@@ -163,7 +163,7 @@ pub async fn those_who_wait_are_answered_while_the_database_is_silent(lab: Lab) 
     book.serves_again(100, HANGS).await;
     site.concert_as("LATER", 10, |concert| concert.open_time = Some(proto::timestamp(i64::from(u32::MAX) * 1_000_000)))
         .await;
-    let user_id = open_wallet(&site.replicas[0].channel(), 0).await.expect("a wallet");
+    let user_id = wallet::open_new(&site.replicas[0].channel(), 0).await.expect("a wallet");
     let waiting = Caller::join(site.replicas[0].channel(), "LATER", user_id).await.expect("a token");
     // A place is told from memory once it has come there, which takes a quarter of a second.
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -201,7 +201,8 @@ async fn hammer(channel: Channel, until: Instant) -> usize {
     let calls = (0..IMPATIENT).map(|_| async {
         let mut unserved = 0;
         while Instant::now() < until {
-            let charge = tokio::time::timeout(Duration::from_millis(500), charge(&channel, Uuid::nil(), 1, "")).await;
+            let charge =
+                tokio::time::timeout(Duration::from_millis(500), wallet::charge(&channel, Uuid::nil(), 1, "")).await;
             let is_unknown_user = |status: &Status| status.code() == Code::NotFound;
             assert!(
                 !charge.is_ok_and(|answer| answer.is_err_and(|status| is_unknown_user(&status))),

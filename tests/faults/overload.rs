@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
+use testkit::{process::ScratchDir, wallet};
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
@@ -22,7 +22,7 @@ use crate::{
         check::check,
         lab::Lab,
         proxy::Weather,
-        site::{Replica, Site, charge, open_wallet},
+        site::{Replica, Site},
     },
 };
 
@@ -57,7 +57,8 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     let _slow_disk = slow_down(&mut site.replicas[0]).await;
     let doors: Vec<Channel> = (0..CONNECTIONS).map(|_| site.replicas[0].direct()).collect();
-    let users = futures::future::try_join_all((0..USERS).map(|_| open_wallet(&doors[0], 0))).await.expect("wallets");
+    let users =
+        futures::future::try_join_all((0..USERS).map(|_| wallet::open_new(&doors[0], 0))).await.expect("wallets");
     let load =
         Arc::new(Load { doors, users, book: Book::default(), hints: AtomicU64::new(0), under_way: AtomicU64::new(0) });
     let span = lab.pick(Duration::from_secs(4), Duration::from_secs(20));
@@ -104,12 +105,12 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
 }
 
 /// Makes the database of a server slow. What has to be kept until the end is returned.
-async fn slow_down(replica: &mut Replica) -> Option<TempDir> {
+async fn slow_down(replica: &mut Replica) -> Option<ScratchDir> {
     if let Some(line) = &replica.line {
         line.set(Weather::Slow(SLOWNESS));
         return None;
     }
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = ScratchDir::new().expect("a directory");
     let (source, library) = (dir.path().join("slow.c"), dir.path().join("slow.so"));
     std::fs::write(&source, SLOW_DISK).expect("a source");
     let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl").status();
@@ -117,7 +118,7 @@ async fn slow_down(replica: &mut Replica) -> Option<TempDir> {
     replica.process().kill();
     replica.wrap(Some(&format!("export LD_PRELOAD={}", library.display())));
     replica.start_again().await;
-    replica.process().ready().await;
+    replica.process().ready().await.expect("ready");
     Some(dir)
 }
 
@@ -195,9 +196,11 @@ impl Load {
         let (request_id, user_id) = (Uuid::now_v7(), self.users[number % USERS]);
         let answer = self.book.ask(request_id, Wish::Charge { user_id, amount: 1 }, async {
             let request_id = request_id.to_string();
-            let answer =
-                tokio::time::timeout(PATIENCE, charge(&self.doors[number % CONNECTIONS], user_id, 1, &request_id))
-                    .await;
+            let answer = tokio::time::timeout(
+                PATIENCE,
+                wallet::charge(&self.doors[number % CONNECTIONS], user_id, 1, &request_id),
+            )
+            .await;
             answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller gave up"))).map(Fact::from)
         });
         let answer = answer.await;

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use boxoffice::{clock::Clock, db::entity::queue_token};
-use nix::sys::signal::Signal;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, EntityTrait, QueryFilter, Statement};
+use testkit::{invariants, process::Signal};
 
 use crate::harness::{
-    invariants,
     lab::{Lab, Tally},
     proxy::Weather,
     site::{Replica, Site},
@@ -94,7 +93,7 @@ fn strike(replica: &mut Replica, is_killed: bool) {
 async fn recover(replica: &mut Replica, is_killed: bool) {
     if is_killed {
         replica.start_again().await;
-        replica.process().ready().await;
+        replica.process().ready().await.expect("ready");
     } else {
         replica.process().signal(Signal::SIGCONT);
     }

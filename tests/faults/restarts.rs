@@ -10,7 +10,7 @@ use std::{
 };
 
 use boxoffice::rpc::proto::QueueState;
-use nix::sys::signal::Signal;
+use testkit::{Caller, process::Signal, wallet};
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
@@ -21,11 +21,10 @@ use crate::{
     crash::FLAGS,
     harness::{
         book::{Book, Fact, Wish},
-        caller::Caller,
         check::check,
         eventually,
         lab::Lab,
-        site::{CONCERT, Site, charge, open_wallet},
+        site::{CONCERT, Site},
     },
 };
 
@@ -85,7 +84,7 @@ async fn restart(site: &mut Site, replica: usize) -> Duration {
     let took = told.elapsed();
     assert!(status.success(), "{status}");
     replica.start_again().await;
-    replica.process().ready().await;
+    replica.process().ready().await.expect("ready");
     took
 }
 
@@ -97,7 +96,7 @@ async fn silent_sockets(address: SocketAddr) -> Vec<TcpStream> {
 
 /// Charges until told to stop; returns how often a call was tried again.
 async fn charges(fleet: Arc<Fleet>, book: Arc<Book>, stop: CancellationToken) -> Result<u64, Status> {
-    let user_id = fleet.call(|door| async move { open_wallet(&door, 0).await }).await?;
+    let user_id = fleet.call(|door| async move { wallet::open_new(&door, 0).await }).await?;
     while !stop.is_cancelled() {
         let request_id = Uuid::now_v7();
         fleet
@@ -105,7 +104,8 @@ async fn charges(fleet: Arc<Fleet>, book: Arc<Book>, stop: CancellationToken) ->
                 let wish = Wish::Charge { user_id, amount: 1 };
                 let book = book.clone();
                 async move {
-                    let call = async { charge(&door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
+                    let call =
+                        async { wallet::charge(&door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
                     book.ask(request_id, wish, call).await
                 }
             })

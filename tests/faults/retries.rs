@@ -11,6 +11,7 @@ use boxoffice::{
 };
 use prost::Message;
 use sea_orm::{ColumnTrait, Database, EntityTrait, PaginatorTrait, QueryFilter};
+use testkit::{PRICE, invariants, net::connect_lazily, wallet};
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 use uuid::Uuid;
@@ -21,10 +22,10 @@ use crate::{
         book::{Book, Fact, Wish},
         check::check,
         contents::contents,
-        eventually, invariants,
+        eventually,
         lab::{Engine, Lab, Tally},
         proxy::{Proxy, Weather},
-        site::{DATE, PRICE, Site, charge, lazily},
+        site::{DATE, Site},
     },
 };
 
@@ -46,7 +47,7 @@ pub async fn an_answer_that_was_lost_is_given_again(lab: Lab) {
         let caller = site.admitted(1).await.remove(0);
         let (user_id, amount) = (caller.uuid(), PRICE + round as i64);
         road.lose(Wish::Charge { user_id, amount }, |door, request_id| async move {
-            charge(&door, user_id, amount, &request_id).await.map(told)
+            wallet::charge(&door, user_id, amount, &request_id).await.map(told)
         })
         .await;
         let seat_numbers = vec![2 * round as i32 - 1, 2 * round as i32];
@@ -97,9 +98,9 @@ impl Road {
             })
         };
         self.muted.set(Weather::Fair);
-        let door = lazily(self.muted.address);
+        let door = connect_lazily(self.muted.address);
         // A first call opens the connection, which would not come to be without answers.
-        let _ = charge(&door, Uuid::nil(), 1, "").await;
+        let _ = wallet::charge(&door, Uuid::nil(), 1, "").await;
         self.muted.set(Weather::Mute);
         let lost = ask(door);
         let cut = async {
@@ -151,12 +152,12 @@ pub async fn a_request_id_with_other_contents_is_refused(lab: Lab) {
         let [caller, other] = site.admitted(2).await.try_into().expect("two callers");
         let (channel, seat) = (&caller.channel, 4 * round as i32);
         let [charged, held, paid, given_back] = [(); 4].map(|()| Uuid::now_v7().to_string());
-        charge(channel, caller.uuid(), 700, &charged).await.expect("a charge");
+        wallet::charge(channel, caller.uuid(), 700, &charged).await.expect("a charge");
         caller.hold_as(DATE, &[seat], &held).await.expect("a hold");
         other.hold(DATE, &[seat + 1]).await.expect("a hold");
         let before = contents(&site.url).await;
-        let mut refused = conflict(charge(channel, caller.uuid(), 701, &charged).await);
-        refused += conflict(charge(channel, other.uuid(), 700, &charged).await);
+        let mut refused = conflict(wallet::charge(channel, caller.uuid(), 701, &charged).await);
+        refused += conflict(wallet::charge(channel, other.uuid(), 700, &charged).await);
         refused += conflict(caller.hold_as(DATE, &[seat + 2], &held).await);
         refused += conflict(other.hold_as(DATE, &[seat], &held).await);
         assert_eq!(contents(&site.url).await, before, "a refused request left a trace");

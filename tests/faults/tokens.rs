@@ -8,15 +8,15 @@ use boxoffice::{
     rpc::proto::{self, admin_service_client::AdminServiceClient},
 };
 use sea_orm::{ColumnTrait, Database, EntityTrait, PaginatorTrait, QueryFilter};
+use testkit::{Caller, PRICE, catalogue, invariants};
 use tonic::{Code, Status};
 
 use crate::harness::{
     book::name,
-    caller::Caller,
     contents::contents,
-    eventually, invariants,
+    eventually,
     lab::{Lab, Tally},
-    site::{CONCERT, DATE, PRICE, Site, until_admitted},
+    site::{CONCERT, DATE, Site, until_admitted},
 };
 
 /// No sweep: what has run out stays as it is, and the contents with it.
@@ -80,8 +80,7 @@ async fn wrongs(site: &Site, owner: &Caller, first: &str, second: &str) -> Vec<W
     })
     .await;
     db.close().await.expect("close");
-    let pause = proto::UpdateSaleRequest { concert_code: first.to_owned(), paused: Some(true), ..Default::default() };
-    site.replicas[0].admin().update_sale(pause).await.expect("a pause");
+    catalogue::set_paused(&site.replicas[0].admin(), first, true).await.expect("a pause");
     tokio::time::sleep(CLAIM_TTL).await;
     let waiting = site.joins_to(first, 0).await;
     let with = |token: &str| Caller { token: token.to_owned(), ..owner.clone() };

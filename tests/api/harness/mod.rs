@@ -1,12 +1,6 @@
 //! Starts the real server in process on port 0, on a fresh database per test, with a clock that moves when told and passes
 //! that run when called.
 
-#[path = "../../common/caller.rs"]
-mod caller;
-#[path = "../../common/invariants.rs"]
-mod invariants;
-#[path = "../../common/postgres.rs"]
-mod postgres;
 pub mod raw;
 
 use std::time::Duration;
@@ -14,26 +8,19 @@ use std::time::Duration;
 use boxoffice::{
     app::{
         cli::{Cli, Settings},
-        server::{Listeners, Server},
+        server::Server,
     },
     clock::Clock,
     rpc::proto::{self, admin_service_client::AdminServiceClient, wallet_service_client::WalletServiceClient},
 };
 use clap::Parser;
 use sea_orm::{ConnectionTrait, TransactionTrait};
-use tokio::net::TcpListener;
+use testkit::{catalogue, invariants, wallet};
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::{ErrorDetails, StatusExt};
 use uuid::Uuid;
 
-pub use caller::Caller;
-
-/// What the suite runs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    Sqlite,
-    Postgres,
-}
+pub use testkit::{Caller, Engine, FreshDatabase, PRICE, net::connect, server::start_here as start};
 
 /// Runs each test on both engines.
 macro_rules! on_both_engines {
@@ -60,9 +47,6 @@ pub const START: i64 = 1_800_000_000_000_000;
 pub const DATE: &str = "2027-02-01";
 /// The second.
 pub const NEXT_DATE: &str = "2027-02-02";
-/// The price of every seat.
-pub const PRICE: i64 = 10_000;
-
 /// A database and the servers on it.
 pub struct World {
     pub engine: Engine,
@@ -71,7 +55,7 @@ pub struct World {
     servers: Vec<Server>,
     channels: Vec<Channel>,
     admin: Channel,
-    _files: Option<tempfile::TempDir>,
+    _database: FreshDatabase,
 }
 
 impl World {
@@ -83,8 +67,8 @@ impl World {
     /// One server with other settings, given as flags.
     pub async fn with(engine: Engine, flags: &[&str]) -> Self {
         boxoffice::install_crypto();
-        let (url, files) = empty_database(engine).await;
-        let mut args = vec!["boxoffice", "--database-url", &url, "--listen", "127.0.0.1:0"];
+        let database = FreshDatabase::new(engine).await;
+        let mut args = vec!["boxoffice", "--database-url", &database.url, "--listen", "127.0.0.1:0"];
         args.extend(["--admin-listen", "127.0.0.1:0"]);
         let defaults = [["--drain-timeout", "2s"], ["--lame-duck", "0s"]];
         args.extend(defaults.into_iter().filter(|[flag, _]| !flags.contains(flag)).flatten());
@@ -94,7 +78,7 @@ impl World {
         let server = start(&settings, &clock, false).await;
         server.ready().await.expect("ready");
         let (channel, admin) = (connect(server.address).await, connect(server.admin_address).await);
-        Self { engine, clock, settings, servers: vec![server], channels: vec![channel], admin, _files: files }
+        Self { engine, clock, settings, servers: vec![server], channels: vec![channel], admin, _database: database }
     }
 
     /// One more server on the same database; returns its index.
@@ -172,13 +156,7 @@ impl World {
         seat_count: i32,
         change: impl FnOnce(&mut proto::CreateConcertRequest),
     ) {
-        let mut request = proto::CreateConcertRequest {
-            concert_code: concert_code.to_owned(),
-            name: format!("{concert_code} live"),
-            ..Default::default()
-        };
-        change(&mut request);
-        self.admin().create_concert(request).await.expect("concert");
+        catalogue::create_concert(&self.admin, concert_code, change).await.expect("concert");
         let venue_id = concert_code.to_lowercase().replace('_', "-");
         self.venue(&venue_id, seat_count).await;
         for date in [DATE, NEXT_DATE] {
@@ -188,37 +166,20 @@ impl World {
 
     /// A venue of one section.
     pub async fn venue(&self, venue_id: &str, seat_count: i32) {
-        let request = proto::CreateVenueRequest {
-            venue_id: venue_id.to_owned(),
-            name: format!("{venue_id} hall"),
-            sections: vec![proto::Section { name: "Floor".to_owned(), seat_count }],
-        };
-        self.admin().create_venue(request).await.expect("venue");
+        let sections = catalogue::one_section(seat_count);
+        catalogue::create_venue(&self.admin, venue_id, sections).await.expect("venue");
     }
 
     /// A date on sale, where every seat has the same price.
     pub async fn performance(&self, concert_code: &str, date: &str, venue_id: &str) {
-        let request = proto::AddPerformanceRequest {
-            concert_code: concert_code.to_owned(),
-            date: date.to_owned(),
-            start_time: Some(proto::timestamp(START + 1_000_000_000_000)),
-            venue_id: venue_id.to_owned(),
-            price: PRICE,
-            section_prices: Vec::new(),
-            sale_end_time: None,
-        };
-        self.admin().add_performance(request).await.expect("performance");
+        let start_time = START + 1_000_000_000_000;
+        let added = catalogue::add_performance(&self.admin, concert_code, date, venue_id, start_time).await;
+        added.expect("performance");
     }
 
     /// A user with `balance` in the wallet.
     pub async fn user(&self, balance: i64) -> Uuid {
-        let user_id = Uuid::now_v7();
-        let request = proto::OpenWalletRequest { user_id: user_id.to_string() };
-        self.wallets().open_wallet(request).await.expect("wallet");
-        if balance > 0 {
-            self.charge(user_id, balance, "").await.expect("charge");
-        }
-        user_id
+        wallet::open_new(&self.channels[0], balance).await.expect("wallet")
     }
 
     pub async fn charge(
@@ -227,14 +188,11 @@ impl World {
         amount: i64,
         request_id: &str,
     ) -> Result<proto::ChargeWalletResponse, Status> {
-        let (user_id, request_id) = (user_id.to_string(), request_id.to_owned());
-        let request = proto::ChargeWalletRequest { user_id, amount, request_id };
-        Ok(self.wallets().charge_wallet(request).await?.into_inner())
+        wallet::charge(&self.channels[0], user_id, amount, request_id).await
     }
 
     pub async fn balance(&self, user_id: Uuid) -> i64 {
-        let request = proto::GetBalanceRequest { user_id: user_id.to_string() };
-        self.wallets().get_balance(request).await.expect("balance").into_inner().balance
+        wallet::balance(&self.channels[0], user_id).await.expect("balance")
     }
 
     /// A new user with enough money, in the queue of a concert.
@@ -257,44 +215,17 @@ impl World {
     }
 
     pub async fn stats(&self, concert_code: &str) -> proto::SaleStats {
-        let request = proto::GetSaleStatsRequest { concert_code: concert_code.to_owned() };
-        let response = self.admin().get_sale_stats(request).await.expect("stats");
-        response.into_inner().stats.expect("stats")
+        catalogue::sale_stats(&self.admin, concert_code).await.expect("stats")
     }
 
     pub async fn update_sale(&self, change: proto::UpdateSaleRequest) -> proto::Concert {
-        let response = self.admin().update_sale(change).await.expect("update");
-        response.into_inner().concert.expect("concert")
+        catalogue::update_sale(&self.admin, change).await.expect("update")
     }
 
     /// Holds the invariants of the service against the database.
     pub async fn check_invariants(&self) {
         invariants::check(&self.settings.database_url, &self.clock).await;
     }
-}
-
-/// The URL of a database that nobody has used yet, and where its files are, if it has any of its own.
-pub async fn empty_database(engine: Engine) -> (String, Option<tempfile::TempDir>) {
-    match engine {
-        Engine::Postgres => (postgres::fresh_database().await, None),
-        Engine::Sqlite => {
-            let files = tempfile::tempdir().expect("a temporary directory");
-            let url = format!("sqlite://{}/boxoffice.db?mode=rwc", files.path().display());
-            (url, Some(files))
-        }
-    }
-}
-
-/// Starts a server on free ports.
-pub async fn start(settings: &Settings, clock: &Clock, run_background: bool) -> Server {
-    let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let listeners = Listeners { public: bind().await, admin: bind().await };
-    Server::start(settings.clone(), clock.clone(), listeners, run_background).await.expect("server")
-}
-
-pub async fn connect(address: std::net::SocketAddr) -> Channel {
-    let endpoint = Channel::from_shared(format!("http://{address}")).expect("address");
-    endpoint.connect().await.expect("connection")
 }
 
 /// The details of a failure with this code and reason, every one of which says the domain and is free of internals.
@@ -311,15 +242,9 @@ pub fn assert_failure<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code,
     details
 }
 
-/// Waits until `done` holds; for what happens by itself within a moment.
-pub async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    for _ in 0..500 {
-        if done().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("it did not happen in 10 s: {what}");
+/// Waits until `done` returns true, for at most 10 s.
+pub async fn eventually(what: &str, done: impl AsyncFnMut() -> bool) {
+    testkit::wait::until(what, Duration::from_secs(10), done).await;
 }
 
 /// Keeps everybody else from writing.

@@ -8,11 +8,11 @@ use boxoffice::{
     db::entity::{ledger_entry, payment, queue_token, reservation, wallet},
 };
 use sea_orm::{Database, EntityTrait};
+use testkit::invariants;
 use uuid::Uuid;
 
 use super::{
     book::{Book, Fact, Fate, Promise, Record, Wish},
-    invariants,
     lab::{Lab, Tally},
 };
 

@@ -4,6 +4,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use boxoffice::rpc::proto::QueueState;
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use testkit::{Caller, PRICE, wallet};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
@@ -11,9 +12,8 @@ use uuid::Uuid;
 
 use super::{
     book::{Book, Fact, Promise, Wish, is_refusal},
-    caller::Caller,
     lab::Lab,
-    site::{CONCERT, DATE, PRICE, charge, open_wallet},
+    site::{CONCERT, DATE},
 };
 
 /// A call whose answer was lost is made again so many times.
@@ -76,7 +76,7 @@ impl Visitor {
     }
 
     async fn open_wallet(&self, door: &Channel) -> Result<Uuid, Status> {
-        let user_id = self.book.look(open_wallet(door, 0)).await?;
+        let user_id = self.book.look(wallet::open_new(door, 0)).await?;
         self.book.keep(Promise::Wallet { user_id });
         Ok(user_id)
     }
@@ -85,7 +85,7 @@ impl Visitor {
     async fn buy(&mut self, user_id: Uuid, leaving: &CancellationToken) -> Result<(), Status> {
         let amount = self.random.random_range(1..5) * PRICE;
         self.settle(Wish::Charge { user_id, amount }, |door, request_id| async move {
-            charge(&door, user_id, amount, &request_id).await.map(Fact::from)
+            wallet::charge(&door, user_id, amount, &request_id).await.map(Fact::from)
         })
         .await?;
         let door = self.door();

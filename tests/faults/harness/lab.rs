@@ -7,14 +7,7 @@ use std::{
 
 use rand::{SeedableRng, rngs::StdRng};
 
-/// What the servers of an experiment keep their data in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    /// A file of one server.
-    Sqlite,
-    /// A PostgreSQL of any number of servers.
-    Postgres,
-}
+pub use testkit::Engine;
 
 /// What callers were told, counted by request.
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,32 +1,16 @@
 //! A database and the servers on it, with a proxy on every way that can break.
 
-use std::{net::SocketAddr, process::Command};
-
-use boxoffice::rpc::proto::{
-    self, admin_service_client::AdminServiceClient, wallet_service_client::WalletServiceClient,
-};
-use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
-};
+use boxoffice::rpc::proto;
+use testkit::{Caller, FreshDatabase, PRICE, Postgres, ServerProcess, catalogue, net::connect_lazily, server, wallet};
+use tonic::transport::Channel;
 use url::Url;
-use uuid::Uuid;
 
-use super::{
-    caller::Caller,
-    eventually,
-    lab::{Engine, Lab},
-    postgres::{self, Cluster},
-    process::{Process, after_us},
-    proxy::Proxy,
-};
+use super::{eventually, lab::Lab, proxy::Proxy};
 
 /// The one date of every concert.
 pub const DATE: &str = "2040-02-01";
 /// Its start: 2040-02-01T20:00:00Z.
 const START_TIME: i64 = 2_211_739_200_000_000;
-/// The price of every seat.
-pub const PRICE: i64 = 10_000;
 /// The concert of every experiment.
 pub const CONCERT: &str = "IU";
 
@@ -36,43 +20,29 @@ pub struct Site {
     pub url: String,
     /// The servers.
     pub replicas: Vec<Replica>,
-    _files: Option<Files>,
-}
-
-/// The place of SQLite's files, removed also when this process is killed.
-struct Files {
-    _dir: tempfile::TempDir,
-    _remover: std::process::Child,
+    _database: FreshDatabase,
 }
 
 impl Site {
     /// Starts `count` servers, with more flags, on a fresh database.
     pub async fn open(lab: &Lab, count: usize, flags: &[&str]) -> Self {
-        match lab.engine {
-            Engine::Postgres => Self::start(postgres::fresh_database().await, None, count, flags).await,
-            Engine::Sqlite => {
-                let dir = tempfile::Builder::new().prefix("boxoffice-faults-").tempdir().expect("a directory");
-                let path = dir.path().display().to_string();
-                let files = Files { _dir: dir, _remover: after_us(&format!("rm -rf '{path}'")) };
-                Self::start(format!("sqlite://{path}/boxoffice.db?mode=rwc"), Some(files), count, flags).await
-            }
-        }
+        Self::start(FreshDatabase::new(lab.engine).await, count, flags).await
     }
 
     /// Starts `count` servers on a fresh database of a PostgreSQL of their own.
-    pub async fn on(cluster: &Cluster, count: usize, flags: &[&str]) -> Self {
-        Self::start(cluster.fresh_database().await, None, count, flags).await
+    pub async fn on(postgres: &Postgres, count: usize, flags: &[&str]) -> Self {
+        Self::start(FreshDatabase::on(postgres).await.expect("a database"), count, flags).await
     }
 
-    async fn start(url: String, files: Option<Files>, count: usize, flags: &[&str]) -> Self {
+    async fn start(database: FreshDatabase, count: usize, flags: &[&str]) -> Self {
         let mut replicas = Vec::new();
         for _ in 0..count {
-            replicas.push(Replica::start(&url, flags).await);
+            replicas.push(Replica::start(&database.url, flags).await);
         }
         for replica in &mut replicas {
-            replica.process().ready().await;
+            replica.process().ready().await.expect("ready");
         }
-        Self { url, replicas, _files: files }
+        Self { url: database.url.clone(), replicas, _database: database }
     }
 
     /// Callers' way to each replica, through its door.
@@ -92,30 +62,16 @@ impl Site {
         seat_count: i32,
         change: impl FnOnce(&mut proto::CreateConcertRequest),
     ) {
-        let mut admin = self.replicas[0].admin();
-        let concert_code = concert_code.to_owned();
-        let (venue_id, name) = (concert_code.to_lowercase(), format!("{concert_code} live"));
-        let mut concert = proto::CreateConcertRequest {
-            concert_code: concert_code.clone(),
-            name: name.clone(),
-            seats_per_user_limit: 100,
-            ..Default::default()
+        let (admin, venue_id) = (self.replicas[0].admin(), concert_code.to_lowercase());
+        let more_seats = |concert: &mut proto::CreateConcertRequest| {
+            concert.seats_per_user_limit = 100;
+            change(concert);
         };
-        change(&mut concert);
-        admin.create_concert(concert).await.expect("concert");
-        let sections = vec![proto::Section { name: "Floor".to_owned(), seat_count }];
-        let venue = proto::CreateVenueRequest { venue_id: venue_id.clone(), name, sections };
-        admin.create_venue(venue).await.expect("venue");
-        let performance = proto::AddPerformanceRequest {
-            concert_code,
-            date: DATE.to_owned(),
-            start_time: Some(proto::timestamp(START_TIME)),
-            venue_id,
-            price: PRICE,
-            section_prices: Vec::new(),
-            sale_end_time: None,
-        };
-        admin.add_performance(performance).await.expect("performance");
+        catalogue::create_concert(&admin, concert_code, more_seats).await.expect("concert");
+        let sections = catalogue::one_section(seat_count);
+        catalogue::create_venue(&admin, &venue_id, sections).await.expect("venue");
+        let added = catalogue::add_performance(&admin, concert_code, DATE, &venue_id, START_TIME).await;
+        added.expect("performance");
     }
 
     /// A new user with `balance` in the wallet, who waits in the queue.
@@ -126,7 +82,7 @@ impl Site {
     /// The same in the queue of another concert.
     pub async fn joins_to(&self, concert_code: &str, balance: i64) -> Caller {
         let channel = self.replicas[0].channel();
-        let user_id = open_wallet(&channel, balance).await.expect("a wallet");
+        let user_id = wallet::open_new(&channel, balance).await.expect("a wallet");
         Caller::join(channel, concert_code, user_id).await.expect("a token")
     }
 
@@ -139,7 +95,7 @@ impl Site {
 
 /// One server, behind a proxy, and before another one if it has PostgreSQL.
 pub struct Replica {
-    process: Option<Process>,
+    process: Option<ServerProcess>,
     url: String,
     flags: Vec<String>,
     wrapper: Option<String>,
@@ -163,7 +119,8 @@ impl Replica {
         };
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         let door = Proxy::start().await;
-        let mut replica = Self { process: None, url, flags, wrapper: None, channel: lazily(door.address), door, line };
+        let mut replica =
+            Self { process: None, url, flags, wrapper: None, channel: connect_lazily(door.address), door, line };
         replica.start_again().await;
         replica
     }
@@ -177,21 +134,21 @@ impl Replica {
     pub async fn start_again(&mut self) {
         let binary = env!("CARGO_BIN_EXE_boxoffice");
         let mut command = match &self.wrapper {
-            None => Command::new(binary),
+            None => server::command(binary),
             Some(script) => {
-                let mut shell = Command::new("sh");
+                let mut shell = server::command("sh");
                 shell.args(["-c", &format!("{script}; exec \"$0\" \"$@\""), binary]);
                 shell
             }
         };
-        command.args(["--database-url", &self.url, "--drain-timeout", "5s"]).args(&self.flags);
-        let process = Process::start(command).await;
+        command.args(["--database-url", &self.url, "--drain-timeout", "5s", "--log", "warn,boxoffice=info"]);
+        let process = ServerProcess::start(command, &self.flags).await.expect("the binary");
         self.door.aim(process.address);
         self.process = Some(process);
     }
 
     /// The running process.
-    pub fn process(&mut self) -> &mut Process {
+    pub fn process(&mut self) -> &mut ServerProcess {
         self.process.as_mut().expect("a process")
     }
 
@@ -202,12 +159,12 @@ impl Replica {
 
     /// The way past the door, for measuring.
     pub fn direct(&self) -> Channel {
-        lazily(self.process.as_ref().expect("a process").address)
+        connect_lazily(self.process.as_ref().expect("a process").address)
     }
 
     /// AdminService, past the door.
-    pub fn admin(&self) -> AdminServiceClient<Channel> {
-        AdminServiceClient::new(lazily(self.process.as_ref().expect("a process").admin_address))
+    pub fn admin(&self) -> Channel {
+        connect_lazily(self.process.as_ref().expect("a process").admin_address)
     }
 }
 
@@ -218,34 +175,6 @@ pub async fn until_admitted(caller: Caller) -> Caller {
     })
     .await;
     caller
-}
-
-/// Opens a wallet and charges it.
-pub async fn open_wallet(channel: &Channel, balance: i64) -> Result<Uuid, Status> {
-    let user_id = Uuid::now_v7();
-    let mut wallets = WalletServiceClient::new(channel.clone());
-    wallets.open_wallet(proto::OpenWalletRequest { user_id: user_id.to_string() }).await?;
-    if balance > 0 {
-        charge(channel, user_id, balance, "").await?;
-    }
-    Ok(user_id)
-}
-
-/// Charges a wallet.
-pub async fn charge(
-    channel: &Channel,
-    user_id: Uuid,
-    amount: i64,
-    request_id: &str,
-) -> Result<proto::ChargeWalletResponse, Status> {
-    let (user_id, request_id) = (user_id.to_string(), request_id.to_owned());
-    let request = proto::ChargeWalletRequest { user_id, amount, request_id };
-    Ok(WalletServiceClient::new(channel.clone()).charge_wallet(request).await?.into_inner())
-}
-
-/// A channel that connects when it is used, and again when it was cut.
-pub fn lazily(address: SocketAddr) -> Channel {
-    Endpoint::try_from(format!("http://{address}")).expect("an address").connect_lazy()
 }
 
 /// A proxy to the server of the URL, and the URL that leads through it.

@@ -12,19 +12,18 @@ use std::{
     time::Duration,
 };
 
-use boxoffice::rpc::proto::{self, SeatState, wallet_service_client::WalletServiceClient};
+use boxoffice::rpc::proto::{self, SeatState};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
-use tonic::{Code, Status, transport::Channel};
+use testkit::{Caller, invariants, wallet};
+use tonic::{Code, transport::Channel};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use crate::harness::{
     book::is_refusal,
-    caller::Caller,
-    invariants,
     lab::{Engine, Lab, Tally},
-    site::{DATE, Site, charge, open_wallet, until_admitted},
+    site::{DATE, Site, until_admitted},
 };
 use model::{Answer, Op, PRICE, SEATS, Sale, Seat, USERS};
 
@@ -192,10 +191,10 @@ fn choose(random: &mut StdRng) -> Op {
 /// Makes a call, those that can under a request id; `None` if nobody knows what came of it.
 async fn call(op: Op, caller: &Caller, request_id: &str) -> Option<Answer> {
     let answer = match op {
-        Op::Charge { amount, .. } => charge(&caller.channel, caller.uuid(), amount, request_id)
+        Op::Charge { amount, .. } => wallet::charge(&caller.channel, &caller.user_id, amount, request_id)
             .await
             .map(|answer| Answer::Balance(answer.balance)),
-        Op::Balance { .. } => balance(caller).await.map(Answer::Balance),
+        Op::Balance { .. } => wallet::balance(&caller.channel, &caller.user_id).await.map(Answer::Balance),
         Op::Hold { seat, .. } => caller.hold_as(DATE, &[seat as i32 + 1], request_id).await.map(|_| Answer::Done),
         Op::Pay { .. } => caller.pay_as("", request_id).await.map(|_| Answer::Done),
         Op::Leave { .. } => caller.leave().await.map(|()| Answer::Done),
@@ -213,11 +212,6 @@ async fn call(op: Op, caller: &Caller, request_id: &str) -> Option<Answer> {
     }
 }
 
-async fn balance(caller: &Caller) -> Result<i64, Status> {
-    let request = proto::GetBalanceRequest { user_id: caller.user_id.clone() };
-    Ok(WalletServiceClient::new(caller.channel.clone()).get_balance(request).await?.into_inner().balance)
-}
-
 fn look(seats: &[proto::Seat]) -> [Seat; SEATS] {
     let states = seats.iter().take(SEATS).map(|seat| match seat.state() {
         SeatState::Available => Seat::Available,
@@ -229,7 +223,7 @@ fn look(seats: &[proto::Seat]) -> [Seat; SEATS] {
 }
 
 async fn admitted(channel: &Channel, concert_code: &str) -> Caller {
-    let user_id = open_wallet(channel, 0).await.expect("a wallet");
+    let user_id = wallet::open_new(channel, 0).await.expect("a wallet");
     until_admitted(Caller::join(channel.clone(), concert_code, user_id).await.expect("a token")).await
 }
 

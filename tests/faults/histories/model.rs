@@ -7,7 +7,7 @@ pub const USERS: usize = 3;
 /// Seats of one history.
 pub const SEATS: usize = 2;
 /// What a seat costs.
-pub const PRICE: i64 = crate::harness::site::PRICE;
+pub const PRICE: i64 = testkit::PRICE;
 
 /// A call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

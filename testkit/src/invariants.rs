@@ -1,4 +1,4 @@
-//! The invariants of the service, read from the database itself.
+//! The invariants of the service, checked against the database itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -9,6 +9,7 @@ use boxoffice::{
 use sea_orm::{Database, EntityTrait, QueryOrder};
 use uuid::Uuid;
 
+/// Every row that the invariants are about.
 struct Books {
     seats: Vec<reserved_seat::Model>,
     reservations: HashMap<Uuid, reservation::Model>,
@@ -20,7 +21,7 @@ struct Books {
     tokens: Vec<queue_token::Model>,
 }
 
-/// Panics if an invariant does not hold by the time of `clock`.
+/// Panics if an invariant does not hold at the time of `clock`.
 pub async fn check(url: &str, clock: &Clock) {
     let db = Database::connect(url).await.expect("database");
     let reservations = reservation::Entity::find().all(&db).await.expect("reservations");
@@ -45,7 +46,7 @@ pub async fn check(url: &str, clock: &Clock) {
 }
 
 impl Books {
-    /// A SOLD seat has exactly one PAID payment and the reverse; the count of a performance is the count of its rows.
+    /// A SOLD seat has exactly one PAID payment, and the reverse. A performance counts as many sold seats as it has rows.
     fn seats_and_payments(&self) {
         let sold = |seat: &&reserved_seat::Model| seat.state == reserved_seat::State::Sold;
         let mut of_seats: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
@@ -82,11 +83,11 @@ impl Books {
             assert!(numbers.contains(&seat.seat_number), "{seat:?} is not in {owner:?}");
             assert_eq!(seat.performance_id, owner.performance_id, "{seat:?} is not in {owner:?}");
             let released = owner.state == reservation::State::Released;
-            assert!(!released, "{seat:?} is kept by a released reservation");
+            assert!(!released, "{seat:?} belongs to a released reservation");
         }
     }
 
-    /// Until its time is over, a hold has a row for each of its seats, so that nobody else can have them.
+    /// A live hold has a row for each of its seats, so that no other user can take them.
     fn live_holds_have_their_seats(&self, now: Micros) {
         let owners: HashMap<_, _> =
             self.seats.iter().map(|seat| ((seat.performance_id, seat.seat_number), seat.reservation_id)).collect();
@@ -99,7 +100,7 @@ impl Books {
         }
     }
 
-    /// The entries of a wallet form an unbroken chain of balances; over all, no won is made or lost.
+    /// The entries of a wallet form an unbroken chain of balances. No won appears or disappears.
     fn money(&self) {
         let mut by_user: HashMap<Uuid, Vec<&ledger_entry::Model>> = HashMap::new();
         for entry in &self.entries {
@@ -118,7 +119,7 @@ impl Books {
         self.payments_are_booked();
     }
 
-    /// A payment has one entry in its user's wallet, and another once it was given back; other entries are charges.
+    /// A payment has one entry in its user's wallet, and a second one after its refund. All other entries are charges.
     fn payments_are_booked(&self) {
         use ledger_entry::Kind::{Charge, Payment, Refund};
         let kind = |kind| match kind {
@@ -141,7 +142,7 @@ impl Books {
         }
     }
 
-    /// Numbers are dense, promotion follows them, and nobody is in a queue twice.
+    /// Queue numbers are dense, promotion follows their order, and no user is in a queue twice.
     fn queues(&self) {
         use queue_token::State;
         for counter in &self.counters {

@@ -1,0 +1,79 @@
+//! Setting up what is sold, through AdminService.
+
+use boxoffice::{
+    clock::Micros,
+    rpc::proto::{self, admin_service_client::AdminServiceClient},
+};
+use tonic::{Status, transport::Channel};
+
+use crate::PRICE;
+
+/// Returns the sections of a venue that has only one.
+pub fn one_section(seat_count: i32) -> Vec<proto::Section> {
+    vec![proto::Section { name: "Floor".to_owned(), seat_count }]
+}
+
+/// Creates a venue.
+pub async fn create_venue(admin: &Channel, venue_id: &str, sections: Vec<proto::Section>) -> Result<(), Status> {
+    let (venue_id, name) = (venue_id.to_owned(), format!("{venue_id} hall"));
+    client(admin).create_venue(proto::CreateVenueRequest { venue_id, name, sections }).await.map(drop)
+}
+
+/// Creates a concert. `change` may set more fields of the request.
+pub async fn create_concert(
+    admin: &Channel,
+    concert_code: &str,
+    change: impl FnOnce(&mut proto::CreateConcertRequest),
+) -> Result<(), Status> {
+    let mut request = proto::CreateConcertRequest {
+        concert_code: concert_code.to_owned(),
+        name: format!("{concert_code} live"),
+        ..Default::default()
+    };
+    change(&mut request);
+    client(admin).create_concert(request).await.map(drop)
+}
+
+/// Puts a date on sale. Every seat costs [`PRICE`].
+pub async fn add_performance(
+    admin: &Channel,
+    concert_code: &str,
+    date: &str,
+    venue_id: &str,
+    start_time: Micros,
+) -> Result<(), Status> {
+    let request = proto::AddPerformanceRequest {
+        concert_code: concert_code.to_owned(),
+        date: date.to_owned(),
+        start_time: Some(proto::timestamp(start_time)),
+        venue_id: venue_id.to_owned(),
+        price: PRICE,
+        section_prices: Vec::new(),
+        sale_end_time: None,
+    };
+    client(admin).add_performance(request).await.map(drop)
+}
+
+/// Changes how a concert is sold.
+pub async fn update_sale(admin: &Channel, change: proto::UpdateSaleRequest) -> Result<proto::Concert, Status> {
+    let concert = client(admin).update_sale(change).await?.into_inner().concert;
+    concert.ok_or_else(|| Status::internal("the response has no concert"))
+}
+
+/// Stops the promotion of a concert, or lets it go on.
+pub async fn set_paused(admin: &Channel, concert_code: &str, paused: bool) -> Result<(), Status> {
+    let concert_code = concert_code.to_owned();
+    let change = proto::UpdateSaleRequest { concert_code, paused: Some(paused), ..Default::default() };
+    update_sale(admin, change).await.map(drop)
+}
+
+/// Returns the counts of a sale.
+pub async fn sale_stats(admin: &Channel, concert_code: &str) -> Result<proto::SaleStats, Status> {
+    let request = proto::GetSaleStatsRequest { concert_code: concert_code.to_owned() };
+    let stats = client(admin).get_sale_stats(request).await?.into_inner().stats;
+    stats.ok_or_else(|| Status::internal("the response has no counts"))
+}
+
+fn client(admin: &Channel) -> AdminServiceClient<Channel> {
+    AdminServiceClient::new(admin.clone())
+}

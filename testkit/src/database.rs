@@ -1,0 +1,55 @@
+//! A fresh database on either engine.
+
+use serde::Serialize;
+
+use crate::{Failure, Postgres, postgres::shared, process::ScratchDir};
+
+/// What a server keeps its data in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// A SQLite file of one server.
+    Sqlite,
+    /// A PostgreSQL database of any number of servers.
+    Postgres,
+}
+
+impl Engine {
+    /// Returns the name as people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+        }
+    }
+}
+
+/// An empty database. A SQLite file is removed when this is dropped.
+pub struct FreshDatabase {
+    /// The URL for a server.
+    pub url: String,
+    _dir: Option<ScratchDir>,
+}
+
+impl FreshDatabase {
+    /// Makes a database for a test, on the PostgreSQL server that all tests share or in a SQLite file.
+    pub async fn new(engine: Engine) -> Self {
+        let database = match engine {
+            Engine::Sqlite => Self::in_file(),
+            Engine::Postgres => Self::on(shared().await).await,
+        };
+        database.expect("a database")
+    }
+
+    /// Makes a database in a SQLite file.
+    pub fn in_file() -> Result<Self, Failure> {
+        let dir = ScratchDir::new()?;
+        let url = format!("sqlite://{}?mode=rwc", dir.path().join("boxoffice.db").display());
+        Ok(Self { url, _dir: Some(dir) })
+    }
+
+    /// Makes a database on a PostgreSQL server.
+    pub async fn on(server: &Postgres) -> Result<Self, Failure> {
+        Ok(Self { url: server.fresh_database().await?, _dir: None })
+    }
+}

@@ -1,0 +1,225 @@
+//! A throwaway PostgreSQL server from the programs on this machine, or a server that is given.
+//!
+//! The throwaway server listens on a free port of this machine. It runs as the user `postgres` when this process is root,
+//! since PostgreSQL refuses to run as root. It is stopped and its files are removed however this process ends.
+
+use std::{
+    env, fs,
+    net::TcpListener,
+    os::unix::fs::{PermissionsExt, chown},
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use rand::Rng;
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
+use tokio::sync::{Mutex, OnceCell};
+use url::Url;
+
+use crate::{
+    Failure,
+    process::{self, Reaper},
+};
+
+/// Settings for tests: fast, and a crash of the machine loses data.
+pub const FAST: &str = "-c fsync=off -c full_page_writes=off -c shared_buffers=64MB -c max_connections=400";
+
+const URL_VARIABLE: &str = "BOXOFFICE_TEST_POSTGRES_URL";
+const LIMIT: Duration = Duration::from_secs(60);
+
+static SHARED: OnceCell<Postgres> = OnceCell::const_new();
+
+/// Returns the server that all tests of this process share: the one that `BOXOFFICE_TEST_POSTGRES_URL` names, or a throwaway one.
+pub async fn shared() -> &'static Postgres {
+    let start = async || match env::var(URL_VARIABLE) {
+        Ok(url) => Postgres::at(&url).map_err(|error| format!("{URL_VARIABLE}: {error}").into()),
+        Err(_) => Postgres::start(FAST).await,
+    };
+    let server: Result<_, Failure> = SHARED.get_or_try_init(start).await;
+    server.unwrap_or_else(|error| {
+        panic!("{error}; or set {URL_VARIABLE}=postgres://USER:PASSWORD@HOST to use a running server")
+    })
+}
+
+/// A PostgreSQL server.
+pub struct Postgres {
+    url: Url,
+    binaries: Option<PathBuf>,
+    /// How many databases were made.
+    count: AtomicU32,
+    /// Held while a database is made: PostgreSQL copies each from the same template, one at a time.
+    turn: Mutex<()>,
+    own: Option<Own>,
+}
+
+/// A throwaway server.
+struct Own {
+    place: Place,
+    settings: String,
+    /// Stops the server and removes its files.
+    _reaper: Reaper,
+}
+
+impl Postgres {
+    /// Takes the server at `url`.
+    pub fn at(url: &str) -> Result<Self, Failure> {
+        let mut url = Url::parse(url).map_err(|error| format!("not a URL of PostgreSQL: {error}"))?;
+        if url.path().trim_matches('/').is_empty() {
+            url.set_path("postgres");
+        }
+        let (count, turn) = (AtomicU32::new(0), Mutex::default());
+        Ok(Self { url, binaries: find_binaries(), count, turn, own: None })
+    }
+
+    /// Starts a throwaway server with `settings`, for example `-c fsync=off`.
+    pub async fn start(settings: &str) -> Result<Self, Failure> {
+        let binaries = find_binaries().ok_or("PostgreSQL is missing: install it with `make postgres`")?;
+        let dir = tempfile::Builder::new().prefix("boxoffice-pg-").tempdir()?.keep();
+        let place = Place { as_root: id(&["-u"])? == "0", data: dir.join("data"), dir, port: free_port()?, binaries };
+        let reaper = place.reaper()?;
+        if place.as_root {
+            fs::set_permissions(&place.dir, fs::Permissions::from_mode(0o700))?;
+            let uid = id(&["-u", "postgres"])?.parse();
+            let uid = uid.map_err(|_| "there is no user postgres, as which root runs PostgreSQL: create it")?;
+            chown(&place.dir, Some(uid), None)?;
+        }
+        let data = place.data.display().to_string();
+        place.run("initdb", &["-D", &data, "-U", "postgres", "--auth", "trust", "-E", "UTF8", "--no-sync"]).await?;
+        place.start(settings).await?;
+        let server = Self::at(&format!("postgres://postgres@127.0.0.1:{}", place.port))?;
+        let own = Own { place, settings: settings.to_owned(), _reaper: reaper };
+        Ok(Self { own: Some(own), ..server })
+    }
+
+    /// Makes an empty database and returns its URL.
+    pub async fn fresh_database(&self) -> Result<String, Failure> {
+        let _turn = self.turn.lock().await;
+        let name = database_name(self.count.fetch_add(1, Ordering::Relaxed));
+        let conn = self.connect().await?;
+        conn.execute_unprepared(&format!("CREATE DATABASE {name}")).await?;
+        conn.close().await?;
+        let mut url = self.url.clone();
+        url.set_path(&name);
+        Ok(url.into())
+    }
+
+    /// Drops the databases that were made. A throwaway server loses them with its files.
+    pub async fn tidy(&self) -> Result<(), Failure> {
+        if self.own.is_some() {
+            return Ok(());
+        }
+        let conn = self.connect().await?;
+        for number in 0..self.count.load(Ordering::Relaxed) {
+            let name = database_name(number);
+            conn.execute_unprepared(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
+        }
+        conn.close().await?;
+        Ok(())
+    }
+
+    /// Returns the path of one of PostgreSQL's programs, if it is installed.
+    pub fn program(&self, name: &str) -> Option<PathBuf> {
+        let program = self.binaries.as_ref()?.join(name);
+        program.exists().then_some(program)
+    }
+
+    /// Returns the process whose children are the connections, if this is a throwaway server.
+    pub fn postmaster(&self) -> Option<u32> {
+        let file = fs::read_to_string(self.own.as_ref()?.place.data.join("postmaster.pid")).ok()?;
+        file.lines().next()?.trim().parse().ok()
+    }
+
+    /// Crashes the server. Its clients and its files cannot tell this from a real crash: commits are in the log alone.
+    pub async fn crash(&self) -> Result<(), Failure> {
+        let place = &self.own()?.place;
+        place.run("pg_ctl", &["-D", &place.data.display().to_string(), "-m", "immediate", "-w", "stop"]).await
+    }
+
+    /// Starts the server again on the same port.
+    pub async fn start_again(&self) -> Result<(), Failure> {
+        let own = self.own()?;
+        own.place.start(&own.settings).await
+    }
+
+    fn own(&self) -> Result<&Own, Failure> {
+        self.own.as_ref().ok_or_else(|| "only a throwaway server can be stopped".into())
+    }
+
+    async fn connect(&self) -> Result<DatabaseConnection, Failure> {
+        let mut options = ConnectOptions::new(self.url.as_str());
+        options.max_connections(1).sqlx_logging(false).connect_timeout(Duration::from_secs(10));
+        Database::connect(options).await.map_err(|error| format!("PostgreSQL cannot be reached: {error}").into())
+    }
+}
+
+fn database_name(number: u32) -> String {
+    format!("boxoffice_{}_{number}", std::process::id())
+}
+
+/// Where a throwaway server is, and how its programs are run.
+struct Place {
+    as_root: bool,
+    binaries: PathBuf,
+    dir: PathBuf,
+    data: PathBuf,
+    port: u16,
+}
+
+impl Place {
+    async fn start(&self, settings: &str) -> Result<(), Failure> {
+        let options = format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= {settings}", self.port);
+        let (data, log) = (self.data.display().to_string(), self.dir.join("log").display().to_string());
+        self.run("pg_ctl", &["-D", &data, "-l", &log, "-w", "-o", &options, "start"]).await
+    }
+
+    async fn run(&self, program: &str, args: &[&str]) -> Result<(), Failure> {
+        let path = self.binaries.join(program);
+        let mut command = if self.as_root { Command::new("runuser") } else { Command::new(&path) };
+        if self.as_root {
+            command.args(["-u", "postgres", "--"]).arg(&path);
+        }
+        let output = process::output(command.args(args).current_dir("/"), LIMIT).await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim()).into())
+    }
+
+    fn reaper(&self) -> Result<Reaper, Failure> {
+        let prefix = if self.as_root { "runuser -u postgres -- " } else { "" };
+        Reaper::start(&format!(
+            "{prefix}'{}' -D '{}' -m immediate stop >/dev/null 2>&1; rm -rf '{}'",
+            self.binaries.join("pg_ctl").display(),
+            self.data.display(),
+            self.dir.display()
+        ))
+    }
+}
+
+/// Returns a free port below the range from which machines hand out ports. So no other process is given it before the server
+/// has started, or while the server is down.
+fn free_port() -> Result<u16, Failure> {
+    let mut ports = std::iter::repeat_with(|| rand::rng().random_range(20_000..32_000)).take(1_000);
+    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.ok_or_else(|| "no free port for PostgreSQL between 20000 and 32000".into())
+}
+
+/// Returns where the programs of PostgreSQL are: on the PATH, or the newest version where Debian puts them.
+fn find_binaries() -> Option<PathBuf> {
+    let mut places: Vec<PathBuf> = env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default();
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<PathBuf> = versions.map(|entry| entry.path()).collect();
+    versions.sort_by_key(|path| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()));
+    places.extend(versions.into_iter().rev().map(|path| path.join("bin")));
+    let place = places.into_iter().find(|place| place.join("initdb").exists() && place.join("pg_ctl").exists())?;
+    // On the PATH there may be links to some of the programs. The others stand beside the files that the links lead to.
+    let target = fs::canonicalize(place.join("initdb")).ok().and_then(|initdb| Some(initdb.parent()?.to_owned()));
+    Some(target.filter(|target| target.join("pg_ctl").exists()).unwrap_or(place))
+}
+
+fn id(args: &[&str]) -> Result<String, Failure> {
+    let output = Command::new("id").args(args).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

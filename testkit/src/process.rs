@@ -1,0 +1,184 @@
+//! Child processes that end with this one.
+
+use std::{
+    io::Read,
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+pub use nix::sys::signal::Signal;
+use nix::{sys::signal, unistd::Pid};
+use tempfile::TempDir;
+
+use crate::Failure;
+
+/// How often a process is asked whether it has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A shell that runs a script when this is dropped, or when this process ends in any way.
+///
+/// The shell reads its standard input to the end. The operating system closes the other end of it with this process.
+pub struct Reaper(Child);
+
+impl Reaper {
+    /// Starts the shell.
+    pub fn start(script: &str) -> Result<Self, Failure> {
+        let script = format!("trap '' INT TERM HUP; cd /; cat >/dev/null; {script}");
+        let shell = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        shell.map(Self).map_err(|error| format!("cannot start sh: {error}").into())
+    }
+
+    /// Ends the shell without running the script.
+    pub fn cancel(&mut self) {
+        // It fails only if the shell has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// A process that is killed when this is dropped, or when this process ends in any way.
+pub struct Guarded {
+    child: Child,
+    reaper: Reaper,
+}
+
+impl Guarded {
+    /// Starts `command`.
+    pub fn spawn(command: &mut Command) -> Result<Self, Failure> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
+        match Reaper::start(&format!("kill -9 {} 2>/dev/null", child.id())) {
+            Ok(reaper) => Ok(Self { child, reaper }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns the id of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Returns the process, for its pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        Ok(signal::kill(Pid::from_raw(self.child.id().try_into()?), signal)?)
+    }
+
+    /// Kills the process and waits for its end.
+    pub fn kill(&mut self) -> Result<(), Failure> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Waits until the process ends by itself. Returns `None` if it still runs after `limit`.
+    pub async fn ended(&mut self, limit: Duration) -> Result<Option<ExitStatus>, Failure> {
+        let started = Instant::now();
+        loop {
+            let status = self.child.try_wait()?;
+            if status.is_some() || started.elapsed() >= limit {
+                return Ok(status);
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // The shell must end first: once the process is gone, its id may belong to another process.
+        self.reaper.cancel();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `command` to its end and returns its output, which must fit into a pipe. Fails after `limit`.
+pub async fn output(command: &mut Command, limit: Duration) -> Result<Output, Failure> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut process = Guarded::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let status = process.ended(limit).await?.ok_or_else(|| format!("{name} did not end within {limit:?}"))?;
+    let mut output = Output { status, stdout: Vec::new(), stderr: Vec::new() };
+    if let Some(mut pipe) = process.child.stdout.take() {
+        pipe.read_to_end(&mut output.stdout)?;
+    }
+    if let Some(mut pipe) = process.child.stderr.take() {
+        pipe.read_to_end(&mut output.stderr)?;
+    }
+    Ok(output)
+}
+
+/// A directory that is removed when this is dropped, or soon after this process ends in any way.
+pub struct ScratchDir {
+    dir: TempDir,
+    reaper: Reaper,
+}
+
+impl ScratchDir {
+    /// Makes an empty directory.
+    pub fn new() -> Result<Self, Failure> {
+        let dir = tempfile::Builder::new().prefix("boxoffice-").tempdir()?;
+        // The pause gives other reapers time to kill the processes that still write into the directory.
+        let reaper = Reaper::start(&format!("sleep 1; rm -rf '{}'", dir.path().display()))?;
+        Ok(Self { dir, reaper })
+    }
+
+    /// Returns its path.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for ScratchDir {
+    fn drop(&mut self) {
+        self.reaper.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_is_run_to_its_end_and_its_output_kept() {
+        let limit = Duration::from_secs(10);
+        let done = output(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), limit).await.unwrap();
+        assert_eq!((done.status.code(), &done.stdout[..], &done.stderr[..]), (Some(3), &b"out\n"[..], &b"err\n"[..]));
+        let late = output(Command::new("sleep").arg("60"), Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(late.to_string(), "sleep did not end within 50ms");
+    }
+
+    #[test]
+    fn a_dropped_reaper_has_run_its_script_and_a_cancelled_one_has_not() {
+        let dir = ScratchDir::new().unwrap();
+        let touch = |name: &str| format!("touch '{}'", dir.path().join(name).display());
+        drop(Reaper::start(&touch("dropped")).unwrap());
+        Reaper::start(&touch("cancelled")).unwrap().cancel();
+        assert!(dir.path().join("dropped").exists());
+        assert!(!dir.path().join("cancelled").exists());
+        let path = dir.path().to_owned();
+        drop(dir);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,194 @@
+//! boxoffice as a process of its own, or inside this process.
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{ChildStderr, Command, ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use boxoffice::{
+    app::{
+        cli::Settings,
+        server::{Listeners, Server},
+    },
+    clock::Clock,
+};
+use serde_json::Value;
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    Failure,
+    process::{Guarded, Signal},
+    usage,
+};
+
+/// How long a log line may take to come. A server that takes longer to start is broken, however slow the machine is.
+const LINE_LIMIT: Duration = Duration::from_secs(60);
+/// Number of log lines that are shown when a test fails.
+const SHOWN_LINES: usize = 30;
+
+/// Starts a server inside this process, on free ports. `runs_passes` says whether promotion and expiry run by themselves.
+pub async fn start_here(settings: &Settings, clock: &Clock, runs_passes: bool) -> Server {
+    let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listeners = Listeners { public: bind().await, admin: bind().await };
+    Server::start(settings.clone(), clock.clone(), listeners, runs_passes).await.expect("a server")
+}
+
+/// Returns a command without the settings of the environment, which would change what is tested or measured.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BOXOFFICE_")) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A running `boxoffice serve` on free ports. It is killed when this is dropped, or when this process ends in any way.
+pub struct ServerProcess {
+    /// Where the public services listen.
+    pub address: SocketAddr,
+    /// Where AdminService listens.
+    pub admin_address: SocketAddr,
+    process: Guarded,
+    log: Arc<Log>,
+    /// Lines of the log that were waited for already.
+    seen_count: usize,
+}
+
+impl ServerProcess {
+    /// Starts `command`, which runs the program, with `flags` for `serve`. Reads from its log where it listens. The server
+    /// may not be ready yet.
+    pub async fn start(
+        mut command: Command,
+        flags: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<Self, Failure> {
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(flags)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut process = Guarded::spawn(&mut command)?;
+        let log = Log::follow(process.child().stderr.take().ok_or("the server has no log")?);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Self { address: nowhere, admin_address: nowhere, process, log, seen_count: 0 };
+        let line: Value = serde_json::from_str(&server.wait_for("\"message\":\"listening\"").await?)?;
+        let address = |name: &str| line["fields"][name].as_str().and_then(|text| text.parse().ok());
+        server.address = address("address").ok_or("the log does not say where the server listens")?;
+        server.admin_address = address("admin_address").ok_or("the log does not say where AdminService listens")?;
+        Ok(server)
+    }
+
+    /// Waits until the log says that the server is ready.
+    pub async fn ready(&mut self) -> Result<(), Failure> {
+        self.wait_for("\"message\":\"ready\"").await.map(drop)
+    }
+
+    /// Waits for the next line of the log that contains `text`, and returns it.
+    pub async fn wait_for(&mut self, text: &str) -> Result<String, Failure> {
+        let found = tokio::time::timeout(LINE_LIMIT, self.log.find(self.seen_count, text)).await.ok().flatten();
+        let Some((count, line)) = found else {
+            return Err(format!("the server did not log {text}:\n{}", self.log_end()).into());
+        };
+        self.seen_count = count;
+        Ok(line)
+    }
+
+    /// Returns the id of the process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal).expect("a living process");
+    }
+
+    /// Kills the process and waits for its end.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("a process to kill");
+    }
+
+    /// Waits until the process has ended by itself and its log is read. Returns `None` if it still runs after `limit`.
+    pub async fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let status = self.process.ended(limit).await.expect("a child process")?;
+        self.log.ended().await;
+        Some(status)
+    }
+
+    /// Returns the memory that the process uses, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        usage::resident_bytes(self.pid()).expect("the memory of a living process")
+    }
+
+    /// Returns all lines of the log so far.
+    pub fn log_lines(&self) -> Vec<String> {
+        self.log.lines()
+    }
+
+    fn log_end(&self) -> String {
+        let lines = self.log.lines();
+        lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("The log of {} ends:\n{}", self.address, self.log_end());
+        }
+    }
+}
+
+/// The log of a server.
+#[derive(Default)]
+struct Log(watch::Sender<LogState>);
+
+#[derive(Default)]
+struct LogState {
+    lines: Vec<String>,
+    is_over: bool,
+}
+
+impl Log {
+    /// Reads the log to its end in a thread, so that the server never waits for a reader.
+    fn follow(stderr: ChildStderr) -> Arc<Self> {
+        let log = Arc::new(Self::default());
+        let writer = log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                writer.0.send_modify(|state| state.lines.push(line));
+            }
+            writer.0.send_modify(|state| state.is_over = true);
+        });
+        log
+    }
+
+    /// Waits for a line that contains `text`, from line number `first` on. Returns the number of the line after it, and the
+    /// line. Returns `None` if the log ends before.
+    async fn find(&self, first: usize, text: &str) -> Option<(usize, String)> {
+        let (mut next, mut found) = (first, None);
+        let is_done = |state: &LogState| {
+            while found.is_none() && next < state.lines.len() {
+                found = Some(&state.lines[next]).filter(|line| line.contains(text)).cloned();
+                next += 1;
+            }
+            found.is_some() || state.is_over
+        };
+        // It fails only if the sender is gone, which is part of this log.
+        let _ = self.0.subscribe().wait_for(is_done).await;
+        found.map(|line| (next, line))
+    }
+
+    /// Waits for the end of the log.
+    async fn ended(&self) {
+        let _ = self.0.subscribe().wait_for(|state| state.is_over).await;
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.0.borrow().lines.clone()
+    }
+}

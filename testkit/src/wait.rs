@@ -1,0 +1,16 @@
+//! Waiting for something to happen.
+
+use std::time::Duration;
+
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Waits until `done` returns true. Panics with `what` after about `limit`.
+pub async fn until(what: &str, limit: Duration, mut done: impl AsyncFnMut() -> bool) {
+    for _ in 0..limit.as_millis() / INTERVAL.as_millis() {
+        if done().await {
+            return;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+    panic!("it did not happen in {limit:?}: {what}");
+}
