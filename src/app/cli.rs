@@ -159,6 +159,9 @@ pub struct Settings {
         value_parser = duration_above_zero
     )]
     pub drain_timeout: Duration,
+    /// How long ended tokens, unpaid reservations and request ids are kept; at least 1 day
+    #[arg(long, global = true, env = "BOXOFFICE_RETENTION", default_value = "90d", value_parser = retention)]
+    pub retention: Duration,
     /// ISO 4217 code of the currency. All amounts are in its smallest unit.
     #[arg(long, global = true, env = "BOXOFFICE_CURRENCY", default_value = "KRW", value_parser = currency)]
     pub currency: String,
@@ -203,6 +206,11 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("***")
     }
+}
+
+fn retention(text: &str) -> Result<Duration, String> {
+    let retention = duration_above_zero(text)?;
+    if retention >= Duration::from_secs(86_400) { Ok(retention) } else { Err("must be at least 1d".to_owned()) }
 }
 
 fn currency(text: &str) -> Result<String, String> {
@@ -261,6 +269,7 @@ mod tests {
             ["boxoffice", "--hold-ttl", "0s"],
             ["boxoffice", "--hold-ttl", "5"],
             ["boxoffice", "--currency", "won"],
+            ["boxoffice", "--retention", "23h"],
             ["boxoffice", "--token-key", "short"],
             ["boxoffice", "--listen", "here"],
             ["boxoffice", "--max-calls", "0"],

@@ -32,6 +32,9 @@ const MIGRATION_LOCK: i64 = 0x0b0c_0ff1_ce00;
 const MIGRATION_TURNS: u32 = 20;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 
+/// Number of unused pages that SQLite's file keeps.
+const SPARE_PAGES: i64 = 256;
+
 /// The database and the time that its decisions go by. Clones share the connections.
 #[derive(Clone)]
 pub struct Database {
@@ -120,6 +123,26 @@ impl Database {
         Ok(T::find_by_statement(statement::of_rows(self.engine(), sql, rows, values)).all(&self.reader).await?)
     }
 
+    /// Gives up to `limit` unused pages of SQLite's file back to the file system, and returns how many. PostgreSQL reuses
+    /// space by itself.
+    ///
+    /// A file that was created before incremental vacuum was set stays as large as it is.
+    pub async fn reclaim_pages(&self, limit: i64) -> Result<i64, Error> {
+        if self.engine() != DatabaseBackend::Sqlite {
+            return Ok(0);
+        }
+        let write = self.begin().await?;
+        let before = unused_pages(&write).await?;
+        // Some unused pages stay for the rows to come.
+        let count = (before - SPARE_PAGES).clamp(0, limit);
+        if count > 0 {
+            write.conn().execute_unprepared(&format!("PRAGMA incremental_vacuum({count})")).await?;
+        }
+        let after = unused_pages(&write).await?;
+        write.commit().await?;
+        Ok(before - after)
+    }
+
     /// The connections for reads outside a transaction, for statements that SeaORM builds.
     pub fn reader(&self) -> &DatabaseConnection {
         &self.reader
@@ -159,4 +182,10 @@ impl Database {
         }
         Ok(())
     }
+}
+
+async fn unused_pages(write: &Write) -> Result<i64, Error> {
+    let statement = Statement::from_string(DatabaseBackend::Sqlite, "PRAGMA freelist_count");
+    let row = write.conn().query_one_raw(statement).await?;
+    row.map_or(Ok(0), |row| Ok(row.try_get_by_index(0)?))
 }
