@@ -223,15 +223,15 @@ async fn a_slow_reader_of_counts_gets_the_present_and_no_burst() {
     let mut admin = AdminServiceClient::new(endpoint.connect().await.unwrap());
     let mut stream = admin.watch_sale_stats(request).await.unwrap().into_inner();
     stream.message().await.unwrap().unwrap();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     let started = std::time::Instant::now();
     let mut count = 0;
     while started.elapsed() < Duration::from_millis(900) {
         stream.message().await.unwrap().unwrap();
         count += 1;
     }
-    // One each interval, and what was on its way; ten were missed meanwhile.
-    assert!((3..=8).contains(&count), "{count} messages");
+    // One each interval, and what was on its way; thirty were missed meanwhile.
+    assert!((3..=12).contains(&count), "{count} messages");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
