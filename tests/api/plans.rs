@@ -1,0 +1,334 @@
+//! The plan of every statement, on both engines: rows are found by key, and nothing that history grows is scanned or sorted.
+//!
+//! A scenario makes every statement of every store run. The statements are read from the trace of the database driver, so
+//! those that SeaORM builds count too. A statement in the sources that the scenario does not run fails the test.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, OnceLock},
+    time::Duration,
+};
+
+use boxoffice::{db::Database, rpc::proto};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, Statement};
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::harness::{Caller, DATE, Engine, NEXT_DATE, PRICE, START, World};
+
+/// Tables that a sale does not grow.
+const SMALL_TABLES: [&str; 3] = ["signing_key", "pass_cursor", "seaql_migrations"];
+/// Sorts of what is live now, with the reason why that is little.
+const LIVE_SORTS: [(&str, &str); 4] = [
+    ("SELECT DISTINCT p.concert_id FROM performance p", "dates on sale"),
+    ("FROM performance p WHERE p.sale_end_time > $1 GROUP BY p.concert_id", "dates on sale"),
+    ("SELECT DISTINCT concert_id FROM queue_token WHERE state = 'ACTIVE'", "admissions that fell due since the last pass"),
+    ("AND state = 'HELD' GROUP BY performance_id", "holds of the last minutes"),
+];
+
+static STATEMENTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Keeps every statement that the driver traces.
+struct Recorder;
+
+impl<S: tracing::Subscriber> Layer<S> for Recorder {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let mut text = Text::default();
+        event.record(&mut text);
+        // The statement follows a summary of it where it is long.
+        let statement = if text.statement.trim().is_empty() { text.summary } else { text.statement };
+        STATEMENTS.lock().unwrap().insert(one_line(&statement));
+    }
+}
+
+#[derive(Default)]
+struct Text {
+    statement: String,
+    summary: String,
+}
+
+impl tracing::field::Visit for Text {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        match field.name() {
+            "db.statement" => self.statement = format!("{value:?}"),
+            "summary" => self.summary = format!("{value:?}"),
+            _ => {}
+        }
+    }
+
+    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+        match field.name() {
+            "db.statement" => value.clone_into(&mut self.statement),
+            "summary" => value.clone_into(&mut self.summary),
+            _ => {}
+        }
+    }
+}
+
+fn record_statements() {
+    static STARTED: OnceLock<()> = OnceLock::new();
+    STARTED.get_or_init(|| {
+        let statements = Targets::new().with_target("sqlx::query", tracing::Level::TRACE);
+        tracing_subscriber::registry().with(Recorder.with_filter(statements)).init();
+    });
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Makes every statement run: each verb, with its replays and failures, and each pass.
+async fn scenario(world: &World) {
+    world.concert("IU", 4).await;
+    let id = || uuid::Uuid::now_v7().to_string();
+    let (charge, hold, again) = (id(), id(), id());
+    let payer = world.admitted("IU").await;
+    for _ in 0..2 {
+        world.charge(payer.uuid(), 5, &charge).await.unwrap();
+        payer.hold_as(DATE, &[1, 2], &hold).await.unwrap();
+        payer.hold_as(DATE, &[1], &again).await.unwrap();
+    }
+    let held = payer.reservation(&list_reservations(&payer).await).await.unwrap();
+    let (extend, pay, refund) = (id(), id(), id());
+    for _ in 0..2 {
+        payer.extend(&held.reservation_id, &extend).await.unwrap();
+    }
+    payer.performances().await.unwrap();
+    payer.seats(DATE).await.unwrap();
+    let payment = payer.pay_as("", &pay).await.unwrap();
+    payer.pay_as("", &id()).await.unwrap();
+    payer.pay_as("", &pay).await.unwrap();
+    list_payments(&payer).await;
+    for _ in 0..2 {
+        payer.refund_as(&payment.payment_id, &refund).await.unwrap();
+        payer.refund_as(&payment.payment_id, &id()).await.unwrap();
+    }
+    let (leaver, waiting) = (world.admitted("IU").await, world.waiting("IU").await);
+    let _watch = leaver.watch().await.unwrap();
+    leaver.pay().await.unwrap_err();
+    let released = leaver.hold(NEXT_DATE, &[1]).await.unwrap();
+    leaver.release(&released.reservation_id).await.unwrap();
+    leaver.hold(NEXT_DATE, &[2]).await.unwrap();
+    leaver.leave().await.unwrap();
+    waiting.leave().await.unwrap();
+    world.stats("IU").await;
+    several_dates_at_once(world).await;
+    unused_admission(world).await;
+    world.advance(Duration::from_secs(700));
+    world.promote().await;
+    world.expire().await;
+    payer.issue().await.unwrap();
+    list_concerts(world).await;
+    // A departure that is read after the first refresh, a concert off sale, and what is old.
+    let (stays, goes) = (world.waiting("IU").await, world.waiting("IU").await);
+    stays.position().await.unwrap();
+    goes.leave().await.unwrap();
+    world.advance(Duration::from_secs(100 * 86_400));
+    world.tidy().await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+}
+
+/// Two payments of different dates in one batch, which lock the performances in order.
+async fn several_dates_at_once(world: &World) {
+    let payers = [world.admitted("IU").await, world.admitted("IU").await];
+    payers[0].hold(DATE, &[3]).await.unwrap();
+    payers[1].hold(NEXT_DATE, &[3]).await.unwrap();
+    let lock = crate::harness::lock_database(world).await;
+    let calls = payers.map(|payer| tokio::spawn(async move { payer.pay().await }));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    lock.rollback().await.unwrap();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+}
+
+/// An admission with a time for its first use.
+async fn unused_admission(world: &World) {
+    let ttl = prost_types::Duration { seconds: 30, nanos: 0 };
+    world.concert_with("BTS", 1, |concert| concert.claim_ttl = Some(ttl)).await;
+    world.admitted("BTS").await;
+}
+
+async fn list_reservations(caller: &Caller) -> String {
+    let request = proto::ListReservationsRequest { user_id: caller.user_id.clone(), page_size: 1, ..Default::default() };
+    let listed = caller.reservations().list_reservations(request).await.unwrap().into_inner();
+    listed.reservations[0].reservation_id.clone()
+}
+
+async fn list_payments(caller: &Caller) {
+    let request = proto::ListPaymentsRequest { user_id: caller.user_id.clone(), ..Default::default() };
+    caller.payments().list_payments(request).await.unwrap();
+    let request = proto::ListWalletEntriesRequest { user_id: caller.user_id.clone(), ..Default::default() };
+    let mut wallets = proto::wallet_service_client::WalletServiceClient::new(caller.channel.clone());
+    wallets.list_wallet_entries(request).await.unwrap();
+}
+
+async fn list_concerts(world: &World) {
+    let mut concerts = proto::concert_service_client::ConcertServiceClient::new(world.channel(0));
+    let first = concerts.list_concerts(proto::ListConcertsRequest { page_size: 1, ..Default::default() }).await.unwrap();
+    let page_token = first.into_inner().next_page_token;
+    concerts.list_concerts(proto::ListConcertsRequest { page_size: 1, page_token }).await.unwrap();
+    concerts.get_concert(proto::GetConcertRequest { concert_code: "IU".into() }).await.unwrap();
+}
+
+/// The statements that stand in the sources, up to where they differ between the engines.
+fn statements_in_sources() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeMap::new();
+    let mut dirs: Vec<PathBuf> = vec![root];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for literal in text.split('"').skip(1).step_by(2) {
+                let is_statement = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "].iter().any(|w| literal.starts_with(w));
+                if is_statement {
+                    let common = one_line(literal.split('{').next().unwrap_or_default());
+                    found.insert(common, path.display().to_string());
+                }
+            }
+        }
+    }
+    found
+}
+
+async fn check(engine: Engine) {
+    record_statements();
+    let world = World::new(engine).await;
+    scenario(&world).await;
+    let recorded: Vec<String> = STATEMENTS.lock().unwrap().iter().filter(|sql| is_of(engine, sql)).cloned().collect();
+    for (statement, file) in statements_in_sources() {
+        let was_run = recorded.iter().any(|sql| sql.contains(&statement));
+        assert!(was_run, "{engine:?}: the scenario does not run this statement of {file}:\n{statement}");
+    }
+    let db = Database::new(&world.settings.database_url, world.clock.clone()).await.unwrap();
+    let write = db.begin().await.unwrap();
+    let mut count = 0;
+    for sql in &recorded {
+        if let Some(faults) = faults(write.conn(), sql).await {
+            assert!(faults.is_empty(), "{engine:?}: {faults:#?}\n{sql}");
+            count += 1;
+        }
+    }
+    println!("{engine:?}: {count} statements, none of which scans or sorts what history grows");
+    assert!(count >= 60, "{engine:?}: only {count} statements were seen");
+    // The statement that once scanned the table of tokens in the only writer.
+    let old = "SELECT concert_id, queue_number FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1 \
+               ORDER BY concert_id, queue_number LIMIT $2";
+    assert!(!faults(write.conn(), old).await.unwrap().is_empty(), "{engine:?}: a scan is not noticed");
+}
+
+/// Whether a statement is one of the engine's dialect. Many are of both.
+fn is_of(engine: Engine, sql: &str) -> bool {
+    let is_data = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "].iter().any(|word| sql.starts_with(word));
+    let is_schema = ["seaql_migrations", "information_schema", "sqlite_master", "pg_", "CURRENT_SCHEMA", "clock_timestamp"];
+    let is_schema = is_schema.iter().any(|word| sql.contains(word));
+    let is_postgres = sql.contains("::") || sql.contains("FOR NO KEY UPDATE") || sql.contains("SKIP LOCKED");
+    let built_for_postgres = sql.contains("\".\"") && sql.contains("$1");
+    let is_sqlite = sql.contains("json_each") || sql.contains('?');
+    is_data
+        && !is_schema
+        && match engine {
+            Engine::Sqlite => !(is_postgres || built_for_postgres),
+            Engine::Postgres => !is_sqlite,
+        }
+}
+
+/// What is wrong with the plan of a statement; `None` for one that has no plan worth a look.
+async fn faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<String>> {
+    match conn.get_database_backend() {
+        DatabaseBackend::Sqlite => sqlite_faults(conn, sql).await,
+        _ => postgres_faults(conn, sql).await,
+    }
+}
+
+fn may_sort(sql: &str) -> bool {
+    // A set of rows is a batch.
+    let is_batch = sql.contains("json_each") || sql.contains("jsonb_array_elements");
+    is_batch || LIVE_SORTS.iter().any(|(fragment, _)| sql.contains(fragment))
+}
+
+async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<String>> {
+    let explain = Statement::from_string(DatabaseBackend::Sqlite, format!("EXPLAIN QUERY PLAN {sql}"));
+    let rows = conn.query_all_raw(explain).await.unwrap_or_else(|error| panic!("{error}\n{sql}"));
+    let details: Vec<String> = rows.iter().map(|row| row.try_get("", "detail").unwrap()).collect();
+    let is_fault = |detail: &&String| {
+        let mut words = detail.split(' ');
+        let (verb, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let in_order = detail.contains("USING INDEX") || detail.contains("USING COVERING INDEX");
+        let is_page = in_order && sql.contains("LIMIT") && !details.iter().any(|detail| detail.contains("TEMP B-TREE"));
+        let is_any = sql.contains("LIMIT 1") || sql.contains("LIMIT ?");
+        let is_table = is_base_table(sql, name);
+        match verb {
+            "SCAN" => is_table && !is_page && !(is_any && !sql.contains("ORDER BY")),
+            "USE" => detail.contains("TEMP B-TREE") && !may_sort(sql),
+            _ => false,
+        }
+    };
+    Some(details.iter().filter(is_fault).cloned().collect())
+}
+
+/// Whether a name in a plan is a table that history grows, or an alias of one; not a set, a step or a small table.
+fn is_base_table(sql: &str, name: &str) -> bool {
+    let is_derived = ["r", "json_each", "due", "next", "old", "s", "f", "CONSTANT"].contains(&name) && !aliases(sql, name);
+    !is_derived && !SMALL_TABLES.contains(&name)
+}
+
+/// Whether `name` stands for a table of the schema in this statement.
+fn aliases(sql: &str, name: &str) -> bool {
+    let tables = ["performance", "reserved_seat", "queue_token", "reservation", "payment", "concert"];
+    tables.iter().any(|table| sql.contains(&format!("{table} {name} ")))
+}
+
+async fn postgres_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<String>> {
+    let parameters = (1..=20).take_while(|n| sql.contains(&format!("${n}"))).count();
+    let run = async |sql: &str| conn.execute_unprepared(sql).await.unwrap_or_else(|error| panic!("{error}\n{sql}"));
+    run("SET LOCAL plan_cache_mode = force_generic_plan").await;
+    run(&format!("PREPARE checked AS {sql}")).await;
+    let nulls = vec!["NULL"; parameters].join(", ");
+    let call = if parameters == 0 { String::new() } else { format!("({nulls})") };
+    let explain = format!("EXPLAIN (FORMAT JSON) EXECUTE checked{call}");
+    let explain = Statement::from_string(DatabaseBackend::Postgres, explain);
+    let row = conn.query_one_raw(explain).await.unwrap_or_else(|error| panic!("{error}\n{sql}")).unwrap();
+    run("DEALLOCATE checked").await;
+    let plan: serde_json::Value = row.try_get_by_index(0).unwrap();
+    let mut faults = Vec::new();
+    visit(&plan[0]["Plan"], false, sql, &mut faults);
+    Some(faults)
+}
+
+fn visit(node: &serde_json::Value, below_limit: bool, sql: &str, faults: &mut Vec<String>) {
+    let kind = node["Node Type"].as_str().unwrap_or_default();
+    let table = node["Relation Name"].as_str().unwrap_or_default();
+    let has_key = node.get("Index Cond").is_some();
+    let scans = match kind {
+        "Seq Scan" => !below_limit || sql.contains("ORDER BY"),
+        "Index Scan" | "Index Only Scan" => !has_key && !below_limit,
+        _ => false,
+    };
+    if scans && !SMALL_TABLES.contains(&table) {
+        faults.push(format!("{kind} of {table}"));
+    }
+    if ["Sort", "Incremental Sort"].contains(&kind) && !may_sort(sql) {
+        faults.push(format!("{kind} by {}", node["Sort Key"]));
+    }
+    let below_limit = kind == "Limit" || (below_limit && !["Sort", "Aggregate", "HashAggregate"].contains(&kind));
+    for child in node["Plans"].as_array().into_iter().flatten() {
+        visit(child, below_limit, sql, faults);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_statement_finds_its_rows_by_key_on_sqlite() {
+    check(Engine::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_statement_finds_its_rows_by_key_on_postgres() {
+    check(Engine::Postgres).await;
+}
