@@ -16,6 +16,7 @@ use tonic::{
     service::{Routes, interceptor::InterceptedService},
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::layer::layer_fn;
 
 use crate::{
     admin::AdminApi,
@@ -249,12 +250,12 @@ impl Core {
     }
 
     fn public_gate(&self) -> Gate {
-        let (guard, stopping) = (self.transport.public_guard(), self.stopping.clone());
+        let (guard, stopping) = (self.transport.public_caller_check(), self.stopping.clone());
         Gate::new(&PUBLIC_SERVICES, guard, &self.settings.limits, MAX_REQUEST_BYTES, stopping)
     }
 
     fn admin_gate(&self) -> Gate {
-        let (guard, stopping) = (self.transport.admin_guard(), self.stopping.clone());
+        let (guard, stopping) = (self.transport.admin_caller_check(), self.stopping.clone());
         Gate::new(&[admin_server::SERVICE_NAME], guard, &self.settings.limits, MAX_ADMIN_REQUEST_BYTES, stopping)
     }
 
@@ -278,7 +279,7 @@ impl Core {
         if let Some(age) = limits.max_connection_age {
             server = server.max_connection_age(age);
         }
-        let server = server.layer(edge::sensitive_headers()).layer(gate).add_routes(routes);
+        let server = server.layer(layer_fn(move |routes: Routes| gate.around(routes))).add_routes(routes);
         let stopped = stopping.clone().cancelled_owned();
         match tls {
             None => tokio::spawn(server.serve_with_incoming_shutdown(edge::speaking(connections, stopping), stopped)),
@@ -303,13 +304,13 @@ impl Core {
     async fn share(&self) -> Result<(), db::Error> {
         self.db.anchor_clock().await?;
         let keys = token::store::keys(&self.db).await?;
-        self.keys.replace(keys, self.settings.token_key.as_ref().map(|key| key.expose()));
+        self.keys.replace(keys, self.settings.token_key.as_ref());
         Ok(())
     }
 
     async fn prepare(&self) -> Result<(), db::Error> {
         self.db.migrate().await?;
-        token::store::ensure_key(&self.db, &token::new_secret()?).await?;
+        token::store::ensure_key(&self.db, &token::new_secret().map_err(|e| db::Error::Defect(e.to_string()))?).await?;
         self.share().await?;
         self.snapshots.refresh().await
     }

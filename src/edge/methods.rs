@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
+use http::Response;
 use metrics::Histogram;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
-use super::limit::Share;
+use super::{limit::Share, status};
 use crate::rpc::proto::DESCRIPTORS;
 
 /// How the specification of gRPC spells the codes, by number.
@@ -76,6 +77,11 @@ impl Methods {
 impl Method {
     fn new(name: String, is_stream: bool) -> Self {
         Self { is_stream, share: Arc::default(), name, durations: Default::default() }
+    }
+
+    /// Returns whether `response` is the beginning of a stream.
+    pub fn opens_stream<B>(&self, response: &Response<B>) -> bool {
+        self.is_stream && !status::is_failure(response.headers())
     }
 
     /// Records how long a call took and how it ended.

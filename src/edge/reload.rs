@@ -4,7 +4,8 @@
 
 use std::{fs, mem, path::PathBuf, sync::Arc, time::Duration};
 
-use parking_lot::{Mutex, RwLock};
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -22,7 +23,7 @@ pub struct Reloaded<T> {
     what: &'static str,
     files: Vec<PathBuf>,
     make: Box<Maker<T>>,
-    value: RwLock<Arc<T>>,
+    value: ArcSwap<T>,
     last_look: Mutex<Look>,
 }
 
@@ -36,12 +37,12 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         let contents = read(&files)?;
         let value = make(&contents).map_err(|error| format!("{what}: {error}"))?;
         let last_look = Mutex::new(Ok(digest(&contents)));
-        Ok(Self { what, files, make: Box::new(make), value: RwLock::new(Arc::new(value)), last_look })
+        Ok(Self { what, files, make: Box::new(make), value: ArcSwap::from_pointee(value), last_look })
     }
 
     /// The value that was made last.
-    pub fn current(&self) -> Arc<T> {
-        self.value.read().clone()
+    pub fn current(&self) -> Guard<Arc<T>> {
+        self.value.load()
     }
 
     /// Looks at the files once. If they are others than before and cannot be used, that is logged, once, and the value stays.
@@ -54,7 +55,7 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         }
         match contents.and_then(|contents| (self.make)(&contents)) {
             Ok(value) => {
-                *self.value.write() = Arc::new(value);
+                self.value.store(Arc::new(value));
                 tracing::info!(what = self.what, "changed files were taken over");
             }
             Err(error) => {
@@ -108,13 +109,13 @@ mod tests {
         for (content, value) in [("2", 2), ("two", 2), ("", 2), ("3", 3)] {
             fs::write(&file, content).unwrap();
             reloaded.look();
-            assert_eq!(*reloaded.current(), value, "{content}");
+            assert_eq!(**reloaded.current(), value, "{content}");
         }
         fs::remove_file(&file).unwrap();
         reloaded.look();
-        assert_eq!(*reloaded.current(), 3);
+        assert_eq!(**reloaded.current(), 3);
         fs::write(&file, "4").unwrap();
         reloaded.look();
-        assert_eq!(*reloaded.current(), 4);
+        assert_eq!(**reloaded.current(), 4);
     }
 }

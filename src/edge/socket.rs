@@ -37,7 +37,7 @@ pub fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Res
         loop {
             match sockets.next().await? {
                 Ok(stream) => {
-                    if let Ok(place) = limit.enter() {
+                    if let Ok(place) = limit.try_acquire() {
                         let connection = Connection { stream, peer: Peer::default(), _place: place };
                         return Some((Ok(connection), (sockets, limit)));
                     }

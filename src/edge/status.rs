@@ -1,6 +1,8 @@
 //! Failures as they go back to callers: also those that tonic makes of its own get their details.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
+use http_body::Frame;
 use tonic::{Code, Status, body::Body};
 
 use crate::rpc::Error;
@@ -13,6 +15,12 @@ const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 /// The answer to a call that failed.
 pub fn refusal(error: Error) -> Response<Body> {
     Status::from(error).into_http()
+}
+
+/// Returns the trailers that end a stream with `error`.
+pub fn trailers(error: Error) -> Result<Frame<Bytes>, Status> {
+    let mut trailers = HeaderMap::new();
+    Status::from(error).add_header(&mut trailers).map(|()| Frame::trailers(trailers))
 }
 
 /// Whether the headers of an answer say already that the call failed.

@@ -77,7 +77,7 @@ where
             loop {
                 tokio::select! {
                     socket = sockets.next() => match socket? {
-                        Ok(socket) => drop(handshakes.spawn(handshake(socket, config.current()))),
+                        Ok(socket) => drop(handshakes.spawn(handshake(socket, Arc::clone(&config.current())))),
                         Err(error) => return Some((Err(error), (sockets, handshakes))),
                     },
                     Some(done) = handshakes.join_next() => {
