@@ -3,6 +3,7 @@
 use std::{ffi::OsStr, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser, error::ErrorKind};
+use secrecy::SecretString;
 
 use crate::edge::{Limits, TransportSettings, credential, duration_above_zero};
 
@@ -140,7 +141,7 @@ pub struct Settings {
     pub currency: String,
     /// Secret that queue tokens are signed with, at least 32 characters; made once and kept in the database by default.
     #[arg(long, global = true, env = "BOXOFFICE_TOKEN_KEY", hide_env_values = true, value_parser = SecretParser)]
-    pub token_key: Option<Secret>,
+    pub token_key: Option<SecretString>,
     /// What is logged: a level, or directives like `info,boxoffice=debug`.
     #[arg(long, global = true, env = "BOXOFFICE_LOG", default_value = "info")]
     pub log: String,
@@ -164,23 +165,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// A text that is never printed.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text, for whoever signs with it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
-}
-
 fn currency(text: &str) -> Result<String, String> {
     let valid = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
     if valid { Ok(text.to_owned()) } else { Err("must be three capital letters like KRW".to_owned()) }
@@ -199,11 +183,16 @@ fn holder_name(text: &str) -> Result<String, String> {
 struct SecretParser;
 
 impl TypedValueParser for SecretParser {
-    type Value = Secret;
+    type Value = SecretString;
 
-    fn parse_ref(&self, cmd: &clap::Command, _: Option<&clap::Arg>, value: &OsStr) -> Result<Secret, clap::Error> {
+    fn parse_ref(
+        &self,
+        cmd: &clap::Command,
+        _: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<SecretString, clap::Error> {
         match value.to_str() {
-            Some(text) if text.len() >= 32 => Ok(Secret(text.to_owned())),
+            Some(text) if text.len() >= 32 => Ok(text.into()),
             _ => {
                 let sentence = "the token key must have at least 32 characters\n";
                 Err(clap::Error::raw(ErrorKind::ValueValidation, sentence).with_cmd(cmd))

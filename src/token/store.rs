@@ -3,12 +3,12 @@
 use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
 
 use super::{
-    SigningKey,
+    ring::SigningKey,
     rotation::{self, KeyInfo},
 };
 use crate::db::{self, Database, entity::signing_key};
 
-/// Makes the first key unless there is one; of replicas that start at once one wins and the others use its key.
+/// Stores the first key, unless there is one. If several replicas start at the same time, all use the key of one of them.
 pub async fn ensure_key(db: &Database, secret: &[u8]) -> Result<(), db::Error> {
     let write = db.begin().await?;
     let statement = db::one(
@@ -20,7 +20,7 @@ pub async fn ensure_key(db: &Database, secret: &[u8]) -> Result<(), db::Error> {
     write.commit().await
 }
 
-/// Makes one more key and returns its id. Of two that do so at once, one fails.
+/// Stores one more key and returns its id. If two callers do so at the same time, one of them fails.
 pub async fn add_key(db: &Database, secret: &[u8]) -> Result<i64, db::Error> {
     let write = db.begin().await?;
     let statement = write.one(
@@ -35,19 +35,19 @@ pub async fn add_key(db: &Database, secret: &[u8]) -> Result<i64, db::Error> {
     Ok(key_id)
 }
 
-/// Deletes a key, which the caller has made sure may go: see [`rotation::refusal`].
+/// Deletes a key. The caller has asked [`rotation::refusal`] before.
 pub async fn drop_key(db: &Database, key_id: i64) -> Result<(), db::Error> {
     let write = db.begin().await?;
     signing_key::Entity::delete_by_id(key_id).exec(write.conn()).await?;
     write.commit().await
 }
 
-/// All keys without their secrets, oldest first.
+/// Returns all keys without their secrets, oldest first.
 pub async fn list(db: &Database) -> Result<Vec<KeyInfo>, db::Error> {
     Ok(rows(db).await?.iter().map(info).collect())
 }
 
-/// All keys, the one that signs now last.
+/// Returns all keys; the key that signs now is the last.
 pub async fn keys(db: &Database) -> Result<Vec<SigningKey>, db::Error> {
     let mut rows = rows(db).await?;
     let infos: Vec<KeyInfo> = rows.iter().map(info).collect();
@@ -57,7 +57,7 @@ pub async fn keys(db: &Database) -> Result<Vec<SigningKey>, db::Error> {
         .map(|row| {
             let secret = hex::decode(&row.secret)
                 .map_err(|_| db::Error::Defect(format!("signing key {} is not hexadecimal", row.key_id)))?;
-            Ok(SigningKey { id: row.key_id.to_string(), secret })
+            Ok(SigningKey { id: row.key_id.to_string(), secret: secret.into() })
         })
         .collect()
 }
