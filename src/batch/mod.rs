@@ -1,12 +1,14 @@
-//! The machinery of writes: lanes that serve waiting calls together, and passes that run in the background.
+//! The machinery of writes: lanes that serve waiting calls together, and the loop of the background passes.
 
 mod lane;
 mod pace;
 pub mod passes;
+mod worker;
 
-pub use lane::{Batch, Lane, read_lane, write_lane};
+pub use lane::{Lane, read_lane, write_lane};
+pub use worker::Batch;
 
-/// The items, ascending and each once: the order in which rows are locked.
+/// Returns the items in ascending order and each once: the order in which rows are locked.
 pub fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut items: Vec<T> = items.collect();
     items.sort_unstable();
