@@ -1,8 +1,8 @@
 //! API keys: they say which service calls, and whether it may call AdminService.
 //!
-//! The file of API keys holds their SHA-256 digests, not the keys. Passwords need a slow hash like Argon2 because people choose
-//! passwords that can be guessed. An API key is 256 random bits, which cannot be guessed at any speed, and its hash is computed for every
-//! call.
+//! The file of API keys holds their SHA-256 digests, not the keys. Passwords need a slow hash like Argon2 because
+//! people choose passwords that can be guessed. An API key is 256 random bits, which cannot be guessed at any speed,
+//! and its hash is computed for every call.
 
 use std::collections::HashMap;
 
@@ -34,7 +34,8 @@ pub struct ApiKey {
 }
 
 impl ApiKeys {
-    /// Reads lines of `name:sha256-in-hex[:admin]`, and skips empty lines and those that begin with `#`. A name may have several keys.
+    /// Reads lines of `name:sha256-in-hex[:admin]`, and skips empty lines and those that begin with `#`. A name may
+    /// have several keys.
     ///
     /// Fails for a file without a key: it would refuse every call, and is more likely half written.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
@@ -64,7 +65,8 @@ impl ApiKeys {
 
     /// Returns what the file says about the API key that a caller shows.
     ///
-    /// The candidate is found by bytes of the digest, which tell nothing about the key. The rest is compared in constant time.
+    /// The candidate is found by bytes of the digest, which tell nothing about the key. The rest is compared in
+    /// constant time.
     pub fn find(&self, shown: &[u8]) -> Option<&ApiKey> {
         let digest = digest(shown);
         let key = self.0.get(&index(&digest))?;

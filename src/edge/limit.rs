@@ -47,7 +47,8 @@ impl Limit {
         Ok(Permit { limit: self.clone(), share: None, _permit: permit })
     }
 
-    /// Takes a permit for one of several users of the limit, none of which may hold more permits than are free for the others.
+    /// Takes a permit for one of several users of the limit, none of which may hold more permits than are free for the
+    /// others.
     pub fn try_acquire_fairly(self: &Arc<Self>, share: &Arc<Share>) -> Result<Permit, Error> {
         self.try_acquire_up_to(self.free.available_permits(), share)
     }

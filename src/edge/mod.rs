@@ -2,12 +2,14 @@
 //!
 //! # A connection
 //!
-//! [`incoming`] limits the connections, [`tls`] does the handshake, and [`speaking`] closes connections that do not begin to speak HTTP/2.
-//! [`Transport`] holds the TLS settings and the API keys of both listeners; their files are read again when they change.
+//! [`incoming`] limits the connections, [`tls`] does the handshake, and [`speaking`] closes connections that do not
+//! begin to speak HTTP/2. [`Transport`] holds the TLS settings and the API keys of both listeners; their files are read
+//! again when they change.
 //!
 //! # A request
 //!
-//! The [`Gate`] wraps the services of a listener in tower layers. A call passes them from top to bottom, its answer from bottom to top:
+//! The [`Gate`] wraps the services of a listener in tower layers. A call passes them from top to bottom, its answer
+//! from bottom to top:
 //!
 //! | layer | task |
 //! |---|---|
@@ -23,10 +25,12 @@
 //!
 //! # Why the layers are written here
 //!
-//! `ServiceBuilder`, `layer_fn` and `service_fn` of tower compose them; tokio's semaphore counts the permits. Ready-made layers do not fit:
+//! `ServiceBuilder`, `layer_fn` and `service_fn` of tower compose them; tokio's semaphore counts the permits.
+//! Ready-made layers do not fit:
 //!
-//! - tower's `ConcurrencyLimit` makes callers wait and its `LoadShed` knows one limit for all. Here a refusal is immediate and says when to
-//!   retry, no method takes more than half, and a call without its request gives its permit back.
+//! - tower's `ConcurrencyLimit` makes callers wait and its `LoadShed` knows one limit for all. Here a refusal is
+//!   immediate and says when to retry, no method takes more than half, and a call without its request gives its permit
+//!   back.
 //! - tower's and tonic's timeouts know one fixed time, end at the headers of a stream, and answer without details.
 //! - tower-http's `CatchPanic` moves every response body to a new allocation and does not watch the bodies of streams.
 //! - tower-http's `RequestBodyLimit` answers with HTTP 413, which gRPC clients see as UNKNOWN.

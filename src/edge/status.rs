@@ -1,4 +1,4 @@
-//! Failures as they go back to callers: also those that tonic makes of its own get their details.
+//! Failures as callers receive them. The failures that tonic makes itself get details as well.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
@@ -9,10 +9,10 @@ use crate::rpc::Error;
 
 const STATUS: &str = "grpc-status";
 const DETAILS: &str = "grpc-status-details-bin";
-/// By which callers learn what compression is read.
+/// Tells clients which compression the server can read.
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
-/// The answer to a call that failed.
+/// Returns the response to a call that failed before it had one.
 pub fn refusal(error: Error) -> Response<Body> {
     Status::from(error).into_http()
 }
@@ -23,18 +23,22 @@ pub fn trailers(error: Error) -> Result<Frame<Bytes>, Status> {
     Status::from(error).add_header(&mut trailers).map(|()| Frame::trailers(trailers))
 }
 
-/// Whether the headers of an answer say already that the call failed.
+/// Returns whether the headers of a response say that the call failed.
 pub fn is_failure(headers: &HeaderMap) -> bool {
     code(headers) != Code::Ok
 }
 
-/// How a call ended, as the headers or trailers say; what has not failed by its headers is OK.
+/// Returns the status code in the headers or trailers of a response; OK if there is none, as in the headers of a
+/// stream.
 pub fn code(headers: &HeaderMap) -> Code {
     headers.get(STATUS).map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
-/// Completes a failure that has no details. tonic makes two such kinds: UNIMPLEMENTED, and three codes for a request that it cannot read
-/// or that is too large, which is the caller's mistake. Failures of health and reflection stay as their protocols have them.
+/// Adds details to a failure that has none.
+///
+/// tonic makes two kinds: UNIMPLEMENTED, and three codes for a request that it cannot read or that is too large. The
+/// latter becomes INVALID_ARGUMENT, since the caller has to change the request. Failures of health and reflection stay
+/// as their protocols define them.
 pub fn complete(response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
     if headers.contains_key(DETAILS) {
@@ -43,7 +47,7 @@ pub fn complete(response: Response<Body>) -> Response<Body> {
     let error = match code(headers) {
         Code::Unimplemented => Error::Unimplemented,
         Code::Internal | Code::OutOfRange | Code::ResourceExhausted => {
-            Error::invalid("request", "must be one message of the call's type, and not too large")
+            Error::invalid("request", "must be one message of the method's type, within the size limit")
         }
         _ => return response,
     };

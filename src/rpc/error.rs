@@ -1,7 +1,7 @@
-//! What a call can fail with, and its only mapping to a gRPC status with details.
+//! The errors of calls, and their only mapping to a gRPC status with details.
 //!
-//! Each error has a sentence for the caller that says what to do, and never holds SQL, a path or a secret. What a
-//! defect was caused by is logged here, once, and stays inside.
+//! The message of an error tells the caller what to do. It never holds SQL, a path or a secret. The cause of an
+//! internal error is logged here, once, and is not sent.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -12,16 +12,16 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use super::proto::{self, ErrorReason};
 use crate::clock::Micros;
 
-/// `domain` of every `google.rpc.ErrorInfo`.
+/// The `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "boxoffice";
 
-/// When to try again after a failure that passes by itself.
+/// The retry delay after a failure of the server that is expected to pass.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// More violations than this are cut off: details above about 8 KB break some clients.
+/// Maximum number of violations in the details. Details above about 8 KB break some clients.
 const MAX_VIOLATIONS: usize = 20;
 
-/// A failure as callers see it: one variant per [`ErrorReason`].
+/// An error as callers see it: one variant per [`ErrorReason`].
 #[derive(Debug, Clone, ThisError)]
 #[allow(missing_docs, reason = "each variant is documented on its ErrorReason")]
 pub enum Error {
@@ -110,28 +110,28 @@ pub enum Error {
     Internal(Arc<dyn std::error::Error + Send + Sync>),
 }
 
-/// An ill-formed field and what it should be.
+/// A field that is ill-formed, and what it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Path of the field in the request.
+    /// The path of the field in the request.
     pub field: String,
-    /// What the field should be.
+    /// What the field must be, such as "must not be negative".
     pub description: String,
 }
 
 impl Error {
-    /// A defect; `cause` goes to the log and not to the caller.
+    /// Returns the error for a defect. Its `cause` is logged and not sent to the caller.
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(Arc::from(cause.into()))
     }
 
-    /// The one violation of a request.
+    /// Returns the error for a request with one violation.
     pub fn invalid(field: &str, description: impl Into<String>) -> Self {
         let violation = Violation { field: field.to_owned(), description: description.into() };
         Self::InvalidArgument { violations: vec![violation] }
     }
 
-    /// Code and reason, as the table of failures in `error_reason.proto` has them.
+    /// Returns the code and the reason, as the table in `error_reason.proto` lists them.
     pub fn code_and_reason(&self) -> (Code, ErrorReason) {
         use ErrorReason as R;
         match self {
@@ -174,7 +174,7 @@ impl Error {
         }
     }
 
-    /// What programs may want to know beside the reason; the keys are documented on the [`ErrorReason`].
+    /// Returns the metadata for programs; its keys are documented on the [`ErrorReason`].
     fn metadata(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::ConcertNotFound { concert_code } | Self::TokenConcertMismatch { concert_code } => {
@@ -235,7 +235,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let (code, reason) = error.code_and_reason();
         if let Error::Internal(cause) = &error {
-            tracing::error!(%cause, "a call failed by a defect");
+            tracing::error!(%cause, "a call failed with an internal error");
         }
         let name = reason.as_str_name();
         let reason = name.strip_prefix("ERROR_REASON_").unwrap_or(name);

@@ -1,4 +1,4 @@
-//! Reads the fields of a request and gathers what is ill-formed, so that a caller learns of all of it at once.
+//! Reads the fields of a request and collects all violations, so that a caller sees all of them in one answer.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -14,13 +14,15 @@ use crate::clock::Micros;
 const MAX_CODE_LENGTH: usize = 64;
 const MAX_NAME_LENGTH: usize = 200;
 
-/// The violations of one request. Every reader returns some value also for an ill-formed field; [`Fields::done`] says
-/// whether the values may be used.
+/// Collects the violations of one request.
+///
+/// Each reader returns some value even for an ill-formed field. The values may be used only if [`Fields::done`]
+/// succeeds.
 #[derive(Default)]
 pub struct Fields(Vec<Violation>);
 
 impl Fields {
-    /// Fails with all violations, if there are any.
+    /// Fails with INVALID_ARGUMENT and all violations, if there are any.
     pub fn done(self) -> Result<(), Error> {
         if self.0.is_empty() {
             return Ok(());
@@ -28,45 +30,45 @@ impl Fields {
         Err(Error::InvalidArgument { violations: self.0 })
     }
 
-    /// Notes a violation unless `valid`.
+    /// Adds a violation unless `valid`.
     pub fn require(&mut self, valid: bool, field: impl Into<String>, description: &str) {
         if !valid {
             self.0.push(Violation { field: field.into(), description: description.to_owned() });
         }
     }
 
-    /// A UUID with hyphens, in any case.
+    /// Reads a UUID with hyphens, in upper or lower case.
     pub fn uuid(&mut self, field: &str, value: &str) -> Uuid {
         let id = Uuid::try_parse(value).ok().filter(|_| value.len() == 36);
         self.require(id.is_some(), field, "must be a UUID like 0192f0c1-7a3e-7c4b-9d2a-1b2c3d4e5f60");
         id.unwrap_or_default()
     }
 
-    /// A UUID, or nothing.
+    /// Reads a UUID, or nothing if the field is empty.
     pub fn optional_uuid(&mut self, field: &str, value: &str) -> Option<Uuid> {
         if value.is_empty() { None } else { Some(self.uuid(field, value)) }
     }
 
-    /// `[A-Z0-9][A-Z0-9_-]{0,63}`.
+    /// Requires `[A-Z0-9][A-Z0-9_-]{0,63}`.
     pub fn concert_code(&mut self, field: &str, value: &str) {
         let valid = is_slug(value, |c| c.is_ascii_uppercase() || c.is_ascii_digit(), "_-");
         self.require(valid, field, "must match [A-Z0-9][A-Z0-9_-]{0,63}");
     }
 
-    /// `[a-z0-9][a-z0-9-]{0,63}`.
+    /// Requires `[a-z0-9][a-z0-9-]{0,63}`.
     pub fn venue_id(&mut self, field: &str, value: &str) {
         let valid = is_slug(value, |c| c.is_ascii_lowercase() || c.is_ascii_digit(), "-");
         self.require(valid, field, "must match [a-z0-9][a-z0-9-]{0,63}");
     }
 
-    /// A day of the calendar as `2026-12-24`.
+    /// Requires a date of the calendar in the form `2026-12-24`.
     pub fn date(&mut self, field: &str, value: &str) {
         let day = NaiveDate::parse_from_str(value, "%Y-%m-%d");
         let valid = day.is_ok_and(|day| day.to_string() == value);
         self.require(valid, field, "must be a date like 2026-12-24");
     }
 
-    /// A name for people.
+    /// Requires a name of 1 to 200 characters that is not blank.
     pub fn name(&mut self, field: impl Into<String>, value: &str) {
         let length = value.chars().count();
         let valid = (1..=MAX_NAME_LENGTH).contains(&length) && !value.trim().is_empty();
@@ -74,21 +76,19 @@ impl Fields {
         self.require(valid, field, "must have 1 to 200 characters");
     }
 
-    /// An instant that has to be there.
+    /// Reads an instant, which is required.
     pub fn instant(&mut self, field: &str, value: Option<&prost_types::Timestamp>) -> Micros {
         let at = value.and_then(proto::from_timestamp);
         self.require(at.is_some(), field, "must be an instant between the years 1 and 9999");
         at.unwrap_or_default()
     }
 
-    /// An instant, or nothing.
+    /// Reads an instant, or nothing if the field is not set.
     pub fn optional_instant(&mut self, field: &str, value: Option<&prost_types::Timestamp>) -> Option<Micros> {
         value.map(|value| self.instant(field, Some(value)))
     }
-}
 
-impl Fields {
-    /// A span within bounds, or nothing.
+    /// Reads a duration within `bounds`, or nothing if the field is not set.
     pub fn optional_span(
         &mut self,
         field: &str,

@@ -28,13 +28,15 @@ pub struct KeyRing(ArcSwap<Keys>);
 #[derive(Default, Clone)]
 struct Keys {
     signer: Option<(Header, EncodingKey)>,
-    /// By the encoded header of the tokens that the key signs. All tokens of a key have the same header, because all are made here.
+    /// By the encoded header of the tokens that the key signs. All tokens of a key have the same header, because all
+    /// are made here.
     verifiers: HashMap<String, DecodingKey>,
     read_at: Option<Instant>,
 }
 
 impl KeyRing {
-    /// Replaces the keys by `keys`, which were read just now. The last one signs, unless the operator `configured` a secret.
+    /// Replaces the keys by `keys`, which were read just now. The last one signs, unless the operator `configured` a
+    /// secret.
     pub fn replace(&self, mut keys: Vec<SigningKey>, configured: Option<&SecretString>) {
         if let Some(secret) = configured {
             let secret = secret.expose_secret().as_bytes().to_vec();
@@ -57,8 +59,8 @@ impl KeyRing {
 
     /// Returns the bearer of a token that one of the keys has signed.
     ///
-    /// Fails with TOKEN_INVALID. Fails with STORAGE_UNAVAILABLE if the token names an unknown key while the keys are stale: the key may
-    /// be a new one that this server could not read.
+    /// Fails with TOKEN_INVALID. Fails with STORAGE_UNAVAILABLE if the token names an unknown key while the keys are
+    /// stale: the key may be a new one that this server could not read.
     pub fn verify(&self, token: &str) -> Result<Bearer, Error> {
         let keys = self.0.load();
         keys.verified_bearer(token).ok_or_else(|| {
@@ -77,8 +79,8 @@ impl Keys {
         token.split_once('.').is_some_and(|(header, _)| self.verifiers.contains_key(header))
     }
 
-    /// Returns the bearer if the signature is right; it is compared in constant time. A token does not say when it expires: its row in
-    /// the database does.
+    /// Returns the bearer if the signature is right; it is compared in constant time. A token does not say when it
+    /// expires: its row in the database does.
     fn verified_bearer(&self, token: &str) -> Option<Bearer> {
         let (message, signature) = token.rsplit_once('.')?;
         let (header, payload) = message.split_once('.')?;

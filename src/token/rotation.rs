@@ -1,7 +1,7 @@
 //! The rotation of signing keys: which key signs, and which may be dropped.
 //!
-//! Each server reads the keys every few seconds, and a new key signs only when it is [`NOTICE`] old. So every server knows a key before
-//! any server signs with it, and no server meets a token that it cannot verify.
+//! Each server reads the keys every few seconds, and a new key signs only when it is [`NOTICE`] old. So every server
+//! knows a key before any server signs with it, and no server meets a token that it cannot verify.
 
 use std::time::Duration;
 
@@ -26,16 +26,16 @@ impl KeyInfo {
     }
 }
 
-/// Returns which of `keys`, oldest first, signs: the newest that every server knows. The first key signs immediately, since there is
-/// no other.
+/// Returns which of `keys`, oldest first, signs: the newest that every server knows. The first key signs immediately,
+/// since there is no other.
 pub fn signer(keys: &[KeyInfo], now: Micros) -> Option<KeyInfo> {
     keys.iter().rev().find(|key| key.sign_time() <= now).or(keys.first()).copied()
 }
 
 /// Returns why a key may not be dropped yet, as a message for the operator, or `None` if it may.
 ///
-/// The newest key has to stay. The others stay until the newest has signed for [`NOTICE`]: until then a server that has not read the
-/// keys may sign with an older one.
+/// The newest key has to stay. The others stay until the newest has signed for [`NOTICE`]: until then a server that has
+/// not read the keys may sign with an older one.
 pub fn refusal(keys: &[KeyInfo], key_id: i64, now: Micros) -> Option<String> {
     let Some(newest) = keys.last().filter(|_| keys.iter().any(|key| key.key_id == key_id)) else {
         return Some(format!("there is no signing key {key_id}: `boxoffice signing-key list` shows the keys"));

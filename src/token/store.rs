@@ -8,7 +8,8 @@ use super::{
 };
 use crate::db::{self, Database, entity::signing_key};
 
-/// Stores the first key, unless there is one. If several replicas start at the same time, all use the key of one of them.
+/// Stores the first key, unless there is one. If several replicas start at the same time, all use the key of one of
+/// them.
 pub async fn ensure_key(db: &Database, secret: &[u8]) -> Result<(), db::Error> {
     let write = db.begin().await?;
     let statement = db::one(

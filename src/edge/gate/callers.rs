@@ -28,7 +28,8 @@ pub struct CallerCheck {
 }
 
 impl CallerCheck {
-    /// Returns a check that asks for one of `keys`, or for nothing without them. With `admins_only` the key needs the admin right.
+    /// Returns a check that asks for one of `keys`, or for nothing without them. With `admins_only` the key needs the
+    /// admin right.
     pub fn new(keys: Option<Arc<Reloaded<ApiKeys>>>, admins_only: bool) -> Self {
         Self { keys, admins_only }
     }
@@ -57,7 +58,8 @@ impl CallerCheck {
     }
 }
 
-/// Returns whether the client showed a certificate when it connected. The TLS handshake has verified it against the listener's CA.
+/// Returns whether the client showed a certificate when it connected. The TLS handshake has verified it against the
+/// listener's CA.
 fn has_certificate(extensions: &Extensions) -> bool {
     extensions.get::<TlsConnectInfo<Peer>>().is_some_and(|client| client.peer_certs().is_some())
 }

@@ -1,4 +1,5 @@
-//! The layer that ends calls at their deadline: the caller's `grpc-timeout`, and for all but streams the server's own limit.
+//! The layer that ends calls at their deadline: the caller's `grpc-timeout`, and for all but streams the server's own
+//! limit.
 
 use std::{
     pin::Pin,
@@ -18,14 +19,14 @@ use crate::{
     rpc::{self, Error},
 };
 
-/// tonic watches `grpc-timeout` as well, and would answer CANCELLED without details. Our deadline is earlier by one tick of
-/// tokio's timer, so our answer comes first.
+/// tonic watches `grpc-timeout` as well, and would answer CANCELLED without details. Our deadline is earlier by one
+/// tick of tokio's timer, so our answer comes first.
 const TONIC_MARGIN: Duration = Duration::from_millis(1);
 /// A longer timeout counts as none.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 
-/// Returns the layer that fails calls with DEADLINE_EXCEEDED. Without a shorter timeout of the caller's, a call may take
-/// `call_timeout`, and a stream may stay open for any time.
+/// Returns the layer that fails calls with DEADLINE_EXCEEDED. Without a shorter timeout of the caller's, a call may
+/// take `call_timeout`, and a stream may stay open for any time.
 pub fn layer<S: Responds<Call, Error>>(call_timeout: Duration) -> impl Layer<S, Service = impl Responds<Call, Error>> {
     layer_fn(move |mut inner: S| {
         service_fn(move |call: Call| {

@@ -1,10 +1,10 @@
 //! Reads each request whole before a service sees it: a request is one small message.
 //!
-//! A call whose request is still arriving gives its permit back, so that slow or silent senders keep nobody out. Arriving requests
-//! have a limit of their own, and one connection may use at most half of it.
+//! A call whose request is still arriving gives its permit back, so that slow or silent senders keep nobody out.
+//! Arriving requests have a limit of their own, and one connection may use at most half of it.
 //!
-//! Refused requests are read too, as far as they have arrived: h2 counts data after an answer as an error of the client, and closes
-//! connections that make many such errors.
+//! Refused requests are read too, as far as they have arrived: h2 counts data after an answer as an error of the
+//! client, and closes connections that make many such errors.
 
 use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
@@ -37,15 +37,16 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Returns an inbox for requests of at most `max_bytes`. It stops waiting for requests when `stopping` is cancelled.
+    /// Returns an inbox for requests of at most `max_bytes`. It stops waiting for requests when `stopping` is
+    /// cancelled.
     pub fn new(max_bytes: usize, stopping: CancellationToken) -> Self {
         Self { arriving: Limit::new("arriving", MAX_ARRIVING), max_bytes, stopping }
     }
 
     /// Returns the request with its message in memory, and the permit that the call now holds.
     ///
-    /// If the message has not arrived yet, `permit` is given back, and `retake` takes another one when the message is there. Fails with
-    /// INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED or SHUTTING_DOWN.
+    /// If the message has not arrived yet, `permit` is given back, and `retake` takes another one when the message is
+    /// there. Fails with INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED or SHUTTING_DOWN.
     pub async fn receive(
         &self,
         request: Request<Body>,

@@ -1,4 +1,5 @@
-//! The gate of a listener: the tower layers that every request passes before its service, and every answer on the way back.
+//! The gate of a listener: the tower layers that every request passes before its service, and every answer on the way
+//! back.
 
 mod answers;
 mod call;

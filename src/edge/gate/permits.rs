@@ -29,7 +29,8 @@ pub struct Permits {
 }
 
 impl Permits {
-    /// Returns the permits that `limits` allow. Requests may have `max_request_bytes`, and stop arriving when `stopping` is cancelled.
+    /// Returns the permits that `limits` allow. Requests may have `max_request_bytes`, and stop arriving when
+    /// `stopping` is cancelled.
     pub fn new(limits: &Limits, max_request_bytes: usize, stopping: CancellationToken) -> Self {
         Self {
             calls: Limit::new("calls", limits.max_calls),
@@ -40,8 +41,8 @@ impl Permits {
 
     /// Takes a permit for a call of `method`, or fails with OVERLOADED.
     ///
-    /// One method may use at most half of the calls. So methods that are answered from memory go on while calls that wait for the
-    /// database pile up.
+    /// One method may use at most half of the calls. So methods that are answered from memory go on while calls that
+    /// wait for the database pile up.
     fn try_acquire(&self, method: &Method) -> Result<Permit, Error> {
         if method.is_stream { self.streams.try_acquire() } else { self.calls.try_acquire_fairly(&method.share) }
     }

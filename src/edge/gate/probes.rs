@@ -1,7 +1,7 @@
 //! The layer for requests of other services than the listener's own: health, reflection, and unknown paths.
 //!
-//! These need no API key. They have a limit of their own, of which one connection gets little, so that health is answered however many
-//! calls there are.
+//! These need no API key. They have a limit of their own, of which one connection gets little, so that health is
+//! answered however many calls there are.
 
 use std::{
     convert::Infallible,
@@ -42,7 +42,8 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Returns the limit of probes. Each must be answered within `call_timeout`; their streams end when `stopping` is cancelled.
+    /// Returns the limit of probes. Each must be answered within `call_timeout`; their streams end when `stopping` is
+    /// cancelled.
     pub fn new(call_timeout: Duration, stopping: CancellationToken) -> Self {
         Self { limit: Limit::new("probes", MAX_PROBES), call_timeout, stopping }
     }
@@ -70,7 +71,8 @@ pub fn layer<S: Responds<Request<Body>, Infallible>>(
     })
 }
 
-/// Ends the body of `response` when the server shuts down. Our own streams do that themselves; health and reflection do not.
+/// Ends the body of `response` when the server shuts down. Our own streams do that themselves; health and reflection do
+/// not.
 fn until_shutdown(response: Response<Body>, permit: Permit, stopping: &CancellationToken) -> Response<Body> {
     let stopping = Box::pin(stopping.clone().cancelled_owned());
     response.map(|body| Body::new(UntilShutdown { body, _permit: permit, stopping, ended: false }))
