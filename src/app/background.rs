@@ -42,7 +42,7 @@ pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_backgrou
         }
     }
     run(&core, "refresh", REFRESH_INTERVAL, |core| Box::pin(async move { core.snapshots.refresh().await }));
-    run(&core, "share", SHARED_STATE_INTERVAL, |core| Box::pin(async move { share(&core).await }));
+    run(&core, "share", SHARED_STATE_INTERVAL, |core| Box::pin(async move { read_shared_state(&core).await }));
     if run_background {
         let Settings { promote_interval, expire_interval, .. } = core.settings;
         run(&core, "promote", promote_interval, |core| Box::pin(async move { promote(&core).await }));
@@ -66,15 +66,15 @@ pub async fn expire(core: &Core) -> Result<(), db::Error> {
 async fn prepare(core: &Core, first_key: &[u8]) -> Result<(), db::Error> {
     core.db.migrate().await?;
     token::store::ensure_key(&core.db, first_key).await?;
-    share(core).await?;
+    read_shared_state(core).await?;
     core.snapshots.refresh().await
 }
 
 /// Reads what replicas share: the database's clock and the signing keys.
-async fn share(core: &Core) -> Result<(), db::Error> {
+async fn read_shared_state(core: &Core) -> Result<(), db::Error> {
     core.db.anchor_clock().await?;
     let keys = token::store::keys(&core.db).await?;
-    core.keys.replace(keys, core.settings.token_key.as_ref());
+    core.key_ring.replace(keys, core.settings.token_key.as_ref());
     Ok(())
 }
 

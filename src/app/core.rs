@@ -25,8 +25,8 @@ pub struct Core {
     pub catalogue: Arc<Catalogue>,
     /// The queues as polling reads them, in memory.
     pub snapshots: Arc<Snapshots>,
-    /// The keys of queue tokens.
-    pub keys: Arc<KeyRing>,
+    /// The keys that sign and verify queue tokens.
+    pub key_ring: Arc<KeyRing>,
     /// TLS settings and API keys.
     pub transport: Transport,
     /// The expiry time up to which this server has swept holds.
@@ -44,7 +44,7 @@ impl Core {
         Ok(Self {
             catalogue: Arc::new(Catalogue::new(db.clone())),
             snapshots: Arc::new(Snapshots::new(db.clone(), settings.poll_budget)),
-            keys: Arc::default(),
+            key_ring: Arc::default(),
             transport: Transport::open(&settings.transport).map_err(Error::internal)?,
             db,
             settings,

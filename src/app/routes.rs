@@ -39,14 +39,14 @@ pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Heal
     let leave =
         write_lane(db, "queue.leave", tasks, |write, keys| Box::pin(reservation::operations::leave(write, keys)));
     let queue =
-        QueueApi::new(db, catalogue.clone(), core.keys.clone(), admission.clone(), leave, tasks, stopping.clone());
+        QueueApi::new(db, catalogue.clone(), core.key_ring.clone(), admission.clone(), leave, tasks, stopping.clone());
     let concert = ConcertApi::new(db.clone(), catalogue.clone(), admission.clone(), tasks, stopping);
     let hold_ttl = core.settings.hold_ttl;
     let reservation = ReservationApi::new(db.clone(), catalogue.clone(), admission.clone(), hold_ttl, tasks);
     let wallet = WalletApi::new(db.clone(), &core.settings.currency, tasks);
     let payment = PaymentApi::new(db.clone(), catalogue.clone(), admission, tasks);
 
-    let token = TokenInterceptor::new(core.keys.clone());
+    let token = TokenInterceptor::new(core.key_ring.clone());
     macro_rules! intercepted {
         ($service:expr) => {
             InterceptedService::new(InterceptedService::new($service, token.clone()), readiness.interceptor())

@@ -3,8 +3,8 @@
 //! If the queue is longer than callers wait, the worker does work for callers that have gone. So a command is refused
 //! immediately when the batches before it will take too long, judged by how long recent batches took.
 //!
-//! Two kinds of commands are always taken. A command that fits the next batch: refusing it would make nothing faster.
-//! And a command that finds no other waiting: so there are always recent batches to judge by.
+//! A command that fits the next batch may wait for any time that its caller allows, since refusing it would make nothing
+//! faster. A command that finds no other waiting is always taken, so that there are recent batches to judge by.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -20,7 +20,7 @@ use crate::rpc::{Error, Pressure};
 pub const WIDTH: usize = 512;
 /// Maximum number of commands that wait for one worker; further ones are refused.
 pub const CAPACITY: usize = 8_192;
-/// How long a command may wait for its batch to begin.
+/// How long a command may wait for its batch to begin, unless it fits the next batch.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const IDLE: u64 = u64::MAX;
 

@@ -17,7 +17,8 @@ use crate::{
     rpc::{self, Error},
 };
 
-/// The outcome of a batch: an answer for each command, in order. After an error, nothing was written.
+/// The outcome of a batch: an answer for each command, in order. After an error nothing was written, unless the error
+/// says that the outcome is unknown.
 pub type Batch<R> = Result<Vec<Result<R, Error>>, db::Error>;
 
 /// The operation of a lane, on a slice of commands.

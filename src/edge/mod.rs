@@ -14,7 +14,7 @@
 //! | layer | task |
 //! |---|---|
 //! | `SetSensitiveRequestHeaders` | keeps tokens and API keys out of logs |
-//! | `gate/records.rs` | records how long the call took, to the last message of a stream |
+//! | `gate/durations.rs` | records how long the call took, to the last message of a stream |
 //! | `gate/answers.rs` | turns an error or a panic into a status with details |
 //! | `gate/shutdown.rs` | refuses calls once the server shuts down |
 //! | `gate/deadlines.rs` | ends the call or the stream at its deadline |

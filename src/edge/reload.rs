@@ -61,7 +61,11 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
                 tracing::info!(what = self.what, "files changed and are in use");
             }
             Err(error) => {
-                tracing::error!(what = self.what, %error, "changed files cannot be used; the old ones stay: correct them");
+                tracing::error!(
+                    what = self.what,
+                    %error,
+                    "changed files cannot be used, so their previous contents stay in use: correct the files"
+                );
             }
         }
     }

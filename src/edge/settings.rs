@@ -53,7 +53,7 @@ pub struct TransportSettings {
     #[arg(long, global = true, env = "BOXOFFICE_ADMIN_TLS_CLIENT_CA", value_name = "FILE")]
     pub admin_tls_client_ca: Option<PathBuf>,
     /// File of the API keys, made with `boxoffice api-key new`. With it, calls must send a key in the metadata
-    /// `x-api-key`.
+    /// `x-api-key`, unless the client shows a certificate.
     #[arg(long, global = true, env = "BOXOFFICE_API_KEYS_FILE", value_name = "FILE")]
     pub api_keys_file: Option<PathBuf>,
 }

@@ -13,7 +13,7 @@ const DETAILS: &str = "grpc-status-details-bin";
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
 /// Returns the response to a call that failed before it had one.
-pub fn refusal(error: Error) -> Response<Body> {
+pub fn failure(error: Error) -> Response<Body> {
     Status::from(error).into_http()
 }
 
@@ -52,7 +52,7 @@ pub fn complete(response: Response<Body>) -> Response<Body> {
         _ => return response,
     };
     let accepted: Option<HeaderValue> = headers.get(ACCEPT_ENCODING).cloned();
-    let mut completed = refusal(error);
+    let mut completed = failure(error);
     if let Some(accepted) = accepted {
         completed.headers_mut().insert(ACCEPT_ENCODING, accepted);
     }

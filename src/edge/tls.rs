@@ -55,7 +55,7 @@ pub fn server_config(
         .map_err(|_| "the key file holds no private key: give a PEM file with one".to_owned())?;
     let mut config = builder
         .with_single_cert(certificates("the certificate", cert)?, key)
-        .map_err(|error| format!("the certificate does not fit the key: {error}"))?;
+        .map_err(|error| format!("the certificate and the key do not fit together: {error}"))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }

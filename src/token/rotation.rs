@@ -12,14 +12,14 @@ pub const NOTICE: Duration = Duration::from_secs(15);
 
 /// A signing key without its secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyInfo {
+pub struct SigningKeyInfo {
     /// The id of the key; a newer key has a higher id.
     pub key_id: i64,
     /// When the key was made.
     pub create_time: Micros,
 }
 
-impl KeyInfo {
+impl SigningKeyInfo {
     /// Returns when the key begins to sign, unless it is the first.
     pub fn sign_time(&self) -> Micros {
         self.create_time.saturating_add(micros(NOTICE))
@@ -28,7 +28,7 @@ impl KeyInfo {
 
 /// Returns which of `keys`, oldest first, signs: the newest that every server knows. The first key signs immediately,
 /// since there is no other.
-pub fn signer(keys: &[KeyInfo], now: Micros) -> Option<KeyInfo> {
+pub fn signer(keys: &[SigningKeyInfo], now: Micros) -> Option<SigningKeyInfo> {
     keys.iter().rev().find(|key| key.sign_time() <= now).or(keys.first()).copied()
 }
 
@@ -36,7 +36,7 @@ pub fn signer(keys: &[KeyInfo], now: Micros) -> Option<KeyInfo> {
 ///
 /// The newest key has to stay. The others stay until the newest has signed for [`NOTICE`]: until then a server that has
 /// not read the keys may sign with an older one.
-pub fn refusal(keys: &[KeyInfo], key_id: i64, now: Micros) -> Option<String> {
+pub fn refusal(keys: &[SigningKeyInfo], key_id: i64, now: Micros) -> Option<String> {
     let Some(newest) = keys.last().filter(|_| keys.iter().any(|key| key.key_id == key_id)) else {
         return Some(format!("there is no signing key {key_id}: `boxoffice signing-key list` shows the keys"));
     };
@@ -58,8 +58,8 @@ mod tests {
 
     const SECOND: Micros = 1_000_000;
 
-    fn keys(create_times: &[Micros]) -> Vec<KeyInfo> {
-        create_times.iter().zip(1..).map(|(at, key_id)| KeyInfo { key_id, create_time: at * SECOND }).collect()
+    fn keys(create_times: &[Micros]) -> Vec<SigningKeyInfo> {
+        create_times.iter().zip(1..).map(|(at, key_id)| SigningKeyInfo { key_id, create_time: at * SECOND }).collect()
     }
 
     fn signer_at(create_times: &[Micros], now: Micros) -> Option<i64> {

@@ -4,7 +4,7 @@ use sea_orm::{ConnectionTrait, EntityTrait, QueryOrder};
 
 use super::{
     ring::SigningKey,
-    rotation::{self, KeyInfo},
+    rotation::{self, SigningKeyInfo},
 };
 use crate::db::{self, Database, entity::signing_key};
 
@@ -44,14 +44,14 @@ pub async fn drop_key(db: &Database, key_id: i64) -> Result<(), db::Error> {
 }
 
 /// Returns all keys without their secrets, oldest first.
-pub async fn list(db: &Database) -> Result<Vec<KeyInfo>, db::Error> {
+pub async fn list(db: &Database) -> Result<Vec<SigningKeyInfo>, db::Error> {
     Ok(rows(db).await?.iter().map(info).collect())
 }
 
 /// Returns all keys; the key that signs now is the last.
 pub async fn keys(db: &Database) -> Result<Vec<SigningKey>, db::Error> {
     let mut rows = rows(db).await?;
-    let infos: Vec<KeyInfo> = rows.iter().map(info).collect();
+    let infos: Vec<SigningKeyInfo> = rows.iter().map(info).collect();
     let signer = rotation::signer(&infos, db.now()).map(|key| key.key_id);
     rows.sort_by_key(|row| Some(row.key_id) == signer);
     rows.into_iter()
@@ -67,6 +67,6 @@ async fn rows(db: &Database) -> Result<Vec<signing_key::Model>, db::Error> {
     Ok(signing_key::Entity::find().order_by_asc(signing_key::Column::KeyId).all(db.reader()).await?)
 }
 
-fn info(row: &signing_key::Model) -> KeyInfo {
-    KeyInfo { key_id: row.key_id, create_time: row.create_time }
+fn info(row: &signing_key::Model) -> SigningKeyInfo {
+    SigningKeyInfo { key_id: row.key_id, create_time: row.create_time }
 }

@@ -11,7 +11,7 @@ use crate::{
     rpc::{Error, caught},
 };
 
-/// Returns the layer that answers every request of its inner service, whatever happens to it.
+/// Returns the layer that answers every request, even after an error or a panic.
 pub fn layer<R, S: Responds<R, Error>>() -> impl Layer<S, Service = impl Responds<R, Infallible>> {
     layer_fn(|mut inner: S| {
         service_fn(move |request: R| {
@@ -19,7 +19,7 @@ pub fn layer<R, S: Responds<R, Error>>() -> impl Layer<S, Service = impl Respond
             async move {
                 Ok(match response.await.unwrap_or_else(|panic| Err(caught("call", panic))) {
                     Ok(response) => status::complete(response),
-                    Err(error) => status::refusal(error),
+                    Err(error) => status::failure(error),
                 })
             }
         })

@@ -23,15 +23,15 @@ use crate::{
 /// Checks who calls a listener. The default lets every caller pass.
 #[derive(Clone, Default)]
 pub struct CallerCheck {
-    keys: Option<Arc<Reloaded<ApiKeys>>>,
+    api_keys: Option<Arc<Reloaded<ApiKeys>>>,
     admins_only: bool,
 }
 
 impl CallerCheck {
-    /// Returns a check that asks for one of `keys`, or for nothing without them. With `admins_only` the key needs the
+    /// Returns a check that asks for one of `api_keys`, or for nothing without them. With `admins_only` the key needs the
     /// admin right.
-    pub fn new(keys: Option<Arc<Reloaded<ApiKeys>>>, admins_only: bool) -> Self {
-        Self { keys, admins_only }
+    pub fn new(api_keys: Option<Arc<Reloaded<ApiKeys>>>, admins_only: bool) -> Self {
+        Self { api_keys, admins_only }
     }
 
     /// Returns a check that asks for the API keys of a file with this text.
@@ -44,13 +44,13 @@ impl CallerCheck {
 
     /// Lets a call pass, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
     fn check(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<(), Error> {
-        let Some(keys) = &self.keys else { return Ok(()) };
+        let Some(api_keys) = &self.api_keys else { return Ok(()) };
         if has_certificate(extensions) {
             return Ok(());
         }
         let shown = headers.get(API_KEY_HEADER).ok_or(Error::CredentialMissing)?;
-        let keys = keys.current();
-        let key = keys.find(shown.as_bytes()).ok_or(Error::CredentialInvalid)?;
+        let api_keys = api_keys.current();
+        let key = api_keys.find(shown.as_bytes()).ok_or(Error::CredentialInvalid)?;
         if self.admins_only && !key.is_admin {
             return Err(Error::AdminRightMissing { api_key_name: key.name.clone() });
         }

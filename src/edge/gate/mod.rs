@@ -5,10 +5,10 @@ mod answers;
 mod call;
 mod callers;
 mod deadlines;
+mod durations;
 mod inbox;
 mod permits;
 mod probes;
-mod records;
 mod shutdown;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -68,7 +68,7 @@ impl Gate {
         S: Responds<Request<Body>, Infallible>,
     {
         let mut calls = ServiceBuilder::new()
-            .layer(records::layer())
+            .layer(durations::layer())
             .layer(answers::layer())
             .layer(shutdown::layer(self.stopping.clone()))
             .layer(deadlines::layer(self.call_timeout))
@@ -82,7 +82,7 @@ impl Gate {
             Some(method) => Either::Left(calls.call(Call { request, method, start: Instant::now() })),
             None => Either::Right(probes.call(request)),
         });
-        // Whatever prints a request prints `Sensitive` in place of these.
+        // A printed request shows `Sensitive` in place of these headers.
         ServiceBuilder::new()
             .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, API_KEY_HEADER]))
             .service(routed)
@@ -132,14 +132,14 @@ mod tests {
 
     type Part = Result<http_body::Frame<bytes::Bytes>, tonic::Status>;
 
-    /// A request whose body does not come while the sender lives.
+    /// Returns a request whose body does not arrive while the sender lives.
     fn half_sent(path: &str) -> (tokio::sync::mpsc::Sender<Part>, Request<Body>) {
         let (sender, body) = tokio::sync::mpsc::channel::<Part>(1);
         let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));
         (sender, Request::builder().uri(path).body(Body::new(body)).unwrap())
     }
 
-    /// The status that a call ends with, in its headers or in its trailers.
+    /// Returns the status of a call, from its headers or its trailers.
     async fn end(response: Response<Body>) -> tonic::Status {
         if let Some(status) = tonic::Status::from_header_map(response.headers()) {
             return status;
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_that_come_while_stopping_are_refused_and_health_is_not() {
+    async fn calls_that_arrive_while_the_server_stops_are_refused_and_health_is_not() {
         let (gate, stopping) = gate(&[]);
         stopping.cancel();
         assert_eq!(call(&gate, UNARY, fine).await, (Code::Unavailable, "SHUTTING_DOWN".to_owned()));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_that_were_not_run_yet_count_and_those_that_wait_for_their_request_do_not() {
+    async fn calls_that_were_not_polled_yet_hold_a_permit_and_calls_that_wait_for_their_request_do_not() {
         let (gate, _) = gate(&["--max-calls", "4"]);
         let service = || gate.around(service_fn(fine));
         let waiting: Vec<_> = (0..2).map(|_| service().call(request(UNARY))).collect();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_take_no_place() {
+    async fn callers_without_a_credential_take_no_permit() {
         let (key, line) = credential::new_key("shop", false).unwrap();
         let limits = limits(&["--max-calls", "2"]);
         let check = CallerCheck::of_file(&line).unwrap();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_without_a_deadline_of_its_own_ends_when_the_server_says() {
+    async fn a_call_without_a_deadline_ends_after_the_servers_call_timeout() {
         let (gate, _) = gate(&["--call-timeout", "5s"]);
         let started = Instant::now();
         let answer = call(&gate, UNARY, |_| std::future::pending()).await;
