@@ -1,7 +1,8 @@
-//! The time that decisions go by: instants are whole microseconds since the Unix epoch, UTC.
+//! The clock that decisions use. An instant is a whole number of microseconds since the Unix epoch, in UTC.
 //!
-//! On PostgreSQL all replicas go by the database's clock: the clock is anchored to readings of it and runs on by the
-//! machine's monotonic clock in between, so a replica whose own clock is wrong by an hour decides like the others.
+//! On PostgreSQL all replicas use the database's clock. Each replica reads that clock now and then, and counts on from
+//! the reading with the machine's monotonic clock. So a replica whose own clock is wrong by an hour decides like the
+//! others.
 
 use std::{
     sync::Arc,
@@ -11,16 +12,16 @@ use std::{
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-/// Microseconds since the Unix epoch, or a span of them.
+/// Microseconds since the Unix epoch, or a duration in microseconds.
 pub type Micros = i64;
 
-/// A reading is replaced by a more precise one at once, and after this long by any that is not useless.
+/// A more precise reading replaces an older one immediately. After this time, a less precise reading does so as well.
 const ANCHOR_AGE: Duration = Duration::from_secs(30);
-/// Useless is what took so long, as when the database was away: it may be wrong by half of it. The machine's monotonic clock takes hours to
-/// be as wrong.
-const USELESS_ROUND_TRIP: Duration = Duration::from_millis(500);
+/// A reading with a longer round trip never replaces an older one: its error is up to half of the round trip. The
+/// machine's monotonic clock needs hours for an error of that size.
+const MAX_ROUND_TRIP: Duration = Duration::from_millis(500);
 
-/// Tells the time; clones tell the same.
+/// A clock; clones show the same time.
 #[derive(Clone)]
 pub struct Clock(Arc<Kind>);
 
@@ -36,17 +37,17 @@ struct Anchor {
 }
 
 impl Clock {
-    /// The machine's clock until [`Clock::anchor`] is called, then the clock that was read.
+    /// Returns the machine's clock. After [`Clock::anchor`] it shows the time of the clock that was read.
     pub fn system() -> Self {
         Self(Arc::new(Kind::System(RwLock::new(None))))
     }
 
-    /// A clock for tests that moves only by [`Clock::advance`].
+    /// Returns a clock for tests, which moves only by [`Clock::advance`].
     pub fn manual(start: Micros) -> Self {
         Self(Arc::new(Kind::Manual(watch::Sender::new(start))))
     }
 
-    /// Now.
+    /// Returns the current time.
     pub fn now(&self) -> Micros {
         match &*self.0 {
             Kind::Manual(now) => *now.borrow(),
@@ -57,8 +58,9 @@ impl Clock {
         }
     }
 
-    /// Takes over `reading`, another clock's answer to a question asked at `asked` and answered just now. Of several
-    /// readings the one with the shortest round trip counts, since its error is at most half of that.
+    /// Sets the clock by `reading`, which another clock was asked for at `asked` and returned just now.
+    ///
+    /// Of several readings the one with the shortest round trip counts, since its error is at most half of that.
     pub fn anchor(&self, asked: Instant, reading: Micros) {
         let Kind::System(slot) = &*self.0 else {
             return;
@@ -67,26 +69,26 @@ impl Clock {
         let mut slot = slot.write();
         let better = slot.as_ref().is_none_or(|old| {
             let is_old = old.at.elapsed() > ANCHOR_AGE;
-            round_trip <= old.round_trip || (is_old && round_trip < USELESS_ROUND_TRIP)
+            round_trip <= old.round_trip || (is_old && round_trip < MAX_ROUND_TRIP)
         });
         if better {
             *slot = Some(Anchor { at: asked + round_trip / 2, reading, round_trip });
         }
     }
 
-    /// Waits until the clock tells `at` or later.
+    /// Waits until the clock shows `at` or later.
     pub async fn sleep_until(&self, at: Micros) {
         match &*self.0 {
-            // A little later, so that the instant has come for sure.
+            // One millisecond more, because timers are less precise than the clock.
             Kind::System(_) => tokio::time::sleep(until(at, self.now()) + Duration::from_millis(1)).await,
             Kind::Manual(now) => {
-                // The sender lives as long as the clock.
+                // This fails only without a sender, which lives as long as the clock.
                 let _ = now.subscribe().wait_for(|now| *now >= at).await;
             }
         }
     }
 
-    /// Moves a manual clock on; the system's clock stays as it is.
+    /// Moves a manual clock forward. It does nothing to the machine's clock.
     pub fn advance(&self, by: Duration) {
         if let Kind::Manual(now) = &*self.0 {
             now.send_modify(|now| *now += micros(by));
@@ -94,12 +96,12 @@ impl Clock {
     }
 }
 
-/// A span in microseconds; one too long for that is the longest there is.
+/// Returns a duration in microseconds, or the maximum if it is too long.
 pub fn micros(span: Duration) -> Micros {
     Micros::try_from(span.as_micros()).unwrap_or(Micros::MAX)
 }
 
-/// The span from `now` until `then`; zero if it has passed.
+/// Returns the duration from `now` until `then`, or zero if `then` has passed.
 pub fn until(then: Micros, now: Micros) -> Duration {
     Duration::from_micros(then.saturating_sub(now).max(0).unsigned_abs())
 }
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_anchored_clock_tells_the_time_it_was_anchored_to() {
+    fn an_anchored_clock_shows_the_time_it_was_anchored_to() {
         let clock = Clock::system();
         clock.anchor(Instant::now(), 1_000_000_000);
         assert!((1_000_000_000..1_010_000_000).contains(&clock.now()));
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_reading_is_replaced_by_a_new_one_but_not_by_one_that_took_long() {
+    fn an_old_reading_is_replaced_by_a_new_one_but_not_by_one_with_a_long_round_trip() {
         let clock = Clock::system();
         let minute = Duration::from_secs(60);
         let Kind::System(slot) = &*clock.0 else { unreachable!() };

@@ -1,4 +1,4 @@
-//! The binary: parse, start telemetry, run.
+//! The binary: parses the command line, starts telemetry and runs the command.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ use boxoffice::app::{
 };
 use clap::Parser;
 
-/// Calls allocate many small things at once, which this one is made for.
+/// Every call makes many small allocations, which mimalloc serves faster than the system allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

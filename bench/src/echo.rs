@@ -26,7 +26,7 @@ use proto::{
     echo_service_server::{EchoService, EchoServiceServer},
 };
 
-// The server's own settings, see `server.rs` there: what differs would be measured as if it were the service.
+// The server's own settings, see `src/app/listener.rs`: what differs would be measured as if it were the service.
 const MAX_STREAMS: u32 = 20_000;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 const MAX_RESETS: usize = 1_024;

@@ -3,6 +3,7 @@
 use std::{ffi::OsStr, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser, error::ErrorKind};
+use secrecy::SecretString;
 
 use crate::edge::{Limits, TransportSettings, credential, duration_above_zero};
 
@@ -167,7 +168,7 @@ pub struct Settings {
     pub currency: String,
     /// Secret that signs queue tokens, at least 32 characters. By default a key is created and stored in the database.
     #[arg(long, global = true, env = "BOXOFFICE_TOKEN_KEY", hide_env_values = true, value_parser = SecretParser)]
-    pub token_key: Option<Secret>,
+    pub token_key: Option<SecretString>,
     /// Log level, or directives like `info,boxoffice=debug`.
     #[arg(long, global = true, env = "BOXOFFICE_LOG", default_value = "info")]
     pub log: String,
@@ -189,23 +190,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
-}
-
-/// A string that is never printed.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Returns the secret itself, for signing.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
 }
 
 fn retention(text: &str) -> Result<Duration, String> {
@@ -231,11 +215,16 @@ fn holder_name(text: &str) -> Result<String, String> {
 struct SecretParser;
 
 impl TypedValueParser for SecretParser {
-    type Value = Secret;
+    type Value = SecretString;
 
-    fn parse_ref(&self, cmd: &clap::Command, _: Option<&clap::Arg>, value: &OsStr) -> Result<Secret, clap::Error> {
+    fn parse_ref(
+        &self,
+        cmd: &clap::Command,
+        _: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<SecretString, clap::Error> {
         match value.to_str() {
-            Some(text) if text.len() >= 32 => Ok(Secret(text.to_owned())),
+            Some(text) if text.len() >= 32 => Ok(text.into()),
             _ => {
                 let sentence = "the token key is too short; it must have at least 32 characters\n";
                 Err(clap::Error::raw(ErrorKind::ValueValidation, sentence).with_cmd(cmd))

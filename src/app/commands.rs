@@ -1,4 +1,4 @@
-//! What the commands of the command line do.
+//! The commands of the command line.
 
 use tokio::{
     net::TcpListener,
@@ -16,19 +16,21 @@ use crate::{
     clock::Clock,
     db::Database,
     edge::credential,
-    rpc::proto,
+    rpc::{Error, proto},
     token::{self, rotation},
 };
 
-/// Why a command failed, in words for whoever typed it.
+/// Why a command failed, as a message for the operator.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until the process gets SIGTERM or SIGINT.
 pub async fn serve(settings: Settings, demo: bool) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let bind = async |address| {
-        TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}"))
+        TcpListener::bind(address).await.map_err(|error| {
+            format!("cannot listen on {address}: {error}; choose another address or stop the program that uses it")
+        })
     };
     let listeners = Listeners { public: bind(settings.listen).await?, admin: bind(settings.admin_listen).await? };
     let server = Server::start(settings, Clock::system(), listeners, true).await.map_err(describe)?;
@@ -52,7 +54,7 @@ pub async fn serve(settings: Settings, demo: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Brings the schema up to date.
+/// Brings the schema of the database up to date.
 pub async fn migrate(settings: Settings) -> Result<(), Failure> {
     let db = Database::new(&settings.database_url, Clock::system()).await?;
     db.migrate().await?;
@@ -60,7 +62,7 @@ pub async fn migrate(settings: Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Asks the server at the public listener whether it serves.
+/// Asks the server at the public listener for its health, and fails unless it serves.
 pub async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failure> {
     let mut address = settings.listen;
     if address.ip().is_unspecified() {
@@ -83,7 +85,9 @@ pub async fn health(settings: Settings, options: HealthOptions) -> Result<(), Fa
         .timeout(std::time::Duration::from_secs(2))
         .connect()
         .await
-        .map_err(|error| format!("no server answers at {address}: {}", chain(&error)))?;
+        .map_err(|error| {
+            format!("no server answers at {address}: {}; check the address and the TLS settings", chain(&error))
+        })?;
     let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await?;
     match answer.into_inner().status() {
         ServingStatus::Serving => {
@@ -94,26 +98,28 @@ pub async fn health(settings: Settings, options: HealthOptions) -> Result<(), Fa
     }
 }
 
-/// Makes an API key; only its digest is kept, by whoever keeps the file.
+/// Makes an API key and prints it. The file of keys gets only its digest.
 pub fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
     let ApiKeyCommand::New { name, admin } = command;
     let (key, line) = credential::new_key(&name, admin)?;
-    println!("The API key of {name}, shown this once, which its calls carry in the metadata x-api-key:\n{key}");
-    println!("The line to add to the file that BOXOFFICE_API_KEYS_FILE names:\n{line}");
+    println!("The API key of {name}, which is not shown again. Its calls send it in the metadata x-api-key:\n{key}");
+    println!("Add this line to the file that BOXOFFICE_API_KEYS_FILE names:\n{line}");
     Ok(())
 }
 
-/// Looks after the signing keys in the database.
+/// Makes, lists or drops the signing keys in the database.
 pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(), Failure> {
     if settings.token_key.is_some() {
-        return Err("tokens are signed with BOXOFFICE_TOKEN_KEY, not with keys in the database: unset it first".into());
+        return Err(
+            "BOXOFFICE_TOKEN_KEY is set, so tokens are not signed with keys in the database: unset it first".into()
+        );
     }
     let db = Database::new(&settings.database_url, Clock::system()).await?;
     db.anchor_clock().await?;
     match command {
         SigningKeyCommand::Rotate => {
             let key_id = token::store::add_key(&db, &token::new_secret()?).await?;
-            println!("signing key {key_id} signs new tokens from {} s on", rotation::NOTICE.as_secs());
+            println!("signing key {key_id} was made: it begins to sign new tokens in {} s", rotation::NOTICE.as_secs());
         }
         SigningKeyCommand::List => {
             let keys = token::store::list(&db).await?;
@@ -135,7 +141,7 @@ pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Resu
                 return Err(refusal.into());
             }
             token::store::drop_key(&db, id).await?;
-            println!("signing key {id} is gone: servers refuse its tokens in a few seconds");
+            println!("signing key {id} was dropped: servers refuse its tokens in a few seconds");
         }
     }
     Ok(())
@@ -145,16 +151,16 @@ fn read(file: &std::path::Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()).into())
 }
 
-/// An error with what caused it, which the outermost of them does not tell.
+/// Returns the message of an error with the messages of its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// An error at the start is told to the operator with its cause, which callers never see.
-fn describe(error: crate::rpc::Error) -> Failure {
+/// Returns the message of an error at the start. The operator sees the cause of an internal error; callers never do.
+fn describe(error: Error) -> Failure {
     match error {
-        crate::rpc::Error::Internal(cause) => cause.to_string().into(),
+        Error::Internal(cause) => cause.to_string().into(),
         error => error.into(),
     }
 }

@@ -1,7 +1,23 @@
-//! The program: its command line, its commands, and the server that they start.
+//! The program: the command line, its commands, and the server that `serve` starts.
+//!
+//! The server is put together here, one step per file:
+//!
+//! | file | task |
+//! |---|---|
+//! | [`server`] | starts and stops a server |
+//! | `core.rs` | holds the parts that the others share |
+//! | `routes.rs` | makes the services of both listeners |
+//! | `listener.rs` | serves them over HTTP/2, behind the gate |
+//! | `background.rs` | prepares the database, then runs the passes |
+//! | `readiness.rs` | tells when the server serves |
 
+mod background;
 pub mod cli;
 pub mod commands;
+mod core;
 pub mod demo;
+mod listener;
+mod readiness;
+mod routes;
 pub mod server;
 pub mod telemetry;

@@ -5,16 +5,18 @@ use std::net::SocketAddr;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tracing_subscriber::EnvFilter;
 
-use crate::{
-    app::cli::{LogFormat, Settings},
-    rpc::Error,
-};
+use crate::app::cli::{LogFormat, Settings};
 
-/// Starts logging to standard error, and metrics if they have a listener.
-pub fn start(settings: &Settings) -> Result<(), Error> {
-    // What these say at INFO is noise to operators; directives of theirs come later and win.
+/// Upper bounds of the histogram of call durations, in seconds, as OpenTelemetry recommends them. Buckets of several
+/// replicas can be added up.
+const CALL_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// Starts logging to standard error, and serves metrics if they have a listener. Fails with a message for the operator.
+pub fn start(settings: &Settings) -> Result<(), String> {
+    // The INFO lines of these crates are noise to operators. The operator's own directives come later and win.
     let directives = format!("sea_orm_migration=warn,sqlx=warn,{}", settings.log);
-    let filter = EnvFilter::try_new(directives).map_err(Error::internal)?;
+    let filter = EnvFilter::try_new(directives)
+        .map_err(|error| format!("BOXOFFICE_LOG is not a level or directives: {error}"))?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.log_format {
         LogFormat::Text => logs.init(),
@@ -23,11 +25,9 @@ pub fn start(settings: &Settings) -> Result<(), Error> {
     settings.metrics_listen.map_or(Ok(()), serve_metrics)
 }
 
-/// Seconds, as OpenTelemetry has them for calls; counted in buckets so that replicas add up.
-const CALL_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-
-fn serve_metrics(listen: SocketAddr) -> Result<(), Error> {
+fn serve_metrics(listen: SocketAddr) -> Result<(), String> {
     let calls = Matcher::Full("rpc_server_call_duration_seconds".to_owned());
-    let builder = PrometheusBuilder::new().set_buckets_for_metric(calls, &CALL_BUCKETS).map_err(Error::internal)?;
-    builder.with_http_listener(listen).install().map_err(Error::internal)
+    let builder = PrometheusBuilder::new().set_buckets_for_metric(calls, &CALL_BUCKETS);
+    let installed = builder.and_then(|builder| builder.with_http_listener(listen).install());
+    installed.map_err(|error| format!("metrics cannot be served on {listen}: {error}"))
 }

@@ -1,61 +1,37 @@
 //! The batching lane: calls of one kind wait here and are served together.
 //!
-//! A worker takes all that wait, up to the lane's width, hands them to its operation as one slice, and answers each
-//! caller when that has committed. Nothing waits for a timer: an idle lane serves a single call at once, a busy one grows
-//! its batches by itself. Work runs in tasks of the lane's own, so a caller that goes away never leaves a transaction open.
+//! A worker takes all commands that wait, up to [`WIDTH`](super::pace::WIDTH), and hands them to the operation as one
+//! slice. After the commit it answers each caller. There is no timer: an idle lane serves a single call immediately,
+//! and a busy lane grows its batches by itself.
 //!
-//! What goes wrong stays small. A lost race or a busy database runs the batch again; an unexpected error splits the batch until
-//! the command that causes it is alone; a panic answers INTERNAL and the worker goes on. Who would wait too long is refused with
-//! OVERLOADED at once, and a command whose caller has gone or whose deadline has passed is never started.
+//! A failure stays small:
+//!
+//! - A batch that lost a race, or could not reach the database, is run again.
+//! - A batch with an unexpected error is split, until the command that causes the error is alone.
+//! - A panic answers INTERNAL, and the worker goes on.
+//! - A call that would wait too long is refused with OVERLOADED immediately.
+//! - A command whose caller has gone, or whose deadline has passed, is never started.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
-    panic::AssertUnwindSafe,
     sync::Arc,
-    time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use futures::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
-use super::pace::{CAPACITY, Pace, WIDTH};
+use super::worker::{Batch, Work, Worker};
 use crate::{
-    db::{self, Database, Write},
-    rpc::{self, Error},
+    db::{Database, Write},
+    rpc::Error,
 };
 
-/// What came of a batch: an answer for each command in its order, or nothing at all happened.
-pub type Batch<R> = Result<Vec<Result<R, Error>>, db::Error>;
-
-/// Number of workers of a write lane where the database has several writers, each with a transaction of its own.
+/// Number of workers of a write lane where the database has several writers. Each worker has a transaction of its own.
 const WRITE_WORKERS: usize = 2;
-/// A batch that lost a race is run again so many times, and for so long; each loss is another replica's progress.
-const MAX_RACES: u32 = 20;
-const MAX_RACING: Duration = Duration::from_secs(4);
-/// A batch that found the database away is tried again so many times: enough for a connection that went stale.
-const MAX_RECONNECTS: u32 = 2;
 
-type Work<C, R> = Arc<dyn for<'a> Fn(&'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync>;
-
-struct Pending<C, R> {
-    command: C,
-    reply: oneshot::Sender<Result<R, Error>>,
-    since: Instant,
-    deadline: Option<Instant>,
-}
-
-/// What waits for a worker, and how fast it works.
-struct Worker<C, R> {
-    queue: mpsc::Sender<Pending<C, R>>,
-    pace: Arc<Pace>,
-}
-
-/// A lane for commands `C` that are answered with `R`. Clones share its workers, which end when the last clone is dropped
-/// and all that waited has been served.
+/// A lane for commands `C` with answers `R`. Clones share its workers.
+///
+/// The workers end when the last clone is dropped and all waiting commands have been served.
 pub struct Lane<C, R> {
     workers: Arc<[Worker<C, R>]>,
 }
@@ -77,51 +53,34 @@ where
         F: for<'a> Fn(&'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync + 'static,
     {
         let work: Work<C, R> = Arc::new(work);
-        let workers = (0..worker_count)
-            .map(|_| {
-                let (sender, queue) = mpsc::channel(CAPACITY);
-                let pace = Arc::new(Pace::new(name));
-                tasks.spawn(supervise(name, queue, work.clone(), pace.clone()));
-                Worker { queue: sender, pace }
-            })
-            .collect();
-        Self { workers }
+        Self { workers: (0..worker_count).map(|_| Worker::start(name, tasks, work.clone())).collect() }
     }
 
-    /// Waits in the lane and returns the answer. Commands with the same `key` stay on one worker, in the order of arrival.
-    /// Dropping the future withdraws a command that has not been started.
-    pub async fn submit(&self, key: impl Hash, command: C) -> Result<R, Error> {
-        let (worker, since, patience) = (self.worker(key), Instant::now(), rpc::remaining());
-        worker.pace.admit(since, worker.queue.max_capacity() - worker.queue.capacity(), patience)?;
-        let (reply, answer) = oneshot::channel();
-        let pending = Pending { command, reply, since, deadline: patience.map(|patience| since + patience) };
-        worker.queue.try_send(pending).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => worker.pace.refuse(),
-            mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
-        })?;
-        answer.await.unwrap_or_else(|_| Err(Error::internal("a command was lost with its worker")))
+    /// Waits in the lane and returns the answer. Commands with the same `shard` run on the same worker, in the order of
+    /// arrival.
+    ///
+    /// Dropping the future withdraws a command that was not started.
+    pub async fn submit(&self, shard: impl Hash, command: C) -> Result<R, Error> {
+        self.worker(shard).submit(command).await
     }
 
-    /// The same for a stream that is open: it waits for its turn however long that takes, and is never refused. The number
-    /// of streams bounds how many commands wait so.
-    pub async fn submit_patiently(&self, key: impl Hash, command: C) -> Result<R, Error> {
-        let (reply, answer) = oneshot::channel();
-        let pending = Pending { command, reply, since: Instant::now(), deadline: None };
-        self.worker(key).queue.send(pending).await.map_err(|_| Error::ShuttingDown)?;
-        answer.await.unwrap_or_else(|_| Err(Error::internal("a command was lost with its worker")))
+    /// The same for a stream that is open: it waits for its turn however long that takes, and is never refused. The
+    /// number of streams bounds how many commands wait so.
+    pub async fn submit_patiently(&self, shard: impl Hash, command: C) -> Result<R, Error> {
+        self.worker(shard).submit_patiently(command).await
     }
 
-    fn worker(&self, key: impl Hash) -> &Worker<C, R> {
+    fn worker(&self, shard: impl Hash) -> &Worker<C, R> {
         if self.workers.len() == 1 {
             return &self.workers[0];
         }
         let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
+        shard.hash(&mut hasher);
         &self.workers[(hasher.finish() % self.workers.len() as u64) as usize]
     }
 }
 
-/// Starts a lane whose batches are write transactions of `operation`.
+/// Starts a lane that runs `operation` on each batch in one write transaction.
 pub fn write_lane<C, R, F>(db: &Database, name: &'static str, tasks: &TaskTracker, operation: F) -> Lane<C, R>
 where
     C: Send + Sync + 'static,
@@ -141,7 +100,8 @@ where
     })
 }
 
-/// Starts a lane whose batches are reads by `operation`: what many ask for together is asked of the database once.
+/// Starts a lane that runs `operation` on each batch without a transaction: callers that ask at the same time share a
+/// query.
 pub fn read_lane<C, R, F>(db: &Database, name: &'static str, tasks: &TaskTracker, operation: F) -> Lane<C, R>
 where
     C: Send + Sync + 'static,
@@ -155,129 +115,21 @@ where
     })
 }
 
-/// Keeps a worker at work: should it die, those it was serving are answered INTERNAL and another goes on with the queue.
-async fn supervise<C, R>(
-    name: &'static str,
-    mut queue: mpsc::Receiver<Pending<C, R>>,
-    work: Work<C, R>,
-    pace: Arc<Pace>,
-) where
-    C: Send + Sync + 'static,
-    R: Send + 'static,
-{
-    while let Err(panic) = AssertUnwindSafe(serve(name, &mut queue, &work, &pace)).catch_unwind().await {
-        let error = rpc::caught("worker", panic);
-        tracing::error!(lane = name, cause = ?error, "a worker died and is replaced");
-    }
-}
-
-async fn serve<C, R>(name: &'static str, queue: &mut mpsc::Receiver<Pending<C, R>>, work: &Work<C, R>, pace: &Pace)
-where
-    C: Send + Sync + 'static,
-    R: Send + 'static,
-{
-    let size = metrics::histogram!("boxoffice_lane_batch_size", "lane" => name);
-    let wait = metrics::histogram!("boxoffice_lane_wait_seconds", "lane" => name);
-    let busy = metrics::histogram!("boxoffice_lane_batch_seconds", "lane" => name);
-    let mut waiting = Vec::new();
-    while queue.recv_many(&mut waiting, WIDTH).await > 0 {
-        let started = Instant::now();
-        let (commands, replies) = take_those_in_time(&mut waiting, started, pace, &wait);
-        if commands.is_empty() {
-            continue;
-        }
-        size.record(commands.len() as f64);
-        pace.begin(started);
-        let work = work.clone();
-        let batch = tokio::spawn(async move { settle(name, &work, &commands).await });
-        let answers = batch.await.unwrap_or_else(|death| {
-            let error = match death.try_into_panic() {
-                Ok(panic) => rpc::caught("batch", panic),
-                Err(cancelled) => Error::internal(cancelled),
-            };
-            replies.iter().map(|_| Err(error.clone())).collect()
-        });
-        let served = !answers.iter().all(|answer| matches!(answer, Err(Error::StorageUnavailable)));
-        pace.end(started.elapsed(), served);
-        for (reply, answer) in replies.into_iter().zip(answers) {
-            // A caller that went away has lost its answer, not the effect.
-            let _ = reply.send(answer);
-        }
-        busy.record(started.elapsed());
-    }
-}
-
-/// The commands that are still worth doing, and where their answers go. While more wait than fit, that leaves out those that would be
-/// done too late.
-#[allow(clippy::type_complexity, reason = "two vectors of the same length")]
-fn take_those_in_time<C, R>(
-    waiting: &mut Vec<Pending<C, R>>,
-    now: Instant,
-    pace: &Pace,
-    wait: &metrics::Histogram,
-) -> (Vec<C>, Vec<oneshot::Sender<Result<R, Error>>>) {
-    let mut commands = Vec::with_capacity(waiting.len());
-    let mut replies = Vec::with_capacity(waiting.len());
-    let end = if waiting.len() < WIDTH { now } else { now + pace.recent() };
-    for Pending { command, reply, since, deadline } in waiting.drain(..) {
-        if reply.is_closed() {
-            continue;
-        }
-        if deadline.is_some_and(|deadline| deadline <= end) {
-            let _ = reply.send(Err(pace.refuse()));
-            continue;
-        }
-        wait.record(now - since);
-        commands.push(command);
-        replies.push(reply);
-    }
-    (commands, replies)
-}
-
-/// Runs a batch to its end: every command has an answer afterwards.
-fn settle<'a, C, R>(name: &'static str, work: &'a Work<C, R>, commands: &'a [C]) -> BoxFuture<'a, Vec<Result<R, Error>>>
-where
-    C: Send + Sync,
-    R: Send,
-{
-    async move {
-        let (started, mut races, mut reconnects) = (Instant::now(), 0, 0);
-        loop {
-            let error = match work(commands).await {
-                Ok(answers) => return answers,
-                Err(error) => error,
-            };
-            match error {
-                db::Error::Lost if races < MAX_RACES && started.elapsed() < MAX_RACING => {
-                    tokio::time::sleep(Duration::from_millis(u64::from(races.min(10)))).await;
-                    races += 1;
-                }
-                db::Error::Away(_) if reconnects < MAX_RECONNECTS => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    reconnects += 1;
-                }
-                db::Error::Lost | db::Error::Defect(_) if commands.len() > 1 && started.elapsed() < MAX_RACING => {
-                    tracing::warn!(lane = name, size = commands.len(), %error, "splitting a batch");
-                    let (left, right) = commands.split_at(commands.len() / 2);
-                    let mut answers = settle(name, work, left).await;
-                    answers.extend(settle(name, work, right).await);
-                    return answers;
-                }
-                error => {
-                    let error = Error::from(error);
-                    return commands.iter().map(|_| Err(error.clone())).collect();
-                }
-            }
-        }
-    }
-    .boxed()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    use futures::FutureExt;
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::{
+        batch::pace::{CAPACITY, WIDTH},
+        db, rpc,
+    };
 
     fn lane<F>(work: F) -> (Lane<u32, u32>, TaskTracker)
     where
@@ -352,11 +204,11 @@ mod tests {
         assert_eq!(runs.load(Ordering::SeqCst), 4);
     }
 
-    /// A lane whose batches wait for a gate to open, and how many commands were started.
-    fn gated() -> (Lane<u32, u32>, TaskTracker, tokio::sync::watch::Sender<bool>, Arc<AtomicUsize>) {
+    /// A lane whose batches wait for a signal, the signal, and the number of commands that were started.
+    fn held_lane() -> (Lane<u32, u32>, TaskTracker, tokio::sync::watch::Sender<bool>, Arc<AtomicUsize>) {
         let seen = Arc::new(AtomicUsize::new(0));
         let counted = seen.clone();
-        let (gate, open) = tokio::sync::watch::channel(false);
+        let (signal, open) = tokio::sync::watch::channel(false);
         let (lane, tasks) = lane(move |commands| {
             let (counted, mut open) = (counted.clone(), open.clone());
             async move {
@@ -366,12 +218,12 @@ mod tests {
             }
             .boxed()
         });
-        (lane, tasks, gate, seen)
+        (lane, tasks, signal, seen)
     }
 
     #[tokio::test]
     async fn a_full_lane_refuses_at_once_and_a_withdrawn_command_is_never_started() {
-        let (lane, tasks, gate, seen) = gated();
+        let (lane, tasks, signal, seen) = held_lane();
         let first = tokio::spawn({
             let lane = lane.clone();
             async move { lane.submit(0, 0).await }
@@ -388,7 +240,7 @@ mod tests {
         assert!(matches!(refused, Err(Error::Overloaded { .. })), "{refused:?}");
         assert!((WIDTH..=CAPACITY).contains(&waiting.len()), "{}", waiting.len());
         drop(waiting);
-        gate.send_replace(true);
+        signal.send_replace(true);
         first.await.unwrap().unwrap();
         drop(lane);
         tasks.close();
@@ -398,7 +250,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_command_whose_deadline_has_passed_is_never_started() {
-        let (lane, _tasks, gate, seen) = gated();
+        let (lane, _tasks, signal, seen) = held_lane();
         let first = tokio::spawn({
             let lane = lane.clone();
             async move { lane.submit(0, 0).await }
@@ -407,18 +259,18 @@ mod tests {
         let deadline = Instant::now() + Duration::from_millis(20);
         let late = rpc::within(deadline, lane.submit(0, 1)).await;
         assert!(matches!(late, Err(Error::DeadlineExceeded)));
-        // Nobody polled this one after its deadline, so it is still waiting for an answer.
+        // This call was not polled after its deadline, so it still waits for an answer.
         let mut unpolled = Box::pin(rpc::within(Instant::now() + Duration::from_millis(200), lane.submit(0, 2)));
         assert!(unpolled.as_mut().now_or_never().is_none());
         tokio::time::advance(Duration::from_millis(220)).await;
-        gate.send_replace(true);
+        signal.send_replace(true);
         first.await.unwrap().unwrap();
         assert_eq!(lane.submit(0, 3).await.unwrap(), 3);
         assert!(matches!(unpolled.await, Err(Error::DeadlineExceeded)));
         assert_eq!(seen.load(Ordering::SeqCst), 2);
     }
 
-    /// A command that takes its worker with it when it is withdrawn.
+    /// A command that panics in its worker when it is withdrawn.
     struct Fatal(bool);
 
     impl Drop for Fatal {
@@ -429,7 +281,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_dies_is_replaced_and_its_callers_are_answered() {
-        let (tasks, (gate, open)) = (TaskTracker::new(), tokio::sync::watch::channel(false));
+        let (tasks, (signal, open)) = (TaskTracker::new(), tokio::sync::watch::channel(false));
         let lane: Lane<Fatal, usize> = Lane::start("test", 1, &tasks, move |commands| {
             let mut open = open.clone();
             async move {
@@ -448,14 +300,17 @@ mod tests {
         tokio::task::yield_now().await;
         withdrawn.abort();
         assert!(withdrawn.await.unwrap_err().is_cancelled());
-        gate.send_replace(true);
+        signal.send_replace(true);
         assert_eq!(first.await.unwrap().unwrap(), 1);
         assert!(matches!(neighbour.await.unwrap(), Err(Error::Internal(_))));
         assert_eq!(submit(false).await.unwrap().unwrap(), 1);
     }
 
-    /// Calls that are answered in time, a second, when `rate` come each second and give up after `patience`, and those refused come back
-    /// when they are told to: measured for two seconds after one to settle. A full batch takes 122 ms, so no more than 4,197 a second can be.
+    /// Returns how many calls a second are answered in time when `rate` calls a second arrive, and each gives up after
+    /// `patience`. Refused calls are retried once, when they are told to. It is measured for two seconds, after one
+    /// second to settle.
+    ///
+    /// A full batch takes 122 ms, so at most 4,197 calls a second can be answered.
     async fn goodput(rate: u32, patience: Duration) -> u32 {
         let (lane, _tasks) = lane(|commands| {
             async move {

@@ -1,9 +1,10 @@
-//! Whom a worker refuses: those it would not come to in time.
+//! Decides which commands a worker refuses: those that it could not answer in time.
 //!
-//! A queue that is longer than its callers are patient does work for nobody: by the time it comes to a command, the caller has gone. So a
-//! command is refused at once when the batches before it will take too long, going by the batches of late. What fits the next batch
-//! is taken all the same, since refusing it would make nothing faster, and a command that finds nobody waiting always, so that there
-//! are always batches to go by.
+//! If the queue is longer than callers wait, the worker does work for callers that have gone. So a command is refused
+//! immediately when the batches before it will take too long, judged by how long recent batches took.
+//!
+//! A command that fits the next batch may wait for any time that its caller allows, since refusing it would make nothing
+//! faster. A command that finds no other waiting is always taken, so that there are recent batches to judge by.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -19,23 +20,23 @@ use crate::rpc::{Error, Pressure};
 pub const WIDTH: usize = 512;
 /// Maximum number of commands that wait for one worker; further ones are refused.
 pub const CAPACITY: usize = 8_192;
-/// How long a command may wait for its batch to begin.
+/// How long a command may wait for its batch to begin, unless it fits the next batch.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const IDLE: u64 = u64::MAX;
 
-/// How fast a worker gets through its batches.
+/// How fast a worker is.
 pub struct Pace {
     origin: Instant,
-    /// How long batches took of late, in microseconds.
+    /// How long recent batches took, in microseconds: each new batch counts half.
     recent: AtomicU64,
-    /// When the batch under way began, in microseconds after the origin.
+    /// When the running batch began, in microseconds after the origin, or [`IDLE`].
     began: AtomicU64,
     pressure: Pressure,
     shed: Counter,
 }
 
 impl Pace {
-    /// No batches yet. `name` is the lane's.
+    /// Returns the pace of a worker that has run no batch. `name` is the lane's.
     pub fn new(name: &'static str) -> Self {
         Self {
             shed: metrics::counter!("boxoffice_shed_total", "limit" => name),
@@ -46,12 +47,13 @@ impl Pace {
         }
     }
 
-    /// A batch begins.
+    /// Notes that a batch begins.
     pub fn begin(&self, now: Instant) {
         self.began.store(micros(now.saturating_duration_since(self.origin)), Ordering::Relaxed);
     }
 
-    /// The batch ended. `served`: the database did serve; how long it takes to find out that it does not says nothing about batches.
+    /// Notes that the batch ended. A batch that was not `served`, because the database could not be reached, says
+    /// nothing about the others.
     pub fn end(&self, took: Duration, served: bool) {
         self.began.store(IDLE, Ordering::Relaxed);
         if served {
@@ -61,13 +63,15 @@ impl Pace {
         }
     }
 
-    /// How long batches took of late.
+    /// Returns how long recent batches took.
     pub fn recent(&self) -> Duration {
         Duration::from_micros(self.recent.load(Ordering::Relaxed))
     }
 
-    /// Whether a command may wait behind `waiting` others when its caller has `patience`; fails with OVERLOADED, or with
-    /// STORAGE_UNAVAILABLE if there would be time and it is the batch under way that does not come back.
+    /// Lets a command wait behind `waiting` others if it can be answered within its caller's `patience`.
+    ///
+    /// Fails with OVERLOADED. Fails with STORAGE_UNAVAILABLE if the running batch hangs, because then the database is
+    /// the cause.
     pub fn admit(&self, now: Instant, waiting: usize, patience: Option<Duration>) -> Result<(), Error> {
         if waiting == 0 {
             return Ok(());
@@ -80,7 +84,7 @@ impl Pace {
         if batches_before > 0 && start > LONGEST_WAIT {
             return Err(self.refuse());
         }
-        // With a quarter more, since batches are not all alike: what comes too late was done for nobody.
+        // Batches vary, so a quarter more is allowed for: an answer that comes too late is wasted work.
         if patience.is_none_or(|patience| start + batch + batch / 4 <= patience) {
             return Ok(());
         }
@@ -88,13 +92,13 @@ impl Pace {
         Err(if stalls { Error::StorageUnavailable } else { self.refuse() })
     }
 
-    /// Refuses a command.
+    /// Counts a refusal and returns the error for it.
     pub fn refuse(&self) -> Error {
         self.shed.increment(1);
         Error::Overloaded { retry_after: self.pressure.refuse() }
     }
 
-    /// How long the batch under way has been.
+    /// Returns how long the running batch has taken so far.
     fn elapsed(&self, now: Instant) -> Option<Duration> {
         let began = self.began.load(Ordering::Relaxed);
         let now = micros(now.saturating_duration_since(self.origin));
@@ -116,7 +120,7 @@ mod tests {
         Duration::from_millis(count)
     }
 
-    /// A pace of batches of 100 ms each, one of which began just now.
+    /// Returns a pace of batches of 100 ms each, and the instant at which one began.
     fn busy() -> (Pace, Instant) {
         let pace = Pace::new("test");
         let now = pace.origin + SECOND;
@@ -131,7 +135,7 @@ mod tests {
         pace.admit(now, 9 * WIDTH, Some(30 * SECOND)).unwrap();
         assert!(matches!(pace.admit(now, 10 * WIDTH, Some(30 * SECOND)), Err(Error::Overloaded { .. })));
         assert!(pace.admit(now, 10 * WIDTH, None).is_err());
-        // When the batch under way is done there is one less to wait for.
+        // When the running batch is done, there is one batch less to wait for.
         pace.admit(now + millis(100), 10 * WIDTH, None).unwrap();
     }
 
@@ -144,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_the_next_batch_is_taken_however_slow_the_database_is() {
+    fn a_command_that_fits_the_next_batch_is_taken_however_slow_the_database_is() {
         let pace = Pace::new("test");
         pace.end(3 * SECOND, true);
         pace.begin(pace.origin);
@@ -153,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn who_finds_nobody_waiting_is_taken_so_that_the_pace_is_known_again() {
+    fn a_command_that_finds_no_other_waiting_is_taken_so_that_the_pace_is_known_again() {
         let pace = Pace::new("test");
         pace.end(10 * SECOND, true);
         pace.admit(pace.origin, 0, Some(millis(1))).unwrap();
@@ -165,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_does_not_come_back_is_the_databases_fault() {
+    fn a_batch_that_hangs_is_the_databases_fault() {
         let (pace, now) = busy();
         pace.admit(now + 2 * SECOND, 1, Some(30 * SECOND)).unwrap();
         assert!(matches!(pace.admit(now + 2 * SECOND, 1, Some(SECOND)), Err(Error::StorageUnavailable)));
-        // That it was away for long does not make the batches after it slow.
+        // A batch that failed without the database does not count as a slow one.
         pace.end(2 * SECOND, false);
         pace.admit(now + 2 * SECOND, 9 * WIDTH, None).unwrap();
     }

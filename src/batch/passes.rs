@@ -1,5 +1,6 @@
-//! The one loop that all background work runs in. A pass is idempotent and takes no input, so it may fail, be late or run on
-//! several replicas at once.
+//! The loop that every background pass runs in.
+//!
+//! A pass is idempotent and takes no input. So it may fail, be late, or run on several replicas at the same time.
 
 use std::{
     future::Future,
@@ -11,9 +12,14 @@ use futures::FutureExt;
 use tokio::time::MissedTickBehavior;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{db, rpc};
+use super::turns::{self, Left, StepSize};
+use crate::{
+    db::{self, Database},
+    rpc,
+};
 
-/// Runs `pass` every `period` until `stopping` and measures it; a pass that fails or panics is logged and the next one tries again.
+/// Runs `pass` every `period` until `stopping` is cancelled, and measures it. A failure or a panic is logged, and the
+/// next run tries again.
 pub fn every<F, P>(name: &'static str, period: Duration, tasks: &TaskTracker, stopping: &CancellationToken, pass: P)
 where
     P: Fn() -> F + Send + Sync + 'static,
@@ -33,16 +39,25 @@ where
             match AssertUnwindSafe(async { pass().await }).catch_unwind().await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(pass = name, %error, "a background pass failed and will be tried again");
+                    tracing::warn!(pass = name, %error, "a background pass failed; the next tries again");
                 }
                 Err(panic) => {
                     let error = rpc::caught("pass", panic);
-                    tracing::error!(pass = name, cause = ?error, "a background pass panicked and will be tried again");
+                    tracing::error!(pass = name, cause = ?error, "a background pass panicked; the next tries again");
                 }
             }
             seconds.record(started.elapsed());
         }
     });
+}
+
+/// Gives unused space of the database's file back, in steps that calls take turns with.
+pub async fn reclaim_space(db: &Database) -> Result<(), db::Error> {
+    let size = StepSize::default();
+    turns::repeat(|| {
+        size.measured(async |limit| Ok(Left::more_if(db.reclaim_pages(limit).await? == limit)))
+    })
+    .await
 }
 
 #[cfg(test)]

@@ -1,72 +1,80 @@
-//! API keys: which service calls, and whether it may do what the admin does.
+//! API keys: they say which service calls, and whether it may call AdminService.
 //!
-//! The file of keys holds their SHA-256 and not the keys. A slow hash like Argon2 makes it dear to guess what people choose; these
-//! keys are 256 random bits, which nobody guesses at any speed, so a fast hash loses nothing, and it runs with every call.
+//! The file of API keys holds their SHA-256 digests, not the keys. Passwords need a slow hash like Argon2 because
+//! people choose passwords that can be guessed. An API key is 256 random bits, which cannot be guessed at any speed,
+//! and its hash is computed for every call.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{Extensions, HeaderMap, HeaderName};
+use http::HeaderName;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tonic::transport::server::TlsConnectInfo;
 
-use super::{reload::Reloaded, socket::Peer};
-use crate::{db, rpc::Error, token};
+use crate::token::{self, NoRandomBytes};
 
-/// The metadata that carries the key. It is not `authorization`, which carries the queue token.
+/// The metadata that carries an API key. `authorization` carries the queue token.
 pub const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// What keys begin with, so that a key that was published by mistake is found by whoever looks for secrets.
+/// Every API key begins with this, so that secret scanners find a key that was published by mistake.
 const PREFIX: &str = "boxoffice_";
-/// What a line of the file looks like.
+/// The format of a line of the file, for error messages.
 const LINE: &str = "NAME:SHA256 or NAME:SHA256:admin, as `boxoffice api-key new NAME` prints it";
 
-/// The keys of a file, by the first bytes of their digests.
-pub struct ApiKeys(HashMap<[u8; 8], Holder>);
+/// The API keys of a file, by the first bytes of their digests.
+pub struct ApiKeys(HashMap<[u8; 8], ApiKey>);
 
-struct Holder {
-    name: String,
+/// What the file says about one API key.
+pub struct ApiKey {
+    /// The name of the calling service.
+    pub name: String,
+    /// Whether the service may call AdminService.
+    pub is_admin: bool,
     digest: [u8; 32],
-    is_admin: bool,
 }
 
 impl ApiKeys {
-    /// Reads lines of `name:sha256-in-hex[:admin]`; empty ones and those that begin with `#` are passed over. One holder may have
-    /// several keys. A file without a key is refused: it would refuse every call, and is more likely half written.
+    /// Reads lines of `name:sha256-in-hex[:admin]`, and skips empty lines and those that begin with `#`. A name may
+    /// have several keys.
+    ///
+    /// Fails for a file without a key: it would refuse every call, and is more likely half written.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(text).map_err(|_| "the file of API keys is not text".to_owned())?;
+        let text = std::str::from_utf8(text).map_err(|_| "the file of API keys is not UTF-8 text".to_owned())?;
         let mut keys = HashMap::new();
         for (line, number) in text.lines().map(str::trim).zip(1..) {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let holder = Holder::parse(line).ok_or_else(|| format!("line {number} of the API keys is not {LINE}"))?;
-            if keys.insert(index(&holder.digest), holder).is_some() {
-                return Err(format!("line {number} of the API keys repeats an earlier one"));
+            let key = ApiKey::parse(line).ok_or_else(|| format!("line {number} of the API keys is not {LINE}"))?;
+            if keys.insert(index(&key.digest), key).is_some() {
+                return Err(format!(
+                    "line {number} of the API keys repeats the key of an earlier line: remove one of them"
+                ));
             }
         }
         if keys.is_empty() {
-            return Err(format!("the file of API keys has no line of {LINE}"));
+            return Err(format!("the file of API keys has no key: add a line of {LINE}"));
         }
         Ok(Self(keys))
     }
 
-    /// Whether there is a key for the admin.
+    /// Returns whether there is an API key with the admin right.
     pub fn has_admin(&self) -> bool {
-        self.0.values().any(|holder| holder.is_admin)
+        self.0.values().any(|key| key.is_admin)
     }
 
-    /// Whose key this is. The bytes that find the candidate are of the digest, which tells nothing about the key; the rest is
-    /// compared in constant time.
-    fn holder(&self, key: &[u8]) -> Option<&Holder> {
-        let digest = digest(key);
-        let holder = self.0.get(&index(&digest))?;
-        bool::from(holder.digest.ct_eq(&digest)).then_some(holder)
+    /// Returns what the file says about the API key that a caller shows.
+    ///
+    /// The candidate is found by bytes of the digest, which tell nothing about the key. The rest is compared in
+    /// constant time.
+    pub fn find(&self, shown: &[u8]) -> Option<&ApiKey> {
+        let digest = digest(shown);
+        let key = self.0.get(&index(&digest))?;
+        bool::from(key.digest.ct_eq(&digest)).then_some(key)
     }
 }
 
-impl Holder {
+impl ApiKey {
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split(':');
         let (name, digest) = (fields.next()?, fields.next()?);
@@ -76,61 +84,19 @@ impl Holder {
             _ => return None,
         };
         let digest = hex::decode(digest).ok()?.try_into().ok()?;
-        is_name(name).then(|| Self { name: name.to_owned(), digest, is_admin })
+        is_name(name).then(|| Self { name: name.to_owned(), is_admin, digest })
     }
 }
 
-/// What a listener asks of the calls it takes; by default nothing.
-#[derive(Clone, Default)]
-pub struct Guard {
-    keys: Option<Arc<Reloaded<ApiKeys>>>,
-    admins_only: bool,
-}
-
-impl Guard {
-    /// Asks for one of `keys`, or for nothing if there are none.
-    pub fn new(keys: Option<Arc<Reloaded<ApiKeys>>>, admins_only: bool) -> Self {
-        Self { keys, admins_only }
-    }
-
-    /// Asks for the keys of a file with such a text.
-    #[cfg(test)]
-    pub fn of_file(text: &str) -> Result<Self, String> {
-        let text = text.to_owned();
-        let keys = Reloaded::open("API keys", Vec::new(), move |_| ApiKeys::parse(text.as_bytes()))?;
-        Ok(Self::new(Some(Arc::new(keys)), false))
-    }
-
-    /// Lets a call pass, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
-    pub fn admit(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<(), Error> {
-        let Some(keys) = &self.keys else { return Ok(()) };
-        if showed_certificate(extensions) {
-            return Ok(());
-        }
-        let key = headers.get(API_KEY_HEADER).ok_or(Error::CredentialMissing)?;
-        let keys = keys.current();
-        let holder = keys.holder(key.as_bytes()).ok_or(Error::CredentialInvalid)?;
-        if self.admins_only && !holder.is_admin {
-            return Err(Error::AdminRightMissing { api_key_name: holder.name.clone() });
-        }
-        Ok(())
-    }
-}
-
-/// Whether the client of a call showed a certificate as it connected: then the handshake has verified it, with the listener's CA.
-fn showed_certificate(extensions: &Extensions) -> bool {
-    extensions.get::<TlsConnectInfo<Peer>>().is_some_and(|client| client.peer_certs().is_some())
-}
-
-/// A new key for `name`, and the line that stands for it in the file.
-pub fn new_key(name: &str, is_admin: bool) -> Result<(String, String), db::Error> {
+/// Returns a new API key for the service `name`, and the line for it in the file.
+pub fn new_key(name: &str, is_admin: bool) -> Result<(String, String), NoRandomBytes> {
     let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(token::new_secret()?));
     let right = if is_admin { ":admin" } else { "" };
     let line = format!("{name}:{}{right}", hex::encode(digest(key.as_bytes())));
     Ok((key, line))
 }
 
-/// Whether a name can stand in the file: letters, digits, `.`, `_` and `-`, 64 at most.
+/// Returns whether `name` may stand in the file: 1 to 64 letters, digits, `.`, `_` and `-`.
 pub fn is_name(name: &str) -> bool {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(is_letter)
@@ -153,14 +119,14 @@ mod tests {
     fn a_new_key_is_found_by_its_line_and_by_nothing_else() {
         let (key, line) = new_key("shop", false).unwrap();
         let (admin_key, admin_line) = new_key("back-office", true).unwrap();
-        let file = format!("# who may call\n\n{line}\n  {admin_line}  \n");
+        let file = format!("# the services that may call\n\n{line}\n  {admin_line}  \n");
         let keys = ApiKeys::parse(file.as_bytes()).unwrap();
         assert!(keys.has_admin() && !ApiKeys::parse(line.as_bytes()).unwrap().has_admin());
-        let holder = keys.holder(key.as_bytes()).unwrap();
-        assert!(holder.name == "shop" && !holder.is_admin);
-        assert!(keys.holder(admin_key.as_bytes()).unwrap().is_admin);
+        let shop = keys.find(key.as_bytes()).unwrap();
+        assert!(shop.name == "shop" && !shop.is_admin);
+        assert!(keys.find(admin_key.as_bytes()).unwrap().is_admin);
         for wrong in ["", "shop", &line, &key[1..], &key.to_uppercase(), &format!("{key} ")] {
-            assert!(keys.holder(wrong.as_bytes()).is_none(), "{wrong}");
+            assert!(keys.find(wrong.as_bytes()).is_none(), "{wrong}");
         }
         assert!(!line.contains(&key));
     }
@@ -171,7 +137,7 @@ mod tests {
         let mut other = digest(key.as_bytes());
         other[31] ^= 1;
         let keys = ApiKeys::parse(format!("shop:{}", hex::encode(other)).as_bytes()).unwrap();
-        assert!(keys.holder(key.as_bytes()).is_none());
+        assert!(keys.find(key.as_bytes()).is_none());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! At most so many of something at once.
+//! Limits on what is in flight.
 
 use std::sync::{
     Arc,
@@ -6,60 +6,59 @@ use std::sync::{
 };
 
 use metrics::{Counter, Gauge};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::rpc::{Error, Pressure};
 
-/// A limit that refuses at once and never makes anybody wait.
+/// A limit that refuses immediately and never makes a caller wait.
 pub struct Limit {
-    free: Semaphore,
+    free: Arc<Semaphore>,
     pressure: Pressure,
-    open: Gauge,
+    in_flight: Gauge,
     shed: Counter,
 }
 
-/// A place within a limit, free again when it is dropped.
+/// A permit of a limit; dropping it gives it back.
 pub struct Permit {
     limit: Arc<Limit>,
     share: Option<Arc<Share>>,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// How many places one of those who share a limit has.
+/// Counts the permits that one of several users of a limit holds.
 #[derive(Debug, Default)]
 pub struct Share(AtomicUsize);
 
 impl Limit {
-    /// At most `max` at once. `name` labels the metrics `boxoffice_open` and `boxoffice_shed_total`.
+    /// Returns a limit of `max` permits. `name` labels the metrics `boxoffice_open` and `boxoffice_shed_total`.
     pub fn new(name: &'static str, max: usize) -> Arc<Self> {
         Arc::new(Self {
-            free: Semaphore::new(max),
+            free: Arc::new(Semaphore::new(max)),
             pressure: Pressure::new(max),
-            open: metrics::gauge!("boxoffice_open", "limit" => name),
+            in_flight: metrics::gauge!("boxoffice_open", "limit" => name),
             shed: metrics::counter!("boxoffice_shed_total", "limit" => name),
         })
     }
 
-    /// Takes a place; fails with OVERLOADED if there is none.
-    pub fn enter(self: &Arc<Self>) -> Result<Permit, Error> {
-        let Ok(permit) = self.free.try_acquire() else {
-            return Err(self.refuse());
-        };
-        permit.forget();
-        self.open.increment(1);
-        Ok(Permit { limit: self.clone(), share: None })
+    /// Takes a permit; fails with OVERLOADED if none is free.
+    pub fn try_acquire(self: &Arc<Self>) -> Result<Permit, Error> {
+        let permit = self.free.clone().try_acquire_owned().map_err(|_| self.refuse())?;
+        self.in_flight.increment(1);
+        Ok(Permit { limit: self.clone(), share: None, _permit: permit })
     }
 
-    /// The same, for one of many who share the limit: nobody takes more places than are left for the others.
-    pub fn enter_fairly(self: &Arc<Self>, share: &Arc<Share>) -> Result<Permit, Error> {
-        self.enter_up_to(self.free.available_permits(), share)
+    /// Takes a permit for one of several users of the limit, none of which may hold more permits than are free for the
+    /// others.
+    pub fn try_acquire_fairly(self: &Arc<Self>, share: &Arc<Share>) -> Result<Permit, Error> {
+        self.try_acquire_up_to(self.free.available_permits(), share)
     }
 
-    /// The same, for one of many of whom nobody takes more than `most` places.
-    pub fn enter_up_to(self: &Arc<Self>, most: usize, share: &Arc<Share>) -> Result<Permit, Error> {
-        if share.0.load(Ordering::Relaxed) >= most {
+    /// Takes a permit for one of several users of the limit, each of which may hold at most `max` permits.
+    pub fn try_acquire_up_to(self: &Arc<Self>, max: usize, share: &Arc<Share>) -> Result<Permit, Error> {
+        if share.0.load(Ordering::Relaxed) >= max {
             return Err(self.refuse());
         }
-        let mut permit = self.enter()?;
+        let mut permit = self.try_acquire()?;
         share.0.fetch_add(1, Ordering::Relaxed);
         permit.share = Some(share.clone());
         Ok(permit)
@@ -76,8 +75,7 @@ impl Drop for Permit {
         if let Some(share) = &self.share {
             share.0.fetch_sub(1, Ordering::Relaxed);
         }
-        self.limit.free.add_permits(1);
-        self.limit.open.decrement(1);
+        self.limit.in_flight.decrement(1);
     }
 }
 
@@ -86,21 +84,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_free_again_when_its_permit_is_dropped() {
+    fn a_dropped_permit_is_free_again() {
         let limit = Limit::new("test", 2);
-        let first = limit.enter().unwrap();
-        let _second = limit.enter().unwrap();
-        assert!(matches!(limit.enter(), Err(Error::Overloaded { .. })));
+        let first = limit.try_acquire().unwrap();
+        let _second = limit.try_acquire().unwrap();
+        assert!(matches!(limit.try_acquire(), Err(Error::Overloaded { .. })));
         drop(first);
-        limit.enter().unwrap();
+        limit.try_acquire().unwrap();
     }
 
     #[test]
-    fn nobody_takes_more_of_a_shared_limit_than_is_left_for_the_others() {
+    fn no_user_of_a_limit_takes_more_than_it_leaves_to_the_others() {
         let limit = Limit::new("test", 12);
         let take_all = |share: &Arc<Share>| {
             let mut permits = Vec::new();
-            while let Ok(permit) = limit.enter_fairly(share) {
+            while let Ok(permit) = limit.try_acquire_fairly(share) {
                 permits.push(permit);
             }
             permits

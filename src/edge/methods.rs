@@ -1,4 +1,4 @@
-//! The calls that a gate is for, read from the descriptors, and how long they take.
+//! The methods of the listener's services, read from the protobuf descriptors, and the metrics of each.
 
 use std::{
     collections::HashMap,
@@ -6,15 +6,16 @@ use std::{
     time::Duration,
 };
 
+use http::Response;
 use metrics::Histogram;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
-use super::limit::Share;
+use super::{limit::Share, status};
 use crate::rpc::proto::DESCRIPTORS;
 
-/// How the specification of gRPC spells the codes, by number.
+/// The names of the status codes by number, as the gRPC specification spells them.
 const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -35,23 +36,23 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// The calls of some services by their paths.
+/// The methods of some services, by path.
 pub struct Methods(HashMap<String, Arc<Method>>);
 
-/// One call of a service.
+/// One method of a service.
 pub struct Method {
-    /// Whether it answers with a stream.
+    /// Whether the method answers with a stream.
     pub is_stream: bool,
-    /// How many of it are under way.
+    /// How many permits its calls hold.
     pub share: Arc<Share>,
     name: String,
     durations: [OnceLock<Histogram>; CODES.len()],
 }
 
 impl Methods {
-    /// The calls of `services`, given by their full names.
+    /// Returns the methods of `services`, which are full names.
     pub fn of(services: &[&str]) -> Self {
-        // The descriptors are this build's own; without them nothing would be reflected either.
+        // The descriptors are compiled in. Should they not decode, no method is known, and the tests below fail.
         let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default().file;
         let mut methods = HashMap::new();
         for file in &files {
@@ -67,7 +68,7 @@ impl Methods {
         Self(methods)
     }
 
-    /// The call at a path.
+    /// Returns the method at a path.
     pub fn find(&self, path: &str) -> Option<Arc<Method>> {
         self.0.get(path).cloned()
     }
@@ -78,7 +79,12 @@ impl Method {
         Self { is_stream, share: Arc::default(), name, durations: Default::default() }
     }
 
-    /// Records how long a call took and how it ended.
+    /// Returns whether `response` is the beginning of a stream.
+    pub fn opens_stream<B>(&self, response: &Response<B>) -> bool {
+        self.is_stream && !status::is_failure(response.headers())
+    }
+
+    /// Records in the metrics how long a call took and how it ended.
     pub fn record(&self, code: Code, took: Duration) {
         let Some(code_name) = CODES.get(code as usize) else { return };
         let histogram = self.durations[code as usize].get_or_init(|| {
@@ -94,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_calls_of_a_service_are_known_by_path_and_the_streams_among_them() {
+    fn the_methods_of_a_service_are_known_by_path_and_so_are_the_streams_among_them() {
         let methods = Methods::of(&["boxoffice.v1.QueueService", "boxoffice.v1.ConcertService"]);
         let is_stream = |path| methods.find(path).map(|method| method.is_stream);
         assert_eq!(is_stream("/boxoffice.v1.QueueService/GetPosition"), Some(false));

@@ -1,33 +1,36 @@
-//! Values that are made of files and made again when the files change.
+//! Values that are made from files, and made again when the files change.
 //!
-//! Contents are compared, not times: a file may be replaced by a link, a rename or a copy of the same age.
+//! The contents are compared and not the modification times, because a link, a rename or a copy may replace a file
+//! without a newer time.
 
 use std::{fs, mem, path::PathBuf, sync::Arc, time::Duration};
 
-use parking_lot::{Mutex, RwLock};
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::batch::passes;
 
-/// How often the files are looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the files are read.
+const READ_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What the files were like at the last look: a digest of their contents, or why they could not be read.
-type Look = Result<[u8; 32], String>;
+/// What was read last: a digest of the contents, or why the files could not be read.
+type Seen = Result<[u8; 32], String>;
 type Maker<T> = dyn Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync;
 
-/// A value and the files it is made of.
+/// A value and the files that it is made from.
 pub struct Reloaded<T> {
     what: &'static str,
     files: Vec<PathBuf>,
     make: Box<Maker<T>>,
-    value: RwLock<Arc<T>>,
-    last_look: Mutex<Look>,
+    value: ArcSwap<T>,
+    last_seen: Mutex<Seen>,
 }
 
 impl<T: Send + Sync + 'static> Reloaded<T> {
-    /// Makes the value of the contents of `files`; fails with a sentence if that cannot be done.
+    /// Makes the value from the contents of `files`, or fails with a message for the operator. `what` names the value
+    /// in messages.
     pub fn open(
         what: &'static str,
         files: Vec<PathBuf>,
@@ -35,42 +38,46 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
     ) -> Result<Self, String> {
         let contents = read(&files)?;
         let value = make(&contents).map_err(|error| format!("{what}: {error}"))?;
-        let last_look = Mutex::new(Ok(digest(&contents)));
-        Ok(Self { what, files, make: Box::new(make), value: RwLock::new(Arc::new(value)), last_look })
+        let last_seen = Mutex::new(Ok(digest(&contents)));
+        Ok(Self { what, files, make: Box::new(make), value: ArcSwap::from_pointee(value), last_seen })
     }
 
-    /// The value that was made last.
-    pub fn current(&self) -> Arc<T> {
-        self.value.read().clone()
+    /// Returns the value that was made last.
+    pub fn current(&self) -> Guard<Arc<T>> {
+        self.value.load()
     }
 
-    /// Looks at the files once. If they are others than before and cannot be used, that is logged, once, and the value stays.
-    fn look(&self) {
+    /// Reads the files once. If they changed and cannot be used, logs that once and keeps the value.
+    fn read_again(&self) {
         let contents = read(&self.files);
-        let look = contents.as_ref().map(|contents| digest(contents)).map_err(String::clone);
-        let last_look = mem::replace(&mut *self.last_look.lock(), look.clone());
-        if look == last_look {
+        let seen = contents.as_ref().map(|contents| digest(contents)).map_err(String::clone);
+        let last_seen = mem::replace(&mut *self.last_seen.lock(), seen.clone());
+        if seen == last_seen {
             return;
         }
         match contents.and_then(|contents| (self.make)(&contents)) {
             Ok(value) => {
-                *self.value.write() = Arc::new(value);
-                tracing::info!(what = self.what, "changed files were taken over");
+                self.value.store(Arc::new(value));
+                tracing::info!(what = self.what, "files changed and are in use");
             }
             Err(error) => {
-                tracing::error!(what = self.what, %error, "changed files cannot be used: what was read before stays");
+                tracing::error!(
+                    what = self.what,
+                    %error,
+                    "changed files cannot be used, so their previous contents stay in use: correct the files"
+                );
             }
         }
     }
 }
 
-/// Looks at the files of `reloaded` again and again until `stopping`.
+/// Reads the files of `reloaded` every few seconds until `stopping` is cancelled.
 pub fn follow<T: Send + Sync + 'static>(reloaded: Arc<Reloaded<T>>, tasks: &TaskTracker, stopping: &CancellationToken) {
-    passes::every("reload", LOOK_INTERVAL, tasks, stopping, move || {
+    passes::every("reload", READ_INTERVAL, tasks, stopping, move || {
         let reloaded = reloaded.clone();
         async move {
-            // A task that ends early has panicked, which was printed; the next look is another one.
-            let _ = tokio::task::spawn_blocking(move || reloaded.look()).await;
+            // If the task panics, the panic hook logs it and the next pass reads again.
+            let _ = tokio::task::spawn_blocking(move || reloaded.read_again()).await;
             Ok(())
         }
     });
@@ -107,14 +114,14 @@ mod tests {
         let reloaded = Reloaded::open("number", vec![file.clone()], number).unwrap();
         for (content, value) in [("2", 2), ("two", 2), ("", 2), ("3", 3)] {
             fs::write(&file, content).unwrap();
-            reloaded.look();
-            assert_eq!(*reloaded.current(), value, "{content}");
+            reloaded.read_again();
+            assert_eq!(**reloaded.current(), value, "{content}");
         }
         fs::remove_file(&file).unwrap();
-        reloaded.look();
-        assert_eq!(*reloaded.current(), 3);
+        reloaded.read_again();
+        assert_eq!(**reloaded.current(), 3);
         fs::write(&file, "4").unwrap();
-        reloaded.look();
-        assert_eq!(*reloaded.current(), 4);
+        reloaded.read_again();
+        assert_eq!(**reloaded.current(), 4);
     }
 }

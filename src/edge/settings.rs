@@ -1,65 +1,75 @@
-//! How much a server takes on.
+//! The settings of the edge, as flags and environment variables. The comments of the fields are the texts of `--help`.
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-/// Limits of what callers may ask for at once. What is over them is refused at once with OVERLOADED and the time to try again.
+/// Limits on what is in flight. A call above a limit is refused immediately with OVERLOADED, which says when to retry.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// How many calls may be under way at once on a listener, of one method no more than it leaves to the others; streams do not count.
+    /// Maximum number of calls in flight on a listener. One method may use at most half of them; streams do not count.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CALLS", default_value = "16384", value_parser = count)]
     pub max_calls: usize,
-    /// How many streams (WatchPosition, WatchSeats, WatchSaleStats) may be open at once on a listener.
+    /// Maximum number of open streams (WatchPosition, WatchSeats, WatchSaleStats) on a listener.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_STREAMS", default_value = "100000", value_parser = count)]
     pub max_streams: usize,
-    /// How many connections may be open at once on a listener; more are closed at once.
+    /// Maximum number of connections on a listener; further ones are closed immediately.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CONNECTIONS", default_value = "10000", value_parser = count)]
     pub max_connections: usize,
-    /// After how long a connection is told to make way for a new one, so that load balancers can spread it anew; calls and
-    /// streams on it go on to their end. Never by default.
+    /// Age at which a client is told to replace its connection, so that load balancers can spread the load again. Calls
+    /// and streams on the old connection run to their end. Default: no maximum.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CONNECTION_AGE", value_parser = duration_above_zero)]
     pub max_connection_age: Option<Duration>,
-    /// How long a call may take, if its caller sets no shorter deadline; streams may be open for longer.
-    #[arg(long, global = true, env = "BOXOFFICE_CALL_TIMEOUT", default_value = "30s", value_parser = duration_above_zero)]
+    /// Maximum duration of a call whose client sets no shorter deadline. Streams may stay open for longer.
+    #[arg(
+        long,
+        global = true,
+        env = "BOXOFFICE_CALL_TIMEOUT",
+        default_value = "30s",
+        value_parser = duration_above_zero
+    )]
     pub call_timeout: Duration,
-    /// How long a stopping server still serves after health says NOT_SERVING, so that callers who follow it can go; 0s: not at all.
+    /// How long a stopping server still serves calls after health says NOT_SERVING, so that clients which watch health
+    /// can leave. 0s turns this off.
     #[arg(long, global = true, env = "BOXOFFICE_LAME_DUCK", default_value = "500ms", value_parser = duration)]
     pub lame_duck: Duration,
 }
 
-/// TLS and API keys. The files are read again when they change.
+/// TLS and API keys. Changed files are read again without a restart.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TransportSettings {
-    /// PEM file of the server's certificate, with its chain: both listeners speak TLS only.
+    /// PEM file of the server's certificate and its chain. With it, both listeners accept only TLS.
     #[arg(long, global = true, env = "BOXOFFICE_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
-    /// PEM file of its private key.
+    /// PEM file of the private key of the server's certificate.
     #[arg(long, global = true, env = "BOXOFFICE_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// PEM file of the CA that signs certificates of clients: clients have to show one, or an API key where those are in use too.
+    /// PEM file of the CA that signs client certificates. Clients must show one; where API keys are in use, either one
+    /// or an API key.
     #[arg(long, global = true, env = "BOXOFFICE_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
-    /// The same for the admin listener, where only its certificates count then.
+    /// PEM file of the CA that signs client certificates for the admin listener. Default: the same CA as for the public
+    /// listener.
     #[arg(long, global = true, env = "BOXOFFICE_ADMIN_TLS_CLIENT_CA", value_name = "FILE")]
     pub admin_tls_client_ca: Option<PathBuf>,
-    /// File of the API keys that calls have to carry in the metadata `x-api-key`: see `boxoffice api-key new`.
+    /// File of the API keys, made with `boxoffice api-key new`. With it, calls must send a key in the metadata
+    /// `x-api-key`, unless the client shows a certificate.
     #[arg(long, global = true, env = "BOXOFFICE_API_KEYS_FILE", value_name = "FILE")]
     pub api_keys_file: Option<PathBuf>,
 }
 
-/// A span above 0.
+/// Parses a duration above 0.
 pub fn duration_above_zero(text: &str) -> Result<Duration, String> {
-    let span = duration(text)?;
-    if span.is_zero() { Err("must be above 0".to_owned()) } else { Ok(span) }
+    let parsed = duration(text)?;
+    if parsed.is_zero() { Err("must be above 0".to_owned()) } else { Ok(parsed) }
 }
 
-/// A span that may be 0.
+/// Parses a duration, which may be 0.
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}: write 500ms, 2s or 10m"))
 }
 
-/// Above 0, and no more than a semaphore can hold.
+/// Parses a number from 1 to the most permits that a semaphore can hold.
 fn count(text: &str) -> Result<usize, String> {
     let count: usize = text.parse().map_err(|_| "must be a number".to_owned())?;
     let bounds = 1..=tokio::sync::Semaphore::MAX_PERMITS;

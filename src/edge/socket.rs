@@ -1,4 +1,4 @@
-//! Connections as they come in: not too many, and none that says nothing.
+//! Accepts connections: limits their number, and closes those that stay silent.
 
 use std::{
     io,
@@ -20,16 +20,16 @@ use tonic::transport::server::{Connected, TcpIncoming, TlsConnectInfo};
 
 use super::limit::{Limit, Permit, Share};
 
-/// What every HTTP/2 connection begins with.
+/// Length of the preface that every HTTP/2 client sends first.
 const PREFACE_BYTES: usize = 24;
-/// How long a connection may take for it: hyper would wait for ever.
+/// How long a client may take to send the preface. hyper itself would wait for ever.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the machine asks whether the other end is still there.
+/// How long a connection may be idle before TCP probes whether the client is still there.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-/// How long to wait when the machine has no sockets left.
+/// How long to wait after an error, such as no free file descriptor, before the next connection is accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections, at most `max` at once: more are closed at once.
+/// Accepts at most `max` simultaneous connections; further ones are closed immediately.
 pub fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Result<Connection>> {
     let sockets = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
     let limit = Limit::new("connections", max);
@@ -37,8 +37,8 @@ pub fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Res
         loop {
             match sockets.next().await? {
                 Ok(stream) => {
-                    if let Ok(place) = limit.enter() {
-                        let connection = Connection { stream, peer: Peer::default(), _place: place };
+                    if let Ok(permit) = limit.try_acquire() {
+                        let connection = Connection { stream, peer: Peer::default(), _permit: permit };
                         return Some((Ok(connection), (sockets, limit)));
                     }
                 }
@@ -51,8 +51,9 @@ pub fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Res
     })
 }
 
-/// Gives up connections that do not begin to speak HTTP/2, after a while or when `stopping` is cancelled, so that nothing waits for
-/// them. With TLS these are the connections after their handshake.
+/// Closes connections that do not begin to speak HTTP/2: after a timeout, or when `stopping` is cancelled.
+///
+/// With TLS, the connections come here after their handshake.
 pub fn speaking<IO>(
     connections: impl Stream<Item = io::Result<IO>>,
     stopping: CancellationToken,
@@ -67,30 +68,30 @@ pub fn speaking<IO>(
     })
 }
 
-/// A connection within the limit.
+/// A connection that counts towards the limit.
 pub struct Connection {
     stream: TcpStream,
     peer: Peer,
-    _place: Permit,
+    _permit: Permit,
 }
 
-/// A connection that has to begin to speak.
+/// A connection that has a timeout until the client has sent the preface.
 pub struct Speaking<IO> {
     stream: IO,
     preface: Option<Box<Preface>>,
 }
 
-/// Who is at the other end, in the extensions of its requests.
+/// The client at the other end of a connection, as the extensions of its requests name it.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
-    /// Its requests that are on their way.
+    /// Counts its requests that are still arriving.
     pub arriving: Arc<Share>,
-    /// Its calls of health and reflection.
+    /// Counts its calls of health and reflection.
     pub probes: Arc<Share>,
 }
 
 impl Peer {
-    /// Who sent the request with these extensions.
+    /// Returns the client that sent the request with these extensions.
     pub fn of(extensions: &Extensions) -> Self {
         let peer = extensions.get::<Self>();
         let peer = peer.or_else(|| extensions.get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref));
@@ -98,7 +99,7 @@ impl Peer {
     }
 }
 
-/// What a connection still has to say before it counts as one.
+/// The rest of the preface that a client still has to send.
 struct Preface {
     missing_bytes: usize,
     deadline: Pin<Box<Sleep>>,
@@ -106,7 +107,7 @@ struct Preface {
 }
 
 impl Preface {
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.stopping.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(()),
             Poll::Pending => self.deadline.as_mut().poll(cx),
@@ -144,7 +145,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Speaking<IO> {
             return read;
         };
         if read.is_pending() {
-            ready!(preface.poll_over(cx));
+            ready!(preface.poll_given_up(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         preface.missing_bytes = preface.missing_bytes.saturating_sub(buf.filled().len() - read_before);
@@ -155,7 +156,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Speaking<IO> {
     }
 }
 
-/// Writes go to the stream as they are.
+/// Implements `AsyncWrite` by the inner stream.
 macro_rules! write_through {
     ($connection:ty $(, $io:ident)?) => {
         impl$(<$io: AsyncWrite + Unpin>)? AsyncWrite for $connection {

@@ -1,4 +1,4 @@
-//! TLS by rustls: one handshake per connection, each in a task of its own and within a time limit.
+//! TLS with rustls: each connection's handshake runs in a task of its own and has a timeout.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -16,14 +16,16 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::reload::Reloaded;
 
-/// The configuration of a listener, as its files have it.
+/// The TLS configuration of a listener, made from its files.
 pub type Tls = Reloaded<ServerConfig>;
 
-/// How long a client may take for its side of the handshake and its first words after it; who is silent for longer is cut off.
+/// How long a handshake may take before the connection is closed.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a server offers and asks for in a handshake: TLS 1.3 or 1.2 and HTTP/2. With `client_ca` a client shows a certificate that
-/// it signed: it has to, or it may if not `must_show_certificate`. All of it is PEM.
+/// Returns the configuration of a server that speaks TLS 1.3 or 1.2 and HTTP/2. All files are PEM.
+///
+/// With `client_ca`, clients show a certificate that this CA signed. They have to with `must_show_certificate`, and may
+/// without.
 pub fn server_config(
     cert: &[u8],
     key: &[u8],
@@ -39,32 +41,40 @@ pub fn server_config(
         Some(client_ca) => {
             let mut roots = RootCertStore::empty();
             for root in certificates("the client CA", client_ca)? {
-                roots.add(root).map_err(|error| format!("the client CA cannot be used: {error}"))?;
+                roots.add(root).map_err(|error| {
+                    format!("the client CA cannot be used: {error}; give a PEM file of CA certificates")
+                })?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
             let verifier = if must_show_certificate { verifier } else { verifier.allow_unauthenticated() };
             builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
         }
     };
-    // What exactly is wrong with a key is not told: it would be told in words of the key.
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| "there is no private key in the key file".to_owned())?;
+    // The error of the parser is not shown, because it may quote the key.
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|_| "the key file holds no private key: give a PEM file with one".to_owned())?;
     let mut config = builder
         .with_single_cert(certificates("the certificate", cert)?, key)
-        .map_err(|error| format!("the certificate and the key cannot be used together: {error}"))?;
+        .map_err(|error| format!("the certificate and the key do not fit together: {error}"))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }
 
 fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     match CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>() {
-        Ok(certificates) if certificates.is_empty() => Err(format!("{what} file holds no certificate")),
+        Ok(certificates) if certificates.is_empty() => {
+            Err(format!("{what} file holds no certificate: give a PEM file with one"))
+        }
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(format!("{what} file is not PEM: {error}")),
     }
 }
 
-/// The connections of `sockets` whose handshake was done. Handshakes run side by side, so none waits for a slow one. Each goes by
-/// the configuration of its time as a whole, so that a session of an earlier one, with an earlier client CA, cannot be resumed.
+/// Returns the connections of `sockets` that completed their handshake. Handshakes run concurrently, so none waits for
+/// a slow one.
+///
+/// Each handshake uses the whole configuration of its time. So a client cannot resume a session that an earlier
+/// configuration, with an earlier client CA, had accepted.
 pub fn accept<S, IO>(sockets: S, config: Arc<Tls>) -> impl Stream<Item = io::Result<TlsStream<IO>>>
 where
     S: Stream<Item = io::Result<IO>>,
@@ -77,7 +87,7 @@ where
             loop {
                 tokio::select! {
                     socket = sockets.next() => match socket? {
-                        Ok(socket) => drop(handshakes.spawn(handshake(socket, config.current()))),
+                        Ok(socket) => drop(handshakes.spawn(handshake(socket, Arc::clone(&config.current())))),
                         Err(error) => return Some((Err(error), (sockets, handshakes))),
                     },
                     Some(done) = handshakes.join_next() => {
@@ -97,13 +107,13 @@ where
 {
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(socket)).await {
         Ok(Ok(connection)) => Some(connection),
-        // At debug only: anybody can cause as many of these as they like.
+        // At DEBUG, because any client can cause any number of these.
         Ok(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake failed");
             None
         }
         Err(_) => {
-            tracing::debug!("a TLS handshake took too long");
+            tracing::debug!("a TLS handshake timed out");
             None
         }
     }

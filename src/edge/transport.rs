@@ -1,40 +1,45 @@
-//! Who may connect and who may call: TLS with or without certificates of clients, API keys, and the rule that the admin is never
-//! open to the network.
+//! TLS, client certificates and API keys of both listeners, and the rule that AdminService is never open to the
+//! network.
 //!
-//! All of it is optional, all of it is made of files, and the files are read again when they change: certificates and keys are
-//! replaced without a restart.
+//! All of these are optional and read from files. The files are read again when they change, so certificates and keys
+//! are replaced without a restart.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 
 use super::{
-    credential::{API_KEY_HEADER, ApiKeys, Guard},
+    credential::ApiKeys,
+    gate::CallerCheck,
     reload::{self, Reloaded},
     settings::TransportSettings,
     tls::{self, Tls},
 };
 
-/// What the two listeners ask of who connects and who calls.
+/// How clients connect to the two listeners, and what they have to show.
 pub struct Transport {
     public_tls: Option<Arc<Tls>>,
     admin_tls: Option<Arc<Tls>>,
-    admin_knows_certificates: bool,
+    admin_asks_for_certificate: bool,
     api_keys: Option<Arc<Reloaded<ApiKeys>>>,
 }
 
 impl Transport {
-    /// Reads the files that the settings name; fails if one cannot be used, or if one is missing that another needs.
+    /// Reads the files that the settings name. Fails with a message for the operator if a file cannot be used or
+    /// another one is missing.
     pub fn open(settings: &TransportSettings) -> Result<Self, String> {
         let TransportSettings { tls_cert, tls_key, tls_client_ca, admin_tls_client_ca, api_keys_file } = settings;
         let admin_client_ca = admin_tls_client_ca.as_ref().or(tls_client_ca.as_ref());
-        // Where there are API keys too, a client shows either: a certificate as it connects, or a key with each call.
+        // With API keys, a client shows either a certificate when it connects or an API key with each call.
         let must_show_certificate = api_keys_file.is_none();
         let server_files = match (tls_cert, tls_key) {
             (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
             (None, None) if admin_client_ca.is_none() => None,
-            _ => return Err("TLS needs both BOXOFFICE_TLS_CERT and BOXOFFICE_TLS_KEY".to_owned()),
+            _ => {
+                return Err(
+                    "TLS needs a certificate and its key: set both BOXOFFICE_TLS_CERT and BOXOFFICE_TLS_KEY".to_owned()
+                );
+            }
         };
         let tls = |what, client_ca: Option<&PathBuf>| {
             let Some((cert, key)) = server_files.clone() else { return Ok(None) };
@@ -42,7 +47,7 @@ impl Transport {
             let reloaded = Reloaded::open(what, files, move |contents| match contents {
                 [cert, key] => tls::server_config(cert, key, None, must_show_certificate),
                 [cert, key, client_ca] => tls::server_config(cert, key, Some(client_ca), must_show_certificate),
-                _ => Err("two or three files are needed".to_owned()),
+                _ => Err("TLS needs two or three files".to_owned()),
             });
             reloaded.map(|tls| Some(Arc::new(tls)))
         };
@@ -52,53 +57,54 @@ impl Transport {
         Ok(Self {
             public_tls: tls("TLS of the public listener", tls_client_ca.as_ref())?,
             admin_tls: tls("TLS of the admin listener", admin_client_ca)?,
-            admin_knows_certificates: admin_client_ca.is_some(),
+            admin_asks_for_certificate: admin_client_ca.is_some(),
             api_keys: api_keys.transpose()?,
         })
     }
 
-    /// Refuses an admin listener that strangers could reach and use, and warns of a public one whose calls others can read.
+    /// Refuses an admin listener that the network could reach without a credential. Warns of a public listener without
+    /// TLS.
     pub fn check(&self, public: SocketAddr, admin: SocketAddr) -> Result<(), String> {
         if self.public_tls.is_none() && !is_local(public) {
             tracing::warn!(
                 address = %public,
-                "calls and their tokens cross the network in PLAIN TEXT: set BOXOFFICE_TLS_CERT and BOXOFFICE_TLS_KEY, or let a proxy \
-                 on this machine end TLS and listen on 127.0.0.1"
+                "calls and their tokens cross the network in PLAIN TEXT: set BOXOFFICE_TLS_CERT and BOXOFFICE_TLS_KEY, \
+                 or listen on 127.0.0.1 behind a proxy that terminates TLS on this machine"
             );
         }
-        let knows_admins =
-            self.admin_knows_certificates || self.api_keys.as_ref().is_some_and(|keys| keys.current().has_admin());
-        if is_local(admin) || (self.admin_tls.is_some() && knows_admins) {
+        let asks_for_credential =
+            self.admin_asks_for_certificate || self.api_keys.as_ref().is_some_and(|keys| keys.current().has_admin());
+        if is_local(admin) || (self.admin_tls.is_some() && asks_for_credential) {
             return Ok(());
         }
         Err(format!(
-            "the admin would be open to the network on {admin}: let it listen on 127.0.0.1 (BOXOFFICE_ADMIN_LISTEN), or give it TLS \
-             (BOXOFFICE_TLS_CERT, BOXOFFICE_TLS_KEY) and a credential (BOXOFFICE_ADMIN_TLS_CLIENT_CA, or an admin's key in \
-             BOXOFFICE_API_KEYS_FILE)"
+            "AdminService would be open to the network on {admin}: listen on 127.0.0.1 (BOXOFFICE_ADMIN_LISTEN), \
+             or set TLS (BOXOFFICE_TLS_CERT, BOXOFFICE_TLS_KEY) and a credential (BOXOFFICE_ADMIN_TLS_CLIENT_CA, \
+             or an API key with the admin right in BOXOFFICE_API_KEYS_FILE)"
         ))
     }
 
-    /// TLS of the public listener, if it has it.
+    /// Returns the TLS configuration of the public listener, if it has one.
     pub fn public_tls(&self) -> Option<Arc<Tls>> {
         self.public_tls.clone()
     }
 
-    /// TLS of the admin listener, if it has it.
+    /// Returns the TLS configuration of the admin listener, if it has one.
     pub fn admin_tls(&self) -> Option<Arc<Tls>> {
         self.admin_tls.clone()
     }
 
-    /// What calls of the public services have to show.
-    pub fn public_guard(&self) -> Guard {
-        Guard::new(self.api_keys.clone(), false)
+    /// Returns the check of callers of the public services.
+    pub fn public_caller_check(&self) -> CallerCheck {
+        CallerCheck::new(self.api_keys.clone(), false)
     }
 
-    /// What calls of AdminService have to show.
-    pub fn admin_guard(&self) -> Guard {
-        Guard::new(self.api_keys.clone(), true)
+    /// Returns the check of callers of AdminService.
+    pub fn admin_caller_check(&self) -> CallerCheck {
+        CallerCheck::new(self.api_keys.clone(), true)
     }
 
-    /// Reads the files again when they change, until `stopping`.
+    /// Reads the files again when they change, until `stopping` is cancelled.
     pub fn follow_files(&self, tasks: &TaskTracker, stopping: &CancellationToken) {
         for tls in [&self.public_tls, &self.admin_tls].into_iter().flatten() {
             reload::follow(tls.clone(), tasks, stopping);
@@ -109,23 +115,13 @@ impl Transport {
     }
 }
 
-/// Marks the metadata that hold secrets, so that whatever prints a request prints `Sensitive` in their place.
-pub fn sensitive_headers() -> SetSensitiveRequestHeadersLayer {
-    SetSensitiveRequestHeadersLayer::new([tonic::codegen::http::header::AUTHORIZATION, API_KEY_HEADER])
-}
-
-/// Whether only this machine reaches the address.
+/// Returns whether only this machine can reach the address.
 fn is_local(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
-    use tonic::codegen::http::{Request, Response};
-    use tower::{Layer, ServiceExt, service_fn};
-
     use super::*;
 
     fn check(admin: &str) -> Result<(), String> {
@@ -133,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_admin_that_anybody_could_use_is_refused_with_what_to_do() {
+    fn an_open_admin_listener_is_refused_with_advice() {
         for local in ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
             assert!(check(local).is_ok(), "{local}");
         }
@@ -141,15 +137,6 @@ mod tests {
             let refused = check(open).unwrap_err();
             assert!(refused.contains(open) && refused.contains("BOXOFFICE_TLS_CERT"), "{refused}");
         }
-    }
-
-    #[tokio::test]
-    async fn secrets_are_not_printed_with_a_request() {
-        let print = async |request: Request<()>| Ok::<_, Infallible>(Response::new(format!("{request:?}")));
-        let request = Request::builder().header("authorization", "Bearer t0ken").header("x-api-key", "k3y");
-        let answer = sensitive_headers().layer(service_fn(print)).oneshot(request.body(()).unwrap()).await;
-        let printed = answer.unwrap().into_body();
-        assert!(printed.contains("Sensitive") && !printed.contains("t0ken") && !printed.contains("k3y"), "{printed}");
     }
 
     #[test]

@@ -59,12 +59,13 @@ struct Past {
 
 impl Snapshots {
     /// Knows no queue yet. All waiting users together shall make at most `poll_budget` calls per second.
-    pub fn new(db: Database, poll_budget: u32, tasks: &TaskTracker) -> Self {
+    pub fn new(db: Database, poll_budget: u32) -> Self {
         let poll_budget = f64::from(poll_budget.max(1));
         let plan = RwLock::new(rules::poll_plan(&[], poll_budget));
         let shared = Arc::new(Shared { db, lines: RwLock::default(), plan, poll_budget, past: Mutex::default() });
         let refreshed = shared.clone();
-        let refreshes = Lane::start("queue.refresh", 1, tasks, move |calls: &[()]| {
+        // A server that stops does not wait for a refresh, so no tracker of its tasks knows this lane.
+        let refreshes = Lane::start("queue.refresh", 1, &TaskTracker::new(), move |calls: &[()]| {
             let shared = refreshed.clone();
             Box::pin(async move {
                 shared.refresh().await?;

@@ -1,7 +1,7 @@
-//! How messages become bytes: as tonic-prost has it, but with buffers of the size of the message.
+//! The codec of all services: that of tonic-prost, with buffers that fit the message.
 //!
-//! Its own reserve 8 KiB for each call in each direction, and for as long as a stream is open. Messages here have a hundred bytes or two,
-//! but for lists, and a replica keeps tens of thousands of streams open.
+//! The buffers of tonic-prost take 8 KiB per call and direction, and a stream keeps them as long as it is open. Most
+//! messages here have 100 to 200 bytes, and a replica keeps tens of thousands of streams open.
 
 use std::marker::PhantomData;
 
@@ -12,15 +12,15 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-/// Bytes to begin with; what a decoder needs more, it reserves.
+/// Initial size of a decoder's buffer, in bytes; it grows as needed.
 const BUFFER: usize = 256;
-/// Messages of a stream that wait at the same time are sent together until they have so many bytes.
+/// Messages of a stream that are ready at the same time are sent together, up to this number of bytes.
 const YIELD: usize = 32 * 1_024;
 
-/// Codec of all services: sends `T` and receives `U`.
+/// Encodes messages `T` and decodes messages `U`.
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
-/// Encodes `T` into a buffer that grows once.
+/// Encodes messages `T` into a buffer that grows once per message.
 pub struct Encoder<T>(PhantomData<T>);
 
 impl<T, U> Default for Codec<T, U> {
@@ -59,7 +59,7 @@ impl<T: Message> codec::Encoder for Encoder<T> {
         Ok(())
     }
 
-    /// Nothing before there is a message.
+    /// Reserves nothing before there is a message.
     fn buffer_settings(&self) -> BufferSettings {
         BufferSettings::new(0, YIELD)
     }

@@ -1,7 +1,4 @@
-//! Until when a call may work: the caller's `grpc-timeout`, and never longer than the server allows.
-//!
-//! tonic reads the same header and would answer CANCELLED without details. This clock is looked at first, and the gate lets it end a
-//! moment before tonic's, so that its answer comes first.
+//! The deadline of a call: reads the caller's `grpc-timeout`, and runs a call until its deadline.
 
 use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
@@ -14,15 +11,15 @@ tokio::task_local! {
     static CURRENT: Instant;
 }
 
-/// The longest a `grpc-timeout` may be written.
+/// Maximum number of digits of a `grpc-timeout`, as the gRPC specification has it.
 const MAX_DIGITS: usize = 8;
 
-/// How long is left for the call that asks; `None` outside of a call.
+/// Returns the time that the current call has left, or `None` outside of a call.
 pub fn remaining() -> Option<Duration> {
     CURRENT.try_with(|deadline| deadline.saturating_duration_since(Instant::now())).ok()
 }
 
-/// The caller's timeout, if there is one; fails with INVALID_ARGUMENT for one that no specification knows.
+/// Returns the caller's `grpc-timeout`, if there is one. Fails with INVALID_ARGUMENT if it is ill-formed.
 pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
     let Some(value) = headers.get("grpc-timeout") else {
         return Ok(None);
@@ -48,18 +45,19 @@ fn parse(text: &str) -> Option<Duration> {
     })
 }
 
-/// Runs `call` until `deadline`; it never goes on after it. Fails with DEADLINE_EXCEEDED.
+/// Runs `call` until `deadline`, and not beyond it. Fails with DEADLINE_EXCEEDED.
 pub async fn within<F: Future>(deadline: Instant, call: F) -> Result<F::Output, Error> {
     if deadline <= Instant::now() {
         return Err(Error::DeadlineExceeded);
     }
     let mut call = pin!(CURRENT.scope(deadline, call));
-    // Most calls that are answered from memory never meet a timer.
+    // A call that is answered from memory is done here and needs no timer.
     if let Poll::Ready(answer) = futures::poll!(call.as_mut()) {
         return Ok(answer);
     }
     let mut sleep = pin!(tokio::time::sleep_until(deadline));
-    // The clock is asked, too: timers of the same millisecond fire in any order, and tonic's may be the one that woke this.
+    // The clock decides as well, not only the timer. Timers of the same millisecond fire in any order, so another
+    // timer, like tonic's own, may have woken this task first.
     poll_fn(|cx| match deadline <= Instant::now() || sleep.as_mut().poll(cx).is_ready() {
         true => Poll::Ready(Err(Error::DeadlineExceeded)),
         false => call.as_mut().poll(cx).map(Ok),
@@ -115,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_takes_too_long_ends_at_its_deadline_and_knows_it() {
+    async fn a_call_that_takes_too_long_ends_at_its_deadline_and_knows_the_time_left() {
         assert_eq!(remaining(), None);
         let mut left = None;
         let started = Instant::now();

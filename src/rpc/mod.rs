@@ -1,4 +1,5 @@
-//! What a gRPC call is made of, wherever it runs: messages, fields, pages, its deadline, and how it fails.
+//! The parts of a gRPC call that every room needs: messages, fields, pages, the deadline, and errors with their
+//! statuses.
 
 pub mod codec;
 mod deadline;

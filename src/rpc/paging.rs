@@ -1,5 +1,6 @@
-//! Pages of a list (AIP-158). A page token names the list it belongs to and the last item of the page, in a form that
-//! callers have no business reading.
+//! Pages of a list (AIP-158).
+//!
+//! A page token is opaque to callers. It names the list that it belongs to and the last item of the page.
 
 use uuid::Uuid;
 
@@ -9,23 +10,23 @@ use crate::clock::Micros;
 const DEFAULT_SIZE: i32 = 50;
 const MAX_SIZE: i32 = 500;
 
-/// Which part of a list a caller asks for.
+/// The part of a list that a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// How many items at most.
+    /// Maximum number of items.
     pub size: usize,
-    /// The cursor of the last item before the page; `None`: from the start.
+    /// The cursor of the last item before the page; `None` for the first page.
     pub after: Option<String>,
     list: String,
 }
 
 impl Page {
-    /// Reads `page_size` and `page_token`. `list` names the list and what it is filtered by; the token of another list is refused.
+    /// Reads `page_size` and `page_token`. `list` names the list and its filters; the token of another list is refused.
     pub fn read(list: String, page_size: i32, page_token: &str) -> Result<Self, Error> {
         Self::read_within(list, page_size, page_token, DEFAULT_SIZE, MAX_SIZE)
     }
 
-    /// The same for a list whose pages have `default` items and never more than `max`.
+    /// Reads the page of a list with `default` items per page and at most `max`.
     pub fn read_within(list: String, page_size: i32, page_token: &str, default: i32, max: i32) -> Result<Self, Error> {
         let size = match page_size {
             ..0 => return Err(Error::invalid("page_size", "must not be negative")),
@@ -41,13 +42,13 @@ impl Page {
         Ok(Self { size: size as usize, after, list })
     }
 
-    /// Reads the cursor as `read` has it; one that was tampered with is refused.
+    /// Returns the cursor that `read` parses. Fails with INVALID_ARGUMENT if it was tampered with.
     pub fn cursor<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
         let tampered = || Error::invalid("page_token", "must be a next_page_token of the same list, or empty");
         self.after.as_deref().map(|after| read(after).ok_or_else(tampered)).transpose()
     }
 
-    /// Reads a cursor that [`Page::by_time_and_id`] made.
+    /// Returns the cursor that [`Page::by_time_and_id`] made.
     pub fn time_and_id(&self) -> Result<Option<(Micros, Uuid)>, Error> {
         self.cursor(|cursor| {
             let (time, id) = cursor.split_once('/')?;
@@ -55,12 +56,13 @@ impl Page {
         })
     }
 
-    /// The cursor of a list that is ordered by an instant and an id.
+    /// Returns the cursor of an item in a list that is ordered by time and id.
     pub fn by_time_and_id(time: Micros, id: Uuid) -> String {
         format!("{time}/{id}")
     }
 
-    /// Cuts `items`, asked for with one more than the size, to the page, and makes the token of the next one.
+    /// Cuts `items` to the page and returns the token of the next page. The query asked for one item more than the page
+    /// has.
     pub fn cut<T>(&self, mut items: Vec<T>, cursor: impl Fn(&T) -> String) -> (Vec<T>, String) {
         let more = items.len() > self.size;
         items.truncate(self.size);
@@ -72,7 +74,7 @@ impl Page {
     }
 }
 
-/// Hexadecimal: safe in any header, URL and shell.
+/// Encodes a page token in hexadecimal, which is safe in any header, URL and shell.
 fn encode(list: &str, cursor: &str) -> String {
     hex::encode(format!("{list}\n{cursor}"))
 }
@@ -80,7 +82,7 @@ fn encode(list: &str, cursor: &str) -> String {
 fn decode(list: &str, token: &str) -> Option<String> {
     let text = String::from_utf8(hex::decode(token).ok()?).ok()?;
     let (named, cursor) = text.split_once('\n')?;
-    // Cursors have none, and PostgreSQL takes no NUL in a text.
+    // Our cursors have no control characters, and PostgreSQL rejects NUL in a text.
     let is_ours = named == list && !cursor.chars().any(char::is_control);
     is_ours.then(|| cursor.to_owned())
 }

@@ -1,10 +1,11 @@
-//! A defect that panics ends the call it happens in and nothing else.
+//! Panics: a defect that panics fails the call in which it happens, and nothing else.
 
 use std::any::Any;
 
 use super::error::Error;
 
-/// Counts a panic that was caught in `place`; its message goes to the log with the error.
+/// Counts a panic that was caught, and returns the error for it. `place` names the kind of code that panicked, such as
+/// `call`.
 pub fn caught(place: &'static str, panic: Box<dyn Any + Send>) -> Error {
     metrics::counter!("boxoffice_panics_total", "place" => place).increment(1);
     let message = panic

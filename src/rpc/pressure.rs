@@ -1,17 +1,20 @@
-//! When who is refused should try again: the more are refused, the later, and never all at once.
+//! The retry delay of refused calls. It grows with the number of refusals and is spread, so that retries do not arrive
+//! together.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+/// Refusals are counted over this long.
 const WINDOW: Duration = Duration::from_secs(1);
-const SHORTEST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(5);
-/// Multiples of it, modulo 1, fill the interval evenly however many there are.
+/// Bounds of the delay, before it is spread.
+const MIN_DELAY: Duration = Duration::from_millis(500);
+const MAX_DELAY: Duration = Duration::from_secs(5);
+/// The multiples of this number, modulo 1, fill the interval from 0 to 1 evenly, however many there are.
 const GOLDEN_RATIO: f64 = 0.618_033_988_749_895;
 
-/// How many were refused of late.
+/// Counts the recent refusals of a limit.
 pub struct Pressure {
     capacity: f64,
     window: Mutex<Window>,
@@ -24,19 +27,19 @@ struct Window {
 }
 
 impl Pressure {
-    /// Nobody was refused yet by what takes on `capacity` at a time.
+    /// Returns the pressure on a limit that takes `capacity` calls at a time.
     pub fn new(capacity: usize) -> Self {
         let window = Window { since: Instant::now(), refused: 0, refused_before: 0 };
         Self { capacity: capacity.max(1) as f64, window: Mutex::new(window) }
     }
 
-    /// Refuses somebody; returns when to try again.
+    /// Counts a refusal and returns the delay before the retry.
     pub fn refuse(&self) -> Duration {
         self.refuse_at(Instant::now())
     }
 
-    /// As many seconds as those refused within a second would fill what refuses them, give or take a half: their retries are spread
-    /// over that time, so that they come no faster than they can be served.
+    /// The delay in seconds is the number of refusals per second divided by the capacity, plus or minus 50 %. So
+    /// retries arrive no faster than they can be served.
     fn refuse_at(&self, now: Instant) -> Duration {
         let mut window = self.window.lock();
         let age = now.saturating_duration_since(window.since);
@@ -46,7 +49,7 @@ impl Pressure {
         }
         window.refused = window.refused.saturating_add(1);
         let fills = f64::from(window.refused.max(window.refused_before)) / self.capacity;
-        let delay = WINDOW.mul_f64(fills.min(LONGEST.as_secs_f64())).clamp(SHORTEST, LONGEST);
+        let delay = WINDOW.mul_f64(fills.min(MAX_DELAY.as_secs_f64())).clamp(MIN_DELAY, MAX_DELAY);
         delay.mul_f64(0.5 + (f64::from(window.refused) * GOLDEN_RATIO).fract())
     }
 }
@@ -63,13 +66,13 @@ mod tests {
         assert!(longest(100) <= Duration::from_millis(750));
         assert!(longest(2_900) > Duration::from_secs(3));
         assert!(longest(100_000) <= Duration::from_millis(7_500));
-        // What was refused in the second before still counts, what was refused before that does not.
+        // Refusals of the previous second still count, older ones do not.
         assert!(pressure.refuse_at(now + WINDOW) > Duration::from_secs(2));
         assert!(pressure.refuse_at(now + 4 * WINDOW) <= Duration::from_millis(750));
     }
 
     #[test]
-    fn those_refused_at_once_do_not_come_back_at_once() {
+    fn calls_refused_at_the_same_time_do_not_retry_at_the_same_time() {
         let pressure = Pressure::new(1_000_000);
         let now = Instant::now();
         let mut delays: Vec<Duration> = (0..100).map(|_| pressure.refuse_at(now)).collect();

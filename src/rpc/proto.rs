@@ -1,4 +1,4 @@
-//! The generated messages and services of `boxoffice.v1`, and the conversions of instants and spans.
+//! The generated messages and services of `boxoffice.v1`, and the conversions of instants and durations.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ mod generated {
 }
 pub use generated::*;
 
-/// Descriptors of `boxoffice.v1` with all imports, for reflection.
+/// The descriptors of `boxoffice.v1` with all imports, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/boxoffice.v1.bin"));
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 
-/// An instant as callers get it.
+/// Returns an instant as a protobuf message.
 pub fn timestamp(at: Micros) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: at.div_euclid(MICROS_PER_SECOND),
@@ -25,14 +25,14 @@ pub fn timestamp(at: Micros) -> prost_types::Timestamp {
     }
 }
 
-/// A caller's instant, cut to microseconds; `None` outside the years 1 to 9999 or with ill-formed nanos.
+/// Returns a caller's instant, truncated to microseconds; `None` outside the years 1 to 9999 or with ill-formed nanos.
 pub fn from_timestamp(at: &prost_types::Timestamp) -> Option<Micros> {
     let years_1_to_9999 = -62_135_596_800..=253_402_300_799;
     let valid = years_1_to_9999.contains(&at.seconds) && (0..1_000_000_000).contains(&at.nanos);
     valid.then(|| at.seconds * MICROS_PER_SECOND + i64::from(at.nanos) / 1_000)
 }
 
-/// A span as callers get it.
+/// Returns a duration as a protobuf message.
 pub fn duration(span: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
@@ -40,13 +40,14 @@ pub fn duration(span: Duration) -> prost_types::Duration {
     }
 }
 
-/// A caller's span; `None` for one below 0 or with ill-formed nanos. The conversion of prost-types overflows on the smallest int64.
+/// Returns a caller's duration; `None` if it is negative or has ill-formed nanos. The conversion in prost-types
+/// overflows for the smallest int64, so it is not used.
 pub fn from_duration(span: &prost_types::Duration) -> Option<Duration> {
     let nanos = u32::try_from(span.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
     Some(Duration::new(u64::try_from(span.seconds).ok()?, nanos))
 }
 
-/// An instant in words, for metadata of errors: `2026-12-24T10:00:00.000000Z`.
+/// Returns an instant as a text like `2026-12-24T10:00:00.000000Z`, for the metadata of errors.
 pub fn rfc3339(at: Micros) -> String {
     DateTime::from_timestamp_micros(at)
         .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))

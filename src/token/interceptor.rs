@@ -1,21 +1,24 @@
-//! Reads the token from the metadata of every call. Whether a call needs one, its method says by asking for the bearer.
+//! The interceptor that reads the queue token of every call.
+//!
+//! It refuses no call itself: some methods need no token. A method that needs one asks for the bearer.
 
 use std::sync::Arc;
 
 use tonic::{Extensions, Request, Status, metadata::MetadataMap, service::Interceptor};
 
-use super::{Bearer, KeyRing};
+use super::{bearer::Bearer, ring::KeyRing};
 use crate::rpc::Error;
 
-/// Puts what the token says, or why it says nothing, into the extensions of the request.
+/// Verifies the token of a call and puts the result into the extensions of the request.
 #[derive(Clone)]
 pub struct TokenInterceptor(Arc<KeyRing>);
 
+/// The bearer of the call's token, or why there is none.
 #[derive(Clone)]
-struct Credential(Result<Arc<Bearer>, Error>);
+struct Verified(Result<Arc<Bearer>, Error>);
 
 impl TokenInterceptor {
-    /// Verifies with the keys of `ring`.
+    /// Returns an interceptor that verifies tokens with the keys of `ring`.
     pub fn new(ring: Arc<KeyRing>) -> Self {
         Self(ring)
     }
@@ -23,21 +26,21 @@ impl TokenInterceptor {
 
 impl Interceptor for TokenInterceptor {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let credential = bearer_token(request.metadata()).and_then(|token| self.0.verify(token));
-        let credential = Credential(credential.map(Arc::new));
-        request.extensions_mut().insert(credential);
+        let bearer = bearer_token(request.metadata()).and_then(|token| self.0.verify(token));
+        request.extensions_mut().insert(Verified(bearer.map(Arc::new)));
         Ok(request)
     }
 }
 
-/// What the caller's token says; fails with TOKEN_MISSING or TOKEN_INVALID.
+/// Returns the bearer of the caller's token; fails with TOKEN_MISSING, TOKEN_INVALID or STORAGE_UNAVAILABLE.
 pub fn bearer(extensions: &Extensions) -> Result<Arc<Bearer>, Error> {
-    match extensions.get::<Credential>() {
-        Some(Credential(bearer)) => bearer.clone(),
+    match extensions.get::<Verified>() {
+        Some(Verified(bearer)) => bearer.clone(),
         None => Err(Error::TokenMissing),
     }
 }
 
+/// Returns the token of the metadata `authorization: Bearer <token>`.
 fn bearer_token(metadata: &MetadataMap) -> Result<&str, Error> {
     let value = metadata.get("authorization").ok_or(Error::TokenMissing)?;
     let value = value.to_str().map_err(|_| Error::TokenInvalid)?.trim();
@@ -74,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_and_what_is_wrong_are_told_apart() {
+    fn a_missing_token_and_a_wrong_one_are_told_apart() {
         for value in [None, Some(""), Some("Bearer"), Some("Bearer ")] {
             assert!(matches!(read(value), Err(Error::TokenMissing)), "{value:?}");
         }

@@ -1,44 +1,49 @@
-//! Which of the keys signs, and which may go.
+//! The rotation of signing keys: which key signs, and which may be dropped.
 //!
-//! A new key is read by every server before the first of them signs with it: each reads the keys every few seconds, and a key signs
-//! only once it is [`NOTICE`] old. So there is no moment at which one server signs what another cannot verify.
+//! Each server reads the keys every few seconds, and a new key signs only when it is [`NOTICE`] old. So every server
+//! knows a key before any server signs with it, and no server meets a token that it cannot verify.
 
 use std::time::Duration;
 
 use crate::clock::{Micros, micros, until};
 
-/// How old a key is when it begins to sign: several times the period in which servers read the keys.
+/// The age at which a new key begins to sign: several times the interval in which servers read the keys.
 pub const NOTICE: Duration = Duration::from_secs(15);
 
-/// A key without its secret.
+/// A signing key without its secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyInfo {
-    /// The `kid`; a newer key has a higher one.
+pub struct SigningKeyInfo {
+    /// The id of the key; a newer key has a higher id.
     pub key_id: i64,
-    /// When it was made.
+    /// When the key was made.
     pub create_time: Micros,
 }
 
-impl KeyInfo {
-    /// From when on it signs, unless it is the first.
+impl SigningKeyInfo {
+    /// Returns when the key begins to sign, unless it is the first.
     pub fn sign_time(&self) -> Micros {
         self.create_time.saturating_add(micros(NOTICE))
     }
 }
 
-/// Which of `keys`, oldest first, signs: the newest that every server knows. The first key signs at once, for want of another.
-pub fn signer(keys: &[KeyInfo], now: Micros) -> Option<KeyInfo> {
+/// Returns which of `keys`, oldest first, signs: the newest that every server knows. The first key signs immediately,
+/// since there is no other.
+pub fn signer(keys: &[SigningKeyInfo], now: Micros) -> Option<SigningKeyInfo> {
     keys.iter().rev().find(|key| key.sign_time() <= now).or(keys.first()).copied()
 }
 
-/// Why the key of this id may not be dropped yet, in words for the operator. The newest has to stay, and for as long again as it
-/// had to wait, a server that has not looked may sign with an older one.
-pub fn refusal(keys: &[KeyInfo], key_id: i64, now: Micros) -> Option<String> {
+/// Returns why a key may not be dropped yet, as a message for the operator, or `None` if it may.
+///
+/// The newest key has to stay. The others stay until the newest has signed for [`NOTICE`]: until then a server that has
+/// not read the keys may sign with an older one.
+pub fn refusal(keys: &[SigningKeyInfo], key_id: i64, now: Micros) -> Option<String> {
     let Some(newest) = keys.last().filter(|_| keys.iter().any(|key| key.key_id == key_id)) else {
-        return Some(format!("there is no signing key {key_id}"));
+        return Some(format!("there is no signing key {key_id}: `boxoffice signing-key list` shows the keys"));
     };
     if newest.key_id == key_id {
-        return Some(format!("signing key {key_id} is the newest: make another first (boxoffice signing-key rotate)"));
+        return Some(format!(
+            "signing key {key_id} is the newest: make another one first (boxoffice signing-key rotate)"
+        ));
     }
     let drop_time = newest.sign_time().saturating_add(micros(NOTICE));
     (now < drop_time).then(|| {
@@ -53,8 +58,8 @@ mod tests {
 
     const SECOND: Micros = 1_000_000;
 
-    fn keys(create_times: &[Micros]) -> Vec<KeyInfo> {
-        create_times.iter().zip(1..).map(|(at, key_id)| KeyInfo { key_id, create_time: at * SECOND }).collect()
+    fn keys(create_times: &[Micros]) -> Vec<SigningKeyInfo> {
+        create_times.iter().zip(1..).map(|(at, key_id)| SigningKeyInfo { key_id, create_time: at * SECOND }).collect()
     }
 
     fn signer_at(create_times: &[Micros], now: Micros) -> Option<i64> {

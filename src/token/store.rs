@@ -3,12 +3,13 @@
 use sea_orm::{EntityTrait, FromQueryResult, QueryOrder};
 
 use super::{
-    SigningKey,
-    rotation::{self, KeyInfo},
+    ring::SigningKey,
+    rotation::{self, SigningKeyInfo},
 };
 use crate::db::{self, Database, entity::signing_key};
 
-/// Makes the first key unless there is one; of replicas that start at once one wins and the others use its key.
+/// Stores the first key, unless there is one. If several replicas start at the same time, all use the key of one of
+/// them.
 pub async fn ensure_key(db: &Database, secret: &[u8]) -> Result<(), db::Error> {
     let write = db.begin().await?;
     let sql = "INSERT INTO signing_key (key_id, secret, create_time) VALUES (1, $1, $2) ON CONFLICT DO NOTHING";
@@ -21,7 +22,7 @@ struct NewKey {
     key_id: i64,
 }
 
-/// Makes one more key and returns its id. Of two that do so at once, one fails.
+/// Stores one more key and returns its id. If two callers do so at the same time, one of them fails.
 pub async fn add_key(db: &Database, secret: &[u8]) -> Result<i64, db::Error> {
     let write = db.begin().await?;
     let sql = "INSERT INTO signing_key (key_id, secret, create_time)
@@ -32,29 +33,29 @@ pub async fn add_key(db: &Database, secret: &[u8]) -> Result<i64, db::Error> {
     Ok(made.key_id)
 }
 
-/// Deletes a key, which the caller has made sure may go: see [`rotation::refusal`].
+/// Deletes a key. The caller has asked [`rotation::refusal`] before.
 pub async fn drop_key(db: &Database, key_id: i64) -> Result<(), db::Error> {
     let write = db.begin().await?;
     signing_key::Entity::delete_by_id(key_id).exec(write.conn()).await?;
     write.commit().await
 }
 
-/// All keys without their secrets, oldest first.
-pub async fn list(db: &Database) -> Result<Vec<KeyInfo>, db::Error> {
+/// Returns all keys without their secrets, oldest first.
+pub async fn list(db: &Database) -> Result<Vec<SigningKeyInfo>, db::Error> {
     Ok(rows(db).await?.iter().map(info).collect())
 }
 
-/// All keys, the one that signs now last.
+/// Returns all keys; the key that signs now is the last.
 pub async fn keys(db: &Database) -> Result<Vec<SigningKey>, db::Error> {
     let mut rows = rows(db).await?;
-    let infos: Vec<KeyInfo> = rows.iter().map(info).collect();
+    let infos: Vec<SigningKeyInfo> = rows.iter().map(info).collect();
     let signer = rotation::signer(&infos, db.now()).map(|key| key.key_id);
     rows.sort_by_key(|row| Some(row.key_id) == signer);
     rows.into_iter()
         .map(|row| {
             let secret = hex::decode(&row.secret)
                 .map_err(|_| db::Error::Defect(format!("signing key {} is not hexadecimal", row.key_id)))?;
-            Ok(SigningKey { id: row.key_id.to_string(), secret })
+            Ok(SigningKey { id: row.key_id.to_string(), secret: secret.into() })
         })
         .collect()
 }
@@ -63,6 +64,6 @@ async fn rows(db: &Database) -> Result<Vec<signing_key::Model>, db::Error> {
     Ok(signing_key::Entity::find().order_by_asc(signing_key::Column::KeyId).all(db.reader()).await?)
 }
 
-fn info(row: &signing_key::Model) -> KeyInfo {
-    KeyInfo { key_id: row.key_id, create_time: row.create_time }
+fn info(row: &signing_key::Model) -> SigningKeyInfo {
+    SigningKeyInfo { key_id: row.key_id, create_time: row.create_time }
 }

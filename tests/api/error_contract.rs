@@ -207,7 +207,7 @@ async fn a_forged_or_unknown_token_is_refused(world: World) {
         db.query_one_raw(sea_orm::Statement::from_string(db.get_database_backend(), "SELECT secret FROM signing_key"));
     let secret: String = secret.await.unwrap().unwrap().try_get("", "secret").unwrap();
     let ring = boxoffice::token::KeyRing::default();
-    let key = boxoffice::token::SigningKey { id: "1".into(), secret: hex::decode(secret).unwrap() };
+    let key = boxoffice::token::SigningKey { id: "1".into(), secret: hex::decode(secret).unwrap().into() };
     ring.replace(vec![key], None);
     let bearer = |user_id, queue_number| {
         let concert_code = "IU".to_owned();

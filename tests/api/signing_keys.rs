@@ -38,7 +38,7 @@ async fn a_new_key_is_known_to_every_server_before_one_of_them_signs_with_it() {
 
     // Verified by both after a moment, and used by neither, for as long as the clock stands still.
     let ring = KeyRing::default();
-    ring.replace(vec![SigningKey { id: "2".into(), secret: secret.to_vec() }], None);
+    ring.replace(vec![SigningKey { id: "2".into(), secret: secret.to_vec().into() }], None);
     let channel = world.channel(0);
     let known = KeyRing::default();
     known.replace(token::store::keys(&db).await.unwrap(), None);

@@ -144,6 +144,16 @@ impl World {
         self.servers[0].expire().await.expect("expire");
     }
 
+    /// Runs the tidy pass of the first server.
+    pub async fn tidy(&self) {
+        self.servers[0].tidy().await.expect("tidy");
+    }
+
+    /// The number of servers.
+    pub fn replica_count(&self) -> usize {
+        self.servers.len()
+    }
+
     /// A concert in a venue of its own, on two dates of `seat_count` seats each.
     pub async fn concert(&self, concert_code: &str, seat_count: i32) {
         self.concert_with(concert_code, seat_count, |_| ()).await;

@@ -1,0 +1,100 @@
+//! The work in the background: prepares the database when the server starts, then runs the passes.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+
+use crate::{
+    app::{cli::Settings, core::Core, readiness::Readiness},
+    batch::{answered, passes},
+    clock,
+    db,
+    queue::{self, passes::Terms},
+    reservation,
+    rpc::Error,
+    token,
+};
+
+/// How often the snapshots of the queues, which polling reads, are refreshed.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a replica reads what replicas share: the signing keys and the database's clock.
+const SHARED_STATE_INTERVAL: Duration = Duration::from_secs(5);
+const _: () = assert!(token::rotation::NOTICE.as_secs() >= 3 * SHARED_STATE_INTERVAL.as_secs());
+/// How often old rows are deleted.
+const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+/// How long to wait before the next attempt to prepare a database that cannot be reached.
+const PREPARE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Prepares the database, starts the passes and makes the server ready. Waits for a database that cannot be reached.
+///
+/// Promotion, expiry and tidying run only with `run_background`; tests run them by hand.
+pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_background: bool) {
+    let first_key = match token::new_secret() {
+        Ok(secret) => secret,
+        Err(error) => return readiness.set_failed(Error::internal(error)),
+    };
+    loop {
+        match prepare(&core, &first_key).await {
+            Ok(()) => break,
+            Err(error @ db::Error::Defect(_)) => return readiness.set_failed(error.into()),
+            Err(error) => tracing::warn!(%error, "the database cannot be used yet; trying again"),
+        }
+        tokio::select! {
+            () = core.stopping.cancelled() => return readiness.set_failed(Error::ShuttingDown),
+            () = tokio::time::sleep(PREPARE_INTERVAL) => {}
+        }
+    }
+    run(&core, "refresh", REFRESH_INTERVAL, |core| Box::pin(async move { core.snapshots.refresh().await }));
+    run(&core, "share", SHARED_STATE_INTERVAL, |core| Box::pin(async move { read_shared_state(&core).await }));
+    if run_background {
+        let Settings { promote_interval, expire_interval, .. } = core.settings;
+        run(&core, "promote", promote_interval, |core| Box::pin(async move { promote(&core).await }));
+        run(&core, "expire", expire_interval, |core| Box::pin(async move { expire(&core).await }));
+        run(&core, "tidy", TIDY_INTERVAL, |core| Box::pin(async move { tidy(&core).await }));
+    }
+    readiness.set_ready().await;
+}
+
+/// Admits waiting users, as seats allow.
+pub async fn promote(core: &Core) -> Result<(), db::Error> {
+    let Settings { admission_ttl, claim_ttl, .. } = core.settings;
+    queue::passes::promote(&core.db, &core.snapshots, Terms { admission_ttl, claim_ttl }).await
+}
+
+/// Ends admissions and holds that have expired.
+pub async fn expire(core: &Core) -> Result<(), db::Error> {
+    queue::passes::expire(&core.db).await?;
+    reservation::passes::expire(&core.db, &core.sweep).await
+}
+
+/// Deletes what is older than the retention time, and gives its space back.
+pub async fn tidy(core: &Core) -> Result<(), db::Error> {
+    let cutoff = core.db.now() - clock::micros(core.settings.retention);
+    queue::passes::delete_ended(&core.db, cutoff).await?;
+    reservation::passes::delete_unpaid(&core.db, cutoff).await?;
+    answered::delete_old(&core.db, cutoff).await?;
+    passes::reclaim_space(&core.db).await
+}
+
+async fn prepare(core: &Core, first_key: &[u8]) -> Result<(), db::Error> {
+    core.db.migrate().await?;
+    token::store::ensure_key(&core.db, first_key).await?;
+    read_shared_state(core).await?;
+    core.snapshots.refresh().await
+}
+
+/// Reads what replicas share: the database's clock and the signing keys.
+async fn read_shared_state(core: &Core) -> Result<(), db::Error> {
+    core.db.anchor_clock().await?;
+    let keys = token::store::keys(&core.db).await?;
+    core.key_ring.replace(keys, core.settings.token_key.as_ref());
+    Ok(())
+}
+
+/// A pass over the shared parts of a server.
+type Pass = fn(Arc<Core>) -> BoxFuture<'static, Result<(), db::Error>>;
+
+fn run(core: &Arc<Core>, name: &'static str, period: Duration, pass: Pass) {
+    let shared = core.clone();
+    passes::every(name, period, &core.tasks, &core.stopping, move || pass(shared.clone()));
+}

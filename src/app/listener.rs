@@ -1,0 +1,95 @@
+//! Serves the services of a listener: HTTP/2 settings, the gate, and TLS.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+use tonic::{
+    service::Routes,
+    transport::{self, Server},
+};
+use tower::layer::layer_fn;
+
+use crate::{
+    app::core::Core,
+    edge::{self, Gate, tls::Tls},
+    rpc::proto::{
+        admin_service_server, concert_service_server, payment_service_server, queue_service_server,
+        reservation_service_server, wallet_service_server,
+    },
+};
+
+/// The names of the services of the public listener.
+pub const PUBLIC_SERVICES: [&str; 5] = [
+    queue_service_server::SERVICE_NAME,
+    concert_service_server::SERVICE_NAME,
+    reservation_service_server::SERVICE_NAME,
+    wallet_service_server::SERVICE_NAME,
+    payment_service_server::SERVICE_NAME,
+];
+/// The name of the service of the admin listener.
+pub const ADMIN_SERVICE: &str = admin_service_server::SERVICE_NAME;
+
+/// Maximum number of calls in flight on one connection. A client queues further calls.
+const MAX_STREAMS: u32 = 20_000;
+/// Receive window of a connection, in bytes. h2 closes a connection when its unread small frames exceed half of the
+/// window, and it counts about 200 bytes for each. This window has room for [`MAX_STREAMS`] of them.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Maximum number of streams that the server resets for errors of the client, over the life of a connection, before it
+/// is closed.
+const MAX_RESETS: usize = 1_024;
+/// Maximum number of calls that a client cancelled before the server accepted them, before the connection is closed:
+/// the protection from rapid resets. Clients with short deadlines cancel hundreds of calls when the server is busy. The
+/// server scans all of them in one go, so thousands would stall it.
+const MAX_PENDING_RESETS: usize = 512;
+/// Maximum size of the metadata of a call. Larger metadata is answered with HTTP 431.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+/// Maximum size of a request of the public services, which need a few hundred bytes.
+const MAX_REQUEST_BYTES: usize = 64 << 10;
+/// The same for AdminService: a venue is larger.
+const MAX_ADMIN_REQUEST_BYTES: usize = 1 << 20;
+/// A connection without traffic for this long is pinged.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// A connection that does not answer a ping within this time is closed.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A listener that serves until the server stops.
+pub type Serving = JoinHandle<Result<(), transport::Error>>;
+
+/// Serves the public services on `socket`.
+pub fn serve_public(core: &Core, socket: TcpListener, routes: Routes) -> Serving {
+    let (check, limits) = (core.transport.public_caller_check(), &core.settings.limits);
+    let gate = Gate::new(&PUBLIC_SERVICES, check, limits, MAX_REQUEST_BYTES, core.stopping.clone());
+    serve(core, socket, routes, gate, core.transport.public_tls())
+}
+
+/// Serves AdminService on `socket`.
+pub fn serve_admin(core: &Core, socket: TcpListener, routes: Routes) -> Serving {
+    let (check, limits) = (core.transport.admin_caller_check(), &core.settings.limits);
+    let gate = Gate::new(&[ADMIN_SERVICE], check, limits, MAX_ADMIN_REQUEST_BYTES, core.stopping.clone());
+    serve(core, socket, routes, gate, core.transport.admin_tls())
+}
+
+fn serve(core: &Core, socket: TcpListener, routes: Routes, gate: Gate, tls: Option<Arc<Tls>>) -> Serving {
+    let (limits, stopping) = (&core.settings.limits, core.stopping.clone());
+    let mut server = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_local_error_reset_streams(Some(MAX_RESETS))
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_max_header_list_size(Some(MAX_HEADER_BYTES))
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT));
+    if let Some(age) = limits.max_connection_age {
+        server = server.max_connection_age(age);
+    }
+    let server = server.layer(layer_fn(move |routes: Routes| gate.around(routes))).add_routes(routes);
+    let stopped = stopping.clone().cancelled_owned();
+    let connections = edge::incoming(socket, limits.max_connections);
+    match tls {
+        None => tokio::spawn(server.serve_with_incoming_shutdown(edge::speaking(connections, stopping), stopped)),
+        Some(tls) => {
+            let connections = edge::speaking(edge::tls::accept(connections, tls), stopping);
+            tokio::spawn(server.serve_with_incoming_shutdown(connections, stopped))
+        }
+    }
+}

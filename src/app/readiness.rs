@@ -1,0 +1,76 @@
+//! Whether the server serves: as health says it, as calls find it, and as [`Readiness::wait`] tells it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::watch;
+use tonic::{Request, Status};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health, HealthServer},
+    server::HealthReporter,
+};
+
+use crate::{
+    app::listener::{ADMIN_SERVICE, PUBLIC_SERVICES},
+    rpc::Error,
+};
+
+/// The readiness of a server; clones share it. At first the server is not ready.
+#[derive(Clone)]
+pub struct Readiness {
+    is_ready: Arc<AtomicBool>,
+    outcome: watch::Sender<Option<Result<(), Error>>>,
+    health: HealthReporter,
+}
+
+impl Readiness {
+    /// Returns the readiness of a new server, and the health service that tells it to callers.
+    pub async fn new() -> (Self, HealthServer<impl Health>) {
+        let (health, service) = tonic_health::server::health_reporter();
+        let readiness = Self { is_ready: Arc::default(), outcome: watch::Sender::new(None), health };
+        readiness.set_health(ServingStatus::NotServing).await;
+        (readiness, service)
+    }
+
+    /// Lets calls pass and sets health to SERVING.
+    pub async fn set_ready(&self) {
+        self.is_ready.store(true, Ordering::Release);
+        self.set_health(ServingStatus::Serving).await;
+        self.outcome.send_replace(Some(Ok(())));
+    }
+
+    /// Says that the server will never be ready.
+    pub fn set_failed(&self, error: Error) {
+        self.outcome.send_replace(Some(Err(error)));
+    }
+
+    /// Sets health to NOT_SERVING, so that load balancers send their calls elsewhere. Calls still pass.
+    pub async fn set_stopping(&self) {
+        self.set_health(ServingStatus::NotServing).await;
+    }
+
+    /// Waits until the server is ready; fails if it never will be.
+    pub async fn wait(&self) -> Result<(), Error> {
+        let mut outcome = self.outcome.subscribe();
+        let outcome = outcome.wait_for(Option::is_some).await.map_err(|_| Error::ShuttingDown)?;
+        outcome.clone().unwrap_or(Ok(()))
+    }
+
+    /// Returns an interceptor that fails calls with STORAGE_UNAVAILABLE until the server is ready.
+    pub fn interceptor(&self) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone + use<> {
+        let is_ready = self.is_ready.clone();
+        move |request| {
+            if is_ready.load(Ordering::Acquire) { Ok(request) } else { Err(Error::StorageUnavailable.into()) }
+        }
+    }
+
+    async fn set_health(&self, status: ServingStatus) {
+        // The empty name stands for the whole server.
+        for service in ["", ADMIN_SERVICE].into_iter().chain(PUBLIC_SERVICES) {
+            self.health.set_service_status(service, status).await;
+        }
+    }
+}

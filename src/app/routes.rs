@@ -1,0 +1,88 @@
+//! The services of both listeners: makes them of the shared parts, and adds health and reflection.
+
+use tonic::service::{Routes, interceptor::InterceptedService};
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use crate::{
+    admin::AdminApi,
+    app::{
+        core::Core,
+        listener::{ADMIN_SERVICE, PUBLIC_SERVICES},
+        readiness::Readiness,
+    },
+    batch::write_lane,
+    concert::ConcertApi,
+    payment::PaymentApi,
+    queue::{Admission, QueueApi},
+    reservation::{self, ReservationApi},
+    rpc::{
+        Error,
+        proto::{
+            DESCRIPTORS, admin_service_server as admin_server, concert_service_server as concert_server,
+            payment_service_server as payment_server, queue_service_server as queue_server,
+            reservation_service_server as reservation_server, wallet_service_server as wallet_server,
+        },
+    },
+    token::TokenInterceptor,
+    wallet::WalletApi,
+};
+
+const HEALTH_SERVICE: &str = "grpc.health.v1.Health";
+/// Maximum size of a request of health or reflection, which is a name.
+const MAX_PROBE_BYTES: usize = 4 << 10;
+
+/// Returns the services of the public listener.
+pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Health>) -> Result<Routes, Error> {
+    let (db, tasks, catalogue, stopping) = (&core.db, &core.tasks, &core.catalogue, &core.stopping);
+    let admission = Admission::new(db.clone(), core.snapshots.clone(), tasks);
+    // Leaving the queue releases held seats, and the queue lies below the reservations.
+    let leave =
+        write_lane(db, "queue.leave", tasks, |write, commands| Box::pin(reservation::operations::leave(write, commands)));
+    let queue =
+        QueueApi::new(db, catalogue.clone(), core.key_ring.clone(), admission.clone(), leave, tasks, stopping.clone());
+    let concert = ConcertApi::new(db.clone(), catalogue.clone(), admission.clone(), tasks, stopping);
+    let hold_ttl = core.settings.hold_ttl;
+    let reservation = ReservationApi::new(db.clone(), catalogue.clone(), admission.clone(), hold_ttl, tasks);
+    let wallet = WalletApi::new(db.clone(), &core.settings.currency, tasks);
+    let payment = PaymentApi::new(db.clone(), catalogue.clone(), admission, tasks);
+
+    let token = TokenInterceptor::new(core.key_ring.clone());
+    macro_rules! intercepted {
+        ($service:expr) => {
+            InterceptedService::new(InterceptedService::new($service, token.clone()), readiness.interceptor())
+        };
+    }
+    let routes = Routes::new(intercepted!(queue_server::QueueServiceServer::new(queue)))
+        .add_service(intercepted!(concert_server::ConcertServiceServer::new(concert)))
+        .add_service(intercepted!(reservation_server::ReservationServiceServer::new(reservation)))
+        .add_service(intercepted!(wallet_server::WalletServiceServer::new(wallet)))
+        .add_service(intercepted!(payment_server::PaymentServiceServer::new(payment)));
+    with_probes(routes, health, &PUBLIC_SERVICES)
+}
+
+/// Returns the services of the admin listener.
+pub fn admin(core: &Core, readiness: &Readiness, health: HealthServer<impl Health>) -> Result<Routes, Error> {
+    let admin = AdminApi::new(core.db.clone(), core.catalogue.clone(), &core.tasks, core.stopping.clone());
+    let admin = admin_server::AdminServiceServer::new(admin);
+    let routes = Routes::new(InterceptedService::new(admin, readiness.interceptor()));
+    with_probes(routes, health, &[ADMIN_SERVICE])
+}
+
+/// Adds health, and reflection of `services` in both versions that clients ask for.
+fn with_probes(routes: Routes, health: HealthServer<impl Health>, services: &[&str]) -> Result<Routes, Error> {
+    let reflection = || {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // With these, clients like grpcurl print the details of errors.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(HEALTH_SERVICE);
+        services.iter().fold(builder, |builder, service| builder.with_service_name(*service))
+    };
+    let v1 = reflection().build_v1().map_err(Error::internal)?;
+    let v1alpha = reflection().build_v1alpha().map_err(Error::internal)?;
+    Ok(routes
+        .add_service(health.max_decoding_message_size(MAX_PROBE_BYTES))
+        .add_service(v1.max_decoding_message_size(MAX_PROBE_BYTES))
+        .add_service(v1alpha.max_decoding_message_size(MAX_PROBE_BYTES)))
+}

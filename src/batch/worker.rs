@@ -1,0 +1,203 @@
+//! A worker of a lane: takes all commands that wait for it, runs them as one batch, and answers each caller.
+//!
+//! Batches run in tasks of their own, so a caller that goes away never leaves a transaction open.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::task::TaskTracker;
+
+use super::pace::{CAPACITY, Pace, WIDTH};
+use crate::{
+    db,
+    rpc::{self, Error},
+};
+
+/// The outcome of a batch: an answer for each command, in order. After an error nothing was written, unless the error
+/// says that the outcome is unknown.
+pub type Batch<R> = Result<Vec<Result<R, Error>>, db::Error>;
+
+/// The operation of a lane, on a slice of commands.
+pub type Work<C, R> = Arc<dyn for<'a> Fn(&'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync>;
+
+/// Maximum number of times that a batch is run again after it lost a race, and for how long. Each loss is the progress
+/// of another replica.
+const MAX_RACES: u32 = 20;
+const MAX_RACING: Duration = Duration::from_secs(4);
+/// Maximum number of times that a batch is run again because the database could not be reached: enough for a stale
+/// connection.
+const MAX_RECONNECTS: u32 = 2;
+
+/// A command that waits for a worker.
+struct Pending<C, R> {
+    command: C,
+    reply: oneshot::Sender<Result<R, Error>>,
+    since: Instant,
+    deadline: Option<Instant>,
+}
+
+/// The queue of a worker, and how fast the worker is.
+pub struct Worker<C, R> {
+    queue: mpsc::Sender<Pending<C, R>>,
+    pace: Arc<Pace>,
+}
+
+impl<C, R> Worker<C, R>
+where
+    C: Send + Sync + 'static,
+    R: Send + 'static,
+{
+    /// Starts a worker on `tasks`. `name` is the lane's.
+    pub fn start(name: &'static str, tasks: &TaskTracker, work: Work<C, R>) -> Self {
+        let (sender, queue) = mpsc::channel(CAPACITY);
+        let pace = Arc::new(Pace::new(name));
+        tasks.spawn(supervise(name, queue, work, pace.clone()));
+        Self { queue: sender, pace }
+    }
+
+    /// Queues a command and returns its answer. Dropping the future withdraws a command that was not started.
+    pub async fn submit(&self, command: C) -> Result<R, Error> {
+        let (since, patience) = (Instant::now(), rpc::remaining());
+        self.pace.admit(since, self.queue.max_capacity() - self.queue.capacity(), patience)?;
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { command, reply, since, deadline: patience.map(|patience| since + patience) };
+        self.queue.try_send(pending).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => self.pace.refuse(),
+            mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
+        })?;
+        answer.await.unwrap_or_else(|_| Err(Error::internal("a command was lost with its worker")))
+    }
+
+    /// The same, but waits for a place in the queue. The command is never refused and has no deadline.
+    pub async fn submit_patiently(&self, command: C) -> Result<R, Error> {
+        let (reply, answer) = oneshot::channel();
+        let pending = Pending { command, reply, since: Instant::now(), deadline: None };
+        self.queue.send(pending).await.map_err(|_| Error::ShuttingDown)?;
+        answer.await.unwrap_or_else(|_| Err(Error::internal("a command was lost with its worker")))
+    }
+}
+
+/// Keeps a worker running. If it dies, the callers of its batch are answered INTERNAL and another worker takes over the
+/// queue.
+async fn supervise<C, R>(
+    name: &'static str,
+    mut queue: mpsc::Receiver<Pending<C, R>>,
+    work: Work<C, R>,
+    pace: Arc<Pace>,
+) where
+    C: Send + Sync + 'static,
+    R: Send + 'static,
+{
+    while let Err(panic) = AssertUnwindSafe(serve(name, &mut queue, &work, &pace)).catch_unwind().await {
+        let error = rpc::caught("worker", panic);
+        tracing::error!(lane = name, cause = ?error, "a worker panicked and was replaced");
+    }
+}
+
+async fn serve<C, R>(name: &'static str, queue: &mut mpsc::Receiver<Pending<C, R>>, work: &Work<C, R>, pace: &Pace)
+where
+    C: Send + Sync + 'static,
+    R: Send + 'static,
+{
+    let size = metrics::histogram!("boxoffice_lane_batch_size", "lane" => name);
+    let wait = metrics::histogram!("boxoffice_lane_wait_seconds", "lane" => name);
+    let busy = metrics::histogram!("boxoffice_lane_batch_seconds", "lane" => name);
+    let mut waiting = Vec::new();
+    while queue.recv_many(&mut waiting, WIDTH).await > 0 {
+        let started = Instant::now();
+        let (commands, replies) = take_those_in_time(&mut waiting, started, pace, &wait);
+        if commands.is_empty() {
+            continue;
+        }
+        size.record(commands.len() as f64);
+        pace.begin(started);
+        let work = work.clone();
+        let batch = tokio::spawn(async move { settle(name, &work, &commands).await });
+        let answers = batch.await.unwrap_or_else(|death| {
+            let error = match death.try_into_panic() {
+                Ok(panic) => rpc::caught("batch", panic),
+                Err(cancelled) => Error::internal(cancelled),
+            };
+            replies.iter().map(|_| Err(error.clone())).collect()
+        });
+        let served = !answers.iter().all(|answer| matches!(answer, Err(Error::StorageUnavailable)));
+        pace.end(started.elapsed(), served);
+        for (reply, answer) in replies.into_iter().zip(answers) {
+            // If the caller has gone, its command took effect all the same.
+            let _ = reply.send(answer);
+        }
+        busy.record(started.elapsed());
+    }
+}
+
+/// Returns the commands that are still worth running, and where their answers go.
+///
+/// Leaves out commands whose caller has gone or whose deadline has passed. If more commands wait than fit one batch, it
+/// also leaves out those that would be answered after their deadline.
+#[allow(clippy::type_complexity, reason = "two vectors of the same length")]
+fn take_those_in_time<C, R>(
+    waiting: &mut Vec<Pending<C, R>>,
+    now: Instant,
+    pace: &Pace,
+    wait: &metrics::Histogram,
+) -> (Vec<C>, Vec<oneshot::Sender<Result<R, Error>>>) {
+    let mut commands = Vec::with_capacity(waiting.len());
+    let mut replies = Vec::with_capacity(waiting.len());
+    let end = if waiting.len() < WIDTH { now } else { now + pace.recent() };
+    for Pending { command, reply, since, deadline } in waiting.drain(..) {
+        if reply.is_closed() {
+            continue;
+        }
+        if deadline.is_some_and(|deadline| deadline <= end) {
+            let _ = reply.send(Err(pace.refuse()));
+            continue;
+        }
+        wait.record(now - since);
+        commands.push(command);
+        replies.push(reply);
+    }
+    (commands, replies)
+}
+
+/// Runs a batch until every command has an answer: retries it, or splits it in two.
+fn settle<'a, C, R>(name: &'static str, work: &'a Work<C, R>, commands: &'a [C]) -> BoxFuture<'a, Vec<Result<R, Error>>>
+where
+    C: Send + Sync,
+    R: Send,
+{
+    async move {
+        let (started, mut races, mut reconnects) = (Instant::now(), 0, 0);
+        loop {
+            let error = match work(commands).await {
+                Ok(answers) => return answers,
+                Err(error) => error,
+            };
+            match error {
+                db::Error::Lost if races < MAX_RACES && started.elapsed() < MAX_RACING => {
+                    tokio::time::sleep(Duration::from_millis(u64::from(races.min(10)))).await;
+                    races += 1;
+                }
+                db::Error::Away(_) if reconnects < MAX_RECONNECTS => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    reconnects += 1;
+                }
+                db::Error::Lost | db::Error::Defect(_) if commands.len() > 1 && started.elapsed() < MAX_RACING => {
+                    tracing::warn!(lane = name, size = commands.len(), %error, "a batch failed and is split in two");
+                    let (left, right) = commands.split_at(commands.len() / 2);
+                    let mut answers = settle(name, work, left).await;
+                    answers.extend(settle(name, work, right).await);
+                    return answers;
+                }
+                error => {
+                    let error = Error::from(error);
+                    return commands.iter().map(|_| Err(error.clone())).collect();
+                }
+            }
+        }
+    }
+    .boxed()
+}

@@ -1,0 +1,27 @@
+//! The layer that turns failures into statuses: an error, a panic, and a failure of tonic's own that lacks details.
+
+use std::{convert::Infallible, panic::AssertUnwindSafe};
+
+use futures::FutureExt;
+use tower::{Layer, layer::layer_fn, service_fn};
+
+use super::call::Responds;
+use crate::{
+    edge::status,
+    rpc::{Error, caught},
+};
+
+/// Returns the layer that answers every request, even after an error or a panic.
+pub fn layer<R, S: Responds<R, Error>>() -> impl Layer<S, Service = impl Responds<R, Infallible>> {
+    layer_fn(|mut inner: S| {
+        service_fn(move |request: R| {
+            let response = AssertUnwindSafe(inner.call(request)).catch_unwind();
+            async move {
+                Ok(match response.await.unwrap_or_else(|panic| Err(caught("call", panic))) {
+                    Ok(response) => status::complete(response),
+                    Err(error) => status::failure(error),
+                })
+            }
+        })
+    })
+}

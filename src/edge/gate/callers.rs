@@ -1,0 +1,82 @@
+//! The layer that checks the credentials of callers: a client certificate or an API key.
+
+use std::sync::Arc;
+
+use futures::future::Either;
+use http::{Extensions, HeaderMap};
+use tonic::transport::server::TlsConnectInfo;
+use tower::{Layer, layer::layer_fn, service_fn};
+
+use super::{
+    call::{Call, Responds},
+    inbox,
+};
+use crate::{
+    edge::{
+        credential::{API_KEY_HEADER, ApiKeys},
+        reload::Reloaded,
+        socket::Peer,
+    },
+    rpc::Error,
+};
+
+/// Checks who calls a listener. The default lets every caller pass.
+#[derive(Clone, Default)]
+pub struct CallerCheck {
+    api_keys: Option<Arc<Reloaded<ApiKeys>>>,
+    admins_only: bool,
+}
+
+impl CallerCheck {
+    /// Returns a check that asks for one of `api_keys`, or for nothing without them. With `admins_only` the key needs the
+    /// admin right.
+    pub fn new(api_keys: Option<Arc<Reloaded<ApiKeys>>>, admins_only: bool) -> Self {
+        Self { api_keys, admins_only }
+    }
+
+    /// Returns a check that asks for the API keys of a file with this text.
+    #[cfg(test)]
+    pub fn of_file(text: &str) -> Result<Self, String> {
+        let text = text.to_owned();
+        let keys = Reloaded::open("API keys", Vec::new(), move |_| ApiKeys::parse(text.as_bytes()))?;
+        Ok(Self::new(Some(Arc::new(keys)), false))
+    }
+
+    /// Lets a call pass, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
+    fn check(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<(), Error> {
+        let Some(api_keys) = &self.api_keys else { return Ok(()) };
+        if has_certificate(extensions) {
+            return Ok(());
+        }
+        let shown = headers.get(API_KEY_HEADER).ok_or(Error::CredentialMissing)?;
+        let api_keys = api_keys.current();
+        let key = api_keys.find(shown.as_bytes()).ok_or(Error::CredentialInvalid)?;
+        if self.admins_only && !key.is_admin {
+            return Err(Error::AdminRightMissing { api_key_name: key.name.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether the client showed a certificate when it connected. The TLS handshake has verified it against the
+/// listener's CA.
+fn has_certificate(extensions: &Extensions) -> bool {
+    extensions.get::<TlsConnectInfo<Peer>>().is_some_and(|client| client.peer_certs().is_some())
+}
+
+/// Returns the layer that refuses callers who do not pass `check`.
+pub fn layer<S: Responds<Call, Error>>(
+    check: CallerCheck,
+    max_request_bytes: usize,
+) -> impl Layer<S, Service = impl Responds<Call, Error>> {
+    layer_fn(move |mut inner: S| {
+        let check = check.clone();
+        service_fn(move |call: Call| match check.check(call.request.headers(), call.request.extensions()) {
+            Ok(()) => Either::Left(inner.call(call)),
+            Err(error) => Either::Right(async move {
+                inbox::discard(call.request.into_body(), max_request_bytes).await;
+                Err(error)
+            }),
+        })
+    })
+}

@@ -1,0 +1,91 @@
+//! Reads each request whole before a service sees it: a request is one small message.
+//!
+//! A call whose request is still arriving gives its permit back, so that slow or silent senders keep nobody out.
+//! Arriving requests have a limit of their own, and one connection may use at most half of it.
+//!
+//! Refused requests are read too, as far as they have arrived: h2 counts data after an answer as an error of the
+//! client, and closes connections that make many such errors.
+
+use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+
+use crate::{
+    edge::{
+        limit::{Limit, Permit},
+        socket::Peer,
+    },
+    rpc::Error,
+};
+
+/// Maximum number of requests of a listener that are arriving; each takes about 10 KiB.
+const MAX_ARRIVING: usize = 65_536;
+/// How long a request may take to arrive.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// gRPC sends a flag and a length before each message.
+const FRAME_HEADER_BYTES: usize = 5;
+
+/// Receives the requests of a listener.
+pub struct Inbox {
+    arriving: Arc<Limit>,
+    max_bytes: usize,
+    stopping: CancellationToken,
+}
+
+impl Inbox {
+    /// Returns an inbox for requests of at most `max_bytes`. It stops waiting for requests when `stopping` is
+    /// cancelled.
+    pub fn new(max_bytes: usize, stopping: CancellationToken) -> Self {
+        Self { arriving: Limit::new("arriving", MAX_ARRIVING), max_bytes, stopping }
+    }
+
+    /// Returns the request with its message in memory, and the permit that the call now holds.
+    ///
+    /// If the message has not arrived yet, `permit` is given back, and `retake` takes another one when the message is
+    /// there. Fails with INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED or SHUTTING_DOWN.
+    pub async fn receive(
+        &self,
+        request: Request<Body>,
+        permit: Result<Permit, Error>,
+        retake: impl Fn() -> Result<Permit, Error>,
+    ) -> Result<(Request<Body>, Permit), Error> {
+        let (parts, body) = request.into_parts();
+        let mut message = pin!(read(body, self.max_bytes));
+        if let Poll::Ready(message) = futures::poll!(message.as_mut()) {
+            let permit = permit?;
+            return Ok((Request::from_parts(parts, Body::new(Full::new(message?))), permit));
+        }
+        drop(permit);
+        let share = Peer::of(&parts.extensions).arriving;
+        let _arriving = self.arriving.try_acquire_fairly(&share)?;
+        let message = tokio::select! {
+            biased;
+            message = message => message?,
+            () = self.stopping.cancelled() => return Err(Error::ShuttingDown),
+            () = tokio::time::sleep(ARRIVAL_TIMEOUT) => return Err(Error::DeadlineExceeded),
+        };
+        let permit = retake()?;
+        Ok((Request::from_parts(parts, Body::new(Full::new(message))), permit))
+    }
+}
+
+/// Reads as much of a refused request as has arrived, and waits for no more.
+pub async fn discard(body: Body, max_bytes: usize) {
+    let _ = futures::poll!(pin!(read(body, max_bytes)));
+}
+
+async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Error> {
+    let message = Limited::new(body, max_bytes + FRAME_HEADER_BYTES).collect().await;
+    message.map(http_body_util::Collected::to_bytes).map_err(|error| {
+        let expected = if error.is::<LengthLimitError>() {
+            format!("must have at most {max_bytes} bytes")
+        } else {
+            "must come whole".to_owned()
+        };
+        Error::invalid("request", expected)
+    })
+}

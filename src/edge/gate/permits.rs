@@ -1,0 +1,78 @@
+//! The innermost layer of calls: takes a permit for each call or stream, reads the request, and runs the service.
+
+use std::{convert::Infallible, sync::Arc};
+
+use http::Request;
+use http_body_util::BodyExt;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tower::{Layer, ServiceExt, layer::layer_fn, service_fn};
+
+use super::{
+    call::{Call, Responds},
+    inbox::Inbox,
+};
+use crate::{
+    edge::{
+        limit::{Limit, Permit},
+        methods::Method,
+        settings::Limits,
+    },
+    rpc::Error,
+};
+
+/// Limits the calls and the streams that a listener has in flight.
+pub struct Permits {
+    calls: Arc<Limit>,
+    streams: Arc<Limit>,
+    inbox: Inbox,
+}
+
+impl Permits {
+    /// Returns the permits that `limits` allow. Requests may have `max_request_bytes`, and stop arriving when
+    /// `stopping` is cancelled.
+    pub fn new(limits: &Limits, max_request_bytes: usize, stopping: CancellationToken) -> Self {
+        Self {
+            calls: Limit::new("calls", limits.max_calls),
+            streams: Limit::new("streams", limits.max_streams),
+            inbox: Inbox::new(max_request_bytes, stopping),
+        }
+    }
+
+    /// Takes a permit for a call of `method`, or fails with OVERLOADED.
+    ///
+    /// One method may use at most half of the calls. So methods that are answered from memory go on while calls that
+    /// wait for the database pile up.
+    fn try_acquire(&self, method: &Method) -> Result<Permit, Error> {
+        if method.is_stream { self.streams.try_acquire() } else { self.calls.try_acquire_fairly(&method.share) }
+    }
+}
+
+/// Returns the layer that runs `inner` with a permit. A stream keeps its permit until it ends.
+pub fn layer<S: Responds<Request<Body>, Infallible>>(
+    permits: Arc<Permits>,
+) -> impl Layer<S, Service = impl Responds<Call, Error>> {
+    layer_fn(move |inner: S| {
+        let permits = permits.clone();
+        service_fn(move |Call { request, method, .. }| {
+            // Taken here and not when the future is first polled, so that calls which wait for a CPU count as well.
+            let permit = permits.try_acquire(&method);
+            let (inner, permits) = (inner.clone(), permits.clone());
+            // The one allocation of the gate. Without it, each outer layer would copy this large future into its own.
+            Box::pin(async move {
+                let retake = || permits.try_acquire(&method);
+                let (request, permit) = permits.inbox.receive(request, permit, retake).await?;
+                let Ok(response) = inner.oneshot(request).await;
+                if !method.opens_stream(&response) {
+                    return Ok(response);
+                }
+                Ok(response.map(|body| {
+                    Body::new(body.map_frame(move |frame| {
+                        let _held = &permit;
+                        frame
+                    }))
+                }))
+            })
+        })
+    })
+}
