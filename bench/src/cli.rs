@@ -3,16 +3,19 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Serialize;
+use testkit::{Engine, Failure, Postgres};
 
-/// Measures boxoffice against a bare echo, operation by operation, and how it grows; `sale` plays a whole flash sale.
+/// Settings of PostgreSQL for measuring. Durability is as in production: every commit is flushed to disk.
+const POSTGRES_SETTINGS: &str = "-c max_connections=200 -c shared_buffers=256MB -c max_wal_size=4GB";
+
+/// Measures each operation of boxoffice against a bare echo, then how boxoffice grows. `sale` plays a whole flash sale.
 #[derive(Debug, Parser)]
 #[command(name = "boxoffice-bench", version, about)]
 pub struct Cli {
-    /// What to do; measure each operation without one.
+    /// What to do; without a command, operations and growth are measured.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// What all commands share.
+    /// Options of all commands.
     #[command(flatten)]
     pub common: Common,
 }
@@ -22,7 +25,7 @@ pub struct Cli {
 pub enum Command {
     /// Play a whole flash sale: users arrive, queue, hold, pay, leave or come too late.
     Sale(Sale),
-    /// Measure what becomes of it when it grows: long queues, many watchers, many concerts, a stadium.
+    /// Measure growth: a long queue, many watchers, many concerts, a stadium.
     Growth(Growth),
     /// Serve the echo that operations are compared with, until standard input ends.
     #[command(hide = true)]
@@ -36,10 +39,10 @@ pub enum Command {
 /// How to measure.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// What the server keeps its data in; `both` by default, `sqlite` for a sale.
+    /// The database of the server; default `both`, and `sqlite` for a sale.
     #[arg(long, global = true)]
     pub engine: Option<EngineChoice>,
-    /// A PostgreSQL to use instead of a throwaway one; databases of its own are made in it and dropped.
+    /// A PostgreSQL to use instead of a throwaway one; the benchmark creates databases in it and drops them.
     #[arg(long, global = true, env = "BOXOFFICE_BENCH_POSTGRES_URL", hide_env_values = true)]
     pub postgres_url: Option<String>,
     /// Connections of the client.
@@ -48,7 +51,7 @@ pub struct Common {
     /// Calls in flight on each connection.
     #[arg(long, global = true, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub in_flight: u16,
-    /// Fewer and shorter rounds: under three minutes in all.
+    /// Fewer and shorter rounds: less than three minutes in all.
     #[arg(long, global = true)]
     pub quick: bool,
     /// Send a request_id with HoldSeats and Pay too, as ChargeWallet always does.
@@ -59,25 +62,50 @@ pub struct Common {
     pub json: Option<PathBuf>,
 }
 
+impl Common {
+    /// Returns the engines to measure, in their order.
+    pub fn engines(&self, default: EngineChoice) -> &'static [Engine] {
+        match self.engine.unwrap_or(default) {
+            EngineChoice::Sqlite => &[Engine::Sqlite],
+            EngineChoice::Postgres => &[Engine::Postgres],
+            EngineChoice::Both => &[Engine::Sqlite, Engine::Postgres],
+        }
+    }
+
+    /// Returns the PostgreSQL to measure on, if it is one of `engines`.
+    pub async fn postgres(&self, engines: &[Engine]) -> Result<Option<Postgres>, Failure> {
+        if !engines.contains(&Engine::Postgres) {
+            return Ok(None);
+        }
+        let server = match &self.postgres_url {
+            Some(url) => Postgres::at(url).map_err(|error| format!("--postgres-url: {error}"))?,
+            None => Postgres::start(POSTGRES_SETTINGS).await.map_err(|error| {
+                format!("{error}; or name a running one by --postgres-url, or measure with --engine sqlite")
+            })?,
+        };
+        Ok(Some(server))
+    }
+}
+
 /// The sale to play.
 #[derive(Debug, Args)]
 pub struct Sale {
-    /// How many users come.
+    /// Number of users.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=500_000))]
     pub users: u32,
-    /// How many seats there are; half as many as users by default.
+    /// Number of seats; by default half as many as users.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub seats: Option<u32>,
     /// Seats of one date.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub hall: u32,
-    /// Within what time they all arrive.
+    /// The time within which all users arrive.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub arrive: Duration,
     /// How long a user thinks before each step, on average.
     #[arg(long, default_value = "500ms", value_parser = humantime::parse_duration)]
     pub think: Duration,
-    /// Watch the place in the queue instead of polling it.
+    /// Watch the position in the queue instead of polling it.
     #[arg(long)]
     pub watch: bool,
     /// Give up after this time.
@@ -86,27 +114,27 @@ pub struct Sale {
     /// Where to draw the sale.
     #[arg(long, default_value = "boxoffice-sale.svg", value_name = "FILE")]
     pub plot: PathBuf,
-    /// A deployment that is running already, instead of one of its own.
+    /// A running deployment to play on, instead of one that the benchmark starts.
     #[arg(long, requires = "admin", value_name = "ADDRESS")]
     pub target: Option<String>,
-    /// Where AdminService of that deployment is.
+    /// Where AdminService of that deployment listens.
     #[arg(long, requires = "target", value_name = "ADDRESS")]
     pub admin: Option<String>,
 }
 
-/// How far it grows.
+/// How far boxoffice grows.
 #[derive(Debug, Args)]
 pub struct Growth {
-    /// How many wait in one queue.
+    /// Waiting users in one queue.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1_000..=5_000_000))]
     pub waiting: u32,
-    /// How many watch their place.
+    /// Users that watch their position.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub watchers: u32,
-    /// How many concerts are sold at once.
+    /// Concerts on sale at the same time.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub concerts: u32,
-    /// How many seats the stadium has.
+    /// Seats of the stadium.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(2..=200_000))]
     pub seats: u32,
 }
@@ -126,37 +154,6 @@ pub enum EngineChoice {
     Postgres,
     /// One after the other.
     Both,
-}
-
-/// What a server keeps its data in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Engine {
-    /// A SQLite file.
-    Sqlite,
-    /// A PostgreSQL database.
-    Postgres,
-}
-
-impl EngineChoice {
-    /// The engines in the order in which they are measured.
-    pub fn engines(self) -> &'static [Engine] {
-        match self {
-            Self::Sqlite => &[Engine::Sqlite],
-            Self::Postgres => &[Engine::Postgres],
-            Self::Both => &[Engine::Sqlite, Engine::Postgres],
-        }
-    }
-}
-
-impl Engine {
-    /// For people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Sqlite => "SQLite",
-            Self::Postgres => "PostgreSQL",
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The echo: a bare unary call over the same transport with the same settings as the server's.
+//! The echo: a bare unary call over the same transport, with the transport settings of the server.
 
 use std::{
     io::{BufRead, BufReader},
@@ -8,13 +8,14 @@ use std::{
 };
 
 use prost::bytes::Bytes;
+use testkit::{Failure, process::Guarded};
 use tokio::net::TcpListener;
 use tonic::{
     Request, Response, Status,
     transport::{Channel, server::TcpIncoming},
 };
 
-use crate::{Failure, load::Call, load::Miss, process::Guarded};
+use crate::load::{Call, Miss};
 
 #[allow(missing_docs, clippy::all, reason = "generated; documented in the proto")]
 mod proto {
@@ -26,11 +27,11 @@ use proto::{
     echo_service_server::{EchoService, EchoServiceServer},
 };
 
-// The server's own settings, see `src/app/listener.rs`: what differs would be measured as if it were the service.
+// The settings of the server, see `src/app/listener.rs`. A difference would be measured as if the service caused it.
 const MAX_STREAMS: u32 = 20_000;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 const MAX_RESETS: usize = 1_024;
-/// No answer that is compared with is larger.
+/// The echo is compared with no larger response.
 const MAX_REPLY: usize = 1 << 20;
 
 struct Echo(Bytes);
@@ -43,11 +44,11 @@ impl EchoService for Echo {
     }
 }
 
-/// Serves until standard input ends, and says where on standard output.
+/// Serves until standard input ends. Prints the address on standard output.
 pub async fn serve(listen: SocketAddr) -> Result<(), Failure> {
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     println!("{}", listener.local_addr()?);
-    // Reading standard input cannot be given up, so it has a thread of its own.
+    // Reading standard input cannot be cancelled, so it has a thread of its own.
     let (tell, mut ended) = tokio::sync::mpsc::channel::<()>(1);
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
@@ -81,15 +82,15 @@ impl EchoProcess {
         let program = std::env::current_exe()?;
         let mut process =
             Guarded::spawn(Command::new(program).arg("echo").stdin(Stdio::piped()).stdout(Stdio::piped()))?;
-        let stdout = process.child().stdout.take().ok_or("the echo has no output")?;
+        let stdout = process.child().stdout.take().ok_or("the echo has no standard output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let address = line.trim().parse().map_err(|_| "the echo did not say where it listens")?;
+        let address = line.trim().parse().map_err(|_| "the echo did not print its address")?;
         Ok(Self { address, _process: process })
     }
 }
 
-/// Calls the echo with so many bytes there and back.
+/// Returns a call of the echo with a request and a response of these sizes in bytes.
 pub fn call(request_size: usize, reply_size: usize) -> Call {
     let payload = Bytes::from(vec![7; request_size]);
     let size = reply_size.min(MAX_REPLY);

@@ -1,4 +1,4 @@
-//! The closed loop: so many connections, so many calls in flight on each, every answer checked and timed.
+//! The closed loop: a fixed number of connections, and of calls in flight on each. Every answer is checked and timed.
 
 use std::{
     collections::BTreeMap,
@@ -14,21 +14,19 @@ use std::{
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use testkit::Failure;
 use tokio::task::JoinSet;
 use tonic::{Status, transport::Channel};
-use tonic_types::StatusExt;
 
-use crate::Failure;
-
-/// What has not been answered so long after a round was over is given up.
+/// How long after the end of a round its last answers may come.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// An answer that is not the right one.
+/// An answer that is not right, and why.
 #[derive(Debug)]
 pub struct Miss(pub String);
 
 impl Miss {
-    /// An answer that should have been another.
+    /// Returns a success with wrong contents.
     pub fn wrong(what: &str) -> Self {
         Self(format!("wrong: {what}"))
     }
@@ -40,23 +38,20 @@ impl From<Status> for Miss {
     }
 }
 
-/// The reason that a failure carries, or its code where it has none.
+/// Returns the reason of a failure, or its code and message if it has no reason.
 pub fn reason(status: &Status) -> String {
-    match status.get_details_error_info() {
-        Some(info) => info.reason,
-        // Made by the client's own transport, so its message says more.
-        None => format!("{:?}: {}", status.code(), status.message()),
-    }
+    // A status without a reason comes from the client's own transport, whose message says more.
+    testkit::reason(status).unwrap_or_else(|| format!("{:?}: {}", status.code(), status.message()))
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<(), Miss>> + Send>>;
 
-/// One call over a connection, for the item with an index; says whether the answer was right.
+/// One call over a connection, for the item with an index. Its result says whether the answer was right.
 #[derive(Clone)]
 pub struct Call(Arc<dyn Fn(Channel, usize) -> Answer + Send + Sync>);
 
 impl Call {
-    /// Wraps a function that makes the call.
+    /// Returns a call that `call` makes.
     pub fn new<F, A>(call: F) -> Self
     where
         F: Fn(Channel, usize) -> A + Send + Sync + 'static,
@@ -71,32 +66,32 @@ impl Call {
     }
 }
 
-/// What a round calls for.
+/// The items of a round.
 #[derive(Debug, Clone)]
 pub enum Supply {
     /// Each item once.
     Once(Range<usize>),
-    /// The items over and over, for so long.
+    /// The items again and again, for this time.
     Over(Range<usize>, Duration),
 }
 
-/// What came of a round.
+/// The result of a round.
 #[derive(Debug)]
 pub struct Round {
     /// From the first call to the last answer.
     pub elapsed: Duration,
-    /// Right answers.
+    /// Number of right answers.
     pub right: u64,
-    /// What the other answers were, and how many.
+    /// The other answers by reason.
     pub misses: BTreeMap<String, u64>,
-    /// Latencies of the right answers in microseconds.
+    /// The latencies of the right answers in microseconds.
     pub latencies: Histogram<u64>,
 }
 
-/// Latencies as they are told.
+/// Latencies in a report.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Percentiles {
-    /// Half of the calls took at most so many milliseconds.
+    /// Half of the calls took at most this many milliseconds.
     pub p50_ms: f64,
     /// 99 % of the calls.
     pub p99_ms: f64,
@@ -110,17 +105,17 @@ impl Round {
         Ok(Self { elapsed: Duration::ZERO, right: 0, misses: BTreeMap::new(), latencies })
     }
 
-    /// Right answers per second.
+    /// Returns the right answers per second.
     pub fn rate(&self) -> f64 {
         self.right as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
-    /// Answers that were not right, and calls that were never answered.
+    /// Returns how many answers were wrong or missing.
     pub fn errors(&self) -> u64 {
         self.misses.values().sum()
     }
 
-    /// All calls that were made.
+    /// Returns how many calls were made.
     pub fn calls(&self) -> u64 {
         self.right + self.errors()
     }
@@ -136,21 +131,31 @@ impl Round {
         }
     }
 
-    /// The latencies' percentiles.
+    /// Returns the percentiles of the latencies.
     pub fn percentiles(&self) -> Percentiles {
         percentiles(&self.latencies)
     }
 }
 
-/// Percentiles of a histogram of microseconds.
+/// Returns the percentiles of a histogram of microseconds.
 pub fn percentiles(histogram: &Histogram<u64>) -> Percentiles {
     let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
     Percentiles { p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999) }
 }
 
+/// Returns the median.
+pub fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    match (figures.len(), figures.len() / 2) {
+        (0, _) => f64::NAN,
+        (count, middle) if count % 2 == 1 => figures[middle],
+        (_, middle) => f64::midpoint(figures[middle - 1], figures[middle]),
+    }
+}
+
 type Noted = (Result<(), Miss>, Duration);
 
-/// Keeps `in_flight` calls under way on each of `channels` until the supply ends.
+/// Keeps `in_flight` calls in flight on each of `channels` until the supply ends.
 pub async fn closed_loop(channels: &[Channel], in_flight: u16, supply: &Supply, call: &Call) -> Result<Round, Failure> {
     let (items, time) = match supply {
         Supply::Once(items) => (items.clone(), None),
@@ -166,7 +171,7 @@ pub async fn closed_loop(channels: &[Channel], in_flight: u16, supply: &Supply, 
         }
     }
     let (mut round, mut lost) = (Round::new()?, 0);
-    // A round of items that are called once has no time of its own; nothing sane takes longer than this.
+    // A round that calls each item once has no time limit of its own. Two minutes are far more than it needs.
     let deadline = started + time.unwrap_or(Duration::from_secs(120)) + GRACE;
     while !callers.is_empty() {
         match tokio::time::timeout_at(deadline.into(), callers.join_next()).await {
@@ -210,5 +215,16 @@ impl Caller {
             let answer = self.call.make(self.channel.clone(), index).await;
             noted.push((answer, started.elapsed()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bad_round_does_not_move_the_median() {
+        assert!((median(vec![3.0, 900.0, 1.0]) - 3.0).abs() < 1e-9);
+        assert!((median(vec![4.0, 2.0]) - 3.0).abs() < 1e-9);
     }
 }

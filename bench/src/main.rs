@@ -1,21 +1,23 @@
-//! Measures boxoffice: each operation against a bare echo in the same run, and whole flash sales.
+//! Measures boxoffice: each operation against a bare echo in the same run, its growth, and whole flash sales.
 //!
 //! | module | |
 //! |---|---|
 //! | [`cli`] | the command line |
-//! | [`operations`] | each operation under full load, alone, and in the rush of the first second |
+//! | [`operations`] | each operation under full load, by one client alone, and in the rush of the first second |
+//! | [`growth`] | long queues, many watchers, many concerts, a stadium |
 //! | [`sale`] | a whole flash sale, from the queue to the last seat |
-//! | [`load`] | the closed loop: so many calls in flight, every answer checked |
-//! | [`world`] | users, concerts and the calls that prepare them |
-//! | [`deployment`] | the server as a process of its own |
-//! | [`echo`] | what everything is compared with |
-//! | [`postgres`], [`naive`] | a throwaway PostgreSQL; what a database does without boxoffice |
-//! | [`process`], [`usage`], [`scrape`] | child processes, what they use, what they tell |
-//! | [`table`] | output for people |
+//! | [`calls`], [`load`] | the calls that are measured; the closed loop that makes them |
+//! | [`world`] | users, concerts, and the calls that prepare them |
+//! | [`deployment`] | the server under test, as a process of its own |
+//! | [`echo`], [`naive`] | what the operations are compared with: a bare echo; the database without boxoffice |
+//! | [`scrape`] | the metrics of the server's lanes and passes |
+//! | [`check`], [`table`] | checks and tables in reports |
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod calls;
+mod check;
 mod cli;
 mod deployment;
 mod echo;
@@ -23,34 +25,29 @@ mod growth;
 mod load;
 mod naive;
 mod operations;
-mod postgres;
-mod process;
 mod sale;
 mod scrape;
 mod table;
-mod usage;
 mod world;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use testkit::Failure;
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command};
 
-/// Why the benchmark could not go on, in a sentence for whoever started it.
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// The server's own, so that the echo is compared on equal terms.
+/// The allocator of the server, so that the echo is compared on equal terms.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    // PostgreSQL may be spoken to over TLS.
+    // A given PostgreSQL may ask for TLS.
     boxoffice::install_crypto();
-    // Whatever was started is owned by the future that is dropped here, and ends with it.
+    // The future owns all processes that it started. A signal drops the future, and the processes end with it.
     let done = tokio::select! {
         done = run(cli) => done,
         stopped = stopped() => stopped,

@@ -1,4 +1,4 @@
-//! What the database does without boxoffice: a payment of five statements per request, and the commit of a single insert.
+//! The database without boxoffice: a payment of five statements per request, and the commit of a single insert.
 
 use std::{
     fs,
@@ -10,8 +10,12 @@ use std::{
 use hdrhistogram::Histogram;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseBackend, Statement};
 use serde::Serialize;
+use testkit::{
+    Failure, Postgres,
+    process::{self, ScratchDir},
+};
 
-use crate::{Failure, load, postgres::Postgres, process};
+use crate::load;
 
 const ROWS: u32 = 100_000;
 const CLIENTS: &str = "16";
@@ -25,7 +29,7 @@ CREATE TABLE naive_entry (id bigserial PRIMARY KEY, wallet_id int NOT NULL, amou
 CREATE TABLE naive_payment (id bigserial PRIMARY KEY, wallet_id int NOT NULL, seat_id int NOT NULL, price bigint NOT NULL,
     at timestamptz NOT NULL);";
 
-/// One round trip each, as a service does that keeps a transaction per request.
+/// One round trip per statement, as in a service that runs a transaction per request.
 const PAYMENT: &str = "\\set id random(1, 100000)
 \\set seat random(1, 100000)
 BEGIN;
@@ -37,7 +41,7 @@ INSERT INTO naive_payment (wallet_id, seat_id, price, at) VALUES (:id, :seat, 10
 COMMIT;
 ";
 
-/// Payments that pgbench made.
+/// The payments of pgbench.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct NaivePayments {
     /// Transactions per second of 16 clients.
@@ -46,7 +50,7 @@ pub struct NaivePayments {
     pub average_ms: f64,
 }
 
-/// Runs the naive payment for `time` in a database of its own; `None` where pgbench is not installed.
+/// Runs the naive payment for `time` in a database of its own. Returns `None` if pgbench is not installed.
 pub async fn payments(postgres: &Postgres, time: Duration) -> Result<Option<NaivePayments>, Failure> {
     let Some(pgbench) = postgres.program("pgbench") else { return Ok(None) };
     let url = postgres.fresh_database().await?;
@@ -59,7 +63,7 @@ pub async fn payments(postgres: &Postgres, time: Duration) -> Result<Option<Naiv
     conn.execute_unprepared("VACUUM ANALYZE").await?;
     conn.close().await?;
 
-    let dir = tempfile::tempdir()?;
+    let dir = ScratchDir::new()?;
     let script = dir.path().join("payment.sql");
     fs::write(&script, PAYMENT)?;
     let report = run_pgbench(&pgbench, &script, &url, time).await?;
@@ -68,7 +72,7 @@ pub async fn payments(postgres: &Postgres, time: Duration) -> Result<Option<Naiv
         rest.split_whitespace().next()?.parse().ok()
     };
     let found = figure("tps = ").zip(figure("latency average = "));
-    let (per_second, average_ms) = found.ok_or("pgbench's report cannot be read")?;
+    let (per_second, average_ms) = found.ok_or("the report of pgbench cannot be read")?;
     Ok(Some(NaivePayments { per_second, average_ms }))
 }
 
@@ -82,7 +86,7 @@ async fn run_pgbench(pgbench: &Path, script: &Path, url: &str, time: Duration) -
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// How long a commit of one insert takes a single client, half of them, in milliseconds. `url` names a database of its own.
+/// Returns the median time in milliseconds in which a single client commits one insert. `url` names an empty database.
 pub async fn commit_p50_ms(url: &str) -> Result<f64, Failure> {
     let conn = Database::connect(single(url)).await?;
     let is_sqlite = url.starts_with("sqlite:");
@@ -102,7 +106,7 @@ pub async fn commit_p50_ms(url: &str) -> Result<f64, Failure> {
     Ok(load::percentiles(&latencies).p50_ms)
 }
 
-/// One connection, on SQLite with the log and the durability that the server uses.
+/// Returns options for one connection. On SQLite it has the journal mode and the durability of the server.
 fn single(url: &str) -> ConnectOptions {
     use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
     let mut options = ConnectOptions::new(url);

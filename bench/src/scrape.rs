@@ -1,43 +1,32 @@
-//! What the server tells Prometheus about its lanes and its background passes.
+//! The metrics of the server about its lanes and its background passes.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr};
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use testkit::{Failure, metrics};
 
-use crate::Failure;
-
-const LIMIT: Duration = Duration::from_secs(5);
-
-/// Batches of one lane so far, or passes of one kind.
+/// The batches of one lane so far, or the passes of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Total {
-    /// Calls in the batches, or seconds of the passes.
+    /// Calls in the batches, or seconds that the passes took.
     pub sum: f64,
-    /// How many they were.
+    /// Number of batches or passes.
     pub count: f64,
 }
 
 /// The batches of each lane so far, or the passes of each kind.
 pub type Totals = BTreeMap<String, Total>;
 
-/// Reads how many calls were in how many batches of each lane, from the server that listens for Prometheus at `address`.
+/// Reads the batches of each lane from the metrics endpoint at `address`.
 pub async fn lanes(address: SocketAddr) -> Result<Totals, Failure> {
-    Ok(parse(&read(address).await?, "boxoffice_lane_batch_size", "lane"))
+    Ok(parse(&metrics::read(address).await?, "boxoffice_lane_batch_size", "lane"))
 }
 
-/// Reads how many seconds how many passes of each kind took.
+/// Reads the passes of each kind from the metrics endpoint at `address`.
 pub async fn passes(address: SocketAddr) -> Result<Totals, Failure> {
-    Ok(parse(&read(address).await?, "boxoffice_pass_seconds", "pass"))
+    Ok(parse(&metrics::read(address).await?, "boxoffice_pass_seconds", "pass"))
 }
 
-async fn read(address: SocketAddr) -> Result<String, Failure> {
-    tokio::time::timeout(LIMIT, get(address)).await.map_err(|_| "the server's metrics did not come")?
-}
-
-/// What was added from `before` to `after`, where anything was.
+/// Returns what was added from `before` to `after`, without lanes or passes that did nothing.
 pub fn added(before: &Totals, after: &Totals) -> Totals {
     let grown = after.iter().map(|(name, now)| {
         let then = before.get(name).copied().unwrap_or_default();
@@ -46,16 +35,7 @@ pub fn added(before: &Totals, after: &Totals) -> Totals {
     grown.filter(|(_, total)| total.count > 0.0).collect()
 }
 
-/// HTTP/1.0, so that the answer comes in one piece and ends with the connection.
-async fn get(address: SocketAddr) -> Result<String, Failure> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await?;
-    Ok(text)
-}
-
-/// The sums and counts of the summary `name`, by its `label`.
+/// Returns the sums and counts of the summary `name`, by its `label`.
 fn parse(text: &str, name: &str, label: &str) -> Totals {
     let mut totals = Totals::new();
     for line in text.lines() {

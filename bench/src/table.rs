@@ -1,14 +1,14 @@
-//! Aligned tables: the first column to the left, figures to the right.
+//! Tables with aligned columns: the first column to the left, the figures to the right.
 
 use std::fmt;
 
-/// A table that grows by rows.
+/// A table.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table with titles and no rows yet.
+    /// Returns a table with titles and no rows.
     pub fn new(titles: &[&str]) -> Self {
         Self { rows: vec![titles.iter().map(|title| (*title).to_owned()).collect()] }
     }

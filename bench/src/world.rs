@@ -1,4 +1,4 @@
-//! Users, concerts and the calls that prepare them.
+//! Users, concerts, and the calls that prepare them.
 
 use std::{
     ops::Range,
@@ -7,10 +7,10 @@ use std::{
 };
 
 use boxoffice::rpc::proto::{
-    self, admin_service_client::AdminServiceClient, payment_service_client::PaymentServiceClient,
-    queue_service_client::QueueServiceClient, reservation_service_client::ReservationServiceClient,
-    wallet_service_client::WalletServiceClient,
+    self, payment_service_client::PaymentServiceClient, queue_service_client::QueueServiceClient,
+    reservation_service_client::ReservationServiceClient, wallet_service_client::WalletServiceClient,
 };
+use testkit::{Failure, catalogue, wallet};
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -19,23 +19,21 @@ use tonic::{
 use uuid::Uuid;
 
 use crate::{
-    Failure,
+    deployment::Deployment,
     load::{self, Call, Miss, Supply},
 };
 
-/// What one seat costs.
-pub const PRICE: i64 = 10_000;
-/// What each user has to spend.
+/// The money that each user charges.
 pub const CHARGE: i64 = 50_000;
-/// When all performances start: far from now, so that nothing is over.
-const START_SECONDS: i64 = 2_034_000_000;
+/// When all performances start, in microseconds since 1970. It is far in the future, so that all of them are on sale.
+const START_TIME: i64 = 2_034_000_000_000_000;
 /// Seats of one section.
 const SECTION_SEATS: u32 = 5_000;
 const CALL_LIMIT: Duration = Duration::from_secs(60);
-/// Calls that prepare are under way on each connection.
+/// Calls in flight on each connection while users are prepared.
 const PREPARING: u16 = 64;
 
-/// A user, and what the user has got so far.
+/// A user, with the token and the reservation of the user.
 #[derive(Debug)]
 pub struct User {
     /// A UUID.
@@ -45,24 +43,15 @@ pub struct User {
     pub reservation: OnceLock<String>,
 }
 
-/// What one call of an operation carries, for an echo of the same size.
-#[derive(Debug, Clone, Copy)]
-pub struct Sizes {
-    /// Message and token there.
-    pub request: usize,
-    /// Message or failure back.
-    pub reply: usize,
-}
-
 impl User {
-    /// A user nobody has seen before.
+    /// Returns a user that the server does not know.
     pub fn new() -> Self {
         let bytes = rand::random();
         let id = uuid::Builder::from_random_bytes(bytes).into_uuid().to_string();
         Self { id, bearer: OnceLock::new(), reservation: OnceLock::new() }
     }
 
-    /// A request with the user's token.
+    /// Returns a request with the user's token.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(bearer) = self.bearer.get() {
@@ -71,7 +60,7 @@ impl User {
         request
     }
 
-    /// How many bytes the token adds to a request.
+    /// Returns how many bytes the token adds to a request.
     pub fn token_size(&self) -> usize {
         self.bearer.get().map_or(0, |bearer| bearer.as_encoded_bytes().len())
     }
@@ -80,7 +69,7 @@ impl User {
     pub fn keep_token(&self, token: Option<&proto::QueueToken>) -> Result<(), Miss> {
         let token = token.ok_or_else(|| Miss::wrong("no token in the answer"))?;
         let bearer = format!("Bearer {}", token.token).parse().map_err(|_| Miss::wrong("a token that is no header"))?;
-        // A repeat returns the same token.
+        // A retry returns the same token.
         let _ = self.bearer.set(bearer);
         Ok(())
     }
@@ -105,26 +94,28 @@ pub async fn connect(address: &str, count: u16) -> Result<Vec<Channel>, Failure>
 pub struct World {
     /// Connections to the public services.
     pub channels: Vec<Channel>,
+    /// Connection to AdminService.
+    pub admin: Channel,
     /// All users.
     pub users: Arc<Vec<Arc<User>>>,
-    admin: AdminServiceClient<Channel>,
 }
 
 impl World {
-    /// Connects to a server and makes up `user_count` users.
+    /// Connects to the servers' addresses and makes up `user_count` users.
     pub async fn new(address: &str, admin: &str, connections: u16, user_count: usize) -> Result<Self, Failure> {
         let channels = connect(address, connections).await?;
-        let admin = connect(admin, 1).await?.pop().ok_or("no connection to the admin")?;
+        let admin = connect(admin, 1).await?.pop().ok_or("no connection to AdminService")?;
         let users = Arc::new((0..user_count).map(|_| Arc::new(User::new())).collect());
-        Ok(Self { channels, users, admin: AdminServiceClient::new(admin) })
+        Ok(Self { channels, admin, users })
     }
 
-    /// AdminService.
-    pub fn admin(&self) -> AdminServiceClient<Channel> {
-        self.admin.clone()
+    /// Connects to a deployment and makes up `user_count` users.
+    pub async fn of(deployment: &Deployment, connections: u16, user_count: usize) -> Result<Self, Failure> {
+        let (address, admin) = (deployment.address().to_string(), deployment.admin_address().to_string());
+        Self::new(&address, &admin, connections, user_count).await
     }
 
-    /// Creates a venue of one price.
+    /// Creates a venue with sections of [`SECTION_SEATS`].
     pub async fn create_venue(&self, venue_id: &str, seat_count: u32) -> Result<(), Failure> {
         let whole = seat_count / SECTION_SEATS;
         let mut sizes = vec![SECTION_SEATS; whole as usize];
@@ -133,61 +124,34 @@ impl World {
             .iter()
             .zip(1..)
             .map(|(size, number)| proto::Section { name: format!("S{number}"), seat_count: *size as i32 });
-        let request = proto::CreateVenueRequest {
-            venue_id: venue_id.to_owned(),
-            name: "Benchmark hall".to_owned(),
-            sections: sections.collect(),
-        };
-        self.admin().create_venue(request).await.map_err(told("CreateVenue"))?;
-        Ok(())
+        let created = catalogue::create_venue(&self.admin, venue_id, sections.collect()).await;
+        created.map_err(told("CreateVenue"))
     }
 
-    /// Creates a concert whose sale is stopped until [`World::open_sale`].
+    /// Creates a concert that admits no user before [`World::open_sale`].
     pub async fn create_concert(&self, concert_code: &str) -> Result<(), Failure> {
-        let request = proto::CreateConcertRequest {
-            concert_code: concert_code.to_owned(),
-            name: "Benchmark concert".to_owned(),
-            ..Default::default()
-        };
-        self.admin().create_concert(request).await.map_err(told("CreateConcert"))?;
-        self.set_paused(concert_code, true).await
+        let created = catalogue::create_concert(&self.admin, concert_code, |_| ()).await;
+        created.map_err(told("CreateConcert"))?;
+        catalogue::set_paused(&self.admin, concert_code, true).await.map_err(told("UpdateSale"))
     }
 
-    /// Starts to admit.
+    /// Starts to admit users.
     pub async fn open_sale(&self, concert_code: &str) -> Result<(), Failure> {
-        self.set_paused(concert_code, false).await
-    }
-
-    async fn set_paused(&self, concert_code: &str, paused: bool) -> Result<(), Failure> {
-        let request = proto::UpdateSaleRequest {
-            concert_code: concert_code.to_owned(),
-            paused: Some(paused),
-            ..Default::default()
-        };
-        self.admin().update_sale(request).await.map_err(told("UpdateSale"))?;
-        Ok(())
+        catalogue::set_paused(&self.admin, concert_code, false).await.map_err(told("UpdateSale"))
     }
 
     /// Puts a date on sale.
     pub async fn add_performance(&self, concert_code: &str, date: &str, venue_id: &str) -> Result<(), Failure> {
-        let request = proto::AddPerformanceRequest {
-            concert_code: concert_code.to_owned(),
-            date: date.to_owned(),
-            start_time: Some(proto::timestamp(START_SECONDS * 1_000_000)),
-            venue_id: venue_id.to_owned(),
-            price: PRICE,
-            ..Default::default()
-        };
-        self.admin().add_performance(request).await.map_err(told("AddPerformance"))?;
-        Ok(())
+        let added = catalogue::add_performance(&self.admin, concert_code, date, venue_id, START_TIME).await;
+        added.map_err(told("AddPerformance"))
     }
 
-    /// What the sale has come to.
+    /// Returns the counts of a sale.
     pub async fn stats(&self, concert_code: &str) -> Result<proto::SaleStats, Failure> {
         stats(&self.admin, concert_code).await
     }
 
-    /// Makes `call` for each of the users, and again if it failed for any of them.
+    /// Makes `call` for each of the users, and once more if it failed for any of them.
     pub async fn for_users(&self, users: Range<usize>, what: &str, call: &Call) -> Result<(), Failure> {
         let supply = Supply::Once(users);
         for attempt in 0..2 {
@@ -202,7 +166,7 @@ impl World {
         Ok(())
     }
 
-    /// Waits until every user that waits is admitted.
+    /// Waits until all waiting users are admitted.
     pub async fn wait_until_admitted(&self, concert_code: &str, limit: Duration) -> Result<(), Failure> {
         let started = Instant::now();
         loop {
@@ -217,53 +181,48 @@ impl World {
         }
     }
 
-    /// Opens the user's wallet.
+    /// Returns the call that opens the user's wallet.
     pub fn open_wallet(&self) -> Call {
         let users = self.users.clone();
         Call::new(move |channel, index| {
-            let request = proto::OpenWalletRequest { user_id: users[index].id.clone() };
-            async move {
-                WalletServiceClient::new(channel).open_wallet(request).await?;
-                Ok(())
-            }
+            let user = users[index].clone();
+            async move { Ok(wallet::open(&channel, &user.id).await?) }
         })
     }
 }
 
-/// What the sale of a concert has come to.
-pub async fn stats(admin: &AdminServiceClient<Channel>, concert_code: &str) -> Result<proto::SaleStats, Failure> {
-    let request = proto::GetSaleStatsRequest { concert_code: concert_code.to_owned() };
-    let answer = tokio::time::timeout(CALL_LIMIT, admin.clone().get_sale_stats(request)).await;
-    let answer = answer.map_err(|_| "GetSaleStats was not answered")?.map_err(told("GetSaleStats"))?;
-    Ok(answer.into_inner().stats.unwrap_or_default())
+/// Returns the counts of a sale.
+pub async fn stats(admin: &Channel, concert_code: &str) -> Result<proto::SaleStats, Failure> {
+    let answer = tokio::time::timeout(CALL_LIMIT, catalogue::sale_stats(admin, concert_code)).await;
+    answer.map_err(|_| format!("GetSaleStats was not answered in {CALL_LIMIT:?}"))?.map_err(told("GetSaleStats"))
 }
 
-/// A failure of a call that must not fail, as a sentence.
+/// Returns a function that says in a sentence why `call` failed, which must not fail.
 pub fn told(call: &'static str) -> impl Fn(Status) -> Failure {
     move |status| format!("{call} failed: {}: {}", load::reason(&status), status.message()).into()
 }
 
-/// A new id for a request.
+/// Returns a new id for a request.
 pub fn request_id() -> String {
     Uuid::now_v7().to_string()
 }
 
-/// The queue over a connection.
+/// Returns a client of QueueService.
 pub fn queue(channel: Channel) -> QueueServiceClient<Channel> {
     QueueServiceClient::new(channel)
 }
 
-/// Reservations over a connection.
+/// Returns a client of ReservationService.
 pub fn reservations(channel: Channel) -> ReservationServiceClient<Channel> {
     ReservationServiceClient::new(channel)
 }
 
-/// Payments over a connection.
+/// Returns a client of PaymentService.
 pub fn payments(channel: Channel) -> PaymentServiceClient<Channel> {
     PaymentServiceClient::new(channel)
 }
 
-/// Wallets over a connection.
+/// Returns a client of WalletService.
 pub fn wallets(channel: Channel) -> WalletServiceClient<Channel> {
     WalletServiceClient::new(channel)
 }

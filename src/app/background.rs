@@ -7,8 +7,7 @@ use futures::future::BoxFuture;
 use crate::{
     app::{cli::Settings, core::Core, readiness::Readiness},
     batch::{answered, passes},
-    clock,
-    db,
+    clock, db,
     queue::{self, passes::Terms},
     reservation,
     rpc::Error,

@@ -5,15 +5,8 @@ use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::cli::Settings,
-    catalogue::Catalogue,
-    clock::Clock,
-    db::Database,
-    edge::Transport,
-    queue::Snapshots,
-    reservation::passes::Sweep,
-    rpc::Error,
-    token::KeyRing,
+    app::cli::Settings, catalogue::Catalogue, clock::Clock, db::Database, edge::Transport, queue::Snapshots,
+    reservation::passes::Sweep, rpc::Error, token::KeyRing,
 };
 
 /// The shared parts of a server.

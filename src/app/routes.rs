@@ -36,8 +36,9 @@ pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Heal
     let (db, tasks, catalogue, stopping) = (&core.db, &core.tasks, &core.catalogue, &core.stopping);
     let admission = Admission::new(db.clone(), core.snapshots.clone(), tasks);
     // Leaving the queue releases held seats, and the queue lies below the reservations.
-    let leave =
-        write_lane(db, "queue.leave", tasks, |write, commands| Box::pin(reservation::operations::leave(write, commands)));
+    let leave = write_lane(db, "queue.leave", tasks, |write, commands| {
+        Box::pin(reservation::operations::leave(write, commands))
+    });
     let queue =
         QueueApi::new(db, catalogue.clone(), core.key_ring.clone(), admission.clone(), leave, tasks, stopping.clone());
     let concert = ConcertApi::new(db.clone(), catalogue.clone(), admission.clone(), tasks, stopping);

@@ -54,10 +54,7 @@ where
 /// Gives unused space of the database's file back, in steps that calls take turns with.
 pub async fn reclaim_space(db: &Database) -> Result<(), db::Error> {
     let size = StepSize::default();
-    turns::repeat(|| {
-        size.measured(async |limit| Ok(Left::more_if(db.reclaim_pages(limit).await? == limit)))
-    })
-    .await
+    turns::repeat(|| size.measured(async |limit| Ok(Left::more_if(db.reclaim_pages(limit).await? == limit)))).await
 }
 
 #[cfg(test)]

@@ -87,6 +87,7 @@ impl Fields {
     pub fn optional_instant(&mut self, field: &str, value: Option<&prost_types::Timestamp>) -> Option<Micros> {
         value.map(|value| self.instant(field, Some(value)))
     }
+}
 
 impl Fields {
     /// Reads a duration within `bounds`; an unset field is `None`.

@@ -55,7 +55,7 @@ async fn of_another_row(world: &World, caller: &Caller, queue_number: i64) -> Ca
     let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
     let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await.unwrap().unwrap();
     let (key_id, secret): (i64, String) = (row.try_get("", "key_id").unwrap(), row.try_get("", "secret").unwrap());
-    let key = boxoffice::token::SigningKey { id: key_id.to_string(), secret: hex::decode(secret).unwrap() };
+    let key = boxoffice::token::SigningKey { id: key_id.to_string(), secret: hex::decode(secret).unwrap().into() };
     let ring = boxoffice::token::KeyRing::default();
     ring.replace(vec![key], None);
     let concert_code = caller.concert_code.clone();

@@ -15,7 +15,7 @@ use boxoffice::{db::Database, rpc::proto};
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, Statement};
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::harness::{Caller, DATE, Engine, NEXT_DATE, PRICE, START, World};
+use crate::harness::{Caller, DATE, Engine, NEXT_DATE, World};
 
 /// Tables that a sale does not grow.
 const SMALL_TABLES: [&str; 3] = ["signing_key", "pass_cursor", "seaql_migrations"];
@@ -23,7 +23,10 @@ const SMALL_TABLES: [&str; 3] = ["signing_key", "pass_cursor", "seaql_migrations
 const LIVE_SORTS: [(&str, &str); 4] = [
     ("SELECT DISTINCT p.concert_id FROM performance p", "dates on sale"),
     ("FROM performance p WHERE p.sale_end_time > $1 GROUP BY p.concert_id", "dates on sale"),
-    ("SELECT DISTINCT concert_id FROM queue_token WHERE state = 'ACTIVE'", "admissions that fell due since the last pass"),
+    (
+        "SELECT DISTINCT concert_id FROM queue_token WHERE state = 'ACTIVE'",
+        "admissions that fell due since the last pass",
+    ),
     ("AND state = 'HELD' GROUP BY performance_id", "holds of the last minutes"),
 ];
 
@@ -151,7 +154,8 @@ async fn unused_admission(world: &World) {
 }
 
 async fn list_reservations(caller: &Caller) -> String {
-    let request = proto::ListReservationsRequest { user_id: caller.user_id.clone(), page_size: 1, ..Default::default() };
+    let request =
+        proto::ListReservationsRequest { user_id: caller.user_id.clone(), page_size: 1, ..Default::default() };
     let listed = caller.reservations().list_reservations(request).await.unwrap().into_inner();
     listed.reservations[0].reservation_id.clone()
 }
@@ -166,7 +170,8 @@ async fn list_payments(caller: &Caller) {
 
 async fn list_concerts(world: &World) {
     let mut concerts = proto::concert_service_client::ConcertServiceClient::new(world.channel(0));
-    let first = concerts.list_concerts(proto::ListConcertsRequest { page_size: 1, ..Default::default() }).await.unwrap();
+    let first =
+        concerts.list_concerts(proto::ListConcertsRequest { page_size: 1, ..Default::default() }).await.unwrap();
     let page_token = first.into_inner().next_page_token;
     concerts.list_concerts(proto::ListConcertsRequest { page_size: 1, page_token }).await.unwrap();
     concerts.get_concert(proto::GetConcertRequest { concert_code: "IU".into() }).await.unwrap();
@@ -186,7 +191,8 @@ fn statements_in_sources() -> BTreeMap<String, String> {
             }
             let text = fs::read_to_string(&path).unwrap();
             for literal in text.split('"').skip(1).step_by(2) {
-                let is_statement = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "].iter().any(|w| literal.starts_with(w));
+                let is_statement =
+                    ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "].iter().any(|w| literal.starts_with(w));
                 if is_statement {
                     let common = one_line(literal.split('{').next().unwrap_or_default());
                     found.insert(common, path.display().to_string());
@@ -226,7 +232,8 @@ async fn check(engine: Engine) {
 /// Whether a statement is one of the engine's dialect. Many are of both.
 fn is_of(engine: Engine, sql: &str) -> bool {
     let is_data = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "].iter().any(|word| sql.starts_with(word));
-    let is_schema = ["seaql_migrations", "information_schema", "sqlite_master", "pg_", "CURRENT_SCHEMA", "clock_timestamp"];
+    let is_schema =
+        ["seaql_migrations", "information_schema", "sqlite_master", "pg_", "CURRENT_SCHEMA", "clock_timestamp"];
     let is_schema = is_schema.iter().any(|word| sql.contains(word));
     let is_postgres = sql.contains("::") || sql.contains("FOR NO KEY UPDATE") || sql.contains("SKIP LOCKED");
     let built_for_postgres = sql.contains("\".\"") && sql.contains("$1");
@@ -275,7 +282,8 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<Stri
 
 /// Whether a name in a plan is a table that history grows, or an alias of one; not a set, a step or a small table.
 fn is_base_table(sql: &str, name: &str) -> bool {
-    let is_derived = ["r", "json_each", "due", "next", "old", "s", "f", "CONSTANT"].contains(&name) && !aliases(sql, name);
+    let is_derived =
+        ["r", "json_each", "due", "next", "old", "s", "f", "CONSTANT"].contains(&name) && !aliases(sql, name);
     !is_derived && !SMALL_TABLES.contains(&name)
 }
 

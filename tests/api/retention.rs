@@ -81,7 +81,8 @@ async fn what_is_old_is_deleted_and_money_is_kept(world: World) {
     assert_eq!(waiting.state().await, QueueState::Waiting);
     // A token that was deleted is not known any more; a payment is.
     assert_failure(callers[2].position().await, Code::Unauthenticated, "TOKEN_INVALID");
-    let request = boxoffice::rpc::proto::ListPaymentsRequest { user_id: callers[0].user_id.clone(), ..Default::default() };
+    let request =
+        boxoffice::rpc::proto::ListPaymentsRequest { user_id: callers[0].user_id.clone(), ..Default::default() };
     let listed = callers[0].payments().list_payments(request).await.unwrap().into_inner().payments;
     let paid = callers[0].reservation(&listed[0].reservation_id).await.unwrap();
     assert_eq!(paid.state(), ReservationState::Paid);

@@ -1,4 +1,4 @@
-//! A hundred concerts at once: calls spread over all of them beside calls for one, and a promotion of all.
+//! A hundred concerts on sale: calls spread over all of them next to calls for one, and a promotion of all.
 
 use std::{
     sync::Arc,
@@ -7,43 +7,43 @@ use std::{
 
 use boxoffice::rpc::proto;
 use serde::Serialize;
+use testkit::Failure;
 
-use super::{Ground, passes::Passes};
+use super::{ground::Ground, passes::Passes};
 use crate::{
-    Failure,
+    calls::{Calls, Measure},
     deployment::Deployment,
     load::{self, Call, Miss, Supply},
-    operations::{Calls, Measure},
     world::{self, User},
 };
 
 const ONE: &str = "ONE";
-/// Who comes for each of the many; as many come for the one as for all of them together.
+/// Users of each of the many concerts. The one concert has as many users as all of them together.
 const USERS_EACH: usize = 300;
 const LIMIT: Duration = Duration::from_secs(60);
-/// Rounds, in turns between the one concert and the many.
+/// Each round measures the one concert, then the many.
 const ROUNDS: usize = 3;
 
-/// What many concerts cost.
+/// The cost of many concerts.
 #[derive(Debug, Serialize)]
 pub struct Concerts {
-    /// How many are sold at once.
+    /// Concerts on sale at the same time.
     pub concerts: usize,
-    /// IssueToken per second for one concert, and spread over all.
+    /// IssueToken per second: for one concert, and spread over all.
     pub issued_per_second: (f64, f64),
-    /// GetPosition per second for one concert, and spread over all.
+    /// GetPosition per second: for one concert, and spread over all.
     pub polls_per_second: (f64, f64),
-    /// Wrong and failed answers.
+    /// Wrong or failed answers.
     pub errors: u64,
-    /// Tokens that were admitted to all of them.
+    /// Tokens that were admitted in all of them.
     pub admitted: usize,
-    /// From the opening of the first until all were admitted to all.
+    /// Time from the opening of the first sale until all tokens were admitted.
     pub admission_ms: f64,
     /// The longest promotion pass.
     pub promote_ms: f64,
 }
 
-/// Measures many concerts beside one.
+/// Measures many concerts next to one.
 pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Concerts, Failure> {
     let count = ground.options.concerts as usize;
     let crowd = count * USERS_EACH;
@@ -81,7 +81,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Concert
             }
         }
         rates.push((of_one, of_many));
-        // What polling reads may be 250 ms old.
+        // GetPosition reads a snapshot that may be 250 ms old.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 
@@ -107,7 +107,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Concert
     })
 }
 
-/// Calls spread over many concerts: neighbours in line want different ones.
+/// Calls spread over many concerts: consecutive calls are about different ones.
 struct Many {
     codes: Arc<Vec<String>>,
     users: Arc<Vec<Arc<User>>>,

@@ -1,30 +1,31 @@
-//! How long the background passes of the server take, each by itself.
+//! The duration of each background pass of the server.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
+use testkit::Failure;
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use crate::{Failure, scrape};
+use crate::scrape;
 
-/// More often than any pass runs.
+/// Shorter than the interval of any pass.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Follows the passes of a server until asked.
+/// Follows the passes of a server in a task.
 pub struct Passes {
     stop: oneshot::Sender<()>,
     follower: JoinHandle<Result<BTreeMap<String, f64>, Failure>>,
 }
 
 impl Passes {
-    /// Begins to follow the passes of the server whose metrics are at `address`.
+    /// Starts to follow the passes of the server with metrics at `address`.
     pub fn follow(address: SocketAddr) -> Self {
         let (stop, stopped) = oneshot::channel();
         Self { stop, follower: tokio::spawn(follow(address, stopped)) }
     }
 
-    /// The milliseconds that the longest pass of each kind took.
+    /// Stops, and returns how many milliseconds the longest pass of each kind took.
     pub async fn longest_ms(self) -> Result<BTreeMap<String, f64>, Failure> {
-        // The follower ends by itself only if the server is gone.
+        // It fails only if the task has ended with an error, which the next line returns.
         let _ = self.stop.send(());
         self.follower.await?
     }
@@ -37,7 +38,7 @@ async fn follow(address: SocketAddr, mut stopped: oneshot::Receiver<()>) -> Resu
         let ended = tokio::time::timeout(INTERVAL, &mut stopped).await.is_ok();
         let now = scrape::passes(address).await?;
         for (pass, total) in scrape::added(&before, &now) {
-            // Mostly one; of several that came together, the mean.
+            // Mostly this is one pass. If there were several since the last look, it is their mean.
             let milliseconds = total.sum / total.count * 1_000.0;
             let longest = longest.entry(pass).or_default();
             *longest = longest.max(milliseconds);

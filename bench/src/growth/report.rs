@@ -3,18 +3,19 @@
 use std::fmt::Write;
 
 use serde::Serialize;
+use testkit::Engine;
 
 use super::{concerts::Concerts, stadium::Stadium, waiting::Waiting, watchers::Watchers};
-use crate::{cli::Engine, table::Table};
+use crate::table::Table;
 
-/// What was measured on one engine.
+/// The figures of one engine.
 #[derive(Debug, Serialize)]
 pub struct GrowthReport {
-    /// Which.
+    /// The engine.
     pub engine: Engine,
-    /// One long queue.
+    /// A long queue.
     pub waiting: Waiting,
-    /// Many who watch.
+    /// Many watchers.
     pub watchers: Watchers,
     /// Many concerts.
     pub concerts: Concerts,
@@ -22,7 +23,7 @@ pub struct GrowthReport {
     pub stadium: Stadium,
 }
 
-/// The report for people.
+/// Returns the report for people.
 pub fn text(report: &GrowthReport) -> String {
     let mut text = table(report).to_string();
     let (watchers, concerts, stadium) = (&report.watchers, &report.concerts, &report.stadium);
@@ -30,8 +31,8 @@ pub fn text(report: &GrowthReport) -> String {
     // Writing to a String does not fail.
     let _ = writeln!(
         text,
-        "{} streams opened at {:.0}/s; {} concerts: IssueToken {:.0}/s of one, {:.0}/s of all, GetPosition {:.0}/s and {:.0}/s; \
-         {} seats in {} messages of {:.1} MB in all; {wrong} errors",
+        "{} streams opened at {:.0}/s; one concert and {}: IssueToken {:.0}/s and {:.0}/s, GetPosition {:.0}/s and {:.0}/s; \
+         {} seats in {} messages, {:.1} MB in all; {wrong} errors",
         watchers.streams,
         watchers.opened_per_second,
         concerts.concerts,
@@ -52,37 +53,41 @@ fn table(report: &GrowthReport) -> Table {
     let many = waiting.waiting;
     let mut row = |what: String, measured: String, goal: &str| table.row([what, measured, goal.to_owned()]);
     row(
-        format!("a poll with {many} waiting through one with 1,000: calls/s"),
+        format!("polls/s with {many} waiting, divided by polls/s with 1,000"),
         format!("{:.2}", waiting.polls_per_second.1 / waiting.polls_per_second.0),
         "0.80",
     );
     row(
-        "  the same: server CPU per call".to_owned(),
+        "  the same ratio for the server's CPU time per poll".to_owned(),
         format!("{:.2}", waiting.poll_cpu_per_1000.1 / waiting.poll_cpu_per_1000.0),
         "1.20",
     );
     row(format!("server RSS with {many} waiting, MB"), format!("{:.0}", waiting.rss_bytes as f64 / 1e6), "200");
-    row("  after a start on them, MB".to_owned(), format!("{:.0}", waiting.restarted_rss_bytes as f64 / 1e6), "200");
+    row("  after a restart, MB".to_owned(), format!("{:.0}", waiting.restarted_rss_bytes as f64 / 1e6), "200");
     row(
-        format!("longest promotion of {} of them ({} in all), ms", waiting.admitted, waiting.admitted_in_all),
+        format!("longest promotion of {} users ({} in all), ms", waiting.admitted, waiting.admitted_in_all),
         format!("{:.0}", waiting.promote_ms),
         "50",
     );
-    row("longest expiry of as many, ms".to_owned(), format!("{:.0}", waiting.expire_ms), "-");
-    row("start of the server on them, ms".to_owned(), format!("{:.0}", waiting.start_ms), "-");
+    row("longest expiry of as many admissions, ms".to_owned(), format!("{:.0}", waiting.expire_ms), "-");
+    row("start of the server with all of them, ms".to_owned(), format!("{:.0}", waiting.start_ms), "-");
     row(
-        format!("server RSS per open WatchPosition of {}, KiB", watchers.streams),
+        format!("server RSS per open WatchPosition ({} open), KiB", watchers.streams),
         format!("{:.1}", watchers.bytes_per_stream / 1024.0),
         "8",
     );
     row("  lag behind a promotion, p50 ms".to_owned(), format!("{:.0}", watchers.lag.p50_ms), "-");
     row("  lag behind a promotion, p99 ms".to_owned(), format!("{:.0}", watchers.lag.p99_ms), "1000");
     row(
-        format!("{} concerts at once: longest promotion pass, ms", concerts.concerts),
+        format!("{} concerts on sale: longest promotion pass, ms", concerts.concerts),
         format!("{:.0}", concerts.promote_ms),
         "-",
     );
-    row(format!("  all {} admitted after, ms", concerts.admitted), format!("{:.0}", concerts.admission_ms), "-");
+    row(
+        format!("  time until all {} are admitted, ms", concerts.admitted),
+        format!("{:.0}", concerts.admission_ms),
+        "-",
+    );
     row(format!("ListSeats of {} seats, p50 ms", stadium.seats), format!("{:.0}", stadium.empty.p50_ms), "-");
     row("  half of them held, p50 ms".to_owned(), format!("{:.0}", stadium.half_held.p50_ms), "-");
     table

@@ -1,4 +1,4 @@
-//! A stadium: every seat of it in one list, before anybody holds one and when half of them are held.
+//! A stadium: the list of all its seats, before any seat is held and after half of them are held.
 
 use std::time::{Duration, Instant};
 
@@ -6,37 +6,37 @@ use boxoffice::rpc::proto::{self, concert_service_client::ConcertServiceClient};
 use hdrhistogram::Histogram;
 use prost::Message;
 use serde::Serialize;
+use testkit::{Failure, catalogue};
 use tonic::transport::Channel;
 
-use super::Ground;
+use super::ground::Ground;
 use crate::{
-    Failure,
+    calls::{Calls, Measure},
     deployment::Deployment,
     load::{self, Percentiles},
-    operations::{Calls, Measure},
     world::{self, User},
 };
 
 const CONCERT: &str = "STADIUM";
 const DATE: &str = "2034-06-18";
-/// How often all seats are listed.
+/// How often all seats are listed each time.
 const LISTS: usize = 20;
-/// Seats of one hold, which is all that one user may have.
+/// Seats of one hold, and of one user.
 const HOLD: usize = 100;
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What a stadium costs.
+/// The cost of a stadium.
 #[derive(Debug, Serialize)]
 pub struct Stadium {
-    /// Seats.
+    /// Number of seats.
     pub seats: usize,
-    /// Messages that a list of all of them comes in.
+    /// Messages of one list.
     pub messages: usize,
-    /// Bytes of these together.
+    /// Bytes of these messages together.
     pub bytes: usize,
-    /// Time of a list by one client while no seat is held.
+    /// Time of a list by one client, while no seat is held.
     pub empty: Percentiles,
-    /// The same when half of them are.
+    /// The same, while half of the seats are held.
     pub half_held: Percentiles,
 }
 
@@ -46,13 +46,9 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Stadium
     ground.progress.set_message(format!("a stadium of {seats} seats"));
     let world = ground.world(deployment, (seats as usize / 2).div_ceil(HOLD).max(1)).await?;
     world.create_venue("stadium", seats).await?;
-    let request = proto::CreateConcertRequest {
-        concert_code: CONCERT.to_owned(),
-        name: "Stadium".to_owned(),
-        seats_per_user_limit: HOLD as i32,
-        ..Default::default()
-    };
-    world.admin().create_concert(request).await.map_err(world::told("CreateConcert"))?;
+    let change = |concert: &mut proto::CreateConcertRequest| concert.seats_per_user_limit = HOLD as i32;
+    let created = catalogue::create_concert(&world.admin, CONCERT, change).await;
+    created.map_err(world::told("CreateConcert"))?;
     world.add_performance(CONCERT, DATE, "stadium").await?;
     world.for_users(0..world.users.len(), "OpenWallet", &world.open_wallet()).await?;
     let calls = Calls::new(CONCERT, world.users.clone(), false);

@@ -1,61 +1,63 @@
-//! A million who wait in one queue: what a poll, a promotion, an expiry and a start of the server cost, and how much memory.
+//! A million waiting users in one queue: the cost of a poll, a promotion, an expiry and a start of the server, and its memory.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use boxoffice::rpc::proto;
 use serde::Serialize;
+use testkit::Failure;
 
-use super::{Ground, passes::Passes, resident_bytes};
+use super::{ground::Ground, passes::Passes};
 use crate::{
-    Failure,
-    load::{self, Supply},
-    operations::{Calls, Measure, median},
-    usage, world,
+    calls::{Calls, Measure},
+    deployment::Deployment,
+    load::{self, Supply, median},
+    world::{self, User},
 };
 
 const SHORT: &str = "SHORT";
 const LONG: &str = "LONG";
-/// How many wait in the short queue.
+/// Users in the short queue.
 const FEW: usize = 1_000;
-/// How many are admitted at a time.
+/// Users that are admitted at a time.
 const ADMITTED: u32 = 1_000;
-/// Rounds of polls, in turns between the short and the long queue.
+/// Each round polls the short queue, then the long one.
 const ROUNDS: usize = 5;
 const POLLING: Duration = Duration::from_secs(1);
-/// How long is promoted and expired; an admission lasts three seconds.
+/// How long promotion and expiry run. An admission lasts three seconds.
 const PROMOTING: Duration = Duration::from_secs(15);
 const FLAGS: [&str; 6] = ["--promote-interval", "250ms", "--expire-interval", "1s", "--admission-ttl", "3s"];
 
-/// What a long queue costs.
+/// The cost of a long queue.
 #[derive(Debug, Serialize)]
 pub struct Waiting {
-    /// How many wait in the long queue.
+    /// Waiting users in the long queue.
     pub waiting: usize,
-    /// Polls a second of those few who wait in the short queue, and of those in the long one.
+    /// Polls per second: in the short queue, and in the long one.
     pub polls_per_second: (f64, f64),
-    /// CPU seconds of the server per 1,000 polls in the short queue, and in the long one.
+    /// CPU seconds of the server per 1,000 polls: in the short queue, and in the long one.
     pub poll_cpu_per_1000: (f64, f64),
-    /// Wrong and failed polls.
+    /// Wrong or failed polls.
     pub poll_errors: u64,
-    /// Resident memory of the server that issued all tokens.
+    /// Resident memory of the server after it issued all tokens.
     pub rss_bytes: u64,
-    /// Resident memory of the server that was started on them.
+    /// Resident memory of the server after a restart.
     pub restarted_rss_bytes: u64,
     /// Tokens that one promotion admits.
     pub admitted: u32,
-    /// How many were admitted in all.
+    /// Tokens that all promotions admitted.
     pub admitted_in_all: i64,
-    /// The longest promotion pass.
+    /// Duration of the longest promotion pass.
     pub promote_ms: f64,
-    /// The longest expiry pass.
+    /// Duration of the longest expiry pass.
     pub expire_ms: f64,
-    /// From the start of the process until it serves.
+    /// Time from the start of the process until it is ready.
     pub start_ms: f64,
 }
 
-/// Measures a long queue beside a short one.
+/// Measures a long queue next to a short one.
 pub async fn run(ground: &Ground<'_>) -> Result<Waiting, Failure> {
     let waiting = ground.options.waiting as usize;
     let mut deployment = ground.deploy(&FLAGS).await?;
@@ -71,9 +73,9 @@ pub async fn run(ground: &Ground<'_>) -> Result<Waiting, Failure> {
     ground.prepare(&world, world.users.len(), "OpenWallet", &world.open_wallet()).await?;
     ground.prepare(&world, FEW, "IssueToken", &short.issue_token(&none)).await?;
     ground.prepare(&world, waiting, "IssueToken", &long.issue_token(&none)).await?;
-    // What polling reads may be 250 ms old.
+    // GetPosition reads a snapshot that may be 250 ms old.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let rss_bytes = resident_bytes(&deployment)?;
+    let rss_bytes = deployment.resident_bytes()?;
 
     ground.progress.set_message("polls in a short and in a long queue");
     let mut figures = [Vec::new(), Vec::new()];
@@ -83,10 +85,10 @@ pub async fn run(ground: &Ground<'_>) -> Result<Waiting, Failure> {
             [&short, &long].into_iter().zip([FEW, waiting]).zip(&mut figures).map(|((c, n), f)| (c, n, f))
         {
             let supply = Supply::Over(0..count, POLLING);
-            let before = usage::cpu_seconds(deployment.pid).unwrap_or_default();
+            let before = deployment.cpu_seconds()?;
             let call = calls.get_position(&none);
             let round = load::closed_loop(&world.channels, ground.common.in_flight, &supply, &call).await?;
-            let cpu = usage::cpu_seconds(deployment.pid).unwrap_or_default() - before;
+            let cpu = deployment.cpu_seconds()? - before;
             poll_errors += round.errors();
             figures.push((round.rate(), cpu / (round.calls() as f64 / 1_000.0)));
         }
@@ -103,7 +105,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Waiting, Failure> {
 
     ground.progress.set_message("a start of the server");
     let start_ms = deployment.restart().await?.as_secs_f64() * 1_000.0;
-    let restarted_rss_bytes = resident_bytes(&deployment)?;
+    let restarted_rss_bytes = deployment.resident_bytes()?;
     require_last_in_line(ground, &deployment, &world.users[FEW + waiting - 1]).await?;
     Ok(Waiting {
         waiting,
@@ -120,20 +122,16 @@ pub async fn run(ground: &Ground<'_>) -> Result<Waiting, Failure> {
     })
 }
 
-/// After the start, whoever came last must still be waiting.
-async fn require_last_in_line(
-    ground: &Ground<'_>,
-    deployment: &crate::deployment::Deployment,
-    last: &world::User,
-) -> Result<(), Failure> {
+/// Fails unless the user that came last is still waiting after the start.
+async fn require_last_in_line(ground: &Ground<'_>, deployment: &Deployment, last: &User) -> Result<(), Failure> {
     let started = Instant::now();
-    let channel = world::connect(&deployment.address.to_string(), 1).await?.remove(0);
-    let request = boxoffice::rpc::proto::GetPositionRequest { concert_code: LONG.to_owned(), user_id: last.id.clone() };
+    let channel = world::connect(&deployment.address().to_string(), 1).await?.remove(0);
+    let request = proto::GetPositionRequest { concert_code: LONG.to_owned(), user_id: last.id.clone() };
     let answer = world::queue(channel).get_position(last.request(request)).await;
     let position = answer.map_err(world::told("GetPosition"))?.into_inner().position.unwrap_or_default();
     ground.progress.set_message(format!("position {:?} after {:?}", position.position, started.elapsed()));
     match position.position {
         Some(place) if place > 0 => Ok(()),
-        _ => Err("whoever came last does not wait any more after a start of the server".into()),
+        _ => Err("after a restart the user that came last does not wait any more".into()),
     }
 }

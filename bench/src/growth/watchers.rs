@@ -1,4 +1,4 @@
-//! Tens of thousands who watch their place: memory of each, and how late they hear of a promotion.
+//! Tens of thousands of users that watch their position: the memory of each stream, and its lag behind a promotion.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -6,37 +6,37 @@ use boxoffice::rpc::proto;
 use futures::{StreamExt, stream};
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use testkit::Failure;
 use tokio::{sync::watch, task::JoinSet};
 use tonic::Streaming;
 
-use super::{Ground, resident_bytes};
+use super::ground::Ground;
 use crate::{
-    Failure,
+    calls::{Calls, Measure},
     deployment::Deployment,
     load::{self, Percentiles},
-    operations::{Calls, Measure},
     world::{self, User, World},
 };
 
 const CONCERT: &str = "WATCHED";
-/// How many are admitted while the others watch.
+/// Users that are admitted while the others watch.
 const ADMITTED: u32 = 1_000;
-/// Streams that are being opened at the same time.
+/// Streams that are opened at the same time.
 const OPENING: usize = 256;
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What watchers cost.
+/// The cost of watchers.
 #[derive(Debug, Serialize)]
 pub struct Watchers {
-    /// How many streams are open.
+    /// Open streams.
     pub streams: usize,
-    /// Memory of the server for each.
+    /// Memory of the server per stream.
     pub bytes_per_stream: f64,
     /// Streams opened per second.
     pub opened_per_second: f64,
-    /// From the promotion, as the server's log has it, until its news was there.
+    /// Time from the promotion, by the server's log, until the message about it arrived.
     pub lag: Percentiles,
-    /// Streams that heard nothing, or something wrong.
+    /// Streams on which no such message arrived.
     pub errors: usize,
 }
 
@@ -49,25 +49,25 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watcher
     world.add_performance(CONCERT, "2034-06-18", "watched").await?;
     let calls = Calls::new(CONCERT, world.users.clone(), false);
     ground.prepare(&world, world.users.len(), "OpenWallet", &world.open_wallet()).await?;
-    // In two steps, so that those who watch are those who wait longest.
+    // The users to admit take their tokens first, so that the watchers stand behind them.
     let issue = calls.issue_token(&Measure::default());
     ground.prepare(&world, ADMITTED as usize, "IssueToken", &issue).await?;
     ground.prepare(&world, world.users.len(), "IssueToken", &issue).await?;
 
     ground.progress.set_message(format!("{streams} open WatchPosition"));
-    let before = resident_bytes(deployment)?;
+    let before = deployment.resident_bytes()?;
     let started = Instant::now();
     let open = open(&world, ADMITTED as usize).await?;
     let opened_per_second = streams as f64 / started.elapsed().as_secs_f64();
-    // Buffers that were needed only to open them are given back.
+    // In this time the server frees the buffers that it needed only to open the streams.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let bytes_per_stream = (resident_bytes(deployment)?.saturating_sub(before)) as f64 / streams as f64;
+    let bytes_per_stream = deployment.resident_bytes()?.saturating_sub(before) as f64 / streams as f64;
 
-    ground.progress.set_message("a promotion that all of them hear of");
+    ground.progress.set_message("a promotion that all watchers see");
     let (stop, stopped) = watch::channel(false);
     let mut listeners = JoinSet::new();
-    for (stream, place) in open {
-        listeners.spawn(listen(stream, place, stopped.clone()));
+    for (stream, position) in open {
+        listeners.spawn(listen(stream, position, stopped.clone()));
     }
     world.open_sale(CONCERT).await?;
     tokio::spawn(async move {
@@ -75,7 +75,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watcher
         stop.send_replace(true);
     });
     let heard = listeners.join_all().await;
-    let promoted = deployment.admissions().into_iter().max().ok_or("the server's log tells of no promotion")?;
+    let promoted = deployment.admissions().into_iter().max().ok_or("the server's log has no promotion")?;
     let mut lags = Histogram::<u64>::new_with_bounds(1, 120_000_000, 3)?;
     for at in heard.iter().flatten() {
         lags.saturating_record(at.duration_since(promoted).unwrap_or_default().as_micros() as u64);
@@ -86,7 +86,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watcher
 
 type Positions = Streaming<proto::WatchPositionResponse>;
 
-/// Opens a stream for each user after the first `skip`, and reads the first message of each.
+/// Opens a stream for each user after the first `skip` users, and reads its first message.
 async fn open(world: &World, skip: usize) -> Result<Vec<(Positions, i64)>, Failure> {
     let open = stream::iter(skip..world.users.len()).map(|index| {
         let channel = world.channels[index % world.channels.len()].clone();
@@ -101,23 +101,23 @@ async fn open_one(channel: tonic::transport::Channel, user: &User) -> Result<(Po
     let opened = world::queue(channel).watch_position(user.request(request)).await;
     let mut stream = opened.map_err(world::told("WatchPosition"))?.into_inner();
     let first = stream.message().await.map_err(world::told("WatchPosition"))?;
-    let place = first.and_then(|message| message.position?.position).ok_or("a watcher does not wait")?;
-    Ok((stream, place))
+    let position = first.and_then(|message| message.position?.position).ok_or("a watcher does not wait")?;
+    Ok((stream, position))
 }
 
-/// When the news came that all moved up by those who were admitted; `None` if it did not come.
+/// Returns when the message arrived that the user has moved up by all admitted users. Returns `None` if it did not arrive.
 #[allow(
     clippy::disallowed_methods,
-    reason = "compared with the server's log, which goes by the clock of the same machine"
+    reason = "compared with the server's log, which uses the clock of the same machine"
 )]
-async fn listen(mut stream: Positions, place: i64, mut stopped: watch::Receiver<bool>) -> Option<SystemTime> {
+async fn listen(mut stream: Positions, position: i64, mut stopped: watch::Receiver<bool>) -> Option<SystemTime> {
     loop {
         let message = tokio::select! {
             message = stream.message() => message.ok()??,
             _ = stopped.wait_for(|stopped| *stopped) => return None,
         };
         let now = message.position?;
-        if now.position == Some((place - i64::from(ADMITTED)).max(1)) {
+        if now.position == Some((position - i64::from(ADMITTED)).max(1)) {
             return Some(SystemTime::now());
         }
     }

@@ -1,60 +1,55 @@
-//! What has to hold after all that: the books of the sale and of a sample of wallets, read through the API.
+//! Checks after a run: the counts of the sale and a sample of wallets, read through the API.
 
 use std::sync::atomic::Ordering;
 
 use boxoffice::rpc::proto;
-use serde::Serialize;
+use testkit::{Failure, PRICE, wallet};
 
-use super::calls::{CONCERT, Calls};
+use super::bench::CONCERT;
 use crate::{
-    Failure,
-    world::{self, CHARGE, PRICE, World},
+    calls::Calls,
+    check::Check,
+    world::{self, CHARGE, World},
 };
 
-/// How many wallets are looked into.
+/// Wallets that are checked.
 const SAMPLE: usize = 200;
 
-/// Something that has to hold.
-#[derive(Debug, Serialize)]
-pub struct Check {
-    /// In words.
-    pub what: String,
-    /// Whether it holds.
-    pub holds: bool,
-}
-
-/// Checks the books of a sale to so many users.
+/// Checks a sale in which `users` took a token.
 pub async fn run(world: &World, calls: &Calls, users: usize) -> Result<Vec<Check>, Failure> {
     let stats = world.stats(CONCERT).await?;
     let (seats, money) = (calls.paid_seats.load(Ordering::Relaxed), calls.paid_money.load(Ordering::Relaxed));
-    let check = |what: String, holds: bool| Check { what, holds };
     let mut checks = vec![
-        check(format!("{} seats sold, {seats} paid for", stats.sold_seat_count), stats.sold_seat_count as u64 == seats),
-        check(format!("revenue {}, payments {money}", stats.revenue), stats.revenue == money),
-        check(format!("{} tokens issued to {users} users", stats.issued_count), stats.issued_count == users as i64),
-        check(format!("{} tokens completed", stats.completed_count), stats.completed_count as u64 == seats),
+        Check::new(
+            format!("{} seats sold, {seats} paid for", stats.sold_seat_count),
+            stats.sold_seat_count as u64 == seats,
+        ),
+        Check::new(format!("revenue {}, payments {money}", stats.revenue), stats.revenue == money),
+        Check::new(
+            format!("{} tokens issued to {users} users", stats.issued_count),
+            stats.issued_count == users as i64,
+        ),
+        Check::new(format!("{} tokens completed", stats.completed_count), stats.completed_count as u64 == seats),
     ];
-    let (mut right, mut looked) = (0, 0);
+    let (mut right, mut checked) = (0, 0);
     for index in (0..world.users.len()).step_by((world.users.len() / SAMPLE).max(1)) {
-        looked += 1;
+        checked += 1;
         right += usize::from(is_balanced(world, index).await?);
     }
-    checks.push(check(format!("{right} of {looked} wallets hold charges less payments"), right == looked));
+    checks.push(Check::new(format!("{right} of {checked} wallets hold charges less payments"), right == checked));
     Ok(checks)
 }
 
 async fn is_balanced(world: &World, index: usize) -> Result<bool, Failure> {
     let user_id = world.users[index].id.clone();
     let channel = world.channels[index % world.channels.len()].clone();
-    let request = proto::GetBalanceRequest { user_id: user_id.clone() };
-    let balance = world::wallets(channel.clone()).get_balance(request).await.map_err(world::told("GetBalance"))?;
+    let balance = wallet::balance(&channel, &user_id).await.map_err(world::told("GetBalance"))?;
     let request = proto::ListWalletEntriesRequest { user_id: user_id.clone(), ..Default::default() };
     let entries = world::wallets(channel.clone()).list_wallet_entries(request).await;
     let entries = entries.map_err(world::told("ListWalletEntries"))?.into_inner().entries;
     let request = proto::ListPaymentsRequest { user_id, ..Default::default() };
     let payments = world::payments(channel).list_payments(request).await.map_err(world::told("ListPayments"))?;
     let paid: i64 = payments.into_inner().payments.iter().map(|payment| payment.price).sum();
-    let balance = balance.into_inner().balance;
     let booked: i64 = entries.iter().map(|entry| entry.amount).sum();
     Ok(balance == booked && balance == CHARGE - paid && paid <= PRICE)
 }

@@ -1,42 +1,47 @@
-//! How long a write takes on an idle server: one client, one call at a time, first in an empty database, then beside a crowd's rows.
+//! The latency of a write on an idle server: one client, one call at a time. First in an empty database, then in one with the rows
+//! of the crowd.
 
-use std::{collections::BTreeMap, ops::Range, time::Duration, time::Instant};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use testkit::Failure;
 
-use super::{
-    Bench,
-    calls::{Calls, FRESH_CONCERT, Measure},
-};
+use super::bench::Bench;
 use crate::{
-    Failure,
+    calls::{Calls, Measure},
     load::{self, Call, Miss, Percentiles},
 };
 
+/// The concert of the client alone, in an empty database.
+pub const CONCERT: &str = "BENCH-FRESH";
 const ADMISSION_LIMIT: Duration = Duration::from_secs(30);
-/// What the crowd left to be written and tidied is given so long before one client comes alone.
+/// Pause after the crowd, in which the server and the database write and tidy what the crowd left.
 const REST: Duration = Duration::from_secs(1);
 
-/// A write, made by one client alone.
+/// The figures of a write by one client alone.
 #[derive(Debug, Serialize)]
 pub struct IdleWrite {
     /// The operation.
     pub name: &'static str,
     /// Latencies of right answers in an empty database.
     pub fresh: Percentiles,
-    /// The same beside the rows of the crowd.
+    /// The same in a database with the rows of the crowd.
     pub loaded: Option<Percentiles>,
-    /// Wrong and failed answers.
+    /// Number of wrong or failed answers.
     pub errors: u64,
-    /// What they were.
+    /// These answers by reason.
     pub misses: BTreeMap<String, u64>,
 }
 
-/// Makes each write in a database where nothing else is.
+/// Makes each write in an empty database.
 pub async fn fresh(bench: &Bench<'_>, writes: &mut Vec<IdleWrite>) -> Result<(), Failure> {
     let (world, users) = (&bench.world, bench.plan.first_comers());
-    let calls = Calls::new(FRESH_CONCERT, world.users.clone(), bench.common.request_ids);
+    let calls = Calls::new(CONCERT, world.users.clone(), bench.common.request_ids);
     let none = Measure::default();
     let before = [
         ("OpenWallet", calls.open_wallet(&none)),
@@ -46,15 +51,15 @@ pub async fn fresh(bench: &Bench<'_>, writes: &mut Vec<IdleWrite>) -> Result<(),
     for (name, call) in before {
         writes.push(alone(bench, users.clone(), name, &call).await?);
     }
-    world.open_sale(FRESH_CONCERT).await?;
-    world.wait_until_admitted(FRESH_CONCERT, ADMISSION_LIMIT).await?;
+    world.open_sale(CONCERT).await?;
+    world.wait_until_admitted(CONCERT, ADMISSION_LIMIT).await?;
     for (name, call) in [("HoldSeats", calls.hold_own_seat(&none)), ("Pay", calls.pay(&none))] {
         writes.push(alone(bench, users.clone(), name, &call).await?);
     }
     Ok(())
 }
 
-/// Makes a write again, beside the rows of the crowd.
+/// Makes a write again, in a database with the rows of the crowd.
 pub async fn loaded(
     bench: &Bench<'_>,
     writes: &mut [IdleWrite],

@@ -3,58 +3,55 @@
 use std::fmt::Write;
 
 use serde::Serialize;
+use testkit::Engine;
 
-use super::{checks::Check, idle::IdleWrite, round::Figures, rush::Rush};
+use super::{idle::IdleWrite, round::Figures, rush::Rush};
 use crate::{
-    cli::{Common, Engine},
-    deployment::Complaints,
-    growth::GrowthReport,
-    naive::NaivePayments,
-    table::Table,
+    check::Check, cli::Common, deployment::Complaints, growth::GrowthReport, naive::NaivePayments, table::Table,
 };
 
-/// Everything that was measured.
+/// All figures.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Connections of the client.
     pub connections: u16,
-    /// Calls in flight on each.
+    /// Calls in flight on each connection.
     pub in_flight: u16,
-    /// Processors of the machine, which all share.
+    /// Processors of the machine. Client, server, database and echo share them.
     pub processors: usize,
-    /// Whether rounds were few and short.
+    /// Whether rounds were fewer and shorter.
     pub quick: bool,
-    /// By engine.
+    /// The figures by engine.
     pub engines: Vec<EngineReport>,
 }
 
-/// What was measured on one engine.
+/// The figures of one engine.
 #[derive(Debug, Serialize)]
 pub struct EngineReport {
-    /// Which.
+    /// The engine.
     pub engine: Engine,
-    /// Under full load.
+    /// Operations under full load.
     pub operations: Vec<Figures>,
-    /// One client alone.
+    /// Writes by one client alone.
     pub idle: Vec<IdleWrite>,
-    /// The database's own commit of one insert by one client, through the driver that the server uses.
+    /// Median time in which one client commits one insert, through the driver of the server.
     pub commit_p50_ms: f64,
-    /// Two thousand users within a second.
+    /// Two thousand users within one second.
     pub rush: Option<Rush>,
-    /// A payment of five statements per request, made by pgbench.
+    /// Payments of five statements each, by pgbench.
     pub naive_payments: Option<NaivePayments>,
-    /// What becomes of it when it grows; not measured in a quick run.
+    /// Growth; not measured in a quick run.
     pub growth: Option<GrowthReport>,
-    /// What has to hold.
+    /// Checks after the run.
     pub checks: Vec<Check>,
-    /// Warnings and errors in the server's log.
+    /// Number of warnings and errors in the server's log.
     pub server_complaints: u64,
     /// The first of them.
     pub first_complaints: Vec<String>,
 }
 
 impl Report {
-    /// An empty report.
+    /// Returns an empty report.
     pub fn new(common: &Common) -> Self {
         Self {
             connections: common.connections,
@@ -67,7 +64,7 @@ impl Report {
 }
 
 impl EngineReport {
-    /// An empty report.
+    /// Returns an empty report.
     pub fn new(engine: Engine) -> Self {
         Self {
             engine,
@@ -83,14 +80,14 @@ impl EngineReport {
         }
     }
 
-    /// Takes over what the server warned of.
+    /// Adds the warnings and errors in the server's log.
     pub fn complain(&mut self, complaints: &Complaints) {
         self.server_complaints = complaints.count;
         self.first_complaints.clone_from(&complaints.first);
     }
 }
 
-/// The report of one engine for people.
+/// Returns the report of one engine for people.
 pub fn text(report: &EngineReport) -> String {
     let mut text = format!("\n{}\n\n{}", report.engine.name(), operations(&report.operations));
     for figures in report.operations.iter().filter(|figures| figures.errors > 0) {
@@ -100,7 +97,7 @@ pub fn text(report: &EngineReport) -> String {
     if let Some(rush) = &report.rush {
         let _ = writeln!(
             text,
-            "{} users within a second on ListPerformances: {} errors, p50 {:.1} ms, p99 {:.1} ms (goal 100){}",
+            "{} users within one second on ListPerformances: {} errors, p50 {:.1} ms, p99 {:.1} ms (goal 100){}",
             rush.users,
             rush.errors,
             rush.latency.p50_ms,
@@ -120,13 +117,14 @@ pub fn text(report: &EngineReport) -> String {
         );
     }
     if report.naive_payments.is_none() && report.engine == Engine::Postgres {
-        text.push_str("naive payment: not measured, since there is no pgbench beside initdb\n");
+        text.push_str("naive payment: not measured, since pgbench is not installed next to initdb\n");
     }
     for check in &report.checks {
-        let _ = writeln!(text, "{} {}", if check.holds { "holds:" } else { "BROKEN:" }, check.what);
+        let _ = writeln!(text, "{}", check.line());
     }
     if report.server_complaints > 0 {
-        let _ = writeln!(text, "the server warned {} times, first of:", report.server_complaints);
+        let _ =
+            writeln!(text, "the server logged {} warnings and errors, the first ones are:", report.server_complaints);
         report.first_complaints.iter().for_each(|complaint| text.push_str(&format!("  {complaint}\n")));
     }
     text
@@ -171,7 +169,7 @@ fn operations(all: &[Figures]) -> String {
 
 fn idle(report: &EngineReport) -> String {
     let goal = 2.0 * report.commit_p50_ms + 1.0;
-    let titles = ["one client alone", "p50 ms, empty database", "p99 ms", "p50 ms, beside a crowd's rows", "p99 ms"];
+    let titles = ["one client alone", "p50 ms, empty database", "p99 ms", "p50 ms, with the crowd's rows", "p99 ms"];
     let mut table = Table::new(&[&titles[..], &["goal", "errors"]].concat());
     table.row(["a commit of the database", &format!("{:.2}", report.commit_p50_ms)]);
     for write in &report.idle {

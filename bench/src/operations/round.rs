@@ -1,21 +1,20 @@
-//! Echo, operation, echo, operation: ratios from neighbours in time, medians over the rounds, since machines are noisy.
+//! Measures an operation in turns with the echo. Machines are noisy: a ratio compares two rounds in sequence, and a figure is the
+//! median of all rounds.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use testkit::{Failure, Postgres, usage};
 
-use super::{
-    Bench,
-    calls::{Calls, Measure, Winners},
-    full_load,
-};
+use super::bench::Bench;
 use crate::{
-    Failure, echo,
-    load::{Call, Percentiles, Round, Supply},
-    scrape, usage,
+    calls::{Calls, Measure, Winners},
+    echo,
+    load::{Call, Percentiles, Round, Supply, median},
+    scrape,
 };
 
-/// Makes the call of a round from its number.
+/// Returns the call of a round by its number.
 type Rounds = Box<dyn Fn(&Calls, i32) -> Call + Send + Sync>;
 
 /// An operation to measure.
@@ -28,30 +27,30 @@ pub struct Spec {
     measure: Measure,
 }
 
-/// What was measured of an operation.
+/// The figures of an operation. Each is the median of the rounds, unless its comment says otherwise.
 #[derive(Debug, Serialize)]
 pub struct Figures {
     /// The operation.
     pub name: &'static str,
-    /// Right answers per second; the median of the rounds, as are all figures where nothing else is said.
+    /// Right answers per second.
     pub calls_per_second: f64,
-    /// The same of the echo with messages of the same size, in turns with the operation.
+    /// Right answers per second of the echo, with messages of the same size.
     pub echo_per_second: f64,
-    /// The operation's rate through the echo's before it.
+    /// The rate of the operation, divided by the rate of the echo before it.
     pub ratio: f64,
-    /// What the ratio should be.
+    /// The ratio that is the goal.
     pub goal: f64,
     /// Latencies of right answers.
     pub latency: Percentiles,
     /// Calls in all rounds.
     pub calls: u64,
-    /// Wrong, failed and missing answers in all rounds.
+    /// Wrong, failed or missing answers in all rounds.
     pub errors: u64,
-    /// What they were.
+    /// These answers by reason.
     pub misses: BTreeMap<String, u64>,
     /// CPU seconds of the server per 1,000 calls.
     pub server_cpu_per_1000: f64,
-    /// CPU seconds of PostgreSQL's connections per 1,000 calls, where it runs beside.
+    /// CPU seconds of PostgreSQL's connections per 1,000 calls, if the server is a throwaway one.
     pub database_cpu_per_1000: Option<f64>,
     /// Resident memory of the server after the last round.
     pub server_rss_bytes: u64,
@@ -59,13 +58,13 @@ pub struct Figures {
     pub message_bytes: (usize, usize),
     /// The operation's lane in the server.
     pub lane: &'static str,
-    /// Calls in one of its batches on average over all rounds; missing where the lane was not needed.
+    /// Mean number of calls in its batches, over all rounds. Missing if the lane had no batch.
     pub batch_size: Option<f64>,
-    /// The same of all lanes that had work.
+    /// The same for all lanes that had batches.
     pub batch_sizes: BTreeMap<String, f64>,
 }
 
-/// Figures of one round.
+/// The figures of one round.
 struct Measured {
     rate: f64,
     echo_rate: f64,
@@ -75,17 +74,17 @@ struct Measured {
 }
 
 impl Spec {
-    /// An operation that each user makes once.
+    /// Returns an operation that each user makes once.
     pub fn once(name: &'static str, lane: &'static str, goal: f64, call: Call, measure: Measure) -> Self {
         Self { name, lane, goal, is_repeatable: false, call: Box::new(move |_, _| call.clone()), measure }
     }
 
-    /// An operation that users may repeat.
+    /// Returns an operation that users may repeat.
     pub fn over(name: &'static str, lane: &'static str, goal: f64, call: Call, measure: Measure) -> Self {
         Self { is_repeatable: true, ..Self::once(name, lane, goal, call, measure) }
     }
 
-    /// An operation for which each round has a seat of its own that everybody wants.
+    /// Returns an operation in which all users of a round want the same seat. Each round has another seat.
     pub fn contested<F>(name: &'static str, lane: &'static str, goal: f64, measure: Measure, call: F) -> Self
     where
         F: Fn(&Calls, i32) -> Call + Send + Sync + 'static,
@@ -101,18 +100,18 @@ pub async fn interleave(bench: &Bench<'_>, spec: &Spec, winners: Option<&Winners
     let warm_up =
         if spec.is_repeatable { Supply::Over(plan.crowd(), plan.time / 2) } else { Supply::Once(0..plan.warm) };
     let mut sum = Sum::default();
-    let warmed = full_load(bench, &bench.world.channels, &warm_up, &(spec.call)(&bench.calls, 1)).await?;
+    let warmed = bench.full_load(&bench.world.channels, &warm_up, &(spec.call)(&bench.calls, 1)).await?;
     sum.misses_of(&warmed, winners);
     let sizes = spec.measure.sizes().ok_or_else(|| format!("{}: no call was answered", spec.name))?;
     let echo_call = echo::call(sizes.request, sizes.reply);
     let echo_supply = Supply::Over(0..1, plan.time);
-    full_load(bench, &bench.echo, &Supply::Over(0..1, plan.time / 2), &echo_call).await?;
+    bench.full_load(&bench.echo, &Supply::Over(0..1, plan.time / 2), &echo_call).await?;
     bench.progress.inc(1);
 
     let mut measured = Vec::with_capacity(plan.rounds);
     for number in 0..plan.rounds {
         bench.progress.set_message(format!("{}, round {} of {}", spec.name, number + 1, plan.rounds));
-        let echoed = full_load(bench, &bench.echo, &echo_supply, &echo_call).await?;
+        let echoed = bench.full_load(&bench.echo, &echo_supply, &echo_call).await?;
         if echoed.errors() > 0 {
             return Err(format!("the echo failed: {:?}", echoed.misses).into());
         }
@@ -124,7 +123,7 @@ pub async fn interleave(bench: &Bench<'_>, spec: &Spec, winners: Option<&Winners
         measured.push(one(bench, spec, number, &supply, &echoed, winners, &mut sum).await?);
         bench.progress.inc(1);
     }
-    let rss = usage::resident_bytes(bench.deployment.pid).unwrap_or_default();
+    let rss = bench.deployment.resident_bytes()?;
     Ok(sum.figures(spec, &measured, (sizes.request, sizes.reply), rss))
 }
 
@@ -138,13 +137,12 @@ async fn one(
     sum: &mut Sum,
 ) -> Result<Measured, Failure> {
     let call = (spec.call)(&bench.calls, number as i32 + 2);
-    let postmaster = bench.postgres.and_then(|postgres| postgres.postmaster);
-    let server_cpu = || usage::cpu_seconds(bench.deployment.pid).ok_or("the server is gone");
+    let postmaster = bench.postgres.and_then(Postgres::postmaster);
     let database_cpu = || postmaster.and_then(usage::children_cpu_seconds);
     let lanes = scrape::lanes(bench.deployment.metrics).await?;
-    let (server_before, database_before) = (server_cpu()?, database_cpu());
-    let round = full_load(bench, &bench.world.channels, supply, &call).await?;
-    let (server_after, database_after) = (server_cpu()?, database_cpu());
+    let (server_before, database_before) = (bench.deployment.cpu_seconds()?, database_cpu());
+    let round = bench.full_load(&bench.world.channels, supply, &call).await?;
+    let (server_after, database_after) = (bench.deployment.cpu_seconds()?, database_cpu());
     let added = scrape::added(&lanes, &scrape::lanes(bench.deployment.metrics).await?);
 
     sum.misses_of(&round, winners);
@@ -159,7 +157,7 @@ async fn one(
     })
 }
 
-/// What is added up over the rounds.
+/// Sums over the rounds.
 #[derive(Default)]
 struct Sum {
     calls: u64,
@@ -168,7 +166,7 @@ struct Sum {
 }
 
 impl Sum {
-    /// Counts wrong answers, also those of the warm-up. Of a contested seat there has to be one winner.
+    /// Counts wrong answers, also those of the warm-up. A contested seat must have one winner.
     fn misses_of(&mut self, round: &Round, winners: Option<&Winners>) {
         for (reason, count) in &round.misses {
             *self.misses.entry(reason.clone()).or_default() += count;
@@ -176,7 +174,7 @@ impl Sum {
         if let Some(count) = winners.map(|winners| winners.take().len())
             && count != 1
         {
-            *self.misses.entry(format!("wrong: {count} got the one seat")).or_default() += 1;
+            *self.misses.entry(format!("wrong: {count} users got the one seat")).or_default() += 1;
         }
     }
 
@@ -216,26 +214,5 @@ impl Sum {
             batch_size: batch_sizes.get(spec.lane).copied(),
             batch_sizes,
         }
-    }
-}
-
-/// The middle one; of an even number the mean of the middle two.
-pub fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_unstable_by(f64::total_cmp);
-    match (figures.len(), figures.len() / 2) {
-        (0, _) => f64::NAN,
-        (count, middle) if count % 2 == 1 => figures[middle],
-        (_, middle) => f64::midpoint(figures[middle - 1], figures[middle]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_bad_round_does_not_move_the_median() {
-        assert!((median(vec![3.0, 900.0, 1.0]) - 3.0).abs() < 1e-9);
-        assert!((median(vec![4.0, 2.0]) - 3.0).abs() < 1e-9);
     }
 }

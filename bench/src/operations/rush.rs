@@ -1,4 +1,4 @@
-//! Two thousand users within one second: an open loop, in which nobody waits for anybody.
+//! Two thousand users within one second. This is an open loop: no user waits for the answer of another.
 
 use std::{
     collections::BTreeMap,
@@ -8,10 +8,10 @@ use std::{
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use testkit::Failure;
 use tokio::task::JoinSet;
 
 use crate::{
-    Failure,
     load::{self, Call, Miss, Percentiles},
     world::World,
 };
@@ -20,16 +20,16 @@ const USERS: u32 = 2_000;
 const WITHIN: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What came of the rush.
+/// The figures of the rush.
 #[derive(Debug, Serialize)]
 pub struct Rush {
-    /// How many users came within the second.
+    /// Users that came within the second.
     pub users: u32,
-    /// From the instant at which each was due.
+    /// Latencies, from the instant at which each call was due.
     pub latency: Percentiles,
-    /// Wrong, failed and missing answers.
+    /// Wrong, failed or missing answers.
     pub errors: u64,
-    /// What they were.
+    /// These answers by reason.
     pub misses: BTreeMap<String, u64>,
 }
 

@@ -13,54 +13,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::rpc::proto;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::Rng;
+use testkit::{Engine, Failure, Postgres, usage, wallet};
 use tokio::task::JoinSet;
 
 use crate::{
-    Failure,
-    cli::{Common, Engine, EngineChoice, Sale},
+    cli::{Common, EngineChoice, Sale},
     deployment::Deployment,
     load::{Call, Miss},
-    postgres::Postgres,
-    usage,
     world::{self, CHARGE, World},
 };
 use report::{CpuSeconds, SaleReport};
 use sampler::Sampler;
 use tally::Tally;
-use visitor::{Habits, Visit, Visitor};
+use visitor::{Habits, Stage, Visit, Visitor};
 
-/// What all visitors know of the sale.
-pub struct Stage {
-    /// The concert.
-    pub concert_code: String,
-    /// How visitors behave.
-    pub habits: Habits,
-    /// What is counted.
-    pub tally: Tally,
-}
-
-/// Plays the sale on each chosen engine, or against the deployment that is named.
+/// Plays the sale on each chosen engine, or on the deployment that the options name.
 pub async fn run(common: &Common, options: &Sale) -> Result<(), Failure> {
     let mut reports = Vec::new();
     if let (Some(target), Some(admin)) = (&options.target, &options.admin) {
         reports.push(play(common, options, target, admin, &options.plot, target.clone()).await?);
     } else {
-        let engines = common.engine.unwrap_or(EngineChoice::Sqlite).engines();
-        let postgres = match engines.contains(&Engine::Postgres) {
-            true => Some(Postgres::start(common.postgres_url.as_deref()).await?),
-            false => None,
-        };
+        let engines = common.engines(EngineChoice::Sqlite);
+        let postgres = common.postgres(engines).await?;
         for engine in engines {
-            let deployment = Deployment::start(*engine, postgres.as_ref(), &[]).await?;
-            let (address, admin) = (deployment.address.to_string(), deployment.admin.to_string());
+            let postgres = postgres.as_ref().filter(|_| *engine == Engine::Postgres);
+            let deployment = Deployment::start(*engine, postgres, &[]).await?;
+            let (address, admin) = (deployment.address().to_string(), deployment.admin_address().to_string());
             let plot = if engines.len() > 1 { plot_of(&options.plot, *engine) } else { options.plot.clone() };
-            let postmaster = postgres.as_ref().and_then(|postgres| postgres.postmaster);
-            let before = cpu(deployment.pid, postmaster);
+            let postmaster = postgres.and_then(Postgres::postmaster);
+            let before = cpu(deployment.pid(), postmaster);
             let mut report = play(common, options, &address, &admin, &plot, engine.name().to_owned()).await?;
-            report.spend(cpu(deployment.pid, postmaster).zip(before).map(|(after, before)| spent(before, after)));
+            report.spend(cpu(deployment.pid(), postmaster).zip(before).map(|(after, before)| spent(before, after)));
             report.complain(&deployment.complaints());
             reports.push(report);
         }
@@ -80,7 +65,7 @@ pub async fn run(common: &Common, options: &Sale) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What was used so far, the preparation included.
+/// Returns the CPU time so far.
 fn cpu(server: u32, postmaster: Option<u32>) -> Option<CpuSeconds> {
     Some(CpuSeconds {
         server: usage::cpu_seconds(server)?,
@@ -97,7 +82,7 @@ fn spent(before: CpuSeconds, after: CpuSeconds) -> CpuSeconds {
     }
 }
 
-/// `sale.svg` becomes `sale-sqlite.svg`.
+/// Returns a file of its own for each engine: `sale.svg` becomes `sale-sqlite.svg`.
 fn plot_of(plot: &Path, engine: Engine) -> PathBuf {
     let stem = plot.file_stem().unwrap_or_default().to_string_lossy();
     plot.with_file_name(format!("{stem}-{}.svg", engine.name().to_lowercase()))
@@ -126,7 +111,7 @@ async fn play(
     };
     let stage = Arc::new(stage);
 
-    let sampler = Sampler::start(world.admin(), concert_code.clone(), progress.clone());
+    let sampler = Sampler::start(world.admin.clone(), concert_code.clone(), progress.clone());
     world.open_sale(&concert_code).await?;
     let started = Instant::now();
     let visits = visit(&world, &stage, options, started).await;
@@ -138,27 +123,27 @@ async fn play(
     Ok(SaleReport { plot: plot.display().to_string(), ..report })
 }
 
-/// Lets everybody come, and waits until all have gone or time is up.
+/// Lets all users come, and waits until all are gone or the time limit is reached.
 async fn visit(world: &World, stage: &Arc<Stage>, options: &Sale, started: Instant) -> Vec<Visit> {
     let mut visitors = JoinSet::new();
     for index in 0..world.users.len() {
         let due = started + options.arrive.mul_f64(rand::rng().random());
         let channel = world.channels[index % world.channels.len()].clone();
-        let visitor = Visitor::new(world.users.clone(), index, channel, stage.clone());
+        let visitor = Visitor::new(&world.users[index].id, channel, stage.clone());
         visitors.spawn(visitor.visit(due));
     }
     let mut visits = Vec::with_capacity(world.users.len());
     let deadline = started + options.limit;
     while let Ok(Some(visit)) = tokio::time::timeout_at(deadline.into(), visitors.join_next()).await {
-        // Whoever is missing at the end is counted as not done.
+        // Users that are missing at the end are counted as not done.
         visits.extend(visit);
     }
     visits
 }
 
-/// Sets the concert up, and gives everybody a wallet with money in it.
+/// Sets up the concert, and gives each user a wallet with money.
 async fn set_up(world: &World, seats: u32, hall: u32) -> Result<String, Failure> {
-    // A deployment that is running may have had sales before.
+    // A given deployment may have had sales before.
     let number: u32 = rand::random();
     let (concert_code, venue) = (format!("SALE-{number:08X}"), format!("sale-{number:08x}"));
     world.create_concert(&concert_code).await?;
@@ -174,30 +159,26 @@ async fn set_up(world: &World, seats: u32, hall: u32) -> Result<String, Failure>
         world.create_venue(&small, rest).await?;
         world.add_performance(&concert_code, &date(whole), &small).await?;
     }
-    let everybody = 0..world.users.len();
-    world.for_users(everybody.clone(), "OpenWallet", &world.open_wallet()).await?;
-    world.for_users(everybody, "ChargeWallet", &charge(world)).await?;
+    let all = 0..world.users.len();
+    world.for_users(all.clone(), "OpenWallet", &world.open_wallet()).await?;
+    world.for_users(all, "ChargeWallet", &charge(world)).await?;
     Ok(concert_code)
 }
 
-/// A date of its own for each day, 28 in each month.
+/// Returns a date of its own for each day. Each month has 28 days.
 fn date(day: u32) -> String {
     format!("{:04}-{:02}-{:02}", 2034 + day / 336, day / 28 % 12 + 1, day % 28 + 1)
 }
 
 fn charge(world: &World) -> Call {
     let users = world.users.clone();
-    // The same ids when it has to be repeated.
+    // A retry uses the same id.
     let request_ids: Arc<Vec<String>> = Arc::new(users.iter().map(|_| world::request_id()).collect());
     Call::new(move |channel, index| {
-        let request = proto::ChargeWalletRequest {
-            user_id: users[index].id.clone(),
-            amount: CHARGE,
-            request_id: request_ids[index].clone(),
-        };
+        let (user, request_ids) = (users[index].clone(), request_ids.clone());
         async move {
-            let answer = world::wallets(channel).charge_wallet(request).await?;
-            if answer.get_ref().balance == CHARGE { Ok(()) } else { Err(Miss::wrong("another balance")) }
+            let charged = wallet::charge(&channel, &user.id, CHARGE, &request_ids[index]).await?;
+            if charged.balance == CHARGE { Ok(()) } else { Err(Miss::wrong("another balance")) }
         }
     })
 }

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use plotters::prelude::*;
+use testkit::Failure;
 
 use super::{report::SaleReport, sampler::Sample};
-use crate::Failure;
 
 const SIZE: (u32, u32) = (960, 540);
 
-/// Draws who waits and who is active, and which seats are held and sold.
+/// Draws the numbers of waiting and active users, and of held and sold seats.
 pub fn draw(file: &Path, samples: &[Sample], report: &SaleReport) -> Result<(), Failure> {
     type Count = fn(&Sample) -> f64;
     let series: [(&str, RGBColor, Count); 4] = [
@@ -22,7 +22,7 @@ pub fn draw(file: &Path, samples: &[Sample], report: &SaleReport) -> Result<(), 
     let counts = samples.iter().flat_map(|sample| series.iter().map(move |(_, _, count)| count(sample)));
     let top = counts.fold(1.0, f64::max) * 1.05;
 
-    // Drawn in memory first: a file is there only when it is whole.
+    // The drawing is made in memory: so the file is never half written.
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();

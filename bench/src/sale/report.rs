@@ -1,4 +1,4 @@
-//! What a person wants to know after a sale.
+//! The report of a sale.
 
 use std::{collections::BTreeMap, fmt::Write, time::Instant};
 
@@ -11,32 +11,38 @@ use super::{
     tally::{Payment, Tally},
     visitor::{Outcome, Visit},
 };
-use crate::{cli::Sale, deployment::Complaints, load, load::Percentiles, operations::Check, table::Table};
+use crate::{
+    check::Check,
+    cli::Sale,
+    deployment::Complaints,
+    load::{self, Percentiles},
+    table::Table,
+};
 
 /// A sale in figures.
 #[derive(Debug, Serialize)]
 pub struct SaleReport {
     /// The engine, or the deployment's address.
     pub place: String,
-    /// How many users came.
+    /// Number of users.
     pub users: u32,
-    /// Within how many seconds.
+    /// Seconds within which all users arrived.
     pub arrive_seconds: f64,
-    /// Whether they watched their place instead of asking for it.
+    /// Whether users watched their position instead of polling it.
     pub watch: bool,
-    /// How many seats there were.
+    /// Number of seats.
     pub seats: u32,
-    /// How many were sold.
+    /// Number of sold seats.
     pub sold: u64,
-    /// Seconds from the opening until the last seat was sold; missing if some were not.
+    /// Seconds from the opening until the last seat was sold. Missing if a seat was not sold.
     pub sold_out_seconds: Option<f64>,
     /// Seats sold per second, from the opening to the last payment.
     pub tickets_per_second: f64,
-    /// The same in the best second.
+    /// Seats sold in the best second.
     pub peak_tickets_per_second: u64,
-    /// How visits ended.
+    /// Visits by their ends.
     pub outcomes: Outcomes,
-    /// Users whose first choice of seats was gone.
+    /// Users that had to choose other seats.
     pub chose_again: u64,
     /// Seconds from arrival to admission.
     pub waited: Spread,
@@ -46,23 +52,23 @@ pub struct SaleReport {
     pub calls: BTreeMap<&'static str, Calls>,
     /// Calls per second over the whole sale.
     pub calls_per_second: f64,
-    /// Refused calls by reason.
+    /// Number of refused calls by reason.
     pub refused: BTreeMap<String, u64>,
-    /// Calls that were made again.
+    /// Number of retries.
     pub retried: u64,
-    /// Where the CPU's time went, if the deployment is our own.
+    /// CPU time, if the benchmark started the deployment.
     pub cpu: Option<CpuSeconds>,
-    /// What has to hold.
+    /// Checks after the sale.
     pub checks: Vec<Check>,
-    /// Warnings and errors in the server's log.
+    /// The first warnings and errors in the server's log.
     pub server_complaints: Vec<String>,
-    /// Where the sale is drawn.
+    /// The file of the drawing.
     pub plot: String,
     /// The sale over time.
     pub samples: Vec<Point>,
 }
 
-/// How many visits ended how.
+/// Number of visits by their ends.
 #[derive(Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "as in visitor.rs")]
 pub struct Outcomes {
@@ -74,18 +80,18 @@ pub struct Outcomes {
     pub not_done: u64,
 }
 
-/// CPU seconds of a sale, with its preparation.
+/// CPU seconds of a sale and its preparation.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct CpuSeconds {
     /// Of the server.
     pub server: f64,
-    /// Of PostgreSQL's connections, where it runs beside.
+    /// Of PostgreSQL's connections, if the server is a throwaway one.
     pub database: Option<f64>,
-    /// Of the visitors, who are all in this process.
+    /// Of the visitors, which all run in this process.
     pub visitors: f64,
 }
 
-/// Spread of a time in seconds.
+/// Percentiles of a time in seconds.
 #[derive(Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "percentiles")]
 pub struct Spread {
@@ -98,9 +104,9 @@ pub struct Spread {
 /// Calls of one name.
 #[derive(Debug, Serialize)]
 pub struct Calls {
-    /// How many.
+    /// Number of calls.
     pub count: u64,
-    /// Their latencies, answered rightly or not.
+    /// Latencies of all answers, right or not.
     pub latency: Percentiles,
 }
 
@@ -116,8 +122,8 @@ pub struct Point {
 }
 
 impl SaleReport {
-    /// Counts up a sale that was opened at `opened`.
-    #[allow(clippy::too_many_arguments, reason = "all that is known of a sale, put together once")]
+    /// Returns the report of a sale that was opened at `opened`.
+    #[allow(clippy::too_many_arguments, reason = "it is called once, with all data of a sale")]
     pub fn new(
         place: String,
         options: &Sale,
@@ -163,24 +169,24 @@ impl SaleReport {
         }
     }
 
-    /// Takes over what the server warned of.
+    /// Adds the warnings and errors in the server's log.
     pub fn complain(&mut self, complaints: &Complaints) {
         self.server_complaints.clone_from(&complaints.first);
     }
 
-    /// Takes over where the CPU's time went.
+    /// Adds the CPU time.
     pub fn spend(&mut self, cpu: Option<CpuSeconds>) {
         self.cpu = cpu;
     }
 
-    /// The sale in one line.
+    /// Returns the sale in one line.
     pub fn title(&self) -> String {
         let Self { users, arrive_seconds, seats, place, watch, .. } = self;
         let way = if *watch { "watching" } else { "polling" };
         format!("{users} users within {arrive_seconds:.0} s for {seats} seats on {place}, {way}")
     }
 
-    /// The report for people.
+    /// Returns the report for people.
     pub fn text(&self) -> String {
         let sold_out = match self.sold_out_seconds {
             Some(seconds) => format!("{seconds:.1} s"),
@@ -206,7 +212,7 @@ impl SaleReport {
         line("calls per second", format!("{:.0}", self.calls_per_second));
         let refused: Vec<String> = self.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         line("refused calls", if refused.is_empty() { "none".to_owned() } else { refused.join(", ") });
-        line("calls made again", self.retried.to_string());
+        line("retries", self.retried.to_string());
         if let Some(cpu) = &self.cpu {
             let CpuSeconds { server, visitors, .. } = cpu;
             let database = cpu.database.map(|database| format!(", database {database:.1}")).unwrap_or_default();
@@ -215,10 +221,10 @@ impl SaleReport {
         line("drawn in", self.plot.clone());
         let _ = writeln!(text, "\n{}", self.calls_table());
         for check in &self.checks {
-            let _ = writeln!(text, "{} {}", if check.holds { "holds:" } else { "BROKEN:" }, check.what);
+            let _ = writeln!(text, "{}", check.line());
         }
         for complaint in &self.server_complaints {
-            let _ = writeln!(text, "the server warned: {complaint}");
+            let _ = writeln!(text, "the server logged: {complaint}");
         }
         text
     }
@@ -284,7 +290,7 @@ impl Point {
     }
 }
 
-/// Seats sold in the best second.
+/// Returns the seats sold in the best second.
 fn peak(payments: &[Payment], opened: Instant) -> u64 {
     let mut by_second = BTreeMap::<u64, u64>::new();
     for payment in payments {
@@ -297,12 +303,14 @@ fn checks(payments: &[Payment], stats: &SaleStats, seats: u32) -> Vec<Check> {
     let paid: u64 = payments.iter().map(|payment| payment.seats).sum();
     let money: i64 = payments.iter().map(|payment| payment.price).sum();
     let (sold, unsold) = (stats.sold_seat_count, stats.unsold_seat_count);
-    let check = |what: String, holds: bool| Check { what, holds };
     vec![
-        check(format!("{sold} seats sold, {paid} paid for"), sold as u64 == paid),
-        check(format!("{sold} sold and {unsold} unsold are {seats} seats"), (sold + unsold) as u64 == u64::from(seats)),
-        check(format!("revenue {}, payments {money}", stats.revenue), stats.revenue == money),
-        check(
+        Check::new(format!("{sold} seats sold, {paid} paid for"), sold as u64 == paid),
+        Check::new(
+            format!("{sold} sold and {unsold} unsold are {seats} seats"),
+            (sold + unsold) as u64 == u64::from(seats),
+        ),
+        Check::new(format!("revenue {}, payments {money}", stats.revenue), stats.revenue == money),
+        Check::new(
             format!("{} tokens completed, {} payments", stats.completed_count, payments.len()),
             stats.completed_count as usize == payments.len(),
         ),

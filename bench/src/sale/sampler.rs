@@ -1,17 +1,18 @@
-//! Looks at the sale a few times a second while it runs.
+//! Reads the counts of the sale five times per second while it runs.
 
 use std::time::{Duration, Instant};
 
-use boxoffice::rpc::proto::{SaleStats, admin_service_client::AdminServiceClient};
+use boxoffice::rpc::proto::SaleStats;
 use indicatif::ProgressBar;
+use testkit::Failure;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::transport::Channel;
 
-use crate::{Failure, world};
+use crate::world;
 
 const EVERY: Duration = Duration::from_millis(200);
 
-/// What the sale had come to at some time.
+/// The counts of the sale at one time.
 #[derive(Debug, Clone)]
 pub struct Sample {
     /// Seconds since the sale was opened.
@@ -20,39 +21,39 @@ pub struct Sample {
     pub stats: SaleStats,
 }
 
-/// A sampler at work.
+/// A task that reads the counts.
 pub struct Sampler {
     stop: oneshot::Sender<()>,
     work: JoinHandle<Result<Vec<(Instant, SaleStats)>, Failure>>,
 }
 
 impl Sampler {
-    /// Starts to look, and shows what it sees.
-    pub fn start(admin: AdminServiceClient<Channel>, concert_code: String, progress: ProgressBar) -> Self {
+    /// Starts to read, and shows the counts in the progress bar.
+    pub fn start(admin: Channel, concert_code: String, progress: ProgressBar) -> Self {
         let (stop, stopped) = oneshot::channel();
-        Self { stop, work: tokio::spawn(look(admin, concert_code, progress, stopped)) }
+        Self { stop, work: tokio::spawn(sample(admin, concert_code, progress, stopped)) }
     }
 
-    /// Looks once more, and returns all that was seen since the sale was opened.
+    /// Reads once more, and returns all samples with their time since the sale was opened.
     pub async fn stop(self, opened: Instant) -> Result<Vec<Sample>, Failure> {
-        // It fails only if the sampler has failed before, which the next line tells.
+        // It fails only if the task has ended with an error, which the next line returns.
         let _ = self.stop.send(());
-        let seen = self.work.await??;
+        let samples = self.work.await??;
         let sample = |(at, stats): (Instant, SaleStats)| Sample {
             seconds: at.saturating_duration_since(opened).as_secs_f64(),
             stats,
         };
-        Ok(seen.into_iter().map(sample).collect())
+        Ok(samples.into_iter().map(sample).collect())
     }
 }
 
-async fn look(
-    admin: AdminServiceClient<Channel>,
+async fn sample(
+    admin: Channel,
     concert_code: String,
     progress: ProgressBar,
     mut stopped: oneshot::Receiver<()>,
 ) -> Result<Vec<(Instant, SaleStats)>, Failure> {
-    let mut seen = Vec::new();
+    let mut samples = Vec::new();
     loop {
         let is_last = tokio::select! {
             biased;
@@ -65,9 +66,9 @@ async fn look(
             "({} waiting, {} active, {} held)",
             stats.waiting_count, stats.active_count, stats.held_seat_count
         ));
-        seen.push((Instant::now(), stats));
+        samples.push((Instant::now(), stats));
         if is_last {
-            return Ok(seen);
+            return Ok(samples);
         }
     }
 }

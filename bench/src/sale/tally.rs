@@ -1,4 +1,4 @@
-//! What is counted over all visitors: calls, refusals, retries, payments.
+//! Counts over all visitors: calls, refusals, retries, payments.
 
 use std::{
     collections::BTreeMap,
@@ -20,19 +20,19 @@ pub struct Tally {
     payments: Mutex<Vec<Payment>>,
 }
 
-/// Seats that were paid for.
+/// A payment.
 #[derive(Debug, Clone, Copy)]
 pub struct Payment {
-    /// When the answer came.
+    /// When its answer arrived.
     pub at: Instant,
-    /// How many seats.
+    /// Number of seats.
     pub seats: u64,
-    /// What they cost.
+    /// Price of the seats together.
     pub price: i64,
 }
 
 impl Tally {
-    /// Counts an answer to a call, whatever it was.
+    /// Counts an answer to a call, right or not.
     pub fn call(&self, name: &'static str, latency: Duration) {
         let mut calls = lock(&self.calls);
         if let Some(latencies) = calls.get_mut(name) {
@@ -48,7 +48,7 @@ impl Tally {
         *lock(&self.refused).entry(reason).or_default() += 1;
     }
 
-    /// Counts a call that is made again.
+    /// Counts a retry.
     pub fn retry(&self) {
         self.retried.fetch_add(1, Ordering::Relaxed);
     }
@@ -58,22 +58,22 @@ impl Tally {
         lock(&self.payments).push(payment);
     }
 
-    /// The latencies of each call in microseconds.
+    /// Returns the latencies of each call in microseconds.
     pub fn calls(&self) -> BTreeMap<&'static str, Histogram<u64>> {
         lock(&self.calls).clone()
     }
 
-    /// How often calls were refused, by reason.
+    /// Returns how many calls were refused, by reason.
     pub fn refused(&self) -> BTreeMap<String, u64> {
         lock(&self.refused).clone()
     }
 
-    /// How many calls were made again.
+    /// Returns how many retries there were.
     pub fn retried(&self) -> u64 {
         self.retried.load(Ordering::Relaxed)
     }
 
-    /// All payments in the order of their answers.
+    /// Returns all payments in the order of their answers.
     pub fn payments(&self) -> Vec<Payment> {
         let mut payments = lock(&self.payments).clone();
         payments.sort_unstable_by_key(|payment| payment.at);

@@ -5,49 +5,57 @@ use std::{
     time::{Duration, Instant},
 };
 
-use boxoffice::rpc::proto::{self, QueueState, concert_service_client::ConcertServiceClient};
+use boxoffice::rpc::proto::{self, QueueState};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tonic::{Code, Response, Status, transport::Channel};
+use testkit::Caller;
+use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
-use super::{Stage, tally::Payment};
-use crate::{
-    load,
-    world::{self, User},
-};
+use super::tally::{Payment, Tally};
+use crate::{load, world};
 
-/// So many of all users change their mind.
+/// The share of users that change their mind.
 const FICKLE: f64 = 0.03;
-/// A call that the server cannot take on is made again so often.
+/// Maximum number of attempts of a call that the server refuses for lack of capacity.
 const TRIES: u32 = 30;
-/// When to ask again if the answer does not say.
+/// The delay before a retry or a poll, if the answer names none.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The sale as all visitors share it.
+pub struct Stage {
+    /// The concert.
+    pub concert_code: String,
+    /// How visitors behave.
+    pub habits: Habits,
+    /// The counts.
+    pub tally: Tally,
+}
 
 /// How visitors behave.
 #[derive(Debug, Clone, Copy)]
 pub struct Habits {
     /// How long they think before a step, on average.
     pub think: Duration,
-    /// Whether they watch their place instead of asking for it.
+    /// Whether they watch their position instead of polling it.
     pub watch: bool,
 }
 
 /// How a visit ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// With seats.
+    /// The user paid for seats.
     Bought,
-    /// By leaving the queue.
+    /// The user left the queue.
     Left,
-    /// By leaving held seats unpaid.
+    /// The user left without paying for held seats.
     WalkedAway,
-    /// When everything was sold.
+    /// Everything was sold.
     TooLate,
-    /// By a failure.
+    /// A call failed.
     Failed,
 }
 
-/// What came of a visit.
+/// The result of a visit.
 #[derive(Debug, Clone, Copy)]
 pub struct Visit {
     /// How it ended.
@@ -56,15 +64,13 @@ pub struct Visit {
     pub waited: Option<Duration>,
     /// From admission to payment.
     pub shopped: Option<Duration>,
-    /// Whether the seats chosen first were gone.
+    /// Whether the first choice of seats was gone.
     pub chose_again: bool,
 }
 
-/// A user on the way.
+/// A user on a visit.
 pub struct Visitor {
-    users: Arc<Vec<Arc<User>>>,
-    index: usize,
-    channel: Channel,
+    caller: Caller,
     stage: Arc<Stage>,
     rng: StdRng,
     is_fickle: bool,
@@ -72,20 +78,21 @@ pub struct Visitor {
 }
 
 impl Visitor {
-    /// A user who will call over `channel`.
-    pub fn new(users: Arc<Vec<Arc<User>>>, index: usize, channel: Channel, stage: Arc<Stage>) -> Self {
+    /// Returns a user that calls over `channel`.
+    pub fn new(user_id: &str, channel: Channel, stage: Arc<Stage>) -> Self {
         let mut rng = StdRng::from_rng(&mut rand::rng());
         let is_fickle = rng.random_bool(FICKLE);
         let visit = Visit { outcome: Outcome::Failed, waited: None, shopped: None, chose_again: false };
-        Self { users, index, channel, stage, rng, is_fickle, visit }
+        let caller = Caller::new(channel, &stage.concert_code, user_id);
+        Self { caller, stage, rng, is_fickle, visit }
     }
 
-    /// Comes when due.
+    /// Arrives at `due`, and stays until the end of the visit.
     pub async fn visit(mut self, due: Instant) -> Visit {
         tokio::time::sleep_until(due.into()).await;
         self.visit.outcome = match self.walk(due).await {
             Ok(outcome) => outcome,
-            // The admission ran out over the search for seats.
+            // The admission expired while the user looked for seats.
             Err(status) if load::reason(&status) == "TOKEN_EXPIRED" => Outcome::TooLate,
             Err(_) => Outcome::Failed,
         };
@@ -93,7 +100,8 @@ impl Visitor {
     }
 
     async fn walk(&mut self, due: Instant) -> Result<Outcome, Status> {
-        self.issue_token().await?;
+        let issued = self.patiently("IssueToken", || self.caller.issue()).await?;
+        (self.caller.token, self.caller.queue_number) = (issued.token, issued.queue_number);
         let ended = if self.stage.habits.watch { self.watch().await? } else { self.poll().await? };
         if let Some(outcome) = ended {
             return Ok(outcome);
@@ -111,26 +119,23 @@ impl Visitor {
         Ok(Outcome::Bought)
     }
 
-    fn user(&self) -> &User {
-        &self.users[self.index]
-    }
-
     async fn think(&mut self) {
         let span = self.stage.habits.think.mul_f64(2.0 * self.rng.random::<f64>());
         tokio::time::sleep(span).await;
     }
 
-    /// Makes a call again while the server cannot take it on, as late as it says. Every refusal is counted.
+    /// Makes a call. While the server refuses it for lack of capacity, it is retried after the delay that the server names.
+    /// Every refusal is counted.
     async fn patiently<T, A>(&self, name: &'static str, call: impl Fn() -> A) -> Result<T, Status>
     where
-        A: Future<Output = Result<Response<T>, Status>>,
+        A: Future<Output = Result<T, Status>>,
     {
         for attempt in 1.. {
             let started = Instant::now();
             let answer = call().await;
             self.stage.tally.call(name, started.elapsed());
             let status = match answer {
-                Ok(answer) => return Ok(answer.into_inner()),
+                Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
             self.stage.tally.refuse(load::reason(&status));
@@ -144,28 +149,11 @@ impl Visitor {
         Err(Status::internal("no attempt was made"))
     }
 
-    async fn issue_token(&self) -> Result<(), Status> {
-        let (concert_code, user_id) = (self.stage.concert_code.clone(), self.user().id.clone());
-        let request = proto::IssueTokenRequest { concert_code, user_id };
-        let call = || {
-            let (request, mut queue) = (request.clone(), world::queue(self.channel.clone()));
-            async move { queue.issue_token(request).await }
-        };
-        let answer = self.patiently("IssueToken", call).await?;
-        self.user().keep_token(answer.token.as_ref()).map_err(|miss| Status::internal(miss.0))
-    }
-
     async fn position(&self) -> Result<proto::QueuePosition, Status> {
-        let (concert_code, user_id) = (self.stage.concert_code.clone(), self.user().id.clone());
-        let request = proto::GetPositionRequest { concert_code, user_id };
-        let call = || {
-            let (request, channel) = (self.user().request(request.clone()), self.channel.clone());
-            async move { world::queue(channel).get_position(request).await }
-        };
-        Ok(self.patiently("GetPosition", call).await?.position.unwrap_or_default())
+        self.patiently("GetPosition", || self.caller.position()).await
     }
 
-    /// Asks as late as told; `None` once admitted.
+    /// Polls the position as often as the answers say. Returns `None` once the user is admitted.
     async fn poll(&mut self) -> Result<Option<Outcome>, Status> {
         let mut patience = self.rng.random_range(2..5);
         loop {
@@ -183,18 +171,12 @@ impl Visitor {
         }
     }
 
-    /// Waits to be told; `None` once admitted.
+    /// Watches the position. Returns `None` once the user is admitted.
     async fn watch(&mut self) -> Result<Option<Outcome>, Status> {
-        let (concert_code, user_id) = (self.stage.concert_code.clone(), self.user().id.clone());
-        let request = proto::WatchPositionRequest { concert_code, user_id };
         let mut patience = self.rng.random_range(2..5);
         loop {
-            let open = || {
-                let (request, channel) = (self.user().request(request.clone()), self.channel.clone());
-                async move { world::queue(channel).watch_position(request).await }
-            };
-            let mut positions = self.patiently("WatchPosition", open).await?;
-            // A stream that breaks is opened again.
+            let mut positions = self.patiently("WatchPosition", || self.caller.watch()).await?;
+            // A broken stream is opened again.
             while let Ok(Some(message)) = positions.message().await {
                 let position = message.position.unwrap_or_default();
                 if let Some(decided) = decide(&position) {
@@ -212,22 +194,16 @@ impl Visitor {
     }
 
     async fn leave(&self) -> Result<(), Status> {
-        let (concert_code, user_id) = (self.stage.concert_code.clone(), self.user().id.clone());
-        let request = proto::LeaveQueueRequest { concert_code, user_id };
-        let call = || {
-            let (request, channel) = (self.user().request(request.clone()), self.channel.clone());
-            async move { world::queue(channel).leave_queue(request).await }
-        };
-        self.patiently("LeaveQueue", call).await.map(drop)
+        self.patiently("LeaveQueue", || self.caller.leave()).await
     }
 
-    /// Looks for seats until some are held; `None` once all are sold.
+    /// Looks for seats until some are held. Returns `None` once all seats are sold.
     async fn choose(&mut self) -> Result<Option<proto::Reservation>, Status> {
         let wanted = self.rng.random_range(1..=2);
         loop {
             self.think().await;
             let Some(date) = self.choose_date().await? else {
-                // What others hold may come free again.
+                // Seats that other users hold may become free again.
                 if self.position().await?.unsold_seat_count == 0 {
                     return Ok(None);
                 }
@@ -237,7 +213,8 @@ impl Visitor {
             if seats.is_empty() {
                 continue;
             }
-            match self.hold(&date, seats).await {
+            let request_id = world::request_id();
+            match self.patiently("HoldSeats", || self.caller.hold_as(&date, &seats, &request_id)).await {
                 Ok(reservation) => return Ok(Some(reservation)),
                 Err(status) if matches!(load::reason(&status).as_str(), "SEAT_HELD" | "SEAT_SOLD") => {
                     self.visit.chose_again = true;
@@ -248,18 +225,9 @@ impl Visitor {
         }
     }
 
-    /// Early dates are liked best.
+    /// Returns a date with free seats, more often an early one.
     async fn choose_date(&mut self) -> Result<Option<String>, Status> {
-        let request = proto::ListPerformancesRequest {
-            concert_code: self.stage.concert_code.clone(),
-            user_id: self.user().id.clone(),
-            ..Default::default()
-        };
-        let call = || {
-            let (request, channel) = (self.user().request(request.clone()), self.channel.clone());
-            async move { ConcertServiceClient::new(channel).list_performances(request).await }
-        };
-        let mut performances = self.patiently("ListPerformances", call).await?.performances;
+        let mut performances = self.patiently("ListPerformances", || self.caller.performances()).await?;
         if performances.is_empty() {
             return Ok(None);
         }
@@ -267,19 +235,9 @@ impl Visitor {
         Ok(Some(performances.swap_remove(liked).date))
     }
 
-    /// Seats in front are liked best, and next to each other.
+    /// Returns free seats near each other, more often with low numbers.
     async fn choose_seats(&mut self, date: &str, wanted: usize) -> Result<Vec<i32>, Status> {
-        let request = proto::ListSeatsRequest {
-            concert_code: self.stage.concert_code.clone(),
-            user_id: self.user().id.clone(),
-            date: date.to_owned(),
-            ..Default::default()
-        };
-        let call = || {
-            let (request, channel) = (self.user().request(request.clone()), self.channel.clone());
-            async move { ConcertServiceClient::new(channel).list_seats(request).await }
-        };
-        let mut seats = self.patiently("ListSeats", call).await?.seats;
+        let mut seats = self.patiently("ListSeats", || self.caller.seats(date)).await?;
         seats.retain(|seat| seat.state() == proto::SeatState::Available);
         if seats.is_empty() {
             return Ok(Vec::new());
@@ -288,45 +246,22 @@ impl Visitor {
         Ok(seats[first..].iter().take(wanted).map(|seat| seat.seat_number).collect())
     }
 
-    /// An index below `count`, low ones more often.
+    /// Returns an index below `count`, more often a low one.
     fn liked(&mut self, count: usize) -> usize {
         let place: f64 = self.rng.random();
         ((place * place * count as f64) as usize).min(count - 1)
     }
 
-    async fn hold(&self, date: &str, seat_numbers: Vec<i32>) -> Result<proto::Reservation, Status> {
-        let request = proto::HoldSeatsRequest {
-            concert_code: self.stage.concert_code.clone(),
-            user_id: self.user().id.clone(),
-            date: date.to_owned(),
-            seat_numbers,
-            request_id: world::request_id(),
-        };
-        let call = || {
-            let (request, channel) = (self.user().request(request.clone()), self.channel.clone());
-            async move { world::reservations(channel).hold_seats(request).await }
-        };
-        Ok(self.patiently("HoldSeats", call).await?.reservation.unwrap_or_default())
-    }
-
     async fn pay(&self, reservation: &proto::Reservation) -> Result<(), Status> {
-        let request = proto::PayRequest {
-            user_id: self.user().id.clone(),
-            reservation_id: reservation.reservation_id.clone(),
-            request_id: world::request_id(),
-        };
-        let call = || {
-            let (request, channel) = (self.user().request(request.clone()), self.channel.clone());
-            async move { world::payments(channel).pay(request).await }
-        };
-        let payment = self.patiently("Pay", call).await?.payment.unwrap_or_default();
+        let request_id = world::request_id();
+        let payment = self.patiently("Pay", || self.caller.pay_as(&reservation.reservation_id, &request_id)).await?;
         let seats = payment.seat_numbers.len() as u64;
         self.stage.tally.pay(Payment { at: Instant::now(), seats, price: payment.price });
         Ok(())
     }
 }
 
-/// What a position means: admitted (`Some(None)`), over (`Some(Some(_))`), or waiting (`None`).
+/// Returns what a position means: admitted (`Some(None)`), over (`Some(Some(_))`), or waiting (`None`).
 fn decide(position: &proto::QueuePosition) -> Option<Option<Outcome>> {
     match position.state() {
         QueueState::Active => Some(None),
@@ -340,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_waits_when_everything_is_sold_is_too_late() {
+    fn a_user_that_waits_when_everything_is_sold_is_too_late() {
         let position = |state: QueueState, unsold_seat_count| proto::QueuePosition {
             state: state.into(),
             unsold_seat_count,

@@ -53,7 +53,7 @@ fn sources(dir: &str) -> Vec<(String, String)> {
 }
 
 fn all_sources() -> Vec<(String, String)> {
-    ["src", "tests", "migration/src"].into_iter().flat_map(sources).collect()
+    ["src", "tests", "migration/src", "testkit/src", "bench/src"].into_iter().flat_map(sources).collect()
 }
 
 fn allowed(name: &str, rooms: &[&str]) -> bool {
@@ -118,13 +118,26 @@ fn a_room_uses_only_rooms_below_it() {
 
 #[test]
 fn no_files_use_each_other_in_a_circle() {
-    let sources: Vec<_> = sources("src")
-        .into_iter()
-        .map(|(name, text)| (name["src/".len()..].to_owned(), code(&text).to_owned()))
-        .collect();
-    let arrows = imports::Imports::new(&sources).arrows();
-    assert!(arrows.values().map(BTreeSet::len).sum::<usize>() > 100, "the imports were not read: {arrows:?}");
-    assert_eq!(imports::circle(&arrows), None);
+    for (dir, least) in [("src/", 100), ("testkit/src/", 3), ("bench/src/", 50)] {
+        let sources: Vec<_> = sources(dir)
+            .into_iter()
+            .map(|(name, text)| (name[dir.len()..].to_owned(), code(&text).to_owned()))
+            .collect();
+        let arrows = imports::Imports::new(&sources).arrows();
+        let count = arrows.values().map(BTreeSet::len).sum::<usize>();
+        assert!(count > least, "the imports of {dir} were not read: {arrows:?}");
+        assert_eq!(imports::circle(&arrows), None, "{dir}");
+    }
+}
+
+#[test]
+fn a_module_is_where_its_name_says_and_all_of_it_is_used() {
+    for (name, source) in all_sources() {
+        for attribute in ["[path =", "(dead_code"] {
+            let is_used = source.lines().any(|line| line.trim_start().starts_with('#') && line.contains(attribute));
+            assert!(!is_used, "{name} has an attribute {attribute}");
+        }
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The calls that are measured. Each checks that its answer is the right one, and keeps what later calls need.
+//! The calls that are measured. Each call checks its answer, and keeps what later calls need from it.
 
 use std::sync::{
     Arc, Mutex, OnceLock,
@@ -7,43 +7,49 @@ use std::sync::{
 
 use boxoffice::rpc::proto::{self, concert_service_client::ConcertServiceClient};
 use prost::Message;
+use testkit::PRICE;
 use tonic::{Response, Status};
 
 use crate::{
     load::{self, Call, Miss},
-    world::{self, CHARGE, PRICE, Sizes, User},
+    world::{self, CHARGE, User},
 };
 
-/// The concert that is loaded.
-pub const CONCERT: &str = "BENCH";
-/// The concert of those who come while nothing else is there.
-pub const FRESH_CONCERT: &str = "BENCH-FRESH";
-/// The date whose seats are held one by one.
+/// The date on which each user holds a seat of its own.
 pub const LARGE_DATE: &str = "2034-06-18";
 /// The date in a venue of [`SMALL_SEATS`], whose seats are listed.
 pub const SMALL_DATE: &str = "2034-06-19";
-/// The date whose seats everybody wants.
+/// The date on which all users want the same seat.
 pub const CONTESTED_DATE: &str = "2034-06-20";
 /// Seats of the small venue.
 pub const SMALL_SEATS: u32 = 50;
 
-/// What the calls share.
+/// Makes the calls of users about one concert.
 pub struct Calls {
     concert: String,
     users: Arc<Vec<Arc<User>>>,
     request_ids: bool,
-    /// Seats that users have paid for, as the answers say.
+    /// Seats that users have paid for, by the answers.
     pub paid_seats: Arc<AtomicU64>,
-    /// Money that users have paid, as the answers say.
+    /// Money that users have paid, by the answers.
     pub paid_money: Arc<AtomicI64>,
 }
 
-/// How large the messages of one operation are, once it was called.
+/// The sizes of one operation's messages in bytes, for an echo of the same size.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// The request with its token.
+    pub request: usize,
+    /// The answer: a message or a failure.
+    pub reply: usize,
+}
+
+/// Measures the messages of one operation at its first call.
 #[derive(Clone, Default)]
 pub struct Measure(Arc<OnceLock<Sizes>>);
 
 impl Measure {
-    /// The sizes, as the first call had them.
+    /// Returns the sizes of the first call.
     pub fn sizes(&self) -> Option<Sizes> {
         self.0.get().copied()
     }
@@ -52,7 +58,7 @@ impl Measure {
         self.0.get_or_init(|| {
             let reply = match answer {
                 Ok(answer) => answer.get_ref().encoded_len(),
-                // Details travel in base64.
+                // Details are sent in base64.
                 Err(status) => status.message().len() + status.details().len().div_ceil(3) * 4,
             };
             Sizes { request, reply }
@@ -60,24 +66,24 @@ impl Measure {
     }
 }
 
-/// Who got the one seat.
+/// The users that got the contested seat.
 #[derive(Clone, Default)]
 pub struct Winners(Arc<Mutex<Vec<(usize, String)>>>);
 
 impl Winners {
-    /// The users who got it since this was asked last, with their reservations.
+    /// Returns the users that got it since the last call of this function, with their reservations.
     pub fn take(&self) -> Vec<(usize, String)> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()))
     }
 }
 
 impl Calls {
-    /// Calls of `users` about a concert.
+    /// Returns the calls of `users` about a concert.
     pub fn new(concert: &str, users: Arc<Vec<Arc<User>>>, request_ids: bool) -> Self {
         Self { concert: concert.to_owned(), users, request_ids, paid_seats: Arc::default(), paid_money: Arc::default() }
     }
 
-    /// Opens wallets.
+    /// Returns the call that opens a wallet.
     pub fn open_wallet(&self, measure: &Measure) -> Call {
         let (users, measure) = (self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -95,7 +101,7 @@ impl Calls {
         })
     }
 
-    /// Charges wallets that nothing was charged to before.
+    /// Returns the call that charges a wallet for the first time.
     pub fn charge_wallet(&self, measure: &Measure) -> Call {
         let (users, measure) = (self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -112,7 +118,7 @@ impl Calls {
         })
     }
 
-    /// Takes tokens and keeps them.
+    /// Returns the call that takes a token and keeps it.
     pub fn issue_token(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -129,7 +135,7 @@ impl Calls {
         })
     }
 
-    /// Asks for the place of tokens that wait.
+    /// Returns the call that asks for the position of a waiting token.
     pub fn get_position(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -147,7 +153,7 @@ impl Calls {
         })
     }
 
-    /// Lists the dates.
+    /// Returns the call that lists the dates.
     pub fn list_performances(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -168,7 +174,7 @@ impl Calls {
         })
     }
 
-    /// Lists the seats of the small venue.
+    /// Returns the call that lists the seats of the small venue.
     pub fn list_seats(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -190,7 +196,7 @@ impl Calls {
         })
     }
 
-    /// Holds the one seat that each user has for itself, and keeps the reservation.
+    /// Returns the call that holds the seat with the user's own number, and keeps the reservation.
     pub fn hold_own_seat(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         let request_ids = self.request_ids;
@@ -208,14 +214,14 @@ impl Calls {
                 if !right || reservation.total_price != PRICE {
                     return Err(Miss::wrong("another reservation"));
                 }
-                // A repeat returns the same reservation.
+                // A retry returns the same reservation.
                 let _ = user.reservation.set(reservation.reservation_id);
                 Ok(())
             }
         })
     }
 
-    /// Wants the one seat that everybody wants. The right answer is SEAT_HELD, but for one of all.
+    /// Returns the call that tries to hold the contested seat. One user gets it; for all others SEAT_HELD is the right answer.
     pub fn hold_contested_seat(&self, measure: &Measure, seat_number: i32, winners: &Winners) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         let request_ids = self.request_ids;
@@ -244,7 +250,7 @@ impl Calls {
         })
     }
 
-    /// Pays the reservation that was kept.
+    /// Returns the call that pays the reservation that was kept.
     pub fn pay(&self, measure: &Measure) -> Call {
         let (users, measure) = (self.users.clone(), measure.clone());
         let request_ids = self.request_ids;

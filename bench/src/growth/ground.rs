@@ -1,0 +1,49 @@
+//! What all measurements of growth need: the options, the engine, the progress bar.
+
+use indicatif::ProgressBar;
+use testkit::{Engine, Failure, Postgres};
+
+use crate::{
+    cli::{Common, Growth},
+    deployment::Deployment,
+    load::Call,
+    world::World,
+};
+
+/// Users are prepared in portions, so that the progress bar can follow.
+const PORTION: usize = 50_000;
+
+/// What all measurements need.
+pub struct Ground<'a> {
+    /// How to measure.
+    pub common: &'a Common,
+    /// How far boxoffice grows.
+    pub options: &'a Growth,
+    /// The progress bar.
+    pub progress: ProgressBar,
+    /// The engine to measure on.
+    pub engine: Engine,
+    /// The PostgreSQL to measure on.
+    pub postgres: Option<&'a Postgres>,
+}
+
+impl Ground<'_> {
+    /// Starts a server with `flags`.
+    pub async fn deploy(&self, flags: &[&str]) -> Result<Deployment, Failure> {
+        Deployment::start(self.engine, self.postgres, flags).await
+    }
+
+    /// Connects to a deployment and makes up `user_count` users.
+    pub async fn world(&self, deployment: &Deployment, user_count: usize) -> Result<World, Failure> {
+        World::of(deployment, self.common.connections, user_count).await
+    }
+
+    /// Makes `call` for the first `user_count` users of the world.
+    pub async fn prepare(&self, world: &World, user_count: usize, what: &str, call: &Call) -> Result<(), Failure> {
+        for first in (0..user_count).step_by(PORTION) {
+            self.progress.set_message(format!("{what}: {first} of {user_count}"));
+            world.for_users(first..(first + PORTION).min(user_count), what, call).await?;
+        }
+        Ok(())
+    }
+}
