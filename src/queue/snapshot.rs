@@ -54,6 +54,7 @@ struct Shared {
 struct Past {
     samples: VecDeque<(Micros, i64)>,
     departure_number: i64,
+    was_on_sale: bool,
     read_at: Instant,
 }
 
@@ -131,6 +132,7 @@ impl Shared {
                 admissions_per_second: rate(&mut past.samples, now, progress.admitted_count),
             });
             (past.departure_number, past.read_at) = (progress.departed_count, Instant::now());
+            past.was_on_sale = on_sale.contains(&progress.concert_id);
             line.tell_ended(&self.db, progress.concert_id, progress.ended_count).await?;
         }
         let waiting_counts: Vec<i64> = self.lines.read().values().map(|line| line.view().waiting_count()).collect();
@@ -143,7 +145,9 @@ impl Shared {
         let mut lines = self.lines.write();
         lines.retain(|id, line| on_sale.contains(id) || line.is_wanted(OFF_SALE_MEMORY));
         past.retain(|id, _| lines.contains_key(id) || on_sale.contains(id));
-        let is_due = |id: &i64| past.get(id).is_none_or(|past| past.read_at.elapsed() >= OFF_SALE_INTERVAL);
+        // A sale that has just ended is read at once: its last seats are gone for the users who wait.
+        let is_due =
+            |id: &i64| past.get(id).is_none_or(|past| past.was_on_sale || past.read_at.elapsed() >= OFF_SALE_INTERVAL);
         let off_sale = lines.keys().copied().filter(|id| !on_sale.contains(id));
         off_sale.filter(is_due).collect()
     }
@@ -174,7 +178,7 @@ impl Shared {
 
 impl Past {
     fn new() -> Self {
-        Self { samples: VecDeque::new(), departure_number: 0, read_at: Instant::now() }
+        Self { samples: VecDeque::new(), departure_number: 0, was_on_sale: false, read_at: Instant::now() }
     }
 }
 

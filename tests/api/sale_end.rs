@@ -74,7 +74,8 @@ async fn a_sale_ends_when_the_performance_starts_unless_it_says_otherwise(world:
 
 async fn seats_of_a_date_that_is_over_are_no_capacity(world: World) {
     concert(&world, 2).await;
-    let callers = futures::future::join_all((0..5).map(|_| world.waiting("IU"))).await;
+    let mut callers = futures::future::join_all((0..5).map(|_| world.waiting("IU"))).await;
+    callers.sort_by_key(|caller| caller.queue_number);
     world.advance(Duration::from_secs(3_600));
     world.promote().await;
     let states = futures::future::join_all(callers.iter().map(|caller| caller.state())).await;

@@ -232,6 +232,11 @@ impl World {
         catalogue::update_sale(&self.admin, change).await.expect("update")
     }
 
+    /// The same after a pass that deletes old rows.
+    pub async fn check_invariants_after_tidying(&self) {
+        invariants::check_after_tidying(&self.settings.database_url, &self.clock).await;
+    }
+
     /// Holds the invariants of the service against the database.
     pub async fn check_invariants(&self) {
         invariants::check(&self.settings.database_url, &self.clock).await;
