@@ -1,4 +1,4 @@
-//! The rules of the house, held against its sources.
+//! The house rules, checked against the sources.
 
 mod imports;
 
@@ -11,7 +11,7 @@ use std::{
 const MAX_FILE_LINES: usize = 600;
 const MAX_FUNCTION_LINES: usize = 70;
 
-/// The rooms of `src/`, from the top down: each may use those that stand after it, and no other.
+/// The rooms of `src/`, from top to bottom. Each room may use only the rooms after it.
 const ROOMS: [&str; 14] = [
     "app",
     "payment",
@@ -29,7 +29,7 @@ const ROOMS: [&str; 14] = [
     "clock",
 ];
 
-/// The rooms and files that may know tonic, and those that may know SeaORM. Directories end in `/`.
+/// The rooms and files that may use tonic, and the ones that may use SeaORM. Directories end in `/`.
 const TONIC: [&str; 6] = ["service.rs", "app/", "rpc/", "token/", "edge/", "main.rs"];
 const SEA_ORM: [&str; 2] = ["store.rs", "db/"];
 
@@ -62,7 +62,7 @@ fn allowed(name: &str, rooms: &[&str]) -> bool {
     })
 }
 
-/// The code without its tests.
+/// Returns the code without its tests.
 fn code(source: &str) -> &str {
     source.split("#[cfg(test)]\nmod tests").next().unwrap_or(source)
 }
