@@ -10,6 +10,7 @@ use std::{
 
 const MAX_FILE_LINES: usize = 600;
 const MAX_FUNCTION_LINES: usize = 70;
+const MAX_COLUMNS: usize = 120;
 
 /// The rooms of `src/`, from top to bottom. Each room may use only the rooms after it.
 const ROOMS: [&str; 14] = [
@@ -145,6 +146,15 @@ fn files_stay_small() {
     for (name, source) in all_sources() {
         let lines = source.lines().count();
         assert!(lines <= MAX_FILE_LINES, "{name} has {lines} lines");
+    }
+}
+
+#[test]
+fn lines_fit_the_screen() {
+    for (name, source) in ["tests", "testkit/src", "bench/src"].into_iter().flat_map(sources) {
+        for (line, number) in source.lines().zip(1..) {
+            assert!(line.chars().count() <= MAX_COLUMNS, "{name}:{number} is longer than {MAX_COLUMNS} columns");
+        }
     }
 }
 
