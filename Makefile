@@ -51,7 +51,8 @@ bench: have-postgres
 	cargo build --release --locked -p boxoffice -p boxoffice-bench
 	target/release/boxoffice-bench $(ARGS)
 
-# Tests and benchmarks start a throwaway server from these programs. BOXOFFICE_TEST_POSTGRES_URL names one to use instead.
+# Tests and benchmarks start a throwaway server from these programs. BOXOFFICE_TEST_POSTGRES_URL names a running server
+# for the tests instead.
 HAVE_POSTGRES = [ -n "$$BOXOFFICE_TEST_POSTGRES_URL" ] || command -v initdb >/dev/null || \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 

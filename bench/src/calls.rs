@@ -221,7 +221,8 @@ impl Calls {
         })
     }
 
-    /// Returns the call that tries to hold the contested seat. One user gets it; for all others SEAT_HELD is the right answer.
+    /// Returns the call that tries to hold the contested seat. One user gets it; for all others SEAT_HELD is the right
+    /// answer.
     pub fn hold_contested_seat(&self, measure: &Measure, seat_number: i32, winners: &Winners) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         let request_ids = self.request_ids;

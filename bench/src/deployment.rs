@@ -21,7 +21,7 @@ pub struct Deployment {
     database: FreshDatabase,
 }
 
-/// Complaints and errors in the server's log.
+/// Warnings and errors in the server's log.
 #[derive(Debug, Clone, Default)]
 pub struct Complaints {
     /// How many there were.
@@ -39,7 +39,8 @@ impl Deployment {
         Ok(Self { metrics, flags, process, database })
     }
 
-    /// Kills the server and starts it again on the same database. Returns how long the start took until the server was ready.
+    /// Kills the server and starts it again on the same database. Returns how long the start took until the server was
+    /// ready.
     pub async fn restart(&mut self) -> Result<Duration, Failure> {
         self.process.kill();
         let started = Instant::now();

@@ -25,9 +25,10 @@ const SCHEMA: &str = "
 CREATE TABLE naive_wallet (id int PRIMARY KEY, balance bigint NOT NULL);
 CREATE TABLE naive_seat (id int PRIMARY KEY, state text NOT NULL);
 CREATE TABLE naive_token (id int PRIMARY KEY, state text NOT NULL);
-CREATE TABLE naive_entry (id bigserial PRIMARY KEY, wallet_id int NOT NULL, amount bigint NOT NULL, at timestamptz NOT NULL);
-CREATE TABLE naive_payment (id bigserial PRIMARY KEY, wallet_id int NOT NULL, seat_id int NOT NULL, price bigint NOT NULL,
-    at timestamptz NOT NULL);";
+CREATE TABLE naive_entry (id bigserial PRIMARY KEY, wallet_id int NOT NULL, amount bigint NOT NULL,
+    at timestamptz NOT NULL);
+CREATE TABLE naive_payment (id bigserial PRIMARY KEY, wallet_id int NOT NULL, seat_id int NOT NULL,
+    price bigint NOT NULL, at timestamptz NOT NULL);";
 
 /// One round trip per statement, as in a service that runs a transaction per request.
 const PAYMENT: &str = "\\set id random(1, 100000)

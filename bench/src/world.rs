@@ -197,7 +197,7 @@ pub async fn stats(admin: &Channel, concert_code: &str) -> Result<proto::SaleSta
     answer.map_err(|_| format!("GetSaleStats was not answered in {CALL_LIMIT:?}"))?.map_err(told("GetSaleStats"))
 }
 
-/// Returns a function that says in a sentence why `call` failed, which must not fail.
+/// Returns a function that turns the failure of `call` into a sentence.
 pub fn told(call: &'static str) -> impl Fn(Status) -> Failure {
     move |status| format!("{call} failed: {}: {}", load::reason(&status), status.message()).into()
 }

@@ -60,7 +60,8 @@ impl Books {
         books
     }
 
-    /// A SOLD seat has exactly one PAID payment, and the reverse. A performance counts as many sold seats as it has rows.
+    /// A SOLD seat has exactly one PAID payment, and the reverse. A performance counts as many sold seats as it has
+    /// rows.
     fn seats_and_payments(&self) {
         let sold = |seat: &&reserved_seat::Model| seat.state == reserved_seat::State::Sold;
         let mut of_seats: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();

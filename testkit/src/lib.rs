@@ -1,4 +1,4 @@
-//! What the tests and the benchmark share.
+//! The parts that the tests and the benchmark share.
 //!
 //! | module | |
 //! |---|---|

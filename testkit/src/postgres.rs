@@ -1,7 +1,7 @@
 //! A throwaway PostgreSQL server from the programs on this machine, or a server that is given.
 //!
-//! The throwaway server listens on a free port of this machine. It runs as the user `postgres` when this process is root,
-//! since PostgreSQL refuses to run as root. It is stopped and its files are removed however this process ends.
+//! The throwaway server listens on a free port of this machine. It runs as the user `postgres` when this process is
+//! root, since PostgreSQL refuses to run as root. It is stopped and its files are removed however this process ends.
 
 use std::{
     env, fs,
@@ -31,7 +31,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 static SHARED: OnceCell<Postgres> = OnceCell::const_new();
 
-/// Returns the server that all tests of this process share: the one that `BOXOFFICE_TEST_POSTGRES_URL` names, or a throwaway one.
+/// Returns the server that all tests of this process share: the one that `BOXOFFICE_TEST_POSTGRES_URL` names, or a
+/// throwaway one.
 pub async fn shared() -> &'static Postgres {
     let start = async || match env::var(URL_VARIABLE) {
         Ok(url) => Postgres::at(&url).map_err(|error| format!("{URL_VARIABLE}: {error}").into()),
@@ -198,8 +199,8 @@ impl Place {
     }
 }
 
-/// Returns a free port below the range from which machines hand out ports. So no other process is given it before the server
-/// has started, or while the server is down.
+/// Returns a free port below the range from which machines hand out ports. So no other process is given it before the
+/// server has started, or while the server is down.
 fn free_port() -> Result<u16, Failure> {
     let mut ports = std::iter::repeat_with(|| rand::rng().random_range(20_000..32_000)).take(1_000);
     let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());

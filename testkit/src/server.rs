@@ -30,7 +30,8 @@ const LINE_LIMIT: Duration = Duration::from_secs(60);
 /// Number of log lines that are shown when a test fails.
 const SHOWN_LINES: usize = 30;
 
-/// Starts a server inside this process, on free ports. `runs_passes` says whether promotion and expiry run by themselves.
+/// Starts a server inside this process, on free ports. `runs_passes` says whether promotion and expiry run by
+/// themselves.
 pub async fn start_here(settings: &Settings, clock: &Clock, runs_passes: bool) -> Server {
     let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let listeners = Listeners { public: bind().await, admin: bind().await };
@@ -60,8 +61,8 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts `command`, which runs the program, with `flags` for `serve`. Reads from its log where it listens. The server
-    /// may not be ready yet.
+    /// Starts `command`, which runs the program, with `flags` for `serve`. Reads from its log where it listens. The
+    /// server may not be ready yet.
     pub async fn start(
         mut command: Command,
         flags: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -167,8 +168,8 @@ impl Log {
         log
     }
 
-    /// Waits for a line that contains `text`, from line number `first` on. Returns the number of the line after it, and the
-    /// line. Returns `None` if the log ends before.
+    /// Waits for a line that contains `text`, from line number `first` on. Returns the number of the line after it, and
+    /// the line. Returns `None` if the log ends before.
     async fn find(&self, first: usize, text: &str) -> Option<(usize, String)> {
         let (mut next, mut found) = (first, None);
         let is_done = |state: &LogState| {

@@ -1,4 +1,4 @@
-//! Setting up what is sold, steering the sale, counting it.
+//! Creating venues, concerts and performances; changing a sale; its counts.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tonic::Code;
 use crate::harness::{DATE, PRICE, START, World, assert_failure, on_both_engines};
 
 on_both_engines!(
-    what_is_created_is_answered,
-    what_is_taken_is_refused,
-    what_is_missing_is_named,
-    ill_formed_requests_are_told_all_at_once,
-    an_update_changes_what_is_set_and_leaves_the_rest,
-    stats_count_what_a_sale_has_come_to,
-    the_public_listener_knows_no_admin,
+    created_objects_are_returned,
+    an_id_that_exists_is_refused,
+    a_missing_concert_or_venue_is_named,
+    all_ill_formed_fields_are_named_in_one_answer,
+    an_update_changes_only_the_fields_that_are_set,
+    stats_count_the_tokens_seats_and_money_of_a_sale,
+    the_public_listener_does_not_serve_admin_calls,
 );
 
 fn venue(venue_id: &str) -> proto::CreateVenueRequest {
@@ -39,7 +39,7 @@ fn performance(concert_code: &str, venue_id: &str) -> proto::AddPerformanceReque
     }
 }
 
-async fn what_is_created_is_answered(world: World) {
+async fn created_objects_are_returned(world: World) {
     let mut admin = world.admin();
     let created = admin.create_venue(venue("hall")).await.unwrap().into_inner().venue.unwrap();
     let proto::CreateVenueRequest { venue_id, name, sections } = venue("hall");
@@ -60,7 +60,7 @@ async fn what_is_created_is_answered(world: World) {
     assert_eq!((added.venue_name.as_str(), added.date.as_str()), ("Hall", DATE));
 }
 
-async fn what_is_taken_is_refused(world: World) {
+async fn an_id_that_exists_is_refused(world: World) {
     let mut admin = world.admin();
     admin.create_venue(venue("hall")).await.unwrap();
     admin.create_concert(concert("IU")).await.unwrap();
@@ -72,7 +72,7 @@ async fn what_is_taken_is_refused(world: World) {
     assert_eq!(world.stats("IU").await.unsold_seat_count, 15);
 }
 
-async fn what_is_missing_is_named(world: World) {
+async fn a_missing_concert_or_venue_is_named(world: World) {
     let mut admin = world.admin();
     admin.create_venue(venue("hall")).await.unwrap();
     let answer = admin.add_performance(performance("IU", "hall")).await;
@@ -85,7 +85,7 @@ async fn what_is_missing_is_named(world: World) {
     assert_failure(admin.update_sale(unknown).await, Code::NotFound, "CONCERT_NOT_FOUND");
 }
 
-async fn ill_formed_requests_are_told_all_at_once(world: World) {
+async fn all_ill_formed_fields_are_named_in_one_answer(world: World) {
     let mut admin = world.admin();
     let fields = |status: tonic::Status| {
         let details = assert_failure(Err::<(), _>(status), Code::InvalidArgument, "INVALID_ARGUMENT");
@@ -122,7 +122,7 @@ async fn ill_formed_requests_are_told_all_at_once(world: World) {
     assert_eq!(fields(status), ["section_prices"]);
 }
 
-async fn an_update_changes_what_is_set_and_leaves_the_rest(world: World) {
+async fn an_update_changes_only_the_fields_that_are_set(world: World) {
     world.concert_with("IU", 5, |concert| concert.max_active_count = 7).await;
     let update = |change: fn(&mut proto::UpdateSaleRequest)| {
         let mut request = proto::UpdateSaleRequest { concert_code: "IU".into(), ..Default::default() };
@@ -138,7 +138,7 @@ async fn an_update_changes_what_is_set_and_leaves_the_rest(world: World) {
     assert_eq!(update(|_| ()).await, later);
 }
 
-async fn stats_count_what_a_sale_has_come_to(world: World) {
+async fn stats_count_the_tokens_seats_and_money_of_a_sale(world: World) {
     world.concert_with("IU", 5, |concert| concert.max_active_count = 4).await;
     let paid = world.admitted("IU").await;
     paid.hold(DATE, &[1, 2]).await.unwrap();
@@ -180,7 +180,7 @@ async fn stats_count_what_a_sale_has_come_to(world: World) {
     assert_eq!((stats.payments_last_minute, stats.revenue), (1, 3 * PRICE));
 }
 
-async fn the_public_listener_knows_no_admin(world: World) {
+async fn the_public_listener_does_not_serve_admin_calls(world: World) {
     let mut public = AdminServiceClient::new(world.channel(0));
     let status = public.create_concert(concert("IU")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);

@@ -8,12 +8,12 @@ use crate::harness::{DATE, NEXT_DATE, PRICE, START, World, on_both_engines};
 
 on_both_engines!(
     concerts_are_open_to_all_and_come_in_pages,
-    a_performance_tells_price_place_and_free_seats,
+    a_performance_has_its_price_venue_and_free_seats,
     only_dates_that_still_have_a_seat_are_listed_soonest_first,
     performances_come_in_pages,
     every_seat_is_listed_with_its_section_price_and_state,
-    seats_come_in_pages_where_they_are_asked_for_or_do_not_fit_into_a_message,
-    a_hold_that_is_over_frees_its_seat_before_any_sweep,
+    seats_come_in_pages_on_request_or_if_they_do_not_fit_into_a_message,
+    an_expired_hold_frees_its_seat_before_any_expiry_pass,
 );
 
 async fn concerts_are_open_to_all_and_come_in_pages(world: World) {
@@ -42,7 +42,7 @@ async fn concerts_are_open_to_all_and_come_in_pages(world: World) {
     assert_eq!(concert.open_time, Some(proto::timestamp(START)));
 }
 
-async fn a_performance_tells_price_place_and_free_seats(world: World) {
+async fn a_performance_has_its_price_venue_and_free_seats(world: World) {
     let sections = [("VIP", 3), ("Floor", 7)];
     let sections = sections.map(|(name, seat_count)| proto::Section { name: name.into(), seat_count }).to_vec();
     let venue = proto::CreateVenueRequest { venue_id: "arena".into(), name: "Arena".into(), sections };
@@ -152,7 +152,7 @@ async fn every_seat_is_listed_with_its_section_price_and_state(world: World) {
     assert!(caller.seats(NEXT_DATE).await.unwrap().iter().all(|seat| seat.state() == SeatState::Available));
 }
 
-async fn seats_come_in_pages_where_they_are_asked_for_or_do_not_fit_into_a_message(world: World) {
+async fn seats_come_in_pages_on_request_or_if_they_do_not_fit_into_a_message(world: World) {
     const SEATS: i32 = 30_000;
     let sections = vec![proto::Section { name: "Floor".repeat(20), seat_count: SEATS }];
     let venue = proto::CreateVenueRequest { venue_id: "dome".into(), name: "Dome".into(), sections };
@@ -166,7 +166,7 @@ async fn seats_come_in_pages_where_they_are_asked_for_or_do_not_fit_into_a_messa
         loop {
             let (concert_code, user_id) = (caller.concert_code.clone(), caller.user_id.clone());
             let request = proto::ListSeatsRequest { concert_code, user_id, date: date.into(), page_size, page_token };
-            // A client like others, that takes messages of up to 4 MiB.
+            // This client has the usual limit of 4 MiB per message.
             let page = caller.concerts().list_seats(caller.request(request)).await.unwrap().into_inner();
             pages.push(page.seats.iter().map(|seat| seat.seat_number).collect());
             page_token = page.next_page_token;
@@ -196,7 +196,7 @@ async fn seats_come_in_pages_where_they_are_asked_for_or_do_not_fit_into_a_messa
     );
 }
 
-async fn a_hold_that_is_over_frees_its_seat_before_any_sweep(world: World) {
+async fn an_expired_hold_frees_its_seat_before_any_expiry_pass(world: World) {
     world.concert("IU", 1).await;
     let holder = world.admitted("IU").await;
     let caller = world.admitted("IU").await;

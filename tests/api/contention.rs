@@ -1,4 +1,4 @@
-//! Many callers at the same second.
+//! Many callers in the same second.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ on_both_engines!(
     concurrent_issues_of_many_users_are_dense,
     a_wallet_never_pays_more_than_it_holds,
     at_the_moment_when_a_hold_expires_a_seat_is_paid_or_taken_over_and_never_both,
-    leaving_and_paying_at_once_is_one_of_both,
+    leaving_and_paying_at_the_same_time_does_one_of_both,
 );
 
-/// `count` admitted callers.
+/// Returns `count` admitted callers.
 async fn crowd(world: &World, count: usize) -> Vec<Caller> {
     let joins = (0..count).map(|_| world.waiting("IU"));
     let callers = futures::future::join_all(joins).await;
@@ -131,7 +131,7 @@ async fn at_the_moment_when_a_hold_expires_a_seat_is_paid_or_taken_over_and_neve
     world.check_invariants().await;
 }
 
-async fn leaving_and_paying_at_once_is_one_of_both(world: World) {
+async fn leaving_and_paying_at_the_same_time_does_one_of_both(world: World) {
     world.concert("IU", 100).await;
     let callers = crowd(&world, 40).await;
     for (caller, seat) in callers.iter().zip(1..) {

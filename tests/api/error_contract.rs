@@ -18,24 +18,24 @@ on_both_engines!(
     seats_that_do_not_exist_are_named,
     a_sold_seat_is_refused_for_good,
     a_held_seat_is_refused_with_the_time_when_the_hold_ends,
-    without_a_token_nothing_that_needs_one_is_answered,
+    a_call_without_its_token_is_refused,
     a_forged_or_unknown_token_is_refused,
     a_token_of_another_user_is_refused,
     a_token_of_another_concert_is_refused,
-    a_waiting_token_is_refused_with_the_time_to_ask_again,
-    a_token_that_is_over_is_refused_with_what_became_of_it,
-    nothing_held_is_nothing_to_pay,
-    what_belongs_to_another_user_is_not_found,
-    ill_formed_fields_are_told_all_at_once,
-    overload_is_refused_at_once_and_leaves_no_trace,
-    a_server_that_goes_down_ends_its_streams_with_unavailable,
+    a_waiting_token_is_refused_with_the_time_of_the_next_poll,
+    an_ended_token_is_refused_with_its_last_state,
+    paying_without_a_held_seat_is_refused,
+    reservations_and_payments_of_another_user_are_not_found,
+    all_ill_formed_fields_are_named_in_one_answer,
+    overload_is_refused_immediately_and_leaves_no_trace,
+    a_stopping_server_ends_its_streams_with_unavailable,
     without_a_database_calls_are_answered_unavailable,
 );
 
-/// Reasons that no call over the wire can provoke on purpose, and where they are shown instead.
+/// Reasons that no call can provoke on purpose. Other tests show them.
 const SHOWN_ELSEWHERE: [ErrorReason; 2] = [
     ErrorReason::Unspecified,
-    // A defect: src/lane.rs plants a panic and an error that cannot be classified.
+    // A defect. The tests of src/batch/lane.rs plant a panic and an error of unknown cause.
     ErrorReason::Internal,
 ];
 
@@ -62,7 +62,7 @@ fn every_reason_is_met_by_a_test() {
     }
 }
 
-/// The calls that need a token, and those of them that need an admitted one.
+/// The calls that need a token, and the calls that need the token of an admitted user.
 const WITH_TOKEN: [&str; 3] = ["GetPosition", "WatchPosition", "LeaveQueue"];
 const WITH_ADMISSION: [&str; 7] =
     ["ListPerformances", "ListSeats", "WatchSeats", "HoldSeats", "ExtendReservation", "ReleaseReservation", "Pay"];
@@ -127,7 +127,7 @@ async fn an_unknown_user_is_named(world: World) {
     named(caller.reservations().list_reservations(request).await.map(drop));
     let request = proto::ListPaymentsRequest { user_id: unknown.clone(), ..Default::default() };
     named(caller.payments().list_payments(request).await.map(drop));
-    // Nobody took the number after all.
+    // The failed call did not take a number.
     assert_eq!(caller.queue_number, 1);
 }
 
@@ -174,7 +174,7 @@ async fn a_held_seat_is_refused_with_the_time_when_the_hold_ends(world: World) {
     assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(200)));
 }
 
-async fn without_a_token_nothing_that_needs_one_is_answered(world: World) {
+async fn a_call_without_its_token_is_refused(world: World) {
     world.concert("IU", 50).await;
     let mut caller = world.admitted("IU").await;
     caller.token.clear();
@@ -202,7 +202,7 @@ async fn a_forged_or_unknown_token_is_refused(world: World) {
             assert_failure(call(rpc, &mallory).await, Code::Unauthenticated, "TOKEN_INVALID");
         }
     }
-    // Signed by the right key, but its place was never taken: the token of another database with the same key.
+    // Tokens with a good signature whose number was never issued, as from another database with the same key.
     let db = Database::connect(&world.settings.database_url).await.unwrap();
     let secret =
         db.query_one_raw(sea_orm::Statement::from_string(db.get_database_backend(), "SELECT secret FROM signing_key"));
@@ -260,7 +260,7 @@ async fn a_token_of_another_concert_is_refused(world: World) {
     bts.pay_as(id, "").await.unwrap();
 }
 
-async fn a_waiting_token_is_refused_with_the_time_to_ask_again(world: World) {
+async fn a_waiting_token_is_refused_with_the_time_of_the_next_poll(world: World) {
     world.concert("IU", 50).await;
     let caller = world.waiting("IU").await;
     for rpc in WITH_ADMISSION {
@@ -271,7 +271,7 @@ async fn a_waiting_token_is_refused_with_the_time_to_ask_again(world: World) {
     assert_eq!(world.stats("IU").await.held_seat_count, 0);
 }
 
-async fn a_token_that_is_over_is_refused_with_what_became_of_it(world: World) {
+async fn an_ended_token_is_refused_with_its_last_state(world: World) {
     world.concert("IU", 50).await;
     let (paid, left, over) = (world.admitted("IU").await, world.admitted("IU").await, world.admitted("IU").await);
     paid.hold(DATE, &[9]).await.unwrap();
@@ -287,7 +287,7 @@ async fn a_token_that_is_over_is_refused_with_what_became_of_it(world: World) {
     }
 }
 
-async fn nothing_held_is_nothing_to_pay(world: World) {
+async fn paying_without_a_held_seat_is_refused(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     assert_failure(caller.pay().await, Code::FailedPrecondition, "NO_HELD_SEAT");
@@ -302,7 +302,7 @@ async fn nothing_held_is_nothing_to_pay(world: World) {
     assert_failure(again.pay().await, Code::FailedPrecondition, "NO_HELD_SEAT");
 }
 
-async fn what_belongs_to_another_user_is_not_found(world: World) {
+async fn reservations_and_payments_of_another_user_are_not_found(world: World) {
     world.concert("IU", 50).await;
     let (caller, other) = (world.admitted("IU").await, world.admitted("IU").await);
     let held = caller.hold(DATE, &[1]).await.unwrap();
@@ -335,7 +335,7 @@ fn assert_violations<T: std::fmt::Debug>(answer: Result<T, Status>, fields: &[&s
     assert!(violations.iter().all(|violation| !violation.description.is_empty()));
 }
 
-async fn ill_formed_fields_are_told_all_at_once(world: World) {
+async fn all_ill_formed_fields_are_named_in_one_answer(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let bad = Caller { concert_code: "iu".into(), user_id: "me".into(), ..caller.clone() };
@@ -363,9 +363,9 @@ async fn ill_formed_fields_are_told_all_at_once(world: World) {
     assert_eq!(world.balance(caller.uuid()).await, 100 * PRICE);
 }
 
-async fn overload_is_refused_at_once_and_leaves_no_trace(world: World) {
+async fn overload_is_refused_immediately_and_leaves_no_trace(world: World) {
     let user_id = world.user(0).await;
-    // The wallet is locked from outside, so that charges pile up in their lane.
+    // A lock from outside makes charges wait in their lane.
     let lock = lock_database(&world).await;
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..9_500 {
@@ -373,7 +373,7 @@ async fn overload_is_refused_at_once_and_leaves_no_trace(world: World) {
         let request = proto::ChargeWalletRequest { user_id: user_id.to_string(), amount: 1, request_id: String::new() };
         calls.spawn(async move { wallets.charge_wallet(request).await });
     }
-    // The lock is still held, so whoever is answered now is refused.
+    // The lock is still held, so a call that is answered now is a refused one.
     let refused = calls.join_next().await.unwrap().unwrap();
     let details = assert_failure(refused, Code::ResourceExhausted, "OVERLOADED");
     assert!(details.retry_info().unwrap().retry_delay.is_some());
@@ -390,7 +390,7 @@ async fn overload_is_refused_at_once_and_leaves_no_trace(world: World) {
     world.check_invariants().await;
 }
 
-async fn a_server_that_goes_down_ends_its_streams_with_unavailable(mut world: World) {
+async fn a_stopping_server_ends_its_streams_with_unavailable(mut world: World) {
     world.concert("IU", 50).await;
     let caller = world.waiting("IU").await;
     let mut stream = caller.watch().await.unwrap();
@@ -402,7 +402,8 @@ async fn a_server_that_goes_down_ends_its_streams_with_unavailable(mut world: Wo
 }
 
 async fn without_a_database_calls_are_answered_unavailable(world: World) {
-    // SQLite is away while another process keeps its write lock, PostgreSQL while nobody listens.
+    // SQLite is unavailable while another connection holds its write lock. PostgreSQL is unavailable if nothing
+    // listens on its port.
     let (answer, done): (_, futures::future::BoxFuture<()>) = match world.engine {
         Engine::Sqlite => {
             let lock = lock_database(&world).await;

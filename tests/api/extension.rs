@@ -1,4 +1,4 @@
-//! Keeping held seats for longer.
+//! Extending holds.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use uuid::Uuid;
 use crate::harness::{DATE, START, World, assert_failure, on_both_engines};
 
 on_both_engines!(
-    an_extension_lasts_a_hold_time_from_now_and_never_longer_than_the_token,
+    an_extension_lasts_one_hold_ttl_from_now_and_never_longer_than_the_token,
     a_hold_is_extended_twice_and_no_more,
     an_extended_hold_keeps_others_off_and_can_be_paid,
     a_request_id_extends_once_and_returns_the_first_answer,
-    what_is_not_held_is_not_extended,
+    only_held_seats_are_extended,
 );
 
 const SECOND: i64 = 1_000_000;
 
-async fn an_extension_lasts_a_hold_time_from_now_and_never_longer_than_the_token(world: World) {
+async fn an_extension_lasts_one_hold_ttl_from_now_and_never_longer_than_the_token(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let held = caller.hold(DATE, &[1, 2]).await.unwrap();
@@ -44,7 +44,7 @@ async fn a_hold_is_extended_twice_and_no_more(world: World) {
         let details = assert_failure(answer, Code::FailedPrecondition, "EXTENSION_LIMIT_EXCEEDED");
         assert_eq!(details.error_info().unwrap().metadata["extension_limit"], "2");
     }
-    // Another hold may be extended again.
+    // The limit counts per hold.
     let other = caller.hold(DATE, &[2]).await.unwrap();
     caller.extend(&other.reservation_id, "").await.unwrap();
 }
@@ -86,7 +86,7 @@ async fn a_request_id_extends_once_and_returns_the_first_answer(world: World) {
     world.check_invariants().await;
 }
 
-async fn what_is_not_held_is_not_extended(world: World) {
+async fn only_held_seats_are_extended(world: World) {
     world.concert("IU", 50).await;
     let (caller, other) = (world.admitted("IU").await, world.admitted("IU").await);
     let held = caller.hold(DATE, &[1]).await.unwrap();

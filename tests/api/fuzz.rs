@@ -1,7 +1,9 @@
-//! Whatever bytes come, in the request or in the metadata: no panic, no INTERNAL, nothing of the inside in a message, and always an
-//! ErrorInfo.
+//! Random bytes in requests and metadata. The server never panics, never answers INTERNAL, names no internals in a
+//! message, and
+//! always sends an ErrorInfo.
 //!
-//! `BOXOFFICE_FUZZ_CASES` sets how many cases are tried on each engine (10,000 by default), `BOXOFFICE_FUZZ_SEED` repeats a run.
+//! `BOXOFFICE_FUZZ_CASES` sets the number of cases on each engine (default 10,000). `BOXOFFICE_FUZZ_SEED` repeats a
+//! run.
 
 mod generate;
 
@@ -16,23 +18,23 @@ use tonic_types::StatusExt;
 
 use crate::harness::{World, on_both_engines, raw::Raw};
 
-on_both_engines!(whatever_comes_is_answered_with_a_status_that_says_why);
+on_both_engines!(any_bytes_are_answered_with_a_status_that_says_why);
 
 const CONNECTIONS: usize = 4;
-const CALLS_AT_ONCE: usize = 16;
+const CALLS_IN_FLIGHT: usize = 16;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// What is wrong with a status, if anything is.
+/// Returns what is wrong with a status, or `None` if it is right.
 fn complaint(status: &Status) -> Option<&'static str> {
     let message = status.message();
     if ["SELECT", "INSERT", "sqlx", "sqlite", "postgres", "prost", "decode", "src/", "panicked", "::"]
         .iter()
         .any(|internal| message.contains(internal))
     {
-        return Some("its message tells of the inside");
+        return Some("its message names internals");
     }
     match status.code() {
         Code::Ok => None,
@@ -62,7 +64,7 @@ fn call_is_stream(path: &str) -> bool {
     path.contains("/Watch")
 }
 
-async fn whatever_comes_is_answered_with_a_status_that_says_why(world: World) {
+async fn any_bytes_are_answered_with_a_status_that_says_why(world: World) {
     let cases = setting("BOXOFFICE_FUZZ_CASES", 10_000);
     let seed = setting("BOXOFFICE_FUZZ_SEED", rand::random());
     println!("BOXOFFICE_FUZZ_SEED={seed}");
@@ -75,7 +77,7 @@ async fn whatever_comes_is_answered_with_a_status_that_says_why(world: World) {
     for _ in 0..CONNECTIONS {
         let server = world.server(0);
         let (public, admin) = (Raw::connect(server.address).await, Raw::connect(server.admin_address).await);
-        for _ in 0..CALLS_AT_ONCE {
+        for _ in 0..CALLS_IN_FLIGHT {
             let (public, admin, generator) = (public.clone(), admin.clone(), generator.clone());
             let (next, by_code) = (next.clone(), by_code.clone());
             tasks.spawn(async move {
@@ -100,7 +102,7 @@ async fn whatever_comes_is_answered_with_a_status_that_says_why(world: World) {
         done.unwrap();
     }
     world.check_invariants().await;
-    // The cases go everywhere: some are served, some are not read, some are refused.
+    // The cases reach all layers: some are served, some cannot be read, some are refused.
     let count = |code: Code| by_code[code as usize].load(Ordering::Relaxed);
     for code in [Code::Ok, Code::InvalidArgument, Code::NotFound, Code::Unauthenticated, Code::Unimplemented] {
         assert!(count(code) > cases / 500, "{code:?}: {} of {cases}", count(code));

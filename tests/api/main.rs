@@ -1,4 +1,4 @@
-//! The API, called over gRPC against the real server, on SQLite and on PostgreSQL.
+//! Tests of the API: gRPC calls to the real server, on SQLite and on PostgreSQL.
 
 mod harness;
 

@@ -1,4 +1,4 @@
-//! Who is admitted and does not come; how long the others are told to wait.
+//! Admitted users that make no first call, and the estimated wait of the others.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use tonic::Code;
 use crate::harness::{Caller, DATE, START, World, assert_failure, on_both_engines};
 
 on_both_engines!(
-    who_shows_no_sign_of_life_is_expired_and_the_next_is_admitted,
-    any_call_with_the_token_is_a_sign_of_life,
-    an_open_watch_is_a_sign_of_life,
-    without_a_claim_time_nobody_has_to_show_up,
-    a_concert_may_ask_for_less_or_nothing,
-    the_estimate_is_near_what_really_happens_in_a_steady_sale,
+    a_user_without_a_first_call_is_expired_and_the_next_is_admitted,
+    any_call_with_the_token_keeps_the_admission,
+    an_open_watch_keeps_the_admission,
+    without_a_claim_ttl_no_first_call_is_needed,
+    a_concert_may_set_a_shorter_claim_ttl_or_none,
+    the_estimate_is_near_the_real_wait_in_a_steady_sale,
 );
 
 const CLAIM_TTL: prost_types::Duration = prost_types::Duration { seconds: 30, nanos: 0 };
@@ -24,7 +24,7 @@ async fn concert(world: &World, seat_count: i32) {
     world.concert_with("IU", seat_count, |concert| concert.claim_ttl = Some(CLAIM_TTL)).await;
 }
 
-async fn who_shows_no_sign_of_life_is_expired_and_the_next_is_admitted(world: World) {
+async fn a_user_without_a_first_call_is_expired_and_the_next_is_admitted(world: World) {
     concert(&world, 1).await;
     let (first, second) = (world.waiting("IU").await, world.waiting("IU").await);
     let third = world.waiting("IU").await;
@@ -42,7 +42,7 @@ async fn who_shows_no_sign_of_life_is_expired_and_the_next_is_admitted(world: Wo
     world.check_invariants().await;
 }
 
-async fn any_call_with_the_token_is_a_sign_of_life(world: World) {
+async fn any_call_with_the_token_keeps_the_admission(world: World) {
     concert(&world, 50).await;
     let callers = futures::future::join_all((0..6).map(|_| world.waiting("IU"))).await;
     world.promote().await;
@@ -51,7 +51,7 @@ async fn any_call_with_the_token_is_a_sign_of_life(world: World) {
     callers[1].performances().await.unwrap();
     callers[2].seats(DATE).await.unwrap();
     let held = callers[3].hold(DATE, &[3]).await.unwrap();
-    // The hold is as long as the admission allows, not the claim.
+    // The admission limits the hold; the claim TTL does not.
     assert_eq!(held.expire_time, Some(proto::timestamp(START + 329 * SECOND)));
     assert_failure(callers[4].pay().await, Code::FailedPrecondition, "NO_HELD_SEAT");
     world.advance(Duration::from_secs(1));
@@ -66,7 +66,7 @@ async fn any_call_with_the_token_is_a_sign_of_life(world: World) {
     world.check_invariants().await;
 }
 
-async fn an_open_watch_is_a_sign_of_life(world: World) {
+async fn an_open_watch_keeps_the_admission(world: World) {
     concert(&world, 50).await;
     let caller = world.waiting("IU").await;
     let mut stream = caller.watch().await.unwrap();
@@ -81,7 +81,7 @@ async fn an_open_watch_is_a_sign_of_life(world: World) {
     assert_eq!(caller.state().await, QueueState::Active);
 }
 
-async fn without_a_claim_time_nobody_has_to_show_up(world: World) {
+async fn without_a_claim_ttl_no_first_call_is_needed(world: World) {
     world.concert("IU", 50).await;
     let caller = world.waiting("IU").await;
     world.promote().await;
@@ -90,8 +90,8 @@ async fn without_a_claim_time_nobody_has_to_show_up(world: World) {
     assert_eq!(caller.state().await, QueueState::Active);
 }
 
-async fn a_concert_may_ask_for_less_or_nothing(world: World) {
-    // The server asks for 20 s.
+async fn a_concert_may_set_a_shorter_claim_ttl_or_none(world: World) {
+    // The server's default is 20 s.
     let world = World::with(world.engine, &["--claim-ttl", "20s"]).await;
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     world.concert("DEFAULT", 5).await;
@@ -117,14 +117,14 @@ async fn a_concert_may_ask_for_less_or_nothing(world: World) {
     assert_eq!(details.bad_request().unwrap().field_violations[0].field, "claim_ttl");
 }
 
-/// What somebody was told, and when.
-struct Told {
+/// An estimate that a caller got, and when.
+struct Estimate {
     caller: usize,
     at: i64,
-    estimate_seconds: i64,
+    seconds: i64,
 }
 
-async fn the_estimate_is_near_what_really_happens_in_a_steady_sale(world: World) {
+async fn the_estimate_is_near_the_real_wait_in_a_steady_sale(world: World) {
     const CALLERS: usize = 260;
     world.concert_with("IU", 500, |concert| concert.max_active_count = 20).await;
     let callers = futures::future::join_all((0..CALLERS).map(|_| world.waiting("IU"))).await;
@@ -132,11 +132,11 @@ async fn the_estimate_is_near_what_really_happens_in_a_steady_sale(world: World)
     callers.sort_unstable_by_key(|caller| caller.queue_number);
     let mut random = StdRng::seed_from_u64(7);
     let mut admitted_at: Vec<Option<i64>> = vec![None; CALLERS];
-    let mut told: Vec<Told> = Vec::new();
+    let mut estimates: Vec<Estimate> = Vec::new();
     let (mut now, mut first_active, mut first_waiting) = (0_i64, 0_usize, 0_usize);
     world.promote().await;
     while first_waiting < CALLERS {
-        // Who is admitted takes a while and is done: one to four of them every two seconds.
+        // Every two seconds one to four admitted users leave.
         while first_waiting < CALLERS && callers[first_waiting].state().await != QueueState::Waiting {
             admitted_at[first_waiting] = Some(now);
             first_waiting += 1;
@@ -147,7 +147,7 @@ async fn the_estimate_is_near_what_really_happens_in_a_steady_sale(world: World)
             let warm = now >= 20;
             if let Some(estimate) = position.estimated_wait.filter(|_| warm) {
                 assert!(estimate.seconds > 0);
-                told.push(Told { caller, at: now, estimate_seconds: estimate.seconds });
+                estimates.push(Estimate { caller, at: now, seconds: estimate.seconds });
             }
         }
         for _ in 0..random.random_range(1..=4) {
@@ -160,11 +160,11 @@ async fn the_estimate_is_near_what_really_happens_in_a_steady_sale(world: World)
         world.advance(Duration::from_secs(2));
         world.promote().await;
     }
-    let mut errors: Vec<f64> = told
+    let mut errors: Vec<f64> = estimates
         .iter()
-        .filter_map(|told| {
-            let wait = (admitted_at[told.caller]? - told.at).max(1) as f64;
-            Some((told.estimate_seconds as f64 - wait).abs() / wait)
+        .filter_map(|estimate| {
+            let wait = (admitted_at[estimate.caller]? - estimate.at).max(1) as f64;
+            Some((estimate.seconds as f64 - wait).abs() / wait)
         })
         .collect();
     errors.sort_unstable_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! More than the server takes on, callers without patience, and requests that are none.
+//! Overload, callers that give up, and requests that cannot be read.
 
 use std::{
     net::SocketAddr,
@@ -18,10 +18,10 @@ use crate::harness::{
 };
 
 on_both_engines!(
-    a_call_whose_deadline_passes_while_it_waits_is_never_done,
+    a_call_whose_deadline_passes_while_it_waits_never_starts,
     a_stream_ends_at_its_callers_deadline,
-    a_request_that_cannot_be_read_is_the_callers_mistake,
-    thousands_of_calls_at_once_on_one_connection_are_served,
+    a_request_that_cannot_be_read_is_an_invalid_argument,
+    thousands_of_concurrent_calls_on_one_connection_are_served,
 );
 
 const GET_POSITION: &str = "/boxoffice.v1.QueueService/GetPosition";
@@ -35,7 +35,7 @@ fn charge(user_id: impl ToString, amount: i64) -> Bytes {
     frame(&request.encode_to_vec())
 }
 
-/// The request of GetPosition and WatchPosition, which are alike.
+/// Returns the request of GetPosition. WatchPosition has the same fields.
 fn position(caller: &Caller) -> Bytes {
     let (concert_code, user_id) = (caller.concert_code.clone(), caller.user_id.clone());
     frame(&proto::GetPositionRequest { concert_code, user_id }.encode_to_vec())
@@ -45,13 +45,13 @@ fn bearer(caller: &Caller) -> String {
     format!("Bearer {}", caller.token)
 }
 
-/// Waits for as long as it takes for a task to have sent what it sends.
+/// Waits until spawned tasks have sent their requests.
 async fn a_moment() {
     tokio::time::sleep(Duration::from_millis(200)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_calls_than_the_limit_are_refused_and_health_is_not() {
+async fn calls_beyond_the_limit_are_refused_and_health_checks_are_not() {
     let world = World::with(Engine::Sqlite, &["--max-calls", "8"]).await;
     world.concert("IU", 50).await;
     let (user_id, caller) = (world.user(0).await, world.waiting("IU").await);
@@ -66,7 +66,9 @@ async fn more_calls_than_the_limit_are_refused_and_health_is_not() {
     let details = assert_failure(world.charge(user_id, 1, "").await, Code::ResourceExhausted, "OVERLOADED");
     let delay = details.retry_info().unwrap().retry_delay.unwrap();
     assert!((Duration::from_millis(200)..Duration::from_secs(8)).contains(&delay), "{delay:?}");
-    // They leave as many places to other calls. Streams and health go by other limits, or by none.
+    // One method uses at most half of the calls in flight, so other methods are served. Streams have a limit of their
+    // own; health
+    // checks have none.
     assert_eq!(caller.state().await, QueueState::Waiting);
     caller.watch().await.unwrap().message().await.unwrap().unwrap();
     let health = HealthClient::new(world.channel(0)).check(HealthCheckRequest::default()).await.unwrap();
@@ -91,10 +93,10 @@ async fn streams_have_a_limit_of_their_own_for_as_long_as_they_are_open() {
     assert_failure(caller.watch_seats(DATE).await, Code::ResourceExhausted, "OVERLOADED");
     assert_eq!(caller.state().await, QueueState::Active);
     drop(seats);
-    eventually("a place is free", async || caller.watch().await.is_ok()).await;
+    eventually("a stream can be opened", async || caller.watch().await.is_ok()).await;
 }
 
-async fn a_call_whose_deadline_passes_while_it_waits_is_never_done(world: World) {
+async fn a_call_whose_deadline_passes_while_it_waits_never_starts(world: World) {
     let user_id = world.user(0).await;
     let connection = Raw::connect(world.server(0).address).await;
     let lock = lock_database(&world).await;
@@ -138,7 +140,7 @@ fn assert_invalid(status: Status, field: &str) {
     assert_eq!(details.bad_request().unwrap().field_violations[0].field, field);
 }
 
-async fn a_request_that_cannot_be_read_is_the_callers_mistake(world: World) {
+async fn a_request_that_cannot_be_read_is_an_invalid_argument(world: World) {
     let server = world.server(0);
     let (public, admin) = (Raw::connect(server.address).await, Raw::connect(server.admin_address).await);
     let call = async |path: &str, body: &[u8]| {
@@ -146,7 +148,8 @@ async fn a_request_that_cannot_be_read_is_the_callers_mistake(world: World) {
         public.call(request(path).body(()).unwrap(), body).await.unwrap().status
     };
     let large = |bytes: usize| frame(&proto::GetConcertRequest { concert_code: "A".repeat(bytes) }.encode_to_vec());
-    // Not a message, half of one, none, two frames' worth of length, flags that nobody knows.
+    // A broken message, half of one, none, half a frame header, compressed ones, unknown flags, and a length without
+    // its bytes.
     for body in [
         &b"\0\0\0\0\x01\xff"[..],
         b"\0\0\0\0\x05\x08",
@@ -169,7 +172,7 @@ async fn a_request_that_cannot_be_read_is_the_callers_mistake(world: World) {
         let request = request(LIST_CONCERTS).header("grpc-timeout", timeout).body(()).unwrap();
         assert_invalid(public.call(request, frame(b"")).await.unwrap().status, "grpc-timeout");
     }
-    // The calls of the admin are not there for the public.
+    // The public listener does not serve AdminService.
     for path in ["/boxoffice.v1.ConcertService/Nope", "/boxoffice.v1.AdminService/UpdateSale", "/", "/%ff/x"] {
         assert_failure(Err::<(), _>(call(path, &frame(b"")).await), Code::Unimplemented, "UNIMPLEMENTED");
     }
@@ -180,7 +183,7 @@ async fn a_request_that_cannot_be_read_is_the_callers_mistake(world: World) {
     }
 }
 
-async fn thousands_of_calls_at_once_on_one_connection_are_served(world: World) {
+async fn thousands_of_concurrent_calls_on_one_connection_are_served(world: World) {
     world.concert("IU", 50).await;
     let caller = world.waiting("IU").await;
     let calls = (0..2_600).map(|_| caller.position());
@@ -190,7 +193,7 @@ async fn thousands_of_calls_at_once_on_one_connection_are_served(world: World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_half_open_calls_keep_nobody_out() {
+async fn ten_thousand_half_sent_calls_do_not_block_other_calls() {
     let world = World::with(Engine::Sqlite, &["--max-calls", "8"]).await;
     world.concert("IU", 50).await;
     let caller = world.waiting("IU").await;
@@ -206,14 +209,14 @@ async fn ten_thousand_half_open_calls_keep_nobody_out() {
         assert_eq!(caller.state().await, QueueState::Waiting);
     }
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    // Whoever goes on is served.
+    // A call that is completed is served.
     let (response, mut sender) = open.pop().unwrap();
     sender.send_data(position(&caller), true).unwrap();
     assert!(Status::from_header_map(response.await.unwrap().headers()).is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_sent_calls_of_health_keep_nobody_from_it_and_are_given_up() {
+async fn half_sent_health_checks_do_not_block_other_checks_and_time_out() {
     let world = World::with(Engine::Sqlite, &["--call-timeout", "3s"]).await;
     let connection = Raw::connect(world.server(0).address).await;
     let mut open = Vec::new();
@@ -261,15 +264,15 @@ async fn a_flood_of_resets_closes_its_own_connection_at_most() {
     assert_eq!(caller.state().await, QueueState::Waiting);
 }
 
-/// Whether the other end closes a connection that says nothing.
+/// Returns whether the server closes a silent connection.
 async fn is_closed(stream: &mut TcpStream) -> bool {
     let read = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut [0; 1])).await;
     matches!(read, Ok(Ok(0) | Err(_)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_connections_than_the_limit_are_closed_at_once() {
-    // One is the suite's own.
+async fn connections_beyond_the_limit_are_closed_immediately() {
+    // The harness uses one of the two connections.
     let world = World::with(Engine::Sqlite, &["--max-connections", "2"]).await;
     let address: SocketAddr = world.server(0).address;
     let second = connect(address).await;
@@ -282,7 +285,7 @@ async fn more_connections_than_the_limit_are_closed_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_silent_or_watches_health_does_not_hold_up_a_server_that_stops() {
+async fn silent_connections_and_health_watchers_do_not_delay_a_shutdown() {
     let mut world = World::with(Engine::Sqlite, &["--drain-timeout", "20s"]).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
@@ -303,7 +306,7 @@ async fn who_is_silent_or_watches_health_does_not_hold_up_a_server_that_stops() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stops_serves_on_while_its_callers_go() {
+async fn a_stopping_server_still_serves_while_its_callers_move_away() {
     let mut world = World::with(Engine::Sqlite, &["--lame-duck", "1s"]).await;
     world.concert("IU", 50).await;
     let caller = world.waiting("IU").await;
@@ -328,7 +331,7 @@ async fn a_server_that_stops_serves_on_while_its_callers_go() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_who_give_up_leave_nothing_behind() {
+async fn callers_that_give_up_leave_nothing_behind() {
     let world = World::new(Engine::Sqlite).await;
     let user_id = world.user(0).await;
     let connection = Raw::connect(world.server(0).address).await;
@@ -337,7 +340,7 @@ async fn callers_who_give_up_leave_nothing_behind() {
         let timeout = format!("{}m", 1 + round % 20);
         let call = request(CHARGE).header("grpc-timeout", timeout).body(()).unwrap();
         let (_, mut sender) = connection.open(call).await.unwrap();
-        // Some are over before they are sent.
+        // Some calls are answered before they are sent.
         let _ = sender.send_data(charge(user_id, 1), true);
         tokio::time::sleep(Duration::from_millis(1)).await;
         sender.send_reset(h2::Reason::CANCEL);
@@ -346,7 +349,7 @@ async fn callers_who_give_up_leave_nothing_behind() {
     let started = Instant::now();
     world.charge(user_id, 1_000_000, "").await.unwrap();
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
-    // Only what had been started before its caller gave up was done.
+    // Only calls that had started before their callers gave up took effect.
     assert!(world.balance(user_id).await < 1_000_100, "{}", world.balance(user_id).await);
     world.check_invariants().await;
 }

@@ -12,11 +12,11 @@ on_both_engines!(
     paying_moves_money_seats_reservation_and_token_together,
     paying_again_returns_the_same_payment,
     a_request_id_pays_once_and_is_refused_for_another_request,
-    a_poor_wallet_pays_nothing_and_the_hold_stays,
-    what_else_the_token_holds_is_released,
-    a_token_with_several_holds_has_to_say_which,
-    a_hold_that_ran_out_while_it_was_paid_is_refused_even_if_nobody_took_the_seat,
-    a_hold_that_ran_out_and_was_taken_over_is_not_paid,
+    a_wallet_without_enough_money_pays_nothing_and_the_hold_stays,
+    other_holds_of_the_token_are_released,
+    a_token_with_several_holds_must_name_one,
+    an_expired_hold_is_not_paid_even_if_the_seat_is_free,
+    an_expired_hold_is_not_paid_if_another_user_took_the_seat,
     payments_are_listed_newest_first_in_pages,
 );
 
@@ -90,7 +90,7 @@ async fn a_request_id_pays_once_and_is_refused_for_another_request(world: World)
     world.check_invariants().await;
 }
 
-async fn a_poor_wallet_pays_nothing_and_the_hold_stays(world: World) {
+async fn a_wallet_without_enough_money_pays_nothing_and_the_hold_stays(world: World) {
     world.concert("IU", 50).await;
     let user_id = world.user(PRICE - 1).await;
     let caller = world.join("IU", user_id).await;
@@ -107,7 +107,7 @@ async fn a_poor_wallet_pays_nothing_and_the_hold_stays(world: World) {
     world.check_invariants().await;
 }
 
-async fn what_else_the_token_holds_is_released(world: World) {
+async fn other_holds_of_the_token_are_released(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let first = caller.hold(DATE, &[1]).await.unwrap();
@@ -119,7 +119,7 @@ async fn what_else_the_token_holds_is_released(world: World) {
     world.check_invariants().await;
 }
 
-async fn a_token_with_several_holds_has_to_say_which(world: World) {
+async fn a_token_with_several_holds_must_name_one(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     caller.hold(DATE, &[1]).await.unwrap();
@@ -129,7 +129,7 @@ async fn a_token_with_several_holds_has_to_say_which(world: World) {
     assert_eq!(caller.pay_as(&second.reservation_id, "").await.unwrap().seat_numbers, [2]);
 }
 
-async fn a_hold_that_ran_out_while_it_was_paid_is_refused_even_if_nobody_took_the_seat(world: World) {
+async fn an_expired_hold_is_not_paid_even_if_the_seat_is_free(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let held = caller.hold(DATE, &[1]).await.unwrap();
@@ -145,7 +145,7 @@ async fn a_hold_that_ran_out_while_it_was_paid_is_refused_even_if_nobody_took_th
     world.check_invariants().await;
 }
 
-async fn a_hold_that_ran_out_and_was_taken_over_is_not_paid(world: World) {
+async fn an_expired_hold_is_not_paid_if_another_user_took_the_seat(world: World) {
     world.concert("IU", 50).await;
     let (caller, other) = (world.admitted("IU").await, world.admitted("IU").await);
     let held = caller.hold(DATE, &[1, 2]).await.unwrap();

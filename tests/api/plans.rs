@@ -242,8 +242,15 @@ async fn check(engine: Engine) {
 /// Whether a statement is one of the engine's dialect. Many are of both.
 fn is_of(engine: Engine, sql: &str) -> bool {
     let is_data = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "].iter().any(|word| sql.starts_with(word));
-    let is_schema =
-        ["seaql_migrations", "information_schema", "sqlite_master", "sqlite_version", "pg_", "CURRENT_SCHEMA", "clock_timestamp"];
+    let is_schema = [
+        "seaql_migrations",
+        "information_schema",
+        "sqlite_master",
+        "sqlite_version",
+        "pg_",
+        "CURRENT_SCHEMA",
+        "clock_timestamp",
+    ];
     let is_schema = is_schema.iter().any(|word| sql.contains(word));
     let is_postgres = sql.contains("::") || sql.contains("FOR NO KEY UPDATE") || sql.contains("SKIP LOCKED");
     let built_for_postgres = sql.contains("\".\"") && sql.contains("$1");
@@ -280,7 +287,7 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<Stri
         let in_order = detail.contains("USING INDEX") || detail.contains("USING COVERING INDEX");
         let is_page = in_order && sql.contains("LIMIT") && !details.iter().any(|detail| detail.contains("TEMP B-TREE"));
         let is_any = sql.contains("LIMIT 1") || sql.contains("LIMIT ?");
-        // What SQLite looks up for a foreign key of an inserted row has a plan of its own, which is not that of a query.
+        // For an inserted parent row SQLite plans a look-up of its children that it runs only if a reference is broken.
         let is_table = is_base_table(sql, name) && !sql.starts_with("INSERT INTO \"");
         match verb {
             "SCAN" => is_table && !is_page && !(is_any && !sql.contains("ORDER BY")),

@@ -9,8 +9,8 @@ use crate::harness::{DATE, START, World, assert_failure, eventually, on_both_eng
 
 on_both_engines!(
     numbers_are_dense_per_concert_and_a_repeat_returns_the_same_token,
-    a_token_is_admitted_by_promotion_and_then_says_until_when,
-    a_waiting_token_tells_its_place_and_how_to_ask_again,
+    a_promoted_token_is_active_and_says_until_when,
+    a_waiting_token_has_a_position_and_a_time_for_the_next_poll,
     promotion_admits_as_many_as_seats_are_unsold_in_queue_order,
     promotion_is_bounded_by_a_cap_below_the_unsold_seats_and_not_by_one_above,
     promotion_counts_holds_as_unsold_and_payments_as_sold,
@@ -19,14 +19,14 @@ on_both_engines!(
     promotion_goes_on_when_no_active_token_is_left,
     two_concerts_are_promoted_side_by_side,
     nobody_is_admitted_while_paused_or_before_the_opening_but_the_admitted_go_on,
-    an_admission_is_over_at_its_expiry_before_any_sweep,
+    an_admission_ends_at_its_expiry_before_any_expiry_pass,
     after_expiry_a_new_token_stands_at_the_end_of_the_queue,
-    leaving_is_idempotent_frees_the_place_and_releases_seats,
-    leaving_does_not_change_a_token_that_is_over,
+    leaving_is_idempotent_makes_room_and_releases_seats,
+    leaving_does_not_change_an_ended_token,
     positions_close_up_when_somebody_ahead_leaves,
     a_watcher_sees_each_change_and_the_end,
     a_watcher_sees_its_admission_expire,
-    a_watcher_of_a_token_that_is_over_gets_one_message,
+    a_watcher_of_an_ended_token_gets_one_message,
     the_estimate_comes_from_the_measured_rate,
     tokens_may_be_sent_in_any_case_of_bearer,
 );
@@ -52,7 +52,7 @@ async fn numbers_are_dense_per_concert_and_a_repeat_returns_the_same_token(world
     world.check_invariants().await;
 }
 
-async fn a_token_is_admitted_by_promotion_and_then_says_until_when(world: World) {
+async fn a_promoted_token_is_active_and_says_until_when(world: World) {
     world.concert("IU", 50).await;
     let caller = world.waiting("IU").await;
     assert_eq!(caller.state().await, QueueState::Waiting);
@@ -65,7 +65,7 @@ async fn a_token_is_admitted_by_promotion_and_then_says_until_when(world: World)
     assert_eq!(position.unsold_seat_count, 100);
 }
 
-async fn a_waiting_token_tells_its_place_and_how_to_ask_again(world: World) {
+async fn a_waiting_token_has_a_position_and_a_time_for_the_next_poll(world: World) {
     world.concert("IU", 1).await;
     let mut callers = Vec::new();
     for _ in 0..5 {
@@ -78,7 +78,7 @@ async fn a_waiting_token_tells_its_place_and_how_to_ask_again(world: World) {
         assert_eq!(position.expire_time, None);
     }
     world.promote().await;
-    // Two dates with a seat each.
+    // There are two dates with one seat each.
     assert_eq!(callers[1].state().await, QueueState::Active);
     assert_eq!(callers[2].position().await.unwrap().position, Some(1));
     assert_eq!(callers[4].position().await.unwrap().position, Some(3));
@@ -129,7 +129,7 @@ async fn promotion_counts_holds_as_unsold_and_payments_as_sold(world: World) {
         world.waiting("IU").await;
     }
     world.promote().await;
-    // Six seats less two sold are four places; the holder has one of them.
+    // Six seats less two sold ones leave room for four users. The holder is one of them.
     let stats = world.stats("IU").await;
     assert_eq!((stats.unsold_seat_count, stats.held_seat_count, stats.sold_seat_count), (4, 1, 2));
     assert_eq!((stats.active_count, stats.completed_count, stats.waiting_count), (4, 1, 3));
@@ -222,7 +222,7 @@ async fn nobody_is_admitted_while_paused_or_before_the_opening_but_the_admitted_
     assert_eq!(late.state().await, QueueState::Active);
 }
 
-async fn an_admission_is_over_at_its_expiry_before_any_sweep(world: World) {
+async fn an_admission_ends_at_its_expiry_before_any_expiry_pass(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     world.advance(Duration::from_millis(599_999));
@@ -241,7 +241,7 @@ async fn after_expiry_a_new_token_stands_at_the_end_of_the_queue(world: World) {
     let caller = world.admitted("IU").await;
     world.waiting("IU").await;
     world.advance(Duration::from_secs(600));
-    // No sweep has run.
+    // No expiry pass has run.
     let again = caller.issue().await.unwrap();
     assert_eq!((again.queue_number, again.state()), (3, QueueState::Waiting));
     assert_ne!(again.token, caller.token);
@@ -249,7 +249,7 @@ async fn after_expiry_a_new_token_stands_at_the_end_of_the_queue(world: World) {
     world.check_invariants().await;
 }
 
-async fn leaving_is_idempotent_frees_the_place_and_releases_seats(world: World) {
+async fn leaving_is_idempotent_makes_room_and_releases_seats(world: World) {
     world.concert("IU", 1).await;
     let caller = world.admitted("IU").await;
     let other = world.admitted("IU").await;
@@ -271,7 +271,7 @@ async fn leaving_is_idempotent_frees_the_place_and_releases_seats(world: World) 
     world.check_invariants().await;
 }
 
-async fn leaving_does_not_change_a_token_that_is_over(world: World) {
+async fn leaving_does_not_change_an_ended_token(world: World) {
     world.concert("IU", 5).await;
     let paid = world.admitted("IU").await;
     paid.hold(DATE, &[1]).await.unwrap();
@@ -330,7 +330,7 @@ async fn a_watcher_sees_its_admission_expire(world: World) {
     assert_eq!(stream.message().await.unwrap(), None);
 }
 
-async fn a_watcher_of_a_token_that_is_over_gets_one_message(world: World) {
+async fn a_watcher_of_an_ended_token_gets_one_message(world: World) {
     world.concert("IU", 5).await;
     let caller = world.waiting("IU").await;
     caller.leave().await.unwrap();
@@ -353,7 +353,7 @@ async fn the_estimate_comes_from_the_measured_rate(world: World) {
     }
     world.advance(Duration::from_secs(2));
     world.promote().await;
-    // One every two seconds, and five wait.
+    // One user is admitted every two seconds, and five wait.
     let position = callers[9].position().await.unwrap();
     assert_eq!(position.position, Some(5));
     let estimate = position.estimated_wait.unwrap().seconds;
@@ -370,5 +370,5 @@ async fn tokens_may_be_sent_in_any_case_of_bearer(world: World) {
         request.metadata_mut().insert("authorization", value);
         caller.queue().get_position(request).await.unwrap();
     }
-    eventually("the view has the number", async || caller.position().await.is_ok()).await;
+    eventually("the snapshot has the number", async || caller.position().await.is_ok()).await;
 }

@@ -1,4 +1,4 @@
-//! Giving payments back.
+//! Refunding payments.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::harness::{Caller, DATE, PRICE, START, World, assert_failure, on_both_
 
 on_both_engines!(
     a_refund_gives_money_and_seats_back_together,
-    a_refund_happens_once_however_often_it_is_asked,
+    a_refund_happens_once_however_often_it_is_requested,
     a_request_id_is_refused_for_another_refund,
     a_refund_is_closed_once_the_performance_has_started,
-    what_belongs_to_another_user_is_not_found,
+    payments_of_another_user_are_not_found,
     a_freed_seat_is_sold_again_and_counts_as_unsold_at_the_next_promotion,
-    refunds_and_payments_of_the_freed_seats_at_once_keep_the_books,
-    a_replayed_payment_answers_as_it_did_then,
+    concurrent_refunds_and_payments_of_freed_seats_keep_the_books,
+    a_retried_payment_returns_its_first_answer_after_a_refund,
     a_refund_that_would_overflow_the_wallet_is_refused,
 );
 
@@ -51,7 +51,7 @@ async fn a_refund_gives_money_and_seats_back_together(world: World) {
     world.check_invariants().await;
 }
 
-async fn a_refund_happens_once_however_often_it_is_asked(world: World) {
+async fn a_refund_happens_once_however_often_it_is_requested(world: World) {
     world.concert("IU", 50).await;
     let (caller, payment) = paid(&world, &[7]).await;
     let ids: Vec<String> = (0..10).map(|_| Uuid::now_v7().to_string()).collect();
@@ -92,12 +92,12 @@ async fn a_refund_is_closed_once_the_performance_has_started(world: World) {
     assert_eq!(metadata["payment_id"], payment.payment_id);
     assert!(metadata["start_time"].starts_with("2027-01-26T"));
     assert_eq!(world.balance(caller.uuid()).await, 99 * PRICE);
-    // What was given back before stays given back.
+    // An earlier refund stays.
     assert_eq!(early.refund(&early_payment.payment_id).await.unwrap().state(), PaymentState::Refunded);
     world.check_invariants().await;
 }
 
-async fn what_belongs_to_another_user_is_not_found(world: World) {
+async fn payments_of_another_user_are_not_found(world: World) {
     world.concert("IU", 50).await;
     let (_, payment) = paid(&world, &[7]).await;
     let (other, _) = paid(&world, &[8]).await;
@@ -128,7 +128,7 @@ async fn a_freed_seat_is_sold_again_and_counts_as_unsold_at_the_next_promotion(w
     world.check_invariants().await;
 }
 
-async fn refunds_and_payments_of_the_freed_seats_at_once_keep_the_books(world: World) {
+async fn concurrent_refunds_and_payments_of_freed_seats_keep_the_books(world: World) {
     world.concert("IU", 60).await;
     let mut sold = Vec::new();
     for seat in 1..=20 {
@@ -151,7 +151,7 @@ async fn refunds_and_payments_of_the_freed_seats_at_once_keep_the_books(world: W
     world.check_invariants().await;
 }
 
-async fn a_replayed_payment_answers_as_it_did_then(world: World) {
+async fn a_retried_payment_returns_its_first_answer_after_a_refund(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     caller.hold(DATE, &[1]).await.unwrap();

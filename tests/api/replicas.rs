@@ -1,4 +1,4 @@
-//! Several servers on one PostgreSQL, and servers that come and go.
+//! Several servers on one PostgreSQL, restarts, and lost connections.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::harness::{Caller, DATE, Engine, FreshDatabase, PRICE, World, assert_failure, eventually, on_both_engines};
 
-on_both_engines!(a_restart_in_mid_sale_loses_nothing, servers_that_start_at_once_migrate_once);
+on_both_engines!(a_restart_in_mid_sale_loses_nothing, servers_that_start_at_the_same_time_migrate_once);
 
 async fn a_restart_in_mid_sale_loses_nothing(mut world: World) {
     world.concert("IU", 3).await;
@@ -43,7 +43,7 @@ async fn a_restart_in_mid_sale_loses_nothing(mut world: World) {
     world.check_invariants().await;
 }
 
-async fn servers_that_start_at_once_migrate_once(world: World) {
+async fn servers_that_start_at_the_same_time_migrate_once(world: World) {
     let database = FreshDatabase::new(world.engine).await;
     let migrations = (0..4).map(|_| async {
         let db = Database::new(&database.url, Clock::system()).await.unwrap();
@@ -56,7 +56,7 @@ async fn servers_that_start_at_once_migrate_once(world: World) {
     }
 }
 
-/// Three servers on one PostgreSQL.
+/// Returns three servers on one PostgreSQL.
 async fn three() -> World {
     let mut world = World::new(Engine::Postgres).await;
     world.add_replica().await;
@@ -72,7 +72,7 @@ async fn promote_together(world: &World, rounds: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_servers_on_an_empty_database_start_at_once() {
+async fn three_servers_start_on_an_empty_database_at_the_same_time() {
     let world = World::new(Engine::Postgres).await;
     let mut settings = world.settings.clone();
     settings.database_url = FreshDatabase::new(Engine::Postgres).await.url;
@@ -87,7 +87,7 @@ async fn three_servers_on_an_empty_database_start_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_promotion_waits_for_its_turn_among_those_who_issue_tokens() {
+async fn a_promotion_waits_for_the_transactions_that_issue_tokens() {
     let world = World::new(Engine::Postgres).await;
     world.concert("IU", 5).await;
     let caller = world.waiting("IU").await;
@@ -101,7 +101,7 @@ async fn a_promotion_waits_for_its_turn_among_those_who_issue_tokens() {
     };
     tokio::join!(world.promote(), release);
     assert_eq!(caller.state().await, QueueState::Active);
-    // The admission began when the turn came.
+    // The admission began when the promotion got the lock, not when it started to wait.
     world.advance(world.settings.admission_ttl - Duration::from_secs(1));
     assert_eq!(caller.state().await, QueueState::Active);
     db.close().await.unwrap();
@@ -187,7 +187,7 @@ async fn a_request_id_has_one_effect_through_three_servers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_server_does_the_others_know() {
+async fn a_change_on_one_server_is_seen_by_the_others() {
     let world = three().await;
     world.concert("IU", 1).await;
     let ahead = world.waiting("IU").await;
@@ -199,7 +199,7 @@ async fn what_one_server_does_the_others_know() {
     assert_eq!(next().await.position, Some(1));
     world.server(0).promote().await.unwrap();
     assert_eq!(next().await.state(), QueueState::Active);
-    // Whoever saw ACTIVE on one server is served by all.
+    // A user who saw ACTIVE on one server is served by all servers.
     caller.hold(DATE, &[1]).await.unwrap();
     let waiting = world.join("IU", world.user(PRICE).await).await.via(world.channel(2));
     assert_eq!(waiting.state().await, QueueState::Waiting);
@@ -246,7 +246,7 @@ async fn no_plan_of_postgresql_admits_more_than_there_is_room_for() {
     let url = world.settings.database_url.clone();
     let name = url.rsplit('/').next().unwrap();
     let db = sea_orm::Database::connect(&url).await.unwrap();
-    // Without these, a set that is chosen with a limit is joined by asking for it again and again.
+    // Without these plans, PostgreSQL evaluates a subquery with a LIMIT once per row.
     for setting in ["enable_hashagg", "enable_sort"] {
         let off = format!("ALTER DATABASE {name} SET {setting} = off");
         sea_orm::ConnectionTrait::execute_unprepared(&db, &off).await.unwrap();

@@ -1,4 +1,4 @@
-//! Holding seats, giving them back, losing them.
+//! Holding seats, releasing them, losing them when they expire.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ on_both_engines!(
     several_seats_are_held_all_or_none,
     holding_ones_own_seats_again_returns_the_same_reservation,
     a_hold_never_outlives_its_token,
-    a_request_id_returns_the_first_answer_whatever_became_of_it,
+    a_request_id_returns_the_first_answer_also_after_the_hold_has_ended,
     a_request_id_is_refused_for_another_request_and_another_user,
     a_refused_hold_leaves_no_trace_and_its_request_id_is_free,
     the_limit_counts_held_and_paid_seats_over_all_dates_and_tokens,
-    a_released_seat_is_free_at_once_and_release_is_idempotent,
+    a_released_seat_is_free_immediately_and_release_is_idempotent,
     an_expired_hold_says_so_before_and_after_the_sweep,
     reservations_are_listed_newest_first_in_pages,
 );
@@ -62,7 +62,7 @@ async fn holding_ones_own_seats_again_returns_the_same_reservation(world: World)
     let held = caller.hold(DATE, &[1, 2]).await.unwrap();
     assert_eq!(caller.hold(DATE, &[2, 1]).await.unwrap(), held);
     assert_eq!(caller.hold(DATE, &[2]).await.unwrap(), held);
-    // Partly one's own: not the same reservation.
+    // Seats that are only partly held by the caller are not the same reservation.
     assert_failure(caller.hold(DATE, &[2, 3]).await, Code::FailedPrecondition, "SEAT_HELD");
     assert_ne!(caller.hold(NEXT_DATE, &[1, 2]).await.unwrap().reservation_id, held.reservation_id);
     world.check_invariants().await;
@@ -79,7 +79,7 @@ async fn a_hold_never_outlives_its_token(world: World) {
     other.hold(DATE, &[1]).await.unwrap();
 }
 
-async fn a_request_id_returns_the_first_answer_whatever_became_of_it(world: World) {
+async fn a_request_id_returns_the_first_answer_also_after_the_hold_has_ended(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let request_id = Uuid::now_v7().to_string();
@@ -142,7 +142,7 @@ async fn the_limit_counts_held_and_paid_seats_over_all_dates_and_tokens(world: W
     world.check_invariants().await;
 }
 
-async fn a_released_seat_is_free_at_once_and_release_is_idempotent(world: World) {
+async fn a_released_seat_is_free_immediately_and_release_is_idempotent(world: World) {
     world.concert("IU", 50).await;
     let (caller, other) = (world.admitted("IU").await, world.admitted("IU").await);
     let held = caller.hold(DATE, &[1]).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_released_seat_is_free_at_once_and_release_is_idempotent(world: World)
     assert_eq!(released.state(), ReservationState::Released);
     assert_eq!(caller.release(&held.reservation_id).await.unwrap(), released);
     other.hold(DATE, &[1]).await.unwrap();
-    // What another holds now is not released by it.
+    // It does not release the seat that another user holds now.
     caller.release(&held.reservation_id).await.unwrap();
     assert_eq!(caller.seat(DATE, 1).await, SeatState::Held);
     assert_failure(caller.pay_as(&held.reservation_id, "").await, Code::FailedPrecondition, "NO_HELD_SEAT");

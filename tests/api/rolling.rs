@@ -1,5 +1,6 @@
-//! Replicas are replaced one after the other while callers go on: callers who follow health, and try once more elsewhere what was
-//! UNAVAILABLE, lose no call.
+//! Replicas are replaced one after the other while callers go on. Callers that follow health, and retry an
+//! UNAVAILABLE call once on
+//! another replica, lose no call.
 
 use std::{
     sync::{
@@ -25,7 +26,7 @@ use crate::harness::{
 
 const CALLERS: usize = 8;
 
-/// A replica as callers know it.
+/// A replica as callers see it.
 #[derive(Clone)]
 struct Replica {
     channel: Channel,
@@ -53,7 +54,7 @@ impl Replica {
 
 type Replicas = Arc<Mutex<Vec<Replica>>>;
 
-/// One of those that serve, in turn.
+/// Returns one of the serving replicas, in turn.
 fn choose(replicas: &Replicas, turn: usize) -> Channel {
     let replicas = replicas.lock().unwrap();
     let serving: Vec<&Replica> = replicas.iter().filter(|replica| replica.serves.load(Ordering::SeqCst)).collect();
@@ -64,12 +65,14 @@ fn is_unavailable(status: &Status) -> bool {
     status.code() == Code::Unavailable
 }
 
-/// The same, or what the client itself says of a connection that closed under a call: what a server answers has details.
+/// Returns whether a call was refused as UNAVAILABLE, or its connection was closed. Only a status of the client's own
+/// transport
+/// has no details.
 fn is_unavailable_or_cut_off(status: &Status) -> bool {
     is_unavailable(status) || status.details().is_empty()
 }
 
-/// Tries once more elsewhere what `is_worth_it`.
+/// Charges a wallet. If `is_worth_it` says so, the call is retried once on another replica.
 async fn charge(
     replicas: &Replicas,
     turn: usize,
@@ -136,18 +139,18 @@ async fn no_call_is_lost_while_replicas_are_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_call_is_lost_either_when_they_go_at_once() {
+async fn no_call_is_lost_when_replicas_stop_immediately() {
     roll(Duration::ZERO, is_unavailable_or_cut_off).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn old_connections_make_way_without_a_lost_call_or_stream() {
+async fn old_connections_are_replaced_without_a_lost_call_or_stream() {
     let world = World::with(Engine::Sqlite, &["--max-connection-age", "200ms"]).await;
     world.concert("IU", 50).await;
     let caller = world.waiting("IU").await;
     let mut stream = caller.watch().await.unwrap();
     stream.message().await.unwrap().unwrap();
-    // Whoever does not follow finds the old connection closed.
+    // A client that does not react to GOAWAY finds its old connection closed.
     let old = Raw::connect(world.server(0).address).await;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(1) {

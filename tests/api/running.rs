@@ -1,4 +1,4 @@
-//! The service as its operators meet it: the binary, health, reflection, shutdown.
+//! The service as an operator sees it: the binary, health, reflection, shutdown.
 
 use std::{process::Command, time::Duration};
 
@@ -12,7 +12,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 use crate::harness::{Caller, DATE, Engine, FreshDatabase, World, connect, eventually, on_both_engines, start};
 
 on_both_engines!(
-    health_knows_every_service_and_reflection_both_versions,
+    health_knows_every_service_and_reflection_speaks_both_versions,
     the_binary_migrates_serves_a_demo_and_stops_when_told,
     a_demo_fills_only_what_is_empty,
     background_passes_run_by_themselves,
@@ -26,7 +26,7 @@ async fn health(channel: &Channel, service: &str) -> ServingStatus {
     client.check(request).await.expect("health").into_inner().status()
 }
 
-async fn health_knows_every_service_and_reflection_both_versions(world: World) {
+async fn health_knows_every_service_and_reflection_speaks_both_versions(world: World) {
     let channel = world.channel(0);
     assert_eq!(health(&channel, "").await, ServingStatus::Serving);
     for service in SERVICES {
@@ -47,7 +47,7 @@ async fn health_knows_every_service_and_reflection_both_versions(world: World) {
     assert!(knows(channel, "boxoffice.v1.ErrorReason").await);
 }
 
-/// What reflection v1 lists.
+/// Returns the services that reflection v1 lists.
 pub async fn services(channel: Channel) -> Vec<String> {
     use v1::{server_reflection_request::MessageRequest, server_reflection_response::MessageResponse};
     let request = v1::ServerReflectionRequest {
@@ -63,7 +63,7 @@ pub async fn services(channel: Channel) -> Vec<String> {
     }
 }
 
-/// Whether reflection v1alpha finds the file of a symbol.
+/// Returns whether reflection v1alpha finds the file of a symbol.
 async fn knows(channel: Channel, symbol: &str) -> bool {
     use v1alpha::{server_reflection_request::MessageRequest, server_reflection_response::MessageResponse};
     let request = v1alpha::ServerReflectionRequest {
@@ -105,7 +105,7 @@ async fn background_passes_run_by_themselves(world: World) {
     settings.admission_ttl = Duration::from_millis(500);
     let server = start(&settings, &boxoffice::clock::Clock::system(), true).await;
     server.ready().await.unwrap();
-    // The concert opened on the tests' clock, which is ahead of the machine's.
+    // The clock of the tests is ahead of the machine's clock, so the concert would open too late.
     let open_time = Some(boxoffice::rpc::proto::timestamp(0));
     let change =
         boxoffice::rpc::proto::UpdateSaleRequest { concert_code: "IU".into(), open_time, ..Default::default() };
@@ -119,7 +119,7 @@ async fn background_passes_run_by_themselves(world: World) {
     }
     use boxoffice::rpc::proto::QueueState::{Active, Expired};
     assert!(states.ends_with(&[Active, Expired]), "{states:?}");
-    eventually("the sweep says so too", async || {
+    eventually("the expiry pass has expired the token", async || {
         use boxoffice::db::entity::queue_token;
         use sea_orm::EntityTrait;
         let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
@@ -161,7 +161,7 @@ async fn a_demo_fills_only_what_is_empty(world: World) {
 }
 
 async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
-    // Prepared by the binary alone.
+    // Only the binary prepares this database.
     let database = FreshDatabase::new(world.engine).await;
     let url = database.url.as_str();
     assert!(binary(url).arg("migrate").output().unwrap().status.success());

@@ -1,4 +1,4 @@
-//! What must never be printed, at the most talkative the service can be.
+//! Secrets must never be printed, not even at the most verbose log level.
 
 use std::process::Output;
 
@@ -17,11 +17,11 @@ use crate::{
 const PASSWORD: &str = "opensesame-4711";
 const TOKEN_KEY: &str = "a-configured-key-of-more-than-32-characters";
 
-/// The URL of a database, with a password.
+/// Returns the URL of a database with a password in it.
 fn with_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").expect("a URL");
     let (login, place) = rest.split_once('@').expect("a user");
-    // A server that asks for a password has to get its own.
+    // A given server may check passwords, so a URL that has one keeps it.
     if login.contains(':') { url.to_owned() } else { format!("{scheme}://{login}:{PASSWORD}@{place}") }
 }
 
@@ -30,7 +30,8 @@ fn password(url: &str) -> String {
     login.split_once(':').expect("a password").1.to_owned()
 }
 
-/// Queues a user and asks for its place, with the right secrets and with wrong ones; returns the token.
+/// Puts a user into the queue and asks for the position, with the right secrets and with wrong ones. Returns the
+/// token.
 async fn calls(channel: &Channel, key: &str, forged: &str, said: &mut Vec<String>) -> String {
     let with = |token: &str, key: &str| {
         let (token, key) = (format!("Bearer {token}"), key.to_owned());
@@ -45,7 +46,7 @@ async fn calls(channel: &Channel, key: &str, forged: &str, said: &mut Vec<String
     let issue = proto::IssueTokenRequest { concert_code: concert_code.clone(), user_id: user_id.clone() };
     let mut queue = proto::queue_service_client::QueueServiceClient::new(with("", key));
     let token = loop {
-        // The demo is filled in a moment.
+        // The server may still fill the demo.
         match queue.issue_token(issue.clone()).await {
             Ok(issued) => break issued.into_inner().token.expect("a token").token,
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
@@ -87,7 +88,7 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
     assert!(!format!("{signing_key:?}").contains(&signing_key.secret));
     let signature = token.rsplit_once('.').unwrap().1;
     let password = password(&url);
-    // It was really that talkative: the frames of HTTP/2 and the statements of the database are there.
+    // The log was really that verbose: it has HTTP/2 frames and the statements of the database.
     for frame in ["h2::", "TRACE", "DEBUG"] {
         assert!(printed.contains(frame), "no {frame}: is the log level still trace?");
     }

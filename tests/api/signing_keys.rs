@@ -1,4 +1,4 @@
-//! A new signing key in mid-sale: nobody's token is refused while all servers go over to it.
+//! A new signing key during a sale: no token is refused while the servers change to it.
 
 use boxoffice::{
     db::Database,
@@ -13,7 +13,7 @@ use crate::{
 
 on_both_engines!(the_binary_rotates_lists_and_drops_keys);
 
-/// The id of the key that a token was signed with, as its header says it.
+/// Returns the id of the key that signed a token, from the token's header.
 fn key_id(token: &str) -> String {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let header = URL_SAFE_NO_PAD.decode(token.split('.').next().expect("a header")).expect("base64");
@@ -36,7 +36,7 @@ async fn a_new_key_is_known_to_every_server_before_one_of_them_signs_with_it() {
     let secret = token::new_secret().unwrap();
     assert_eq!(token::store::add_key(&db, &secret).await.unwrap(), 2);
 
-    // Verified by both after a moment, and used by neither, for as long as the clock stands still.
+    // Both servers soon verify tokens of the new key. Neither signs with it while the clock stands still.
     let ring = KeyRing::default();
     ring.replace(vec![SigningKey { id: "2".into(), secret: secret.to_vec().into() }], None);
     let channel = world.channel(0);
@@ -50,7 +50,8 @@ async fn a_new_key_is_known_to_every_server_before_one_of_them_signs_with_it() {
         assert_eq!(replica.issue().await.unwrap().token, old.token);
     }
 
-    // From here on each goes over when it looks at the keys next, and what one signs the other verifies at once.
+    // From now on each server changes to the new key when it reads the keys. The other server verifies its tokens
+    // immediately.
     world.advance(rotation::NOTICE);
     for (mine, other) in [(0, 1), (1, 0)] {
         let mut token = String::new();
@@ -71,7 +72,7 @@ async fn a_new_key_is_known_to_every_server_before_one_of_them_signs_with_it() {
     for replica in on_both(&old) {
         eventually("the old key is gone", async || !is_known(&replica).await).await;
         assert_failure(replica.position().await, Code::Unauthenticated, "TOKEN_INVALID");
-        // Whoever had a token of it gets the same place again.
+        // A user with a token of the old key gets a new token for the same number.
         let token = replica.issue().await.unwrap();
         assert_eq!((token.token, token.queue_number), (early.token.clone(), old.queue_number));
     }
@@ -94,7 +95,7 @@ async fn the_binary_rotates_lists_and_drops_keys(world: World) {
         assert!(!done && said.contains(why), "{said}");
     }
 
-    // As it is when the time has come.
+    // This makes the keys old enough to be dropped.
     let db = Database::new(url, world.clock.clone()).await.unwrap();
     let write = db.begin().await.unwrap();
     let past = "UPDATE signing_key SET create_time = create_time - 60000000 WHERE key_id > 1";

@@ -1,4 +1,4 @@
-//! TLS: who gets a connection, with which certificate, and what happens when the files change.
+//! TLS: certificates of the server and of clients, and files that change while the server runs.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::harness::{Engine, World, eventually, start};
 
-/// A CA and the files of a server in a directory of their own.
+/// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
@@ -39,7 +39,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// A certificate for this machine and its key.
+    /// Returns a certificate for this machine, and its key.
     pub fn issue(&self) -> (String, String) {
         let params = CertificateParams::new(["127.0.0.1".to_owned(), "boxoffice.test".to_owned()]).expect("parameters");
         let key = KeyPair::generate().expect("a key");
@@ -52,7 +52,7 @@ impl Authority {
     }
 }
 
-/// A database, and files that the settings of its world name.
+/// A directory for files that the settings name.
 pub struct Files {
     dir: tempfile::TempDir,
 }
@@ -64,13 +64,13 @@ impl Files {
 
     pub fn write(&self, name: &str, content: &str) -> PathBuf {
         let path = self.dir.path().join(name);
-        // As those do who replace a file under a reader: all at once.
+        // A rename replaces the file atomically, so a reader never sees half of it.
         let draft = self.dir.path().join("draft");
         fs::write(&draft, content).and_then(|()| fs::rename(&draft, &path)).expect("a file");
         path
     }
 
-    /// Gives `world` a certificate of `authority`.
+    /// Gives the settings of `world` a certificate of `authority`.
     pub fn give_tls(&self, world: &mut World, authority: &Authority) {
         let (cert, key) = authority.issue();
         let transport = &mut world.settings.transport;
@@ -79,14 +79,14 @@ impl Files {
     }
 }
 
-/// A server with the settings of `world`.
+/// Starts a server with the settings of `world`.
 pub async fn serve(world: &World) -> Server {
     let server = start(&world.settings, &world.clock, false).await;
     server.ready().await.expect("ready");
     server
 }
 
-/// A connection by TLS that trusts `authority`.
+/// Connects by TLS, trusting `authority`.
 pub async fn connect_tls(
     address: SocketAddr,
     authority: &Authority,
@@ -99,13 +99,15 @@ pub async fn connect_tls(
     Endpoint::try_from(format!("https://{address}")).expect("address").tls_config(tls)?.connect().await
 }
 
-/// One call of a public service.
+/// Makes a call of a public service.
 pub async fn call(channel: &Channel) -> Result<(), Status> {
     let request = proto::OpenWalletRequest { user_id: Uuid::now_v7().to_string() };
     WalletServiceClient::new(channel.clone()).open_wallet(request).await.map(drop)
 }
 
-/// Whether a new connection gets a call through. With TLS 1.3 a refused client learns it after its side of the handshake.
+/// Returns whether a call over a new connection is served. In TLS 1.3 a client's handshake succeeds before the server
+/// refuses it,
+/// so only a call shows the refusal.
 async fn is_served(address: SocketAddr, authority: &Authority, identity: Option<Identity>) -> bool {
     match connect_tls(address, authority, identity).await {
         Ok(channel) => call(&channel).await.is_ok(),
@@ -113,7 +115,7 @@ async fn is_served(address: SocketAddr, authority: &Authority, identity: Option<
     }
 }
 
-/// A connection after its handshake, if the server's certificate is one of `authority`.
+/// Returns a connection after its handshake, if `authority` signed the server's certificate.
 async fn shake_hands(address: SocketAddr, authority: &Authority) -> Option<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).expect("PEM")).expect("a root");
@@ -124,7 +126,7 @@ async fn shake_hands(address: SocketAddr, authority: &Authority) -> Option<TlsSt
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, socket).await.ok()
 }
 
-/// The certificate that a new connection is shown, if it is one of `authority`.
+/// Returns the server's certificate on a new connection, if `authority` signed it.
 async fn shown_certificate(address: SocketAddr, authority: &Authority) -> Option<CertificateDer<'static>> {
     let connection = shake_hands(address, authority).await?;
     let (_, session) = connection.get_ref();
@@ -159,7 +161,7 @@ async fn a_client_without_a_certificate_is_refused_where_one_is_asked_for() {
     world.settings.transport.tls_client_ca = Some(files.write("client-ca.pem", &clients.pem));
     world.settings.transport.admin_tls_client_ca = Some(files.write("admin-ca.pem", &admins.pem));
     let server = serve(&world).await;
-    // The admin's listener has a CA of its own.
+    // The admin listener has a CA of its own.
     for (address, own, other) in [(server.address, &clients, &admins), (server.admin_address, &admins, &clients)] {
         let get = async |identity| match connect_tls(address, &authority, identity).await {
             Ok(channel) => health(&channel).await.is_ok(),
@@ -173,7 +175,7 @@ async fn a_client_without_a_certificate_is_refused_where_one_is_asked_for() {
     server.stop().await;
 }
 
-/// Asks for the health of everything.
+/// Asks for the health of the server.
 pub async fn health(channel: &Channel) -> Result<(), Status> {
     let mut client = tonic_health::pb::health_client::HealthClient::new(channel.clone());
     client.check(tonic_health::pb::HealthCheckRequest::default()).await.map(drop)
@@ -188,7 +190,7 @@ async fn a_replaced_certificate_is_shown_to_new_connections_and_old_ones_live_on
     let old = connect_tls(server.address, &before, None).await.unwrap();
     let shown = shown_certificate(server.address, &before).await.unwrap();
 
-    // A certificate without its key, no certificate at all, and then the right pair.
+    // First a certificate without its key, then no certificate at all, then the right pair.
     for broken in [after.issue().0.as_str(), "-----BEGIN CERTIFICATE-----\nnothing"] {
         files.write("cert.pem", broken);
         tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -198,7 +200,7 @@ async fn a_replaced_certificate_is_shown_to_new_connections_and_old_ones_live_on
     eventually("the new certificate is shown", async || shown_certificate(server.address, &after).await.is_some())
         .await;
     assert_eq!(shown_certificate(server.address, &before).await, None);
-    // It trusts the old CA alone, so it cannot have connected again.
+    // This client trusts only the old CA, so it cannot have connected again.
     call(&old).await.unwrap();
     server.stop().await;
 }
@@ -234,7 +236,7 @@ async fn who_is_silent_on_a_tls_port_keeps_nobody_waiting_and_is_cut_off() {
     let cut_off = silent.into_iter().map(|mut socket| async move { socket.read(&mut [0; 1]).await });
     let cut_off = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(cut_off)).await.unwrap();
     assert!(cut_off.into_iter().all(|read| !matches!(read, Ok(1..))));
-    // After the handshake silence is no better, whatever the server says first. It may end without a farewell.
+    // A connection that is silent after the handshake is closed too. The server may close it without a message.
     let _ = tokio::time::timeout(Duration::from_secs(30), shaken.read_to_end(&mut Vec::new())).await.expect("an end");
     server.stop().await;
 }

@@ -11,12 +11,12 @@ use tonic::{Code, Streaming};
 use crate::harness::{Caller, DATE, Engine, NEXT_DATE, PRICE, World, assert_failure, on_both_engines};
 
 on_both_engines!(
-    a_watcher_of_seats_sees_all_once_and_then_each_change,
+    a_watcher_of_seats_sees_all_seats_once_and_then_each_change,
     a_slow_watcher_gets_the_newest_states_and_misses_none,
     a_watcher_of_seats_needs_an_admission_and_ends_with_it,
     watchers_come_and_go,
     the_sale_can_be_watched,
-    a_watcher_of_the_sale_makes_no_mistakes,
+    wrong_requests_to_watch_a_sale_are_refused,
     streams_end_with_unavailable_when_the_server_goes_down,
 );
 
@@ -28,7 +28,7 @@ async fn next(stream: &mut Seats) -> Vec<(i32, SeatState)> {
     seats.iter().map(|seat| (seat.seat_number, seat.state())).collect()
 }
 
-async fn a_watcher_of_seats_sees_all_once_and_then_each_change(world: World) {
+async fn a_watcher_of_seats_sees_all_seats_once_and_then_each_change(world: World) {
     world.concert("IU", 50).await;
     let (caller, watcher) = (world.admitted("IU").await, world.admitted("IU").await);
     caller.hold(DATE, &[9]).await.unwrap();
@@ -41,7 +41,7 @@ async fn a_watcher_of_seats_sees_all_once_and_then_each_change(world: World) {
     assert_eq!(next(&mut stream).await, [(3, SeatState::Held), (4, SeatState::Held)]);
     caller.release(&held.reservation_id).await.unwrap();
     assert_eq!(next(&mut stream).await, [(3, SeatState::Available), (4, SeatState::Available)]);
-    // Another date is another stream.
+    // Changes of another date are not in this stream.
     caller.hold(NEXT_DATE, &[3]).await.unwrap();
     world.advance(Duration::from_secs(300));
     assert_eq!(next(&mut stream).await, [(9, SeatState::Available)]);
@@ -122,7 +122,7 @@ async fn a_seat_sold_through_one_server_is_seen_through_another() {
         assert_eq!(next(&mut stream).await, [(seat, SeatState::Sold)]);
         lags.push(paid.elapsed());
     }
-    // Half a second is promised; how busy the machine is that runs this is not for a test to judge.
+    // The service promises half a second. The test does not check it, since the machine may be busy.
     println!("a sale was seen through the other server after {lags:?}");
 }
 
@@ -156,7 +156,7 @@ async fn the_sale_can_be_watched(world: World) {
     assert_eq!(last.oldest_waiting_age, Some(prost_types::Duration { seconds: 30, nanos: 0 }));
 }
 
-async fn a_watcher_of_the_sale_makes_no_mistakes(world: World) {
+async fn wrong_requests_to_watch_a_sale_are_refused(world: World) {
     let unknown = proto::WatchSaleStatsRequest { concert_code: "NOPE".into(), interval: None };
     assert_failure(world.admin().watch_sale_stats(unknown).await, Code::NotFound, "CONCERT_NOT_FOUND");
     for nanos in [0, -1, 199_999_999] {

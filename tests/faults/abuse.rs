@@ -1,4 +1,4 @@
-//! Peers that use the protocol against the server, while others go on calling.
+//! Clients that abuse the protocol, while others go on calling.
 
 use std::{
     net::SocketAddr,
@@ -29,18 +29,19 @@ use crate::{
 
 const STREAMS: usize = 10_000;
 const SOCKETS: usize = 300;
-/// Resets a second: enough to hurt a server that does not count them, and no load by itself.
+/// Resets per second: enough to hurt a server that does not limit them, and little load otherwise.
 const RESETS: usize = 5_000;
 const HUGE: usize = 16 << 20;
-/// What a server may grow by under all this.
+/// How many bytes the memory of the server may grow.
 const MEMORY_LIMIT: u64 = 256 << 20;
 
-/// Peers that misbehave until they are dropped, and count what they have done.
+/// Starts clients that misbehave until they are dropped, and count their actions.
 type Abuse = fn(SocketAddr, Done) -> JoinSet<()>;
 type Done = Arc<AtomicUsize>;
 
-/// Rapid resets, thousands of streams that say nothing more, one byte a second, sockets without a word, and messages of 16 MiB:
-/// others are served as before, and memory stays bounded.
+/// Rapid resets, thousands of open streams, one byte per second, silent connections, and messages of 16 MiB. Other
+/// callers are
+/// served as before, and memory stays bounded.
 pub async fn abuse_of_the_protocol_does_not_hurt_others(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     let address = site.replicas[0].process().address;
@@ -50,7 +51,7 @@ pub async fn abuse_of_the_protocol_does_not_hurt_others(lab: Lab) {
     let before = p99(&book, &door, user_id, span).await;
     let memory = site.replicas[0].process().resident_bytes();
     let (mut worst, mut growth, mut figures) = (Duration::ZERO, 0, Vec::new());
-    // Each with what it has to have done at least.
+    // Each abuse with the number of actions that it must reach.
     let abuses: [(&str, Abuse, usize); 5] = [
         ("resets", rapid_resets, 1_000),
         ("open streams", open_streams, STREAMS),
@@ -79,12 +80,12 @@ pub async fn abuse_of_the_protocol_does_not_hurt_others(lab: Lab) {
     book.assert_failures(|_| false);
     check(&lab, &site.url, &[&book]).await;
     assert!(growth < MEMORY_LIMIT, "memory grew by {} MiB", growth >> 20);
-    // Below a few milliseconds it is the machine that is measured.
+    // A few milliseconds are noise of the machine.
     let limit = (2 * before).max(Duration::from_millis(10));
     assert!(!lab.is_long || worst <= limit, "p99 rose from {before:?} to {worst:?}");
 }
 
-/// The latency that 99 of 100 calls stay below, of calls one after the other.
+/// Returns the 99th percentile of the latency of calls one after the other.
 async fn p99(book: &Book, door: &tonic::transport::Channel, user_id: Uuid, span: Duration) -> Duration {
     let (started, mut latencies) = (Instant::now(), Vec::new());
     while started.elapsed() < span {
@@ -103,7 +104,7 @@ fn forever<F: Future<Output = ()> + Send + 'static>(count: usize, abuse: impl Fn
     (0..count).map(|_| abuse()).collect()
 }
 
-/// Opens streams and resets them at once, on a new connection whenever the server has had enough.
+/// Opens streams and resets them immediately. Connects again when the server closes the connection.
 fn rapid_resets(address: SocketAddr, done: Done) -> JoinSet<()> {
     forever(1, move || {
         let done = done.clone();
@@ -134,7 +135,7 @@ fn open_streams(address: SocketAddr, done: Done) -> JoinSet<()> {
     })
 }
 
-/// Begins the handshake and goes on with a byte a second, on a new connection when the server has had enough.
+/// Sends one byte of the handshake per second. Connects again when the server closes the connection.
 fn byte_by_byte(address: SocketAddr, done: Done) -> JoinSet<()> {
     forever(SOCKETS, move || {
         let done = done.clone();
@@ -153,7 +154,7 @@ fn byte_by_byte(address: SocketAddr, done: Done) -> JoinSet<()> {
     })
 }
 
-/// Connects and says nothing.
+/// Connects and sends nothing.
 fn silence(address: SocketAddr, done: Done) -> JoinSet<()> {
     forever(SOCKETS, move || {
         let done = done.clone();
@@ -175,7 +176,7 @@ fn huge_messages(address: SocketAddr, done: Done) -> JoinSet<()> {
             loop {
                 let request = proto::OpenWalletRequest { user_id: "x".repeat(HUGE) };
                 let refused = wallets.open_wallet(request).await.expect_err("a message of 16 MiB was taken");
-                // Told why, or cut off in the middle of it.
+                // The server names the violation, or closes the connection before the message ends.
                 let details = refused.get_error_details();
                 if let Some(violation) = details.bad_request().and_then(|refused| refused.field_violations.first()) {
                     assert_eq!(violation.field, "request", "{refused:?}");
@@ -187,7 +188,7 @@ fn huge_messages(address: SocketAddr, done: Done) -> JoinSet<()> {
     })
 }
 
-/// A client that speaks HTTP/2 and no better.
+/// A client of plain HTTP/2.
 struct Peer {
     send: h2::client::SendRequest<Bytes>,
     _connection: tokio_util::task::AbortOnDropHandle<()>,
@@ -201,7 +202,7 @@ impl Peer {
         Some(Self { send, _connection: tokio_util::task::AbortOnDropHandle::new(connection) })
     }
 
-    /// Opens streams and resets them; false once the server has closed the connection.
+    /// Opens streams and resets them. Returns false once the server has closed the connection.
     async fn reset_some(&mut self, done: &Done) -> bool {
         for _ in 0..RESETS / 100 {
             let Some(mut stream) = self.open().await else { return false };
@@ -211,7 +212,7 @@ impl Peer {
         true
     }
 
-    /// Begins a call and does not end it; `None` once the server has closed the connection.
+    /// Begins a call and does not end it. Returns `None` once the server has closed the connection.
     async fn open(&mut self) -> Option<h2::SendStream<Bytes>> {
         let mut send = self.send.clone().ready().await.ok()?;
         let request = Request::builder()
@@ -222,7 +223,7 @@ impl Peer {
             .body(())
             .ok()?;
         let (answer, stream) = send.send_request(request, false).ok()?;
-        // Nobody reads it, and the stream stays open all the same.
+        // The answer is not read. The stream stays open.
         tokio::spawn(answer);
         Some(stream)
     }

@@ -1,4 +1,4 @@
-//! Servers whose machines disagree about the time. They run in this process, where a clock can be wrong.
+//! Servers on machines with wrong clocks. They run inside this process, which can set their clocks.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,15 +21,15 @@ use crate::harness::{
 
 const HOLD_TTL: Duration = Duration::from_secs(2);
 const ADMISSION_TTL: Duration = Duration::from_secs(4);
-/// How much later than it should something may seem to be, on a busy machine.
+/// How late an expiry may be seen on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 const FLAGS: &[&str] = &["--promote-interval", "100ms", "--hold-ttl", "2s", "--admission-ttl", "4s"];
 const HOUR: i64 = 3_600_000_000;
 
-/// One server's clock is an hour slow and another's an hour fast: a hold and an admission last as long as they should, whoever is
-/// asked.
+/// One clock is an hour slow and another an hour fast. On every server, holds and admissions last as long as
+/// configured.
 pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
-    // The one with a true clock makes the concert and promotes nobody, since it goes when the others come.
+    // The first server has a right clock. It only creates the concert, and ends before the others start.
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(1_000, |_| ()).await;
     site.replicas[0].process().kill();
@@ -47,7 +47,7 @@ pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
         let held = Instant::now();
         let rival = admitted(mine).await;
         for door in doors.iter().cycle() {
-            // The rival's own admission ends before the patience does, so a new one takes over.
+            // The rival asks each server in turn.
             if rival.via(door.clone()).hold(DATE, &[seat]).await.is_ok() {
                 break;
             }
@@ -78,11 +78,11 @@ pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
     assert!(shortest_admission >= ADMISSION_TTL, "an admission ended after {shortest_admission:?}");
 }
 
-/// Starts a server on a machine whose clock is wrong by so many microseconds.
+/// Starts a server whose clock is wrong by `wrong_by` microseconds.
 async fn start(settings: &Settings, wrong_by: i64) -> Server {
     let clock = Clock::system();
     let now = SystemTime::UNIX_EPOCH.elapsed().expect("a time since 1970").as_micros() as i64;
-    // What a clock tells until something better is read: so bad a reading that any other replaces it.
+    // This reading is so inexact that the first reading of the database's clock replaces it.
     let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).expect("a machine that runs for a minute");
     clock.anchor(long_ago, now + wrong_by);
     let server = start_here(settings, &clock, true).await;

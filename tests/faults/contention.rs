@@ -1,4 +1,4 @@
-//! Everybody wants the same seat.
+//! All callers want the same seat.
 
 use std::time::Instant;
 
@@ -18,7 +18,8 @@ use crate::{
 
 const REPLICAS: usize = 3;
 
-/// Five hundred callers ask three servers for one seat: one gets it, and all others are told when it may be free.
+/// Five hundred callers ask three servers for one seat. One caller gets it, and all others are told when it may be
+/// free.
 pub async fn one_of_five_hundred_callers_gets_the_seat(lab: Lab) {
     let site = Site::open(&lab, REPLICAS, FLAGS).await;
     site.concert(1_000, |_| ()).await;
@@ -38,18 +39,20 @@ pub async fn one_of_five_hundred_callers_gets_the_seat(lab: Lab) {
         winner.release(&held.reservation_id).await.expect("a release");
         lab.note_tally(Tally { acknowledged: 1, refused: answers.len() as u64 - 1, ..Tally::default() });
     }
-    lab.note(format!("one winner a round; a round took {slowest:.1?} at most"));
+    lab.note(format!("one winner per round; a round took at most {slowest:.1?}"));
     invariants::check(&site.url, &Clock::system()).await;
 }
 
-/// The one who got the seat; panics if it is not one, or another was refused for another reason or without a hint.
+/// Returns the caller that got the seat. Panics if there is not exactly one, or if another caller was refused for
+/// another reason or
+/// without a retry delay.
 fn the_winner<'a>(callers: &'a [Caller], answers: &'a [Result<Reservation, Status>]) -> (&'a Caller, &'a Reservation) {
     let mut winners = callers.iter().zip(answers).filter_map(|(caller, answer)| Some((caller, answer.as_ref().ok()?)));
     let winner = winners.next().expect("a winner");
-    assert!(winners.next().is_none(), "the seat was given twice");
+    assert!(winners.next().is_none(), "two callers got the seat");
     for status in answers.iter().filter_map(|answer| answer.as_ref().err()) {
         assert_eq!(name(status), "FailedPrecondition SEAT_HELD", "{status:?}");
-        assert!(status.get_details_retry_info().is_some(), "no hint when to retry: {status:?}");
+        assert!(status.get_details_retry_info().is_some(), "no retry delay: {status:?}");
     }
     winner
 }

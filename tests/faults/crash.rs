@@ -1,4 +1,4 @@
-//! Servers that are killed and databases that crash, in the middle of a sale.
+//! Servers are killed and databases crash during a sale.
 
 use std::{
     sync::Arc,
@@ -16,13 +16,13 @@ use crate::harness::{
     site::Site,
 };
 
-/// Promotion that does not hold up visitors.
+/// Promotion runs often, so that visitors do not wait for it.
 pub const FLAGS: &[&str] = &["--promote-interval", "100ms"];
 const VISITORS: usize = 12;
-/// Something is wrong, not slow, when it takes so long.
+/// After this time something is broken, not slow.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// `kill -9` at random instants: what was acknowledged is there, and the next process serves within five seconds.
+/// `kill -9` at random times: acknowledged requests are there, and the next process serves within five seconds.
 pub async fn a_killed_server_serves_again_and_has_lost_nothing(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -39,27 +39,27 @@ pub async fn a_killed_server_serves_again_and_has_lost_nothing(lab: Lab) {
         slowest = slowest.max(started.elapsed());
     }
     crowd.leave().await;
-    lab.note(format!("served again after {slowest:.1?} at most"));
+    lab.note(format!("served again after at most {slowest:.1?}"));
     check(&lab, &site.url, &[&book]).await;
     assert!(slowest < lab.pick(HANGS, Duration::from_secs(5)), "it took {slowest:?} to serve again");
 }
 
-/// PostgreSQL crashes and comes back: the servers stay, and callers are told nothing but that the database is away.
+/// PostgreSQL crashes and starts again. The servers keep running, and answer only STORAGE_UNAVAILABLE meanwhile.
 pub async fn a_crashed_database_is_found_again_without_a_restart(lab: Lab) {
-    let cluster = Postgres::start(postgres::FAST).await.expect("PostgreSQL");
-    let mut site = Site::on(&cluster, 3, FLAGS).await;
+    let postgres = Postgres::start(postgres::FAST).await.expect("PostgreSQL");
+    let mut site = Site::on(&postgres, 3, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
     let (book, mut random, mut slowest) = (Arc::new(Book::default()), lab.random(), Duration::ZERO);
     let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
     while lab.next_round(2, 10).is_some() {
         book.serves_again(50, HANGS).await;
-        cluster.crash().await.expect("a crash");
+        postgres.crash().await.expect("a crash");
         tokio::time::sleep(Duration::from_millis(random.random_range(0..2_000))).await;
-        cluster.start_again().await.expect("a start");
+        postgres.start_again().await.expect("a start");
         slowest = slowest.max(book.serves_again(20, HANGS).await);
     }
     crowd.leave().await;
-    lab.note(format!("20 calls served again {slowest:.1?} after its start at most"));
+    lab.note(format!("20 calls served at most {slowest:.1?} after the start of PostgreSQL"));
     book.assert_failures(|name| name == "Unavailable STORAGE_UNAVAILABLE" || is_of_the_sale(name));
     check(&lab, &site.url, &[&book]).await;
     for replica in &mut site.replicas {
@@ -67,7 +67,7 @@ pub async fn a_crashed_database_is_found_again_without_a_restart(lab: Lab) {
     }
 }
 
-/// Whether a failure is part of any sale, by its code and reason.
+/// Returns whether a failure, given by code and reason, is part of any sale.
 pub fn is_of_the_sale(name: &str) -> bool {
     name.starts_with("FailedPrecondition")
 }

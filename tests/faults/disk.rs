@@ -1,4 +1,4 @@
-//! SQLite on a disk that is full, and with a log that was torn by a crash.
+//! SQLite on a full disk, and with a write-ahead log that a crash has torn.
 
 use std::{
     fs::{self, OpenOptions},
@@ -30,12 +30,12 @@ use crate::{
 
 const VISITORS: usize = 8;
 const HANGS: Duration = Duration::from_secs(60);
-/// Files may grow to so many blocks of 512 bytes (1.5 MB), and a write beyond fails instead of killing the process.
+/// Files may grow to 3,000 blocks of 512 bytes (1.5 MB). A larger write fails; it does not kill the process.
 const FULL_DISK: &str = "trap '' XFSZ; ulimit -f 3000";
-/// The size of a page in the log, with its header.
+/// The size in bytes of a page in the log, with its header.
 const FRAME: usize = 4_096 + 24;
 
-/// A disk without room: writes are refused as long as it is so, none is acknowledged and lost, and reads go on.
+/// The disk is full: the server refuses writes, loses no acknowledged write, and still serves reads.
 pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -45,7 +45,7 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
         site.replicas[0].wrap(Some(FULL_DISK));
         restart(&mut site).await;
         let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
-        // The crowd may wait for a promotion that is not written either, so somebody keeps on writing.
+        // The crowd may wait for a promotion, which cannot be written either. So this caller goes on writing.
         let charges = async || {
             let (request_id, wish) = (Uuid::now_v7(), Wish::Charge { user_id, amount: 1 });
             let call = async { wallet::charge(&door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
@@ -56,19 +56,19 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
         let request = GetConcertRequest { concert_code: CONCERT.to_owned() };
         ConcertServiceClient::new(door.clone()).get_concert(request).await.expect("a read on a full disk");
         crowd.leave().await;
-        // There is room again.
+        // The disk has room again.
         site.replicas[0].wrap(None);
         restart(&mut site).await;
         eventually("a write is served", async || charges().await.is_ok()).await;
     }
     let refused: u64 =
         book.failures().iter().filter(|(name, _)| name.starts_with("Unavailable")).map(|(_, count)| count).sum();
-    lab.note(format!("{refused} calls told that the database is away"));
+    lab.note(format!("{refused} calls refused because the database was unavailable"));
     check(&lab, &site.url, &[&book]).await;
     book.assert_failures(|name| name == "Unavailable STORAGE_UNAVAILABLE" || is_of_the_sale(name));
 }
 
-/// A crash tore the end of the log: what was acknowledged before it is there, and what was half written is not.
+/// A crash tears the end of the log: acknowledged writes are there, and half-written ones are not.
 pub async fn a_torn_log_is_opened_with_all_that_was_acknowledged(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -79,7 +79,7 @@ pub async fn a_torn_log_is_opened_with_all_that_was_acknowledged(lab: Lab) {
         site.replicas[0].process().kill();
         let log = log_of(&site);
         let mut torn = fs::read(&log).expect("a log");
-        // Whole frames of the past and a part of one, as a disk may have them that was writing when the power went.
+        // Whole old frames and a part of one, as a disk may hold them after a power cut.
         let count = random.random_range(1..4);
         let start = torn.len().saturating_sub(count * FRAME);
         let again = torn.split_off(start.max(32));
@@ -92,7 +92,7 @@ pub async fn a_torn_log_is_opened_with_all_that_was_acknowledged(lab: Lab) {
     crowd.leave().await;
     check(&lab, &site.url, &[&book]).await;
 
-    // A disk that lost the end of what it had promised to keep: nothing can bring that back, but what is left is whole.
+    // A disk loses the end of the log although it confirmed it. That part is lost, but the rest is consistent.
     site.replicas[0].process().kill();
     let log = log_of(&site);
     let length = fs::metadata(&log).expect("a log").len();

@@ -1,7 +1,8 @@
-//! What boxoffice must live through: real servers, real databases, and trouble between them.
+//! Experiments with faults: real servers, real databases, and failures of them and between them.
 //!
-//! `cargo test --test faults` runs a short version of each experiment as a test; `make torture` runs the long ones and prints a
-//! table. Chance goes by `BOXOFFICE_FAULTS_SEED`, which is printed.
+//! `cargo test --test faults` runs a short version of each experiment as a test. `make torture` runs the long
+//! versions and prints a
+//! table. `BOXOFFICE_FAULTS_SEED` repeats the random choices of a run; it is printed.
 
 mod harness;
 
@@ -29,7 +30,7 @@ const BOTH: &[Engine] = &[Sqlite, Postgres];
 const SQLITE: &[Engine] = &[Sqlite];
 const POSTGRES: &[Engine] = &[Postgres];
 
-/// Makes an experiment of the function that performs it, whose name says what is expected.
+/// Returns the experiment that a function performs. The function's name says what is expected.
 macro_rules! experiment {
     ($number:literal, $room:ident :: $name:ident, $engines:ident, $weight:literal) => {
         Experiment::new($number, stringify!($name), $engines, $weight, |lab| Box::pin($room::$name(lab)))
@@ -42,13 +43,13 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(3, retries::an_answer_that_was_lost_is_given_again, BOTH, 3),
     experiment!(4, retries::a_request_id_with_other_contents_is_refused, BOTH, 1),
     experiment!(5, contention::one_of_five_hundred_callers_gets_the_seat, POSTGRES, 4),
-    experiment!(6, histories::every_history_could_have_happened_one_call_after_the_other, BOTH, 8),
+    experiment!(6, histories::every_history_is_linearizable, BOTH, 8),
     experiment!(7, network::callers_that_give_up_leave_no_transaction_open, POSTGRES, 4),
     experiment!(8, promotion::promotion_goes_on_when_the_promoting_server_does_not, POSTGRES, 6),
-    experiment!(8, promotion::nobody_admits_too_many_while_others_do_not_finish, POSTGRES, 3),
+    experiment!(8, promotion::promotion_never_exceeds_the_capacity_while_servers_are_struck, POSTGRES, 3),
     experiment!(9, network::a_server_that_is_cut_off_says_so_and_comes_back, POSTGRES, 10),
     experiment!(10, clocks::wrong_clocks_expire_nothing_early_or_late, POSTGRES, 3),
-    experiment!(11, network::those_who_wait_are_answered_while_the_database_is_silent, POSTGRES, 4),
+    experiment!(11, network::waiting_users_are_answered_while_the_database_is_silent, POSTGRES, 4),
     experiment!(12, overload::overload_is_refused_and_goodput_stays, BOTH, 6),
     experiment!(13, restarts::a_rolling_restart_fails_no_call, POSTGRES, 4),
     experiment!(14, abuse::abuse_of_the_protocol_does_not_hurt_others, BOTH, 4),

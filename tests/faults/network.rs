@@ -1,4 +1,4 @@
-//! A database that is slow, silent, or cut off, and callers that do not wait for it.
+//! A slow, silent or disconnected database, and callers that do not wait for it.
 
 use std::{
     sync::{
@@ -28,14 +28,15 @@ use crate::{
     },
 };
 
-/// Something is wrong, not slow, when it takes so long.
+/// After this time something is broken, not slow.
 const HANGS: Duration = Duration::from_secs(60);
 const VISITORS: usize = 12;
-/// What callers are told while the database is away.
-const AWAY: &str = "Unavailable STORAGE_UNAVAILABLE";
+/// The answer while the database is unavailable.
+const UNAVAILABLE: &str = "Unavailable STORAGE_UNAVAILABLE";
 
-/// Hundreds of callers give up after a few milliseconds while the database takes 300: no transaction stays open, and when they
-/// are gone the sale goes on as before.
+/// Hundreds of callers give up after a few milliseconds, while the database takes 300 ms. No transaction stays open,
+/// and the sale
+/// recovers when they are gone.
 pub async fn callers_that_give_up_leave_no_transaction_open(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -55,7 +56,7 @@ pub async fn callers_that_give_up_leave_no_transaction_open(lab: Lab) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         book.serves_again(20, HANGS).await;
-        // Judged by the figure only where there is time to measure.
+        // Goodput is checked only in a long run, which has time to measure it.
         let mut back = calm.elapsed();
         while lab.is_long && book.rate(Duration::from_secs(1)).await < 0.8 * before {
             back = calm.elapsed();
@@ -69,7 +70,7 @@ pub async fn callers_that_give_up_leave_no_transaction_open(lab: Lab) {
     assert!(slowest < lab.pick(HANGS, Duration::from_secs(10)), "goodput was back after {slowest:?}");
 }
 
-/// Charges by callers that give up after 1 to 20 ms; returns how many.
+/// Lets callers charge wallets and give up after 1 to 20 ms. Returns the number of calls.
 async fn storm(lab: &Lab, channel: &Channel, span: Duration) -> u64 {
     let (until, count) = (Instant::now() + span, Arc::new(AtomicU64::new(0)));
     let mut callers = JoinSet::new();
@@ -95,7 +96,7 @@ async fn storm(lab: &Lab, channel: &Channel, span: Duration) -> u64 {
     count.load(Ordering::Relaxed)
 }
 
-/// Transactions of the servers that stand open for longer than `age`.
+/// Returns how many transactions of the servers have been open for longer than `age`.
 async fn open_transactions(url: &str, age: Duration) -> i64 {
     let db = Database::connect(url).await.expect("database");
     let sql = format!(
@@ -109,7 +110,7 @@ async fn open_transactions(url: &str, age: Duration) -> i64 {
     count
 }
 
-/// One of three servers is cut off from the database: it says so at once, the others do not notice, and it comes back by itself.
+/// One of three servers loses its database. It says so soon, the others do not notice, and it recovers by itself.
 pub async fn a_server_that_is_cut_off_says_so_and_comes_back(lab: Lab) {
     let site = Site::open(&lab, 3, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -122,10 +123,10 @@ pub async fn a_server_that_is_cut_off_says_so_and_comes_back(lab: Lab) {
     let (mut share, mut back) = (f64::INFINITY, Duration::ZERO);
     while lab.next_round(1, 3).is_some() {
         let before = book.rate(lab.pick(Duration::from_secs(1), Duration::from_secs(10))).await;
-        let told = told_that_it_is_away(&cut_off);
+        let refused = unavailable_count(&cut_off);
         line(&site.replicas[0]).set(Weather::Cut);
         let during = book.rate(lab.pick(Duration::from_secs(3), Duration::from_secs(30))).await;
-        assert!(told_that_it_is_away(&cut_off) > told, "nobody was told that the database is away");
+        assert!(unavailable_count(&cut_off) > refused, "no call was refused as STORAGE_UNAVAILABLE");
         line(&site.replicas[0]).set(Weather::Fair);
         back = back.max(cut_off.serves_again(1, HANGS).await);
         share = share.min(during / before);
@@ -133,9 +134,12 @@ pub async fn a_server_that_is_cut_off_says_so_and_comes_back(lab: Lab) {
     crowd.leave().await;
     unlucky.leave().await;
     let no = cut_off.slowest_failure();
-    lab.note(format!("the others kept {:.0} %, refused within {no:.1?}, back after {back:.1?}", 100.0 * share));
+    lab.note(format!(
+        "the others kept {:.0} % of their rate, refused within {no:.1?}, recovered after {back:.1?}",
+        100.0 * share
+    ));
     book.assert_failures(is_of_the_sale);
-    cut_off.assert_failures(|name| name == AWAY || is_of_the_sale(name));
+    cut_off.assert_failures(|name| name == UNAVAILABLE || is_of_the_sale(name));
     check(&lab, &site.url, &[&book, &cut_off]).await;
     if lab.is_long {
         assert!(share >= 0.95, "the others kept {share}");
@@ -144,18 +148,19 @@ pub async fn a_server_that_is_cut_off_says_so_and_comes_back(lab: Lab) {
     }
 }
 
-fn told_that_it_is_away(book: &Book) -> u64 {
-    book.failures().get(AWAY).copied().unwrap_or_default()
+fn unavailable_count(book: &Book) -> u64 {
+    book.failures().get(UNAVAILABLE).copied().unwrap_or_default()
 }
 
-/// Callers with half a second of patience, many more than a silent database can serve.
+/// Callers that give up after half a second: many more than a silent database can serve.
 const IMPATIENT: u64 = 300;
-/// What a server may grow by while its database is silent.
+/// How many bytes the memory of a server may grow while its database is silent.
 const MEMORY_LIMIT: u64 = 128 << 20;
 
-/// The database says nothing for twenty seconds: who waits is told the position all the same, memory stays bounded, and then all
-/// is as before.
-pub async fn those_who_wait_are_answered_while_the_database_is_silent(lab: Lab) {
+/// The database does not answer for twenty seconds. Waiting users still get their positions, memory stays bounded,
+/// and then the
+/// sale recovers.
+pub async fn waiting_users_are_answered_while_the_database_is_silent(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
     let book = Arc::new(Book::default());
@@ -165,7 +170,7 @@ pub async fn those_who_wait_are_answered_while_the_database_is_silent(lab: Lab) 
         .await;
     let user_id = wallet::open_new(&site.replicas[0].channel(), 0).await.expect("a wallet");
     let waiting = Caller::join(site.replicas[0].channel(), "LATER", user_id).await.expect("a token");
-    // A place is told from memory once it has come there, which takes a quarter of a second.
+    // A position is answered from memory after at most a quarter of a second.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (mut slowest, mut growth, mut back, mut unserved) = (Duration::ZERO, 0, Duration::ZERO, 0);
     while lab.next_round(1, 3).is_some() {
@@ -188,7 +193,8 @@ pub async fn those_who_wait_are_answered_while_the_database_is_silent(lab: Lab) 
     crowd.leave().await;
     let mib = growth >> 20;
     lab.note(format!(
-        "a poll took {slowest:.1?} at most beside {unserved} calls that were not served, memory grew by {mib} MiB, back after {back:.1?}"
+        "a poll took at most {slowest:.1?}, {unserved} calls were not served, memory grew by {mib} MiB, \
+         recovered after {back:.1?}"
     ));
     check(&lab, &site.url, &[&book]).await;
     assert!(growth < MEMORY_LIMIT, "memory grew by {mib} MiB");
@@ -196,7 +202,9 @@ pub async fn those_who_wait_are_answered_while_the_database_is_silent(lab: Lab) 
     assert!(back < lab.pick(HANGS, Duration::from_secs(10)), "it was back after {back:?}");
 }
 
-/// Charges without end by callers that give up soon; returns how many were not served: all, since no connection is left that answers.
+/// Lets callers charge wallets and give up soon. Returns how many calls were not served. That is all of them, since
+/// the database
+/// answers on no connection.
 async fn hammer(channel: Channel, until: Instant) -> usize {
     let calls = (0..IMPATIENT).map(|_| async {
         let mut unserved = 0;

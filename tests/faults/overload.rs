@@ -1,4 +1,4 @@
-//! More load than can be served, from callers that do not wait for each other.
+//! Overload by callers that do not wait for each other.
 
 use std::{
     process::Command,
@@ -26,9 +26,9 @@ use crate::{
     },
 };
 
-/// PostgreSQL answers so late that the servers, and not the callers of this test, are what is short.
+/// The delay of PostgreSQL. It makes the server the bottleneck, not the callers of this test.
 const SLOWNESS: Duration = Duration::from_millis(200);
-/// SQLite has no line to it: there the disk is what is slow, by a library that comes before the system's.
+/// SQLite has no connection to slow down. So this library, loaded before the system's, makes the disk slow.
 const SLOW_DISK: &str = "
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -40,19 +40,21 @@ static int sync_late(const char *name, int fd) {
 int fsync(int fd) { return sync_late(\"fsync\", fd); }
 int fdatasync(int fd) { return sync_late(\"fdatasync\", fd); }
 ";
-/// Callers that fill the batches of all workers twice: what they are served is the capacity.
+/// Callers that fill the batches of all workers twice. Their rate is the capacity.
 const BUSY: usize = 2_048;
 const USERS: usize = 512;
-/// Connections that callers share, as they come through the gateways of a deployment.
+/// Connections that callers share, as behind the gateways of a deployment.
 const CONNECTIONS: usize = 16;
-/// A caller gives up after this long, or after so many tries.
+/// A caller gives up after this time.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// A caller makes at most this many attempts.
 const TRIES: u32 = 3;
-/// At most so many callers are on their way, whatever the rate.
-const MOST: u64 = 20_000;
+/// Maximum number of callers at the same time.
+const MAX_CALLERS: u64 = 20_000;
 
-/// Load of one, two, five and ten times the capacity: as much is served as at best, the rest is told at once when to come back,
-/// and when the load is gone so is the overload.
+/// The load is one, two, five and ten times the capacity. Goodput stays at its best, the rest is refused soon with a
+/// retry delay,
+/// and the overload ends with the load.
 pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     let _slow_disk = slow_down(&mut site.replicas[0]).await;
@@ -75,7 +77,7 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
         }
         figures.push(format!("{factor} x: {goodput:.0}/s"));
     }
-    // Half the load, until nobody is refused any more.
+    // Half of the capacity, until no call is refused any more.
     let calm = Instant::now();
     let normal = loop {
         let (before, since) = (load.refusals(), calm.elapsed());
@@ -96,15 +98,15 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     load.book.assert_failures(|name| is_overloaded(name) || name.starts_with("DeadlineExceeded"));
     let refused: u64 =
         load.book.failures().iter().filter(|(name, _)| is_overloaded(name)).map(|(_, count)| count).sum();
-    assert_eq!(load.hints.load(Ordering::Relaxed), refused, "refusals without a hint when to come back");
-    assert!(refused > 0, "nobody was refused");
+    assert_eq!(load.hints.load(Ordering::Relaxed), refused, "refusals without a retry delay");
+    assert!(refused > 0, "no call was refused");
     if lab.is_long {
         assert!(normal <= Duration::from_secs(10), "the overload stayed: {figures:?}");
         assert!(overloaded >= 0.9 * peak, "goodput fell to {overloaded:.0}/s of {peak:.0}/s: {figures:?}");
     }
 }
 
-/// Makes the database of a server slow. What has to be kept until the end is returned.
+/// Makes the database of a server slow. The caller keeps the returned directory until the end.
 async fn slow_down(replica: &mut Replica) -> Option<ScratchDir> {
     if let Some(line) = &replica.line {
         line.set(Weather::Slow(SLOWNESS));
@@ -127,13 +129,13 @@ struct Load {
     doors: Vec<Channel>,
     users: Vec<Uuid>,
     book: Book,
-    /// Refusals that said when to come back.
+    /// Refusals with a retry delay.
     hints: AtomicU64,
     under_way: AtomicU64,
 }
 
 impl Load {
-    /// What is served, a second, to callers that wait for their answers.
+    /// Returns how many calls per second succeed, if callers wait for their answers.
     async fn capacity(self: &Arc<Self>, span: Duration) -> f64 {
         let (until, before, started) = (Instant::now() + span, self.book.acknowledged(), Instant::now());
         let mut callers = JoinSet::new();
@@ -149,8 +151,8 @@ impl Load {
         (self.book.acknowledged() - before) as f64 / started.elapsed().as_secs_f64()
     }
 
-    /// So many callers come a second, whatever becomes of those before; returns how many were served a second, once the first could
-    /// have been.
+    /// Starts `rate` callers per second, without waiting for earlier ones. Returns how many calls per second succeed
+    /// after the start.
     async fn open_loop(self: &Arc<Self>, rate: f64, span: Duration) -> f64 {
         let (started, mut before) = (Instant::now(), None);
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
@@ -163,7 +165,7 @@ impl Load {
             }
             let due = (started.elapsed().as_secs_f64() * rate) as usize;
             for number in come..due {
-                if self.under_way.fetch_add(1, Ordering::Relaxed) < MOST {
+                if self.under_way.fetch_add(1, Ordering::Relaxed) < MAX_CALLERS {
                     let load = self.clone();
                     tokio::spawn(async move {
                         load.patiently(number).await;
@@ -179,7 +181,7 @@ impl Load {
         (self.book.acknowledged() - before) as f64 / since.elapsed().as_secs_f64()
     }
 
-    /// Tries as often and as late as the server says, within the patience of a caller.
+    /// Makes a call, and retries it after the delay that the server names, until the caller gives up.
     async fn patiently(&self, number: usize) {
         let started = Instant::now();
         for _ in 0..TRIES {

@@ -1,4 +1,4 @@
-//! Servers that go, or stand still, while they admit those who wait.
+//! Servers that are killed or stopped while they promote.
 
 use std::time::{Duration, Instant};
 
@@ -13,18 +13,17 @@ use crate::harness::{
 };
 
 const PERIOD: Duration = Duration::from_secs(2);
-/// Admissions last less than a period, so that every period has somebody to admit.
+/// Admissions last less than a period, so that every promotion admits users.
 const FLAGS: &[&str] = &["--promote-interval", "2s", "--admission-ttl", "1s", "--expire-interval", "1s"];
-/// Admissions last many periods, so that there is always somebody whom the next pass has to count.
+/// Admissions last many periods, so that each promotion must count the users that earlier ones admitted.
 const CROWDED_FLAGS: &[&str] = &["--promote-interval", "100ms", "--admission-ttl", "1s", "--expire-interval", "1s"];
 const CAPACITY: usize = 10;
-/// How long a promotion takes here: long enough to be caught in it.
+/// The delay of the database, which makes a promotion long enough to be interrupted.
 const SLOWNESS: Duration = Duration::from_millis(10);
-/// Clocks of servers agree to this, in microseconds: half of a slow round trip, and a margin.
+/// How much the clocks of servers may differ, in microseconds: half of a slow round trip, and a margin.
 const CLOCK_ERROR: i64 = 50_000;
 
-/// The server that is promoting is killed, or stopped: another one promotes within two periods, and never more than there is
-/// room for.
+/// The promoting server is killed or stopped. Another one promotes within two periods, and never beyond the capacity.
 pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
     let mut site = a_slow_queue(&lab, FLAGS).await;
     let db = Database::connect(&site.url).await.expect("database");
@@ -36,7 +35,7 @@ pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
         let is_killed = round % 2 == 1;
         strike(replica, is_killed);
         while last_admission(&db).await == before {
-            assert!(struck.elapsed() < Duration::from_secs(30), "nobody is admitted any more");
+            assert!(struck.elapsed() < Duration::from_secs(30), "no user is admitted any more");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         slowest = slowest.max(struck.elapsed());
@@ -50,8 +49,8 @@ pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
     assert!(slowest < lab.pick(5 * PERIOD, 2 * PERIOD), "the next promotion came after {slowest:?}");
 }
 
-/// Servers that are killed or stopped while they promote, all of them often: nobody admits more than there is room for.
-pub async fn nobody_admits_too_many_while_others_do_not_finish(lab: Lab) {
+/// Servers are killed or stopped again and again while they promote. No promotion exceeds the capacity.
+pub async fn promotion_never_exceeds_the_capacity_while_servers_are_struck(lab: Lab) {
     let mut site = a_slow_queue(&lab, CROWDED_FLAGS).await;
     let db = Database::connect(&site.url).await.expect("database");
     while let Some(round) = lab.next_round(4, 20) {
@@ -69,7 +68,7 @@ pub async fn nobody_admits_too_many_while_others_do_not_finish(lab: Lab) {
     invariants::check(&site.url, &Clock::system()).await;
 }
 
-/// Three servers far from their database, and many who wait for few places.
+/// Starts three servers with a slow database, and fills the queue of a concert with a small capacity.
 async fn a_slow_queue(lab: &Lab, flags: &[&str]) -> Site {
     let site = Site::open(lab, 3, flags).await;
     site.concert(1_000, |concert| concert.max_active_count = CAPACITY as i32).await;
@@ -99,7 +98,7 @@ async fn recover(replica: &mut Replica, is_killed: bool) {
     }
 }
 
-/// Waits for a promotion and tells which server is in it: the one that holds the lock of the queue.
+/// Waits for a promotion. Returns its server: the one that holds the lock of the queue.
 async fn the_promoting(site: &Site, db: &DatabaseConnection) -> usize {
     let holders = "SELECT a.client_port FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid \
                    WHERE a.datname = current_database() AND a.backend_xid IS NOT NULL \
@@ -126,7 +125,7 @@ async fn last_admission(db: &DatabaseConnection) -> Option<i64> {
     row.try_get_by_index(0).expect("an instant")
 }
 
-/// Goes through all admissions in the order of time and tells how many there were.
+/// Checks that the capacity was never exceeded at any admission. Returns the number of admissions.
 async fn never_over_capacity(db: &DatabaseConnection) -> u64 {
     use sea_orm::ColumnTrait;
     let admitted = queue_token::Entity::find().filter(queue_token::Column::AdmitTime.is_not_null());

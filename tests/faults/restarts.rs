@@ -1,4 +1,4 @@
-//! A rolling restart: one server after the other is told to stop and comes back.
+//! A rolling restart: one server after the other stops and starts again.
 
 use std::{
     net::SocketAddr,
@@ -28,16 +28,17 @@ use crate::{
     },
 };
 
-/// What the servers are started with, see the harness.
+/// The drain timeout of the servers, see the harness.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-/// How long they serve on before, by default.
+/// How long a stopping server still accepts calls, by default.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 const CALLERS: usize = 12;
 const WATCHERS: usize = 30;
 const SILENT_SOCKETS: usize = 50;
 
-/// Callers that follow health and try UNAVAILABLE once more do not notice that all servers are replaced, nor do those who watch their
-/// place; nobody holds up the servers for longer than they wait.
+/// All servers are restarted. Callers that follow health and retry UNAVAILABLE once do not notice it, and neither do
+/// watchers of a
+/// position. No client delays a shutdown beyond its limits.
 pub async fn a_rolling_restart_fails_no_call(lab: Lab) {
     let mut site = Site::open(&lab, 3, FLAGS).await;
     site.concert(10, |concert| concert.max_active_count = 1).await;
@@ -59,15 +60,15 @@ pub async fn a_rolling_restart_fails_no_call(lab: Lab) {
             let silent = silent_sockets(site.replicas[replica].process().address).await;
             slowest = slowest.max(restart(&mut site, replica).await);
             drop(silent);
-            eventually("the server is followed again", async || fleet.serves(replica)).await;
+            eventually("the server is seen as serving again", async || fleet.serves(replica)).await;
         }
     }
     stop.cancel();
     let mut reopened = 0;
     while let Some(client) = clients.join_next().await {
-        reopened += client.expect("a client").expect("a call failed although it was tried again");
+        reopened += client.expect("a client").expect("a call failed in spite of its retry");
     }
-    lab.note(format!("{reopened} retries and reopened streams; a server stopped within {slowest:.1?}"));
+    lab.note(format!("{reopened} retries and reopened streams; a shutdown took at most {slowest:.1?}"));
     check(&lab, &site.url, &[&book]).await;
     assert!(
         slowest < LAME_DUCK + DRAIN_LIMIT + lab.pick(Duration::from_secs(20), Duration::from_millis(500)),
@@ -75,7 +76,7 @@ pub async fn a_rolling_restart_fails_no_call(lab: Lab) {
     );
 }
 
-/// Stops a server with SIGTERM and starts it again; returns how long the stopping took.
+/// Stops a server with SIGTERM and starts it again. Returns how long the shutdown took.
 async fn restart(site: &mut Site, replica: usize) -> Duration {
     let replica = &mut site.replicas[replica];
     let told = Instant::now();
@@ -88,13 +89,13 @@ async fn restart(site: &mut Site, replica: usize) -> Duration {
     took
 }
 
-/// Connections that never say anything.
+/// Opens connections that never send anything.
 async fn silent_sockets(address: SocketAddr) -> Vec<TcpStream> {
     let sockets = (0..SILENT_SOCKETS).map(|_| TcpStream::connect(address));
     futures::future::try_join_all(sockets).await.expect("sockets")
 }
 
-/// Charges until told to stop; returns how often a call was tried again.
+/// Charges a wallet until `stop`. Returns how many calls were retried.
 async fn charges(fleet: Arc<Fleet>, book: Arc<Book>, stop: CancellationToken) -> Result<u64, Status> {
     let user_id = fleet.call(|door| async move { wallet::open_new(&door, 0).await }).await?;
     while !stop.is_cancelled() {
@@ -115,7 +116,8 @@ async fn charges(fleet: Arc<Fleet>, book: Arc<Book>, stop: CancellationToken) ->
     Ok(fleet.take_retries())
 }
 
-/// Watches a place until told to stop; a stream that ends with UNAVAILABLE is opened once more. Returns how often it was.
+/// Watches a position until `stop`. A stream that ends with UNAVAILABLE is opened again. Returns how often that
+/// happened.
 async fn watches(fleet: Arc<Fleet>, waiting: Caller, stop: CancellationToken) -> Result<u64, Status> {
     let mut reopened = 0;
     loop {
@@ -138,14 +140,14 @@ async fn watches(fleet: Arc<Fleet>, waiting: Caller, stop: CancellationToken) ->
                 }
                 Err(status) if status.code() == Code::Unavailable => break,
                 Err(status) => return Err(status),
-                Ok(None) => return Err(Status::data_loss("the stream ended without a word")),
+                Ok(None) => return Err(Status::data_loss("the stream ended without a status")),
             }
         }
         reopened += 1;
     }
 }
 
-/// The servers as a caller sees them that asks for their health again and again.
+/// The servers as a caller sees them that follows their health.
 struct Fleet {
     doors: Vec<(Channel, Arc<AtomicBool>)>,
     turn: AtomicU64,
@@ -168,7 +170,7 @@ impl Fleet {
         self.doors[replica].1.load(Ordering::Acquire)
     }
 
-    /// Calls a server that serves; if that is UNAVAILABLE, another one once more.
+    /// Calls a serving server. If it answers UNAVAILABLE, the call is retried once on another one.
     async fn call<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
@@ -182,7 +184,7 @@ impl Fleet {
         }
     }
 
-    /// The next server in turn that serves; the next one if none does.
+    /// Returns the next serving server in turn, or the next server if none is serving.
     fn next(&self) -> Channel {
         let first = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
         let in_turn = (0..self.doors.len()).map(|i| &self.doors[(first + i) % self.doors.len()]);
@@ -195,7 +197,7 @@ impl Fleet {
     }
 }
 
-/// Follows the health of a server by its stream, which tells at once when it stops.
+/// Follows the health of a server by its stream, which says immediately when the server stops.
 async fn follow_health(door: Channel, serves: Arc<AtomicBool>) {
     loop {
         if let Ok(stream) = HealthClient::new(door.clone()).watch(HealthCheckRequest::default()).await {

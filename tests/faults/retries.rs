@@ -1,4 +1,4 @@
-//! Answers that are lost on the way, and requests that are made again: with the same contents, and with others.
+//! Lost answers, and retried requests with the same and with other contents.
 
 use std::{
     future::Future,
@@ -29,12 +29,12 @@ use crate::{
     },
 };
 
-/// How often an answer that was lost is asked for again, all at once.
-const REPEATS: usize = 5;
+/// Number of concurrent retries after a lost answer.
+const RETRIES: usize = 5;
 
-/// The answer is lost after the commit. Five repeats at once, through another replica, get one and the same answer.
+/// The answer is lost after the commit. Five concurrent retries through another replica get the same answer.
 pub async fn an_answer_that_was_lost_is_given_again(lab: Lab) {
-    // SQLite has one server: there the repeats come through another connection.
+    // SQLite has one server, so the retries use another connection.
     let count = if lab.engine == Engine::Postgres { 2 } else { 1 };
     let mut site = Site::open(&lab, count, FLAGS).await;
     site.concert(400, |_| ()).await;
@@ -42,48 +42,51 @@ pub async fn an_answer_that_was_lost_is_given_again(lab: Lab) {
     muted.aim(site.replicas[0].process().address);
     let other = site.replicas[count - 1].channel();
     let book = Arc::new(Book::default());
-    let road = Road { book: book.clone(), muted, other, url: site.url.clone() };
+    let route = Route { book: book.clone(), muted, other, url: site.url.clone() };
     while let Some(round) = lab.next_round(2, 100) {
         let caller = site.admitted(1).await.remove(0);
         let (user_id, amount) = (caller.uuid(), PRICE + round as i64);
-        road.lose(Wish::Charge { user_id, amount }, |door, request_id| async move {
-            wallet::charge(&door, user_id, amount, &request_id).await.map(told)
-        })
-        .await;
+        route
+            .lose(Wish::Charge { user_id, amount }, |door, request_id| async move {
+                wallet::charge(&door, user_id, amount, &request_id).await.map(told)
+            })
+            .await;
         let seat_numbers = vec![2 * round as i32 - 1, 2 * round as i32];
-        road.lose(Wish::Hold { user_id, seat_numbers: seat_numbers.clone() }, |door, request_id| {
-            let (caller, seat_numbers) = (caller.via(door), seat_numbers.clone());
-            async move { caller.hold_as(DATE, &seat_numbers, &request_id).await.map(told) }
-        })
-        .await;
-        let paid = road.lose(Wish::Pay { user_id }, |door, request_id| {
+        route
+            .lose(Wish::Hold { user_id, seat_numbers: seat_numbers.clone() }, |door, request_id| {
+                let (caller, seat_numbers) = (caller.via(door), seat_numbers.clone());
+                async move { caller.hold_as(DATE, &seat_numbers, &request_id).await.map(told) }
+            })
+            .await;
+        let paid = route.lose(Wish::Pay { user_id }, |door, request_id| {
             let caller = caller.via(door);
             async move { caller.pay_as("", &request_id).await.map(told) }
         });
         let Fact::Paid { payment_id } = paid.await else { unreachable!("a payment") };
-        road.lose(Wish::Refund { payment_id }, |door, request_id| {
-            let caller = caller.via(door);
-            async move {
-                let refund = caller.refund_as(&payment_id.to_string(), &request_id).await;
-                refund.map(|payment| (Fact::Refunded, payment.encode_to_vec()))
-            }
-        })
-        .await;
+        route
+            .lose(Wish::Refund { payment_id }, |door, request_id| {
+                let caller = caller.via(door);
+                async move {
+                    let refund = caller.refund_as(&payment_id.to_string(), &request_id).await;
+                    refund.map(|payment| (Fact::Refunded, payment.encode_to_vec()))
+                }
+            })
+            .await;
     }
-    lab.note(format!("each of charge, hold, pay and refund, repeated {REPEATS} times at once"));
+    lab.note(format!("each of charge, hold, pay and refund, retried {RETRIES} times concurrently"));
     check(&lab, &site.url, &[&book]).await;
 }
 
-/// A way to a server that loses answers, and another way to the same data.
-struct Road {
+/// A connection that loses answers, and another connection to the same data.
+struct Route {
     book: Arc<Book>,
     muted: Proxy,
     other: Channel,
     url: String,
 }
 
-impl Road {
-    /// Makes a call whose answer never comes, waits for its effect, and asks again until the answer is known.
+impl Route {
+    /// Makes a call whose answer is lost, waits for its effect, and retries it.
     async fn lose<F>(&self, wish: Wish, call: impl Fn(Channel, String) -> F) -> Fact
     where
         F: Future<Output = Result<(Fact, Vec<u8>), Status>>,
@@ -99,7 +102,7 @@ impl Road {
         };
         self.muted.set(Weather::Fair);
         let door = connect_lazily(self.muted.address);
-        // A first call opens the connection, which would not come to be without answers.
+        // The first call opens the connection, which needs answers.
         let _ = wallet::charge(&door, Uuid::nil(), 1, "").await;
         self.muted.set(Weather::Mute);
         let lost = ask(door);
@@ -109,11 +112,11 @@ impl Road {
         };
         let (lost, ()) = tokio::join!(lost, cut);
         lost.expect_err("the answer should be lost");
-        let repeats = (0..REPEATS).map(|_| ask(self.other.clone()));
-        let mut facts = futures::future::try_join_all(repeats).await.expect("an answer to each repeat");
+        let retries = (0..RETRIES).map(|_| ask(self.other.clone()));
+        let mut facts = futures::future::try_join_all(retries).await.expect("an answer to each repeat");
         let replies = replies.into_inner().expect("replies");
-        assert_eq!(replies.len(), REPEATS);
-        assert!(replies.iter().all(|reply| *reply == replies[0]), "repeats were answered differently: {replies:?}");
+        assert_eq!(replies.len(), RETRIES);
+        assert!(replies.iter().all(|reply| *reply == replies[0]), "retries were answered differently: {replies:?}");
         facts.remove(0)
     }
 
@@ -122,7 +125,7 @@ impl Road {
     }
 }
 
-/// What an answer says that the database has to say too, and all of it.
+/// Returns the parts of an answer that the database must confirm, and the whole answer.
 fn told<T: Message>(answer: T) -> (Fact, Vec<u8>)
 where
     Fact: From<T>,
@@ -131,7 +134,7 @@ where
     (Fact::from(answer), reply)
 }
 
-/// How many rows a request left behind.
+/// Returns how many rows a request has made.
 async fn effects(url: &str, request_id: Uuid) -> u64 {
     let db = Database::connect(url).await.expect("database");
     let charges = ledger_entry::Entity::find().filter(ledger_entry::Column::RequestId.eq(request_id));
@@ -144,7 +147,7 @@ async fn effects(url: &str, request_id: Uuid) -> u64 {
     count
 }
 
-/// A `request_id` that comes with another amount, other seats or from another user is refused and changes nothing.
+/// A `request_id` with another amount, other seats or another user is refused and changes nothing.
 pub async fn a_request_id_with_other_contents_is_refused(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     site.concert(400, |_| ()).await;
@@ -178,7 +181,7 @@ pub async fn a_request_id_with_other_contents_is_refused(lab: Lab) {
     invariants::check(&site.url, &Clock::system()).await;
 }
 
-/// One refusal, if it is the right one.
+/// Checks a refusal, and counts it.
 #[track_caller]
 fn conflict<T: std::fmt::Debug>(answer: Result<T, Status>) -> u64 {
     let status = answer.expect_err("the request should be refused");

@@ -1,4 +1,4 @@
-//! Every call with every wrong token: refused for the right reason and without effect.
+//! Every call with every wrong token is refused with the right reason, and has no effect.
 
 use std::time::Duration;
 
@@ -19,19 +19,19 @@ use crate::harness::{
     site::{CONCERT, DATE, Site, until_admitted},
 };
 
-/// No sweep: what has run out stays as it is, and the contents with it.
+/// The expiry pass does not run, so that expired rows stay unchanged.
 const FLAGS: &[&str] = &["--promote-interval", "100ms", "--expire-interval", "1h"];
-/// Who is admitted and never calls is expired after this long.
+/// How soon an admitted user must make a first call.
 const CLAIM_TTL: Duration = Duration::from_millis(800);
 
-/// What a call needs beside a well-formed request.
+/// What a call needs in addition to a well-formed request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Needs {
     Token,
     Admission,
 }
 
-/// A wrong token, and how it is refused where a token is needed, and where an admitted one is. `None`: it is good enough.
+/// A wrong token, and how calls refuse it that need a token, and that need an admission. `None`: they accept it.
 struct Wrong {
     what: &'static str,
     caller: Caller,
@@ -39,7 +39,8 @@ struct Wrong {
     by_admission: &'static str,
 }
 
-/// Each RPC that needs a token, with no token, a forged, an expired, a waiting one, another user's and another concert's.
+/// Calls each RPC that needs a token: with none, a forged, an expired, a waiting one, another user's, and another
+/// concert's.
 pub async fn a_wrong_token_is_refused_without_effect(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     while let Some(round) = lab.next_round(1, 5) {
@@ -65,14 +66,14 @@ pub async fn a_wrong_token_is_refused_without_effect(lab: Lab) {
     invariants::check(&site.url, &Clock::system()).await;
 }
 
-/// All callers who must not get through. The sale is paused afterwards, so that nobody is admitted meanwhile.
+/// Returns callers with wrong tokens. It also pauses the sale, so that no user is admitted during the calls.
 async fn wrongs(site: &Site, owner: &Caller, first: &str, second: &str) -> Vec<Wrong> {
     let elsewhere = Caller::join(owner.channel.clone(), second, owner.uuid()).await.expect("a token");
     let elsewhere = until_admitted(elsewhere).await;
     let other = until_admitted(site.joins_to(first, 0).await).await;
     let expired = site.joins_to(first, 0).await;
     let db = Database::connect(&site.url).await.expect("database");
-    eventually("the silent one is admitted", async || {
+    eventually("the silent user is admitted", async || {
         let admitted = queue_token::Entity::find()
             .filter(queue_token::Column::UserId.eq(expired.uuid()))
             .filter(queue_token::Column::AdmitTime.is_not_null());
@@ -110,7 +111,7 @@ async fn wrongs(site: &Site, owner: &Caller, first: &str, second: &str) -> Vec<W
     ]
 }
 
-/// Makes every call and returns how many were refused; panics if one was not, or otherwise than it should be.
+/// Makes every call, and returns how many were refused. Panics if a call is answered in another way than expected.
 async fn refuse(wrong: &Wrong, reservation_id: &str) -> u64 {
     let (caller, none) = (&wrong.caller, String::new());
     let mut calls = vec![
@@ -124,7 +125,7 @@ async fn refuse(wrong: &Wrong, reservation_id: &str) -> u64 {
         ("ReleaseReservation", Needs::Admission, caller.release(reservation_id).await.map(drop)),
     ];
     if wrong.by_token.is_some() {
-        // Whose token is good enough may leave, which has an effect, and may pay what it holds, which is nothing.
+        // A user with a valid token may leave, which has an effect. Its payment is refused, since it holds no seat.
         calls.push(("LeaveQueue", Needs::Token, caller.leave().await));
         calls.push(("Pay", Needs::Admission, caller.pay_as(reservation_id, &none).await.map(drop)));
     } else {
@@ -140,7 +141,7 @@ async fn refuse(wrong: &Wrong, reservation_id: &str) -> u64 {
     refused
 }
 
-/// What belongs to a user is not found by another one.
+/// Checks that a user does not find the reservations and payments of another user.
 async fn not_of_another_user(owner: &Caller, other: &Caller, reservation_id: &str) -> u64 {
     let stranger = Caller { user_id: uuid::Uuid::now_v7().to_string(), ..other.clone() };
     let unknown = uuid::Uuid::now_v7().to_string();
@@ -155,7 +156,7 @@ async fn not_of_another_user(owner: &Caller, other: &Caller, reservation_id: &st
     answers.len() as u64
 }
 
-/// AdminService is not there where the public is.
+/// Checks that the public listener does not serve AdminService.
 async fn no_admin_in_public(caller: &Caller, concert_code: &str) -> u64 {
     let mut admin = AdminServiceClient::new(caller.channel.clone());
     let concert_code = || concert_code.to_owned();

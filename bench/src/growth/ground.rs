@@ -1,4 +1,4 @@
-//! What all measurements of growth need: the options, the engine, the progress bar.
+//! The common parts of all measurements of growth: the options, the engine, the progress bar.
 
 use indicatif::ProgressBar;
 use testkit::{Engine, Failure, Postgres};
@@ -13,7 +13,7 @@ use crate::{
 /// Users are prepared in portions, so that the progress bar can follow.
 const PORTION: usize = 50_000;
 
-/// What all measurements need.
+/// The common parts of all measurements.
 pub struct Ground<'a> {
     /// How to measure.
     pub common: &'a Common,

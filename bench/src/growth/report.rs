@@ -31,7 +31,8 @@ pub fn text(report: &GrowthReport) -> String {
     // Writing to a String does not fail.
     let _ = writeln!(
         text,
-        "{} streams opened at {:.0}/s; one concert and {}: IssueToken {:.0}/s and {:.0}/s, GetPosition {:.0}/s and {:.0}/s; \
+        "{} streams opened at {:.0}/s; one concert and {}: IssueToken {:.0}/s and {:.0}/s, \
+         GetPosition {:.0}/s and {:.0}/s; \
          {} seats in {} messages, {:.1} MB in all; {wrong} errors",
         watchers.streams,
         watchers.opened_per_second,

@@ -1,4 +1,5 @@
-//! A million waiting users in one queue: the cost of a poll, a promotion, an expiry and a start of the server, and its memory.
+//! A million waiting users in one queue: the cost of a poll, a promotion, an expiry and a start of the server, and its
+//! memory.
 
 use std::{
     sync::Arc,

@@ -105,7 +105,8 @@ async fn open_one(channel: tonic::transport::Channel, user: &User) -> Result<(Po
     Ok((stream, position))
 }
 
-/// Returns when the message arrived that the user has moved up by all admitted users. Returns `None` if it did not arrive.
+/// Returns when the message arrived that the user has moved up by all admitted users. Returns `None` if it did not
+/// arrive.
 #[allow(
     clippy::disallowed_methods,
     reason = "compared with the server's log, which uses the clock of the same machine"

@@ -1,5 +1,5 @@
-//! The latency of a write on an idle server: one client, one call at a time. First in an empty database, then in one with the rows
-//! of the crowd.
+//! The latency of a write on an idle server: one client, one call at a time. First in an empty database, then in one
+//! with the rows of the crowd.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,5 @@
-//! Each operation under full load next to the echo, by one client alone on an idle server, and in the rush of the first second.
+//! Each operation under full load next to the echo, by one client alone on an idle server, and in the rush of the first
+//! second.
 
 mod bench;
 mod checks;

@@ -1,5 +1,5 @@
-//! Measures an operation in turns with the echo. Machines are noisy: a ratio compares two rounds in sequence, and a figure is the
-//! median of all rounds.
+//! Measures an operation in turns with the echo. Machines are noisy: a ratio compares two rounds in sequence, and a
+//! figure is the median of all rounds.
 
 use std::collections::BTreeMap;
 

@@ -204,8 +204,8 @@ impl SaleReport {
         line(
             "users",
             format!(
-                "{bought} bought, {too_late} came too late, {left} left the queue, {walked_away} left held seats, {failed} \
-             failed, {not_done} not done"
+                "{bought} bought, {too_late} came too late, {left} left the queue, {walked_away} left held seats, \
+                 {failed} failed, {not_done} not done"
             ),
         );
         line("chose other seats", format!("{} users", self.chose_again));

@@ -124,8 +124,8 @@ impl Visitor {
         tokio::time::sleep(span).await;
     }
 
-    /// Makes a call. While the server refuses it for lack of capacity, it is retried after the delay that the server names.
-    /// Every refusal is counted.
+    /// Makes a call. While the server refuses it for lack of capacity, it is retried after the delay that the server
+    /// names. Every refusal is counted.
     async fn patiently<T, A>(&self, name: &'static str, call: impl Fn() -> A) -> Result<T, Status>
     where
         A: Future<Output = Result<T, Status>>,

@@ -1,4 +1,4 @@
-//! Calls that are nearly right: messages of the call's type with values from the edges, then bent.
+//! Generates calls that are nearly right: messages of the right type with edge values. Some are then corrupted.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ const INTEGERS: [i64; 13] =
 const TIMEOUTS: [&str; 12] =
     ["1n", "0S", "5m", "99999999H", "100000000S", "-1S", "S", "", "1s", "20u", "1S ", "\u{e4}"];
 
-/// A call as it is sent.
+/// A call, ready to be sent.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub is_admin: bool,
@@ -36,7 +36,7 @@ impl Call {
     }
 }
 
-/// Makes calls of every RPC of every service.
+/// Generates calls of every RPC of every service.
 pub struct Generator {
     methods: Vec<(String, DescriptorProto)>,
     messages: HashMap<String, DescriptorProto>,
@@ -45,7 +45,7 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Calls that may be about what `callers` have.
+    /// Returns a generator of calls with the ids and tokens of `callers`.
     pub fn new(callers: &[Caller]) -> Self {
         let files = FileDescriptorSet::decode(boxoffice::rpc::proto::DESCRIPTORS).expect("descriptors").file;
         let messages: HashMap<String, DescriptorProto> = files
@@ -66,14 +66,14 @@ impl Generator {
         Self { methods, messages, texts: texts(callers), tokens }
     }
 
-    /// The same for the same seed and case.
+    /// Returns a call. The same seed and case return the same call.
     pub fn call(&self, seed: u64, case: u64) -> Call {
         let random = &mut StdRng::seed_from_u64(seed ^ case.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let (path, message) = self.methods.choose(random).expect("methods");
         let mut bytes = Vec::new();
         self.message(random, message, 0, &mut bytes);
         if random.random_bool(0.25) {
-            bend(random, &mut bytes);
+            corrupt(random, &mut bytes);
         }
         let is_admin = path.contains("AdminService") != random.random_bool(0.02);
         let path = if random.random_bool(0.01) { format!("{path}x") } else { path.clone() };
@@ -112,7 +112,7 @@ impl Generator {
         }
     }
 
-    /// Mostly one that fits the field, so that the call gets past its validation.
+    /// Returns a text. Mostly it fits the field, so that the call passes validation.
     fn text(&self, random: &mut StdRng, field: &str) -> String {
         let fitting = match field {
             "user_id" => self.texts[random.random_range(0..2)].clone(),
@@ -139,7 +139,7 @@ impl Generator {
             1 => add("authorization", &random_bytes(random, 40)),
             2 => {
                 let mut value = format!("Bearer {token}").into_bytes();
-                bend(random, &mut value);
+                corrupt(random, &mut value);
                 add("authorization", &value);
             }
             3 => add("authorization", "Bearer a.b.".repeat(random.random_range(2..600)).as_bytes()),
@@ -189,8 +189,8 @@ fn texts(callers: &[Caller]) -> Vec<String> {
     texts
 }
 
-/// Changes, cuts or puts in a few bytes.
-fn bend(random: &mut StdRng, bytes: &mut Vec<u8>) {
+/// Changes, cuts or inserts a few bytes.
+fn corrupt(random: &mut StdRng, bytes: &mut Vec<u8>) {
     for _ in 0..random.random_range(1..4) {
         let at = random.random_range(0..=bytes.len());
         match random.random_range(0..4) {
@@ -206,14 +206,14 @@ fn bend(random: &mut StdRng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// The message in its frame, which is wrong now and then.
+/// Returns the message in its frame. Sometimes the frame is wrong.
 fn framed(random: &mut StdRng, message: &[u8]) -> Bytes {
     let mut frame = raw::frame(message).to_vec();
     match random.random_range(0..100) {
         0 => frame[0] = random.random(),
         1 => frame[1] = 0xff,
         2 => frame.extend_from_slice(&raw::frame(message)),
-        3 => bend(random, &mut frame),
+        3 => corrupt(random, &mut frame),
         4 => frame.clear(),
         _ => {}
     }

@@ -1,5 +1,6 @@
-//! Starts the real server in process on port 0, on a fresh database per test, with a clock that moves when told and passes
-//! that run when called.
+//! Starts the real server inside the test process, on free ports and a fresh database per test. The test moves the
+//! clock and runs
+//! the background passes by hand.
 
 pub mod raw;
 
@@ -41,12 +42,13 @@ macro_rules! on_both_engines {
 }
 pub(crate) use on_both_engines;
 
-/// The instant at which every test starts: 2027-01-15T08:00:00Z.
+/// The time at which every test starts: 2027-01-15T08:00:00Z, in microseconds.
 pub const START: i64 = 1_800_000_000_000_000;
 /// The first date of every concert.
 pub const DATE: &str = "2027-02-01";
-/// The second.
+/// The second date of every concert.
 pub const NEXT_DATE: &str = "2027-02-02";
+
 /// A database and the servers on it.
 pub struct World {
     pub engine: Engine,
@@ -59,12 +61,12 @@ pub struct World {
 }
 
 impl World {
-    /// One server on a fresh database.
+    /// Starts one server on a fresh database.
     pub async fn new(engine: Engine) -> Self {
         Self::with(engine, &[]).await
     }
 
-    /// One server with other settings, given as flags.
+    /// Starts one server with settings from `flags`.
     pub async fn with(engine: Engine, flags: &[&str]) -> Self {
         boxoffice::install_crypto();
         let database = FreshDatabase::new(engine).await;
@@ -81,7 +83,7 @@ impl World {
         Self { engine, clock, settings, servers: vec![server], channels: vec![channel], admin, _database: database }
     }
 
-    /// One more server on the same database; returns its index.
+    /// Starts one more server on the same database. Returns its index.
     pub async fn add_replica(&mut self) -> usize {
         let server = start(&self.settings, &self.clock, false).await;
         server.ready().await.expect("ready");
@@ -129,7 +131,7 @@ impl World {
         WalletServiceClient::new(self.channel(0))
     }
 
-    /// Moves the clock on.
+    /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
     }
@@ -154,12 +156,12 @@ impl World {
         self.servers.len()
     }
 
-    /// A concert in a venue of its own, on two dates of `seat_count` seats each.
+    /// Creates a concert in a venue of its own, on two dates of `seat_count` seats each.
     pub async fn concert(&self, concert_code: &str, seat_count: i32) {
         self.concert_with(concert_code, seat_count, |_| ()).await;
     }
 
-    /// The same, with the request to create it changed.
+    /// Creates such a concert. `change` may set more fields of the request.
     pub async fn concert_with(
         &self,
         concert_code: &str,
@@ -174,20 +176,20 @@ impl World {
         }
     }
 
-    /// A venue of one section.
+    /// Creates a venue with one section.
     pub async fn venue(&self, venue_id: &str, seat_count: i32) {
         let sections = catalogue::one_section(seat_count);
         catalogue::create_venue(&self.admin, venue_id, sections).await.expect("venue");
     }
 
-    /// A date on sale, where every seat has the same price.
+    /// Puts a date on sale. All its seats have the same price.
     pub async fn performance(&self, concert_code: &str, date: &str, venue_id: &str) {
         let start_time = START + 1_000_000_000_000;
         let added = catalogue::add_performance(&self.admin, concert_code, date, venue_id, start_time).await;
         added.expect("performance");
     }
 
-    /// A user with `balance` in the wallet.
+    /// Returns a new user with `balance` in the wallet.
     pub async fn user(&self, balance: i64) -> Uuid {
         wallet::open_new(&self.channels[0], balance).await.expect("wallet")
     }
@@ -205,13 +207,13 @@ impl World {
         wallet::balance(&self.channels[0], user_id).await.expect("balance")
     }
 
-    /// A new user with enough money, in the queue of a concert.
+    /// Returns a new user with enough money, who waits in the queue of a concert.
     pub async fn waiting(&self, concert_code: &str) -> Caller {
         let user_id = self.user(100 * PRICE).await;
         self.join(concert_code, user_id).await
     }
 
-    /// A new user who is admitted. Everybody who waits before is admitted too, as far as there is room.
+    /// Returns a new user who is admitted. The users that wait ahead are admitted too.
     pub async fn admitted(&self, concert_code: &str) -> Caller {
         let caller = self.waiting(concert_code).await;
         self.promote().await;
@@ -219,7 +221,7 @@ impl World {
         caller
     }
 
-    /// A user in the queue of a concert.
+    /// Puts a user into the queue of a concert.
     pub async fn join(&self, concert_code: &str, user_id: Uuid) -> Caller {
         Caller::join(self.channel(0), concert_code, user_id).await.expect("token")
     }
@@ -237,13 +239,13 @@ impl World {
         invariants::check_after_tidying(&self.settings.database_url, &self.clock).await;
     }
 
-    /// Holds the invariants of the service against the database.
+    /// Checks the invariants of the service against the database.
     pub async fn check_invariants(&self) {
         invariants::check(&self.settings.database_url, &self.clock).await;
     }
 }
 
-/// The details of a failure with this code and reason, every one of which says the domain and is free of internals.
+/// Checks a failure: its code, its reason, its domain, and that its message names no internals. Returns its details.
 #[track_caller]
 pub fn assert_failure<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, reason: &str) -> ErrorDetails {
     let status = answer.expect_err("the call should fail");
@@ -262,7 +264,7 @@ pub async fn eventually(what: &str, done: impl AsyncFnMut() -> bool) {
     testkit::wait::until(what, Duration::from_secs(10), done).await;
 }
 
-/// Keeps everybody else from writing.
+/// Keeps all other connections from writing until the transaction ends.
 pub async fn lock_database(world: &World) -> sea_orm::DatabaseTransaction {
     let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
     let options = sea_orm::TransactionOptions {

@@ -1,4 +1,4 @@
-//! HTTP/2 without a gRPC client: for what no such client would send.
+//! HTTP/2 without a gRPC client, for requests that no gRPC client would send.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 #[derive(Clone)]
 pub struct Raw(SendRequest<Bytes>);
 
-/// What came back of a call.
+/// The answer to a call.
 pub struct Answer {
     pub status: Status,
     pub messages: Vec<Bytes>,
@@ -38,12 +38,12 @@ impl Raw {
     /// Makes a call with these bytes as its body.
     pub async fn call(&self, request: Request<()>, body: Bytes) -> Result<Answer, h2::Error> {
         let (response, mut sender) = self.open(request).await?;
-        // Fails if the server has answered already, which is then what counts.
+        // It fails if the server has already answered. Then the answer counts.
         let _ = sender.send_data(body, true);
         read(response, usize::MAX).await
     }
 
-    /// The same for a stream of which only the first message is read.
+    /// Makes a call with these bytes as its body, and reads only the first message of the answer.
     pub async fn first(&self, request: Request<()>, body: Bytes) -> Result<Answer, h2::Error> {
         let (response, mut sender) = self.open(request).await?;
         let _ = sender.send_data(body, true);
@@ -51,13 +51,13 @@ impl Raw {
     }
 }
 
-/// A call of gRPC; headers may be added.
+/// Returns a gRPC request, to which headers can be added.
 pub fn request(path: &str) -> Builder {
     let uri = format!("http://127.0.0.1{path}");
     Request::post(uri).header("content-type", "application/grpc").header("te", "trailers")
 }
 
-/// A message as gRPC frames it.
+/// Returns a message with the header of a gRPC frame.
 pub fn frame(message: &[u8]) -> Bytes {
     let mut framed = BytesMut::with_capacity(message.len() + 5);
     framed.put_u8(0);

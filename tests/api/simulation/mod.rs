@@ -1,6 +1,9 @@
-//! Seeded random operations of many users, each answer compared with a model, and the invariants checked against the database.
+//! Random operations of many users. Each answer is compared with a model, and the database is checked for the
+//! invariants.
 //!
-//! `SIMULATION_OPERATIONS` (default 10,000) and `SIMULATION_SEED` (default: the clock) choose the run; the seed is printed.
+//! `SIMULATION_OPERATIONS` (default 10,000) sets the length of a run. `SIMULATION_SEED` (default: the clock) repeats
+//! a run; it is
+//! printed.
 
 mod model;
 
@@ -9,7 +12,6 @@ use std::time::{Duration, SystemTime};
 use boxoffice::rpc::proto::{self, QueueState, SeatState};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use crate::harness::{Caller, DATE, NEXT_DATE, PRICE, World, on_both_engines};
@@ -20,9 +22,9 @@ on_both_engines!(a_random_sale_goes_as_the_model_says);
 const CONCERTS: [&str; 2] = ["IU", "BTS"];
 const DATES: [&str; 2] = [DATE, NEXT_DATE];
 const USERS: usize = 14;
-/// After so many operations other concerts are sold to other users, in the same database.
+/// After this many operations, other concerts are sold to other users in the same database.
 const SEASON: usize = 10_000;
-/// The database is read as a whole after so many operations.
+/// The whole database is checked after this many operations.
 const CHECK_EVERY: usize = 250;
 
 async fn a_random_sale_goes_as_the_model_says(world: World) {
@@ -56,18 +58,17 @@ struct Simulation {
     users: Vec<Uuid>,
     /// A caller for each token of the model, in the same order.
     callers: Vec<Caller>,
-    /// Payments made: user, reservation, payment.
+    /// All payments: user, reservation, payment.
     payments: Vec<(usize, String, String)>,
     concerts: [String; 2],
     step: usize,
 }
 
-/// The reason of an answer: empty for a success.
+/// Returns the reason of a failure; empty for a success.
 fn reason<T>(answer: &Result<T, Status>) -> String {
-    let reason = |status: &Status| status.get_error_details().error_info().map(|info| info.reason.clone());
     match answer {
         Ok(_) => String::new(),
-        Err(status) => reason(status).unwrap_or_else(|| format!("{status:?}")),
+        Err(status) => testkit::reason(status).unwrap_or_else(|| format!("{status:?}")),
     }
 }
 
@@ -123,7 +124,7 @@ impl Simulation {
         assert_eq!(server, model, "step {}: {what}", self.step);
     }
 
-    /// A token of the model: mostly one that is admitted, else mostly one of the newest.
+    /// Returns a token of the model: mostly an active one, else mostly one of the newest.
     fn token(&mut self) -> Option<usize> {
         let count = self.callers.len();
         if count == 0 {
@@ -167,8 +168,8 @@ impl Simulation {
 
     async fn hold(&mut self) {
         let Some(token) = self.token() else { return };
-        let (mut request_id, mut date, mut seats) = self.wish();
-        // Sometimes a request is repeated, as it was or with other seats.
+        let (mut request_id, mut date, mut seats) = self.seats_to_hold();
+        // Some requests reuse a request id, with the same seats or with others.
         if self.random.random_bool(0.1)
             && let Some(first) = self.model.some_request(token, &mut self.random)
         {
@@ -194,8 +195,9 @@ impl Simulation {
         }
     }
 
-    /// Everybody wants the same few seats, and others as the sale goes on; now and then one that does not exist.
-    fn wish(&mut self) -> (Uuid, usize, Vec<i32>) {
+    /// Returns the seats to hold. All users want the same few seats, which change as the sale goes on. Some seats do
+    /// not exist.
+    fn seats_to_hold(&mut self) -> (Uuid, usize, Vec<i32>) {
         let wanted = (self.step / 25) as i32 % SEATS;
         let (first, last) = match self.random.random_range(0..10) {
             0 => (SEATS - 2, SEATS + 3),
@@ -241,7 +243,7 @@ impl Simulation {
         }
     }
 
-    /// One of the last payments; the newest ones may be asked for twice.
+    /// Refunds one of the last payments. Some are refunded twice.
     async fn refund(&mut self) {
         let count = self.payments.len();
         if count == 0 {

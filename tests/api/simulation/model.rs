@@ -1,4 +1,4 @@
-//! What the service should answer, written down as plainly as possible: lists that are searched, no indexes, no batches.
+//! The expected answers of the service, in the simplest form: searched lists, no indexes, no batches.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub struct Reservation {
     date: usize,
     pub seats: Vec<i32>,
     pub expire_time: i64,
-    /// As it was at first: what a repeat of the request is answered.
+    /// The first expiry, which a retry of the request returns.
     first_expire_time: i64,
     extensions: u32,
     state: ReservationState,
@@ -63,7 +63,7 @@ impl Model {
         }
     }
 
-    /// How often each outcome happened, so that a run that tried nothing is seen.
+    /// Returns how often each outcome happened, so that a run without some outcome is noticed.
     pub fn tally(&self) -> Vec<(&'static str, u64)> {
         let all = [
             "held",
@@ -155,7 +155,7 @@ impl Model {
         }
     }
 
-    /// The index of the user's token: the live one or a new one.
+    /// Returns the index of the user's live token, or of a new one.
     pub fn issue(&mut self, user: usize, concert: usize) -> usize {
         let live = (0..self.tokens.len()).rev().find(|token| {
             let live = matches!(self.state(*token), QueueState::Waiting | QueueState::Active);
@@ -277,14 +277,14 @@ impl Model {
         }
     }
 
-    /// A request that made a reservation, to be repeated.
+    /// Returns a request that made a reservation, for a retry.
     pub fn some_request(&self, token: usize, random: &mut StdRng) -> Option<(Uuid, usize, Vec<i32>)> {
         let id = self.some_reservation(token, random)?;
         let first = self.reservations.iter().find(|r| r.id == id)?;
         Some((first.request_id, first.date, first.seats.clone()))
     }
 
-    /// One of the newest reservations of the token's user in the token's concert.
+    /// Returns one of the newest reservations of the token's user in the token's concert.
     pub fn some_reservation(&self, token: usize, random: &mut StdRng) -> Option<String> {
         let Token { user, concert, .. } = self.tokens[token];
         let of_user = |r: &&Reservation| (self.tokens[r.token].user, self.tokens[r.token].concert) == (user, concert);
@@ -314,7 +314,7 @@ impl Model {
         self.count_outcome("released", outcome)
     }
 
-    /// The new end of the hold.
+    /// Extends a hold and returns its new expiry.
     pub fn extend(&mut self, token: usize, id: &str) -> Answer<i64> {
         let index = self.index(id);
         let outcome = self.require_active(token).and_then(|()| match self.reservation_state(id) {
@@ -333,7 +333,7 @@ impl Model {
         self.count_outcome("extended", outcome)
     }
 
-    /// Gives a payment back; asking again changes nothing.
+    /// Refunds a payment. A retry changes nothing.
     pub fn refund(&mut self, user: usize, id: &str) {
         let index = self.index(id);
         let reservation = &mut self.reservations[index];
@@ -344,7 +344,7 @@ impl Model {
         }
     }
 
-    /// The id of the reservation that is paid.
+    /// Pays, and returns the id of the paid reservation.
     pub fn pay(&mut self, token: usize, id: &str) -> Answer<String> {
         if let Some(paid) = self.paid_before(token, id) {
             return self.count_outcome("paid again", Ok(paid));

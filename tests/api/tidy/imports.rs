@@ -1,8 +1,8 @@
-//! Which file of `src/` uses which: read from its `use` items and from `crate::` paths, and followed through re-exports.
+//! Finds which file of a crate uses which. It reads `use` items and `crate::` paths, and follows re-exports.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A file's name below `src/` and its text.
+/// A file's name below `src/`, and its text.
 type Source = (String, String);
 
 /// A path like `crate::queue::rules::position`, in segments without `crate`.
@@ -19,7 +19,7 @@ impl Imports {
         Self { modules }
     }
 
-    /// For each file the files that it uses, itself left out.
+    /// Returns for each file the other files that it uses.
     pub fn arrows(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut arrows = BTreeMap::new();
         for (module, (name, text)) in &self.modules {
@@ -29,7 +29,7 @@ impl Imports {
         arrows
     }
 
-    /// The file that defines what a path names.
+    /// Returns the file that defines the item of a path.
     fn file_of(&self, path: &[String], hops: usize) -> Option<String> {
         let length = (1..=path.len()).rev().find(|length| self.modules.contains_key(&path[..*length]))?;
         let (module, item) = path.split_at(length);
@@ -43,11 +43,11 @@ impl Imports {
     }
 }
 
-/// The first circle that the arrows make, if there is one.
+/// Returns a circle of files that use each other, if there is one.
 pub fn circle(arrows: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     let mut left: BTreeMap<&String, BTreeSet<&String>> =
         arrows.iter().map(|(file, used)| (file, used.iter().collect())).collect();
-    // Files that use nothing any more are no part of a circle.
+    // Files that use no remaining file are not part of a circle.
     while let Some(done) = left.iter().find(|(_, used)| used.is_empty()).map(|(file, _)| *file) {
         left.remove(done);
         for used in left.values_mut() {
@@ -63,7 +63,7 @@ pub fn circle(arrows: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>
     Some(path)
 }
 
-/// The rooms that a text uses: the first segments of its `crate::` paths.
+/// Returns the rooms that a text uses: the first segments of its `crate::` paths.
 pub fn rooms_used(text: &str) -> BTreeSet<String> {
     let crate_paths = used_paths(&[], text);
     crate_paths.into_iter().filter_map(|path| path.into_iter().next()).collect()
@@ -88,7 +88,7 @@ fn used_paths(module: &[String], text: &str) -> Vec<Segments> {
     paths
 }
 
-/// The paths of the `use` items that begin at the crate or beside the file: those that are handed on, or the others.
+/// Returns the paths of the `use` items. `exported` chooses between re-exports and the other items.
 fn uses(text: &str, exported: bool) -> Vec<Segments> {
     let (mut paths, mut rest) = (Vec::new(), text);
     while let Some(at) = rest.find("use ") {
@@ -105,7 +105,7 @@ fn uses(text: &str, exported: bool) -> Vec<Segments> {
     paths
 }
 
-/// The leaves of a tree like `a::{b, c::{self, d as e}}`.
+/// Adds the leaves of a tree like `a::{b, c::{self, d as e}}` to `paths`.
 fn expand(prefix: &[String], tree: &str, paths: &mut Vec<Segments>) {
     let Some((base, inner)) = tree.split_once('{') else {
         let path = tree.split(" as ").next().unwrap_or_default().trim();
@@ -132,7 +132,7 @@ fn expand(prefix: &[String], tree: &str, paths: &mut Vec<Segments>) {
     }
 }
 
-/// A path from the root of the crate; one that leads out of it is empty.
+/// Returns a path from the root of the crate. A path of another crate is not found later on.
 fn absolute(module: &[String], path: Segments) -> Segments {
     let supers = path.iter().take_while(|part| *part == "super").count();
     match path.first().map(String::as_str) {
@@ -141,7 +141,7 @@ fn absolute(module: &[String], path: Segments) -> Segments {
             let base = &module[..module.len().saturating_sub(supers)];
             base.iter().chain(&path[supers..]).cloned().collect()
         }
-        // A module of this file, in `pub use child::Name`.
+        // A child module of this file, as in `pub use child::Name`, or another crate.
         _ => module.iter().cloned().chain(path).collect(),
     }
 }

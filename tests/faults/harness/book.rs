@@ -1,4 +1,4 @@
-//! The callers' own record: what they asked for by `request_id`, and what they were told.
+//! The record that callers keep: their requests by `request_id`, and the answers.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,13 +12,12 @@ use std::{
 
 use boxoffice::rpc::proto;
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
 use uuid::Uuid;
 
-/// A caller that hears nothing for so long gives up and does not know.
+/// A caller gives up after this time, without knowing the result.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// A change that was asked for.
+/// A requested change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
     Charge { user_id: Uuid, amount: i64 },
@@ -27,7 +26,7 @@ pub enum Wish {
     Refund { payment_id: Uuid },
 }
 
-/// What an acknowledgement said, as far as the database has to say the same.
+/// The parts of a successful answer that the database must confirm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
     Charged { entry_number: i64, balance_after: i64 },
@@ -55,7 +54,7 @@ impl From<proto::Payment> for Fact {
     }
 }
 
-/// What was acknowledged of calls that have no `request_id`.
+/// The successful answer to a call that has no `request_id`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Promise {
     Wallet { user_id: Uuid },
@@ -63,7 +62,7 @@ pub enum Promise {
     Released { reservation_id: Uuid },
 }
 
-/// All that was said about one `request_id`.
+/// All answers to one `request_id`.
 #[derive(Debug, Clone)]
 pub struct Record {
     pub wish: Wish,
@@ -72,7 +71,7 @@ pub struct Record {
     pub unknown: u64,
 }
 
-/// What a caller knows in the end.
+/// What a caller knows about a request at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     Acknowledged(Fact),
@@ -81,7 +80,8 @@ pub enum Fate {
 }
 
 impl Record {
-    /// One acknowledgement counts for good. A refusal counts only if no earlier call may still be on its way.
+    /// Returns what the caller knows. One success is final. A refusal counts only if the result of every call is
+    /// known.
     pub fn fate(&self) -> Fate {
         match &self.fact {
             Some(fact) => Fate::Acknowledged(fact.clone()),
@@ -91,21 +91,21 @@ impl Record {
     }
 }
 
-/// The record of all callers of an experiment.
+/// The record of all callers in an experiment.
 #[derive(Default)]
 pub struct Book {
     records: Mutex<HashMap<Uuid, Record>>,
     promises: Mutex<Vec<Promise>>,
-    /// Failures by code and reason.
+    /// Number of failures by code and reason.
     failures: Mutex<BTreeMap<String, u64>>,
-    /// Repeats that were answered otherwise than before.
+    /// Retries with another answer than before.
     contradictions: Mutex<Vec<String>>,
     acknowledged: AtomicU64,
     slowest_failure: Mutex<Duration>,
 }
 
 impl Book {
-    /// Makes a call and writes down what came of it.
+    /// Makes a call and records its answer.
     pub async fn ask(
         &self,
         request_id: Uuid,
@@ -131,7 +131,7 @@ impl Book {
         answer
     }
 
-    /// Makes a call whose answer is not written down.
+    /// Makes a call without recording its answer.
     pub async fn look<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         let asked = Instant::now();
         let answer = tokio::time::timeout(PATIENCE, call).await;
@@ -144,74 +144,73 @@ impl Book {
         answer
     }
 
-    /// Writes down what was acknowledged to a caller.
+    /// Records the successful answer to a call that has no `request_id`.
     pub fn keep(&self, promise: Promise) {
         self.promises.lock().expect("book").push(promise);
     }
 
-    /// What was acknowledged of calls that have no `request_id`.
+    /// Returns the successful answers to calls that have no `request_id`.
     pub fn promises(&self) -> Vec<Promise> {
         self.promises.lock().expect("book").clone()
     }
 
-    /// All records.
+    /// Returns all records.
     pub fn records(&self) -> MutexGuard<'_, HashMap<Uuid, Record>> {
         self.records.lock().expect("book")
     }
 
-    /// Repeats that were answered otherwise than before.
+    /// Returns the retries with another answer than before.
     pub fn contradictions(&self) -> Vec<String> {
         self.contradictions.lock().expect("book").clone()
     }
 
-    /// How many calls were acknowledged so far.
+    /// Returns how many calls have succeeded so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// How many calls a second are acknowledged, measured over `span` from now.
+    /// Returns how many calls per second succeed, measured over `span` from now.
     pub async fn rate(&self, span: Duration) -> f64 {
         let (started, before) = (Instant::now(), self.acknowledged());
         tokio::time::sleep(span).await;
         (self.acknowledged() - before) as f64 / started.elapsed().as_secs_f64()
     }
 
-    /// The longest that a caller waited for a failure.
+    /// Returns the longest time that a caller waited for a failure.
     pub fn slowest_failure(&self) -> Duration {
         *self.slowest_failure.lock().expect("book")
     }
 
-    /// Failures by code and reason, and how often.
+    /// Returns the number of failures by code and reason.
     pub fn failures(&self) -> BTreeMap<String, u64> {
         self.failures.lock().expect("book").clone()
     }
 
-    /// Panics if a call failed otherwise than `allowed` says, by code and reason.
+    /// Panics if a call failed with a code and reason that `allowed` does not accept.
     pub fn assert_failures(&self, allowed: impl Fn(&str) -> bool) {
         let others: Vec<_> = self.failures().into_iter().filter(|(name, _)| !allowed(name)).collect();
-        assert!(others.is_empty(), "calls failed in a way they must not: {others:?}");
+        assert!(others.is_empty(), "calls failed with codes and reasons that are not allowed: {others:?}");
     }
 
-    /// How long it takes from now until so many more calls are acknowledged; panics after `limit`.
+    /// Waits until this many more calls have succeeded, and returns how long that took. Panics after `limit`.
     pub async fn serves_again(&self, calls: u64, limit: Duration) -> Duration {
         let (started, before) = (Instant::now(), self.acknowledged());
         while self.acknowledged() < before + calls {
-            assert!(started.elapsed() < limit, "it does not serve {limit:?} after: {:?}", self.failures());
+            assert!(started.elapsed() < limit, "calls do not succeed {limit:?} after the fault: {:?}", self.failures());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         started.elapsed()
     }
 }
 
-/// Whether the failure says for sure that nothing happened.
+/// Returns whether the failure means that nothing has happened.
 pub fn is_refusal(status: &Status) -> bool {
     let may_have_happened = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown, Code::Internal];
-    status.get_error_details().error_info().is_some() && !may_have_happened.contains(&status.code())
+    testkit::reason(status).is_some() && !may_have_happened.contains(&status.code())
 }
 
-/// Code and reason, `Unavailable STORAGE_UNAVAILABLE`; what the network or the caller itself says has no reason.
+/// Returns code and reason, as in `Unavailable STORAGE_UNAVAILABLE`. A failure of the network or of the caller itself
+/// has no reason.
 pub fn name(status: &Status) -> String {
-    let details = status.get_error_details();
-    let reason = details.error_info().map_or("-", |info| info.reason.as_str());
-    format!("{:?} {reason}", status.code())
+    format!("{:?} {}", status.code(), testkit::reason(status).unwrap_or_else(|| "-".to_owned()))
 }

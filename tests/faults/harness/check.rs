@@ -1,5 +1,6 @@
-//! Holds the database against the callers' record: what was acknowledged is there once and as it was told, what was refused is
-//! not, and nothing is there that nobody asked for.
+//! Compares the database with the callers' record. An acknowledged request is there once, with the answered contents.
+//! A refused one
+//! is not there, and neither is one that no caller made.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,19 +17,20 @@ use super::{
     lab::{Lab, Tally},
 };
 
-/// Rows by the request that made them, and what tells of calls that have no request id.
+/// Rows by the request that made them, and traces of calls that have no request id.
 struct Traces {
     charges: HashMap<Uuid, Vec<ledger_entry::Model>>,
     holds: HashMap<Uuid, Vec<reservation::Model>>,
     payments: HashMap<Uuid, Vec<payment::Model>>,
     refunds: HashMap<Uuid, Vec<payment::Model>>,
     kept: HashSet<Promise>,
-    /// Effects of requests that had no id, where all have one.
+    /// Rows of requests without an id, although all callers send one.
     nameless: Vec<String>,
 }
 
-/// Notes what callers were told and panics if the database says otherwise, or breaks an invariant of its own. The books are all
-/// there are.
+/// Notes the answers to callers. Panics if the database contradicts them or breaks an invariant. `books` must be the
+/// records of all
+/// callers.
 pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
     let traces = Traces::read(url).await;
     let mut tally = Tally::default();
@@ -48,7 +50,7 @@ pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
     for promise in books.iter().flat_map(|book| book.promises()) {
         tally.acknowledged += 1;
         if !traces.kept.contains(&promise) {
-            wrongs.push(format!("{promise:?} was acknowledged and is not there"));
+            wrongs.push(format!("{promise:?} was acknowledged but is not there"));
         }
     }
     wrongs.extend(traces.unasked(&records));
@@ -85,7 +87,8 @@ impl Traces {
         }
     }
 
-    /// Whether the rows of a request are what the caller was told; if the caller does not know, at most one and a whole one.
+    /// Checks that the rows of a request are what the caller knows. If the caller does not know the result, there is
+    /// at most one row.
     fn confirm(&self, request_id: Uuid, wish: &Wish, fate: &Fate) -> Result<(), String> {
         let facts = self.facts(request_id, wish)?;
         match (fate, facts.as_slice()) {
@@ -95,10 +98,11 @@ impl Traces {
         }
     }
 
-    /// What the database says about a request; fails if a row is of another request than the wish.
+    /// Returns what the database has for a request. Fails if a row differs from the requested change.
     fn facts(&self, request_id: Uuid, wish: &Wish) -> Result<Vec<Fact>, String> {
-        let same =
-            |holds: bool, fact: Fact| if holds { Ok(fact) } else { Err(format!("{fact:?} is not what was asked")) };
+        let same = |holds: bool, fact: Fact| {
+            if holds { Ok(fact) } else { Err(format!("{fact:?} is not the requested change")) }
+        };
         match wish {
             Wish::Charge { user_id, amount } => all(&self.charges, request_id, |row| {
                 let fact = Fact::Charged { entry_number: row.entry_number, balance_after: row.balance_after };
@@ -119,17 +123,17 @@ impl Traces {
         }
     }
 
-    /// Effects of requests that nobody made.
+    /// Returns the effects of requests that no caller made.
     fn unasked(&self, records: &HashMap<Uuid, Record>) -> Vec<String> {
         let ids = self.charges.keys().chain(self.holds.keys()).chain(self.payments.keys()).chain(self.refunds.keys());
         ids.filter(|id| !records.contains_key(id))
-            .map(|id| format!("nobody asked for {id}"))
+            .map(|id| format!("no caller made {id}"))
             .chain(self.nameless.iter().cloned())
             .collect()
     }
 }
 
-/// All that could be promised of these rows.
+/// Returns all answers that these rows confirm.
 fn kept(
     wallets: &[wallet::Model],
     tokens: &[queue_token::Model],
@@ -142,8 +146,9 @@ fn kept(
     wallets.chain(tokens.iter().map(place)).chain(released).collect()
 }
 
-/// Rows that no request made, where every caller gives one: a second effect of a request would be such a row. The first money of
-/// a wallet is put there to begin with.
+/// Returns rows without a request id, although all callers send one. A second effect of a request would be such a
+/// row. The first
+/// charge of a wallet comes from the experiment itself and has none.
 fn nameless(
     entries: &[ledger_entry::Model],
     reservations: &[reservation::Model],
@@ -157,7 +162,7 @@ fn nameless(
     let refunds = payments.iter().filter(is_refunded).filter(|row| row.refund_request_id.is_none());
     let charges = charges.map(|row| format!("{row:?}"));
     let others = holds.map(|row| format!("{row:?}")).chain(paid.chain(refunds).map(|row| format!("{row:?}")));
-    charges.chain(others).map(|row| format!("no request made {row}")).collect()
+    charges.chain(others).map(|row| format!("a row without a request id: {row}")).collect()
 }
 
 fn all<R>(

@@ -1,4 +1,4 @@
-//! All that a sale has written, to be compared with itself: what was refused must not have changed it.
+//! The contents of the database before and after refused calls, which must not change it.
 
 use boxoffice::db::entity::{
     concert, ledger_entry, payment, performance, queue_counter, queue_token, reservation, reservation_extension,
@@ -6,7 +6,7 @@ use boxoffice::db::entity::{
 };
 use sea_orm::{Database, DatabaseConnection, EntityTrait};
 
-/// Every row of every table of the sale, in words and in one order.
+/// Returns every row of every table of the sale as text, in a fixed order.
 pub async fn contents(url: &str) -> Vec<String> {
     let db = Database::connect(url).await.expect("database");
     let mut rows = Vec::new();

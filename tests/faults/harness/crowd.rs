@@ -1,4 +1,6 @@
-//! Load: users who charge, queue, hold, pay, release and refund through any server, and keep to one `request_id` until they know.
+//! Load: users that charge, queue, hold, pay, release and refund through any server. They retry with the same
+//! `request_id` until
+//! they know the result.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -16,19 +18,19 @@ use super::{
     site::{CONCERT, DATE},
 };
 
-/// A call whose answer was lost is made again so many times.
-const REPEATS: usize = 3;
-/// Seats that visitors choose from: more than they buy in the longest run.
+/// Maximum number of retries of a call whose answer was lost.
+const RETRIES: usize = 3;
+/// Seats of the concert: more than the visitors buy in the longest run.
 pub const SEATS: i32 = 100_000;
 
-/// Users at work, until told to leave.
+/// Visitors that buy until they are told to leave.
 pub struct Crowd {
     leaving: CancellationToken,
     visitors: JoinSet<()>,
 }
 
 impl Crowd {
-    /// `size` users begin to buy through the doors, in a concert of [`SEATS`] seats.
+    /// Starts `size` visitors that buy through the doors, in a concert of [`SEATS`] seats.
     pub fn gather(lab: &Lab, doors: &[Channel], size: usize, book: &Arc<Book>) -> Self {
         let (leaving, mut visitors) = (CancellationToken::new(), JoinSet::new());
         for number in 0..size {
@@ -40,7 +42,7 @@ impl Crowd {
         Self { leaving, visitors }
     }
 
-    /// All finish the call they are in and go.
+    /// Lets all visitors finish their calls, and waits for them.
     pub async fn leave(mut self) {
         self.leaving.cancel();
         while let Some(visitor) = self.visitors.join_next().await {
@@ -56,7 +58,9 @@ struct Visitor {
 }
 
 impl Visitor {
-    /// Visit after visit. A user for whom a call failed is left alone, since nobody knows what it still holds.
+    /// Makes one visit after the other. After a failed call the visitor goes on as a new user, since it does not know
+    /// what the old one
+    /// holds.
     async fn stay(&mut self, leaving: &CancellationToken) {
         let mut user_id = None;
         while !leaving.is_cancelled() {
@@ -81,7 +85,8 @@ impl Visitor {
         Ok(user_id)
     }
 
-    /// One visit from charging to leaving with or without seats; ends at the first call that fails for good.
+    /// Makes one visit, from charging to leaving with or without seats. Ends at the first call that fails in spite of
+    /// retries.
     async fn buy(&mut self, user_id: Uuid, leaving: &CancellationToken) -> Result<(), Status> {
         let amount = self.random.random_range(1..5) * PRICE;
         self.settle(Wish::Charge { user_id, amount }, |door, request_id| async move {
@@ -145,18 +150,18 @@ impl Visitor {
         }
     }
 
-    /// Makes a call until it is known what came of it, or the repeats are used up.
+    /// Makes a call, and retries it until its result is known or the retries are used up.
     async fn settle<F>(&mut self, wish: Wish, call: impl Fn(Channel, String) -> F) -> Result<Fact, Status>
     where
         F: Future<Output = Result<Fact, Status>>,
     {
         let request_id = Uuid::now_v7();
-        let mut repeats = 0;
+        let mut retries = 0;
         loop {
             let door = self.door();
             let answer = self.book.ask(request_id, wish.clone(), call(door, request_id.to_string())).await;
             match &answer {
-                Err(status) if !is_refusal(status) && repeats < REPEATS => repeats += 1,
+                Err(status) if !is_refusal(status) && retries < RETRIES => retries += 1,
                 _ => return answer,
             }
             tokio::time::sleep(Duration::from_millis(self.random.random_range(5..50))).await;

@@ -1,4 +1,4 @@
-//! What an experiment is given and what it notes down, so that also a run that fails leaves its figures.
+//! The inputs and the notes of an experiment. The notes stay also if the experiment fails.
 
 use std::{
     sync::{Arc, Mutex},
@@ -9,70 +9,72 @@ use rand::{SeedableRng, rngs::StdRng};
 
 pub use testkit::Engine;
 
-/// What callers were told, counted by request.
+/// The answers to callers, counted by request.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
-    /// Answered: it has happened.
+    /// Requests with a successful answer: they happened.
     pub acknowledged: u64,
-    /// Refused for a reason: it has not.
+    /// Refused requests: they did not happen.
     pub refused: u64,
-    /// The answer was lost: it may have.
+    /// Requests without an answer: they may have happened.
     pub unknown: u64,
-    /// Acknowledged and not there, refused and there, or there twice.
+    /// Requests that are missing although acknowledged, present although refused, or present twice.
     pub lost: u64,
 }
 
-/// What came of an experiment.
+/// The result of an experiment.
 #[derive(Debug, Default)]
 pub struct Notes {
-    /// How often the trouble was made.
+    /// How often the fault was injected.
     pub rounds: u64,
-    /// How often a long run has to make it.
+    /// How often a long run must inject it.
     pub wanted: u64,
-    /// What callers were told.
+    /// The answers to callers.
     pub tally: Tally,
-    /// The figure that it is judged by.
+    /// The figures of the verdict.
     pub key: String,
 }
 
 impl Notes {
-    /// Fails if there was no time for all the rounds that a verdict takes.
+    /// Fails if there was no time for all rounds.
     pub fn enough(&self) -> Result<(), String> {
         let Self { rounds, wanted, .. } = self;
-        if rounds < wanted { Err(format!("only {rounds} rounds of {wanted}: give it more SECONDS")) } else { Ok(()) }
+        if rounds < wanted { Err(format!("only {rounds} of {wanted} rounds: set a higher SECONDS")) } else { Ok(()) }
     }
 }
 
-/// The place of one experiment on one engine.
+/// One experiment on one engine.
 #[derive(Clone)]
 pub struct Lab {
-    /// What the servers run on.
+    /// The database of the servers.
     pub engine: Engine,
-    /// Whether there is time to measure.
+    /// Whether this is a long run, which has time to measure.
     pub is_long: bool,
-    /// What chance goes by.
+    /// The seed of all random choices.
     pub seed: u64,
     until: Instant,
     notes: Arc<Mutex<Notes>>,
 }
 
 impl Lab {
-    /// A short one, with no time for more than it needs.
+    /// Returns a short experiment, which makes no more rounds than it needs.
     pub fn short(engine: Engine, seed: u64) -> Self {
         Self { engine, is_long: false, seed, until: Instant::now(), notes: Arc::default() }
     }
 
-    /// A long one, whose rounds are over after `limit`.
+    /// Returns a long experiment, which starts no round after `limit`.
     pub fn long(engine: Engine, seed: u64, limit: Duration) -> Self {
         Self { is_long: true, until: Instant::now() + limit, ..Self::short(engine, seed) }
     }
 
-    /// One of two sizes.
+    /// Returns the value for a short or for a long run.
     pub fn pick<T>(&self, short: T, long: T) -> T {
         if self.is_long { long } else { short }
     }
 
-    /// Begins another round: `short` of them; in a long run `long`, which fails if time is over before.
+    /// Begins the next round and returns its number. A short run makes `short` rounds. A long run makes `long`
+    /// rounds, and fails if
+    /// its time ends before.
     pub fn next_round(&self, short: u64, long: u64) -> Option<u64> {
         let mut notes = self.notes.lock().expect("notes");
         notes.wanted = self.pick(short, long);
@@ -83,12 +85,12 @@ impl Lab {
         wanted.then_some(notes.rounds)
     }
 
-    /// Chance, the same for the same seed.
+    /// Returns a random generator, the same for the same seed.
     pub fn random(&self) -> StdRng {
         StdRng::seed_from_u64(self.seed)
     }
 
-    /// Notes what callers were told.
+    /// Adds to the notes which answers callers got.
     pub fn note_tally(&self, tally: Tally) {
         let mut notes = self.notes.lock().expect("notes");
         let all = &mut notes.tally;
@@ -98,12 +100,12 @@ impl Lab {
         all.lost += tally.lost;
     }
 
-    /// Notes the figure that it is judged by.
+    /// Adds the figures of the verdict to the notes.
     pub fn note(&self, key: impl Into<String>) {
         self.notes.lock().expect("notes").key = key.into();
     }
 
-    /// What was noted so far.
+    /// Returns the notes.
     pub fn take_notes(&self) -> Notes {
         std::mem::take(&mut *self.notes.lock().expect("notes"))
     }

@@ -1,4 +1,5 @@
-//! Real server processes on real databases, the troubles they get into, and the books that are held against each other afterwards.
+//! Real server processes on real databases, the faults that are injected, and the records that are compared
+//! afterwards.
 
 pub mod book;
 pub mod check;

@@ -1,4 +1,5 @@
-//! A TCP proxy that can be slow, silent, deaf or gone: the network between callers and a server, or a server and its database.
+//! A TCP proxy that delays, drops or cuts connections: the network between callers and a server, or a server and its
+//! database.
 
 use std::{
     collections::HashSet,
@@ -15,18 +16,18 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// What the network does to connections, those that are open and those to come.
+/// What the network does to open and to new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weather {
-    /// Passes all.
+    /// Passes all bytes.
     Fair,
-    /// What goes to the server takes so much longer.
+    /// Bytes to the server are delayed by this time.
     Slow(Duration),
-    /// Nothing gets through in either direction, and nobody is told.
+    /// No bytes pass in either direction, and connections stay open.
     Stalled,
-    /// What goes to the server arrives, what it answers does not.
+    /// Bytes to the server pass; its answers are dropped.
     Mute,
-    /// Connections are cut and new ones refused.
+    /// Open connections are cut, and new ones refused.
     Cut,
 }
 
@@ -36,9 +37,9 @@ enum Direction {
     ToCaller,
 }
 
-/// The proxy; it ends with all its connections when dropped.
+/// The proxy. It ends with all its connections when it is dropped.
 pub struct Proxy {
-    /// Where it listens: stays the same when the target moves.
+    /// Where it listens. The address stays when the target changes.
     pub address: SocketAddr,
     weather: watch::Sender<Weather>,
     shared: Arc<Shared>,
@@ -47,12 +48,12 @@ pub struct Proxy {
 
 struct Shared {
     target: Mutex<Option<SocketAddr>>,
-    /// Local ports of the open connections to the target, by which a server knows who asks.
+    /// Local ports of the open connections to the target. The target sees them as the ports of its clients.
     ports: Mutex<HashSet<u16>>,
 }
 
 impl Proxy {
-    /// Listens on a free port; connections are cut until it is aimed.
+    /// Starts a proxy on a free port. It cuts connections until it has a target.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -62,7 +63,7 @@ impl Proxy {
         Self { address, weather, shared, _accepting: AbortOnDropHandle::new(accepting) }
     }
 
-    /// Where connections from now on go to.
+    /// Sets the target of new connections.
     pub fn aim(&self, target: SocketAddr) {
         *self.shared.target.lock().expect("target") = Some(target);
     }
@@ -72,7 +73,7 @@ impl Proxy {
         self.weather.send_replace(weather);
     }
 
-    /// Cuts the connections that are open and lets new ones pass.
+    /// Cuts all open connections, then lets new ones pass.
     pub async fn cut_once(&self) {
         self.set(Weather::Cut);
         while !self.shared.ports.lock().expect("ports").is_empty() {
@@ -81,14 +82,14 @@ impl Proxy {
         self.set(Weather::Fair);
     }
 
-    /// Whether an open connection reaches the target from this port.
+    /// Returns whether an open connection to the target has this local port.
     pub fn speaks_from(&self, port: u16) -> bool {
         self.shared.ports.lock().expect("ports").contains(&port)
     }
 }
 
 async fn accept(listener: TcpListener, weather: watch::Sender<Weather>, shared: Arc<Shared>) {
-    // Connections are children of this task and end with it.
+    // The tasks of the connections end with this task.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
@@ -143,7 +144,7 @@ async fn pump(
     }
 }
 
-/// Waits as long as the weather says and tells whether the bytes get through.
+/// Waits as long as the weather says. Returns whether the bytes pass.
 async fn passes(direction: Direction, weather: &mut watch::Receiver<Weather>) -> bool {
     loop {
         let now = *weather.borrow_and_update();
@@ -154,7 +155,7 @@ async fn passes(direction: Direction, weather: &mut watch::Receiver<Weather>) ->
             }
             (Weather::Mute, Direction::ToCaller) => return false,
             (Weather::Fair | Weather::Slow(_) | Weather::Mute, _) => return true,
-            // Until it changes; a cut ends the connection from outside.
+            // Waits until the weather changes. A cut ends the connection from outside.
             (Weather::Stalled | Weather::Cut, _) => {
                 let _ = weather.changed().await;
             }

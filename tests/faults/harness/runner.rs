@@ -1,4 +1,4 @@
-//! Runs the experiments: short ones as tests, or all of them for long, one after the other, to a table.
+//! Runs the experiments: short ones as tests, or long ones one after the other, with a table at the end.
 
 use std::{
     env,
@@ -12,26 +12,26 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use super::lab::{Engine, Lab, Notes};
 
-/// How long a long run takes in all; without it the short ones run as tests.
+/// Duration of a long run in all. Without it the short experiments run as tests.
 const SECONDS_VARIABLE: &str = "BOXOFFICE_TORTURE_SECONDS";
-/// What chance goes by; the clock by default.
+/// The seed of all random choices; default: the clock.
 const SEED_VARIABLE: &str = "BOXOFFICE_FAULTS_SEED";
-/// A short experiment that takes longer hangs.
+/// A short experiment that takes longer than this hangs.
 const SHORT_LIMIT: Duration = Duration::from_secs(240);
 
-/// One experiment of the catalogue.
+/// One experiment.
 #[derive(Clone)]
 pub struct Experiment {
     number: u32,
     name: &'static str,
     engines: &'static [Engine],
-    /// Its share of a long run, against the others'.
+    /// Its share of a long run, relative to the other experiments.
     weight: u32,
     run: fn(Lab) -> LocalBoxFuture<'static, ()>,
 }
 
 impl Experiment {
-    /// An experiment that fails by a panic.
+    /// Returns an experiment. It fails by a panic.
     pub const fn new(
         number: u32,
         name: &'static str,
@@ -47,7 +47,7 @@ impl Experiment {
     }
 }
 
-/// Runs what the command line and the environment ask for.
+/// Runs the experiments that the command line and the environment choose.
 pub fn main(experiments: &[Experiment]) -> ExitCode {
     boxoffice::install_crypto();
     let arguments = Arguments::from_args();
@@ -79,7 +79,7 @@ pub fn main(experiments: &[Experiment]) -> ExitCode {
     }
 }
 
-/// Runs one after the other to the end, whatever fails, and prints what came of each.
+/// Runs the experiments one after the other, also after a failure, and prints the result of each.
 fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCode {
     let weights: u32 = runs.iter().map(|(experiment, _)| experiment.weight).sum();
     let mut rows = Vec::new();
@@ -104,7 +104,7 @@ fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCo
     if failed == 0 && !rows.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs one experiment to its end or its limit; fails with what it panicked with.
+/// Runs one experiment to its end or its limit. Returns the message of its panic, if there is one.
 fn perform(experiment: &Experiment, lab: &Lab, limit: Duration) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
@@ -112,7 +112,7 @@ fn perform(experiment: &Experiment, lab: &Lab, limit: Duration) -> Result<(), St
     let outcome = runtime.block_on(async {
         match tokio::time::timeout(limit, run).await {
             Ok(ended) => ended.map_err(|panic| message(panic.as_ref())),
-            Err(_) => Err(format!("it was not over after {limit:?}")),
+            Err(_) => Err(format!("it did not end within {limit:?}")),
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
@@ -124,7 +124,7 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }
 
-/// A line of the table.
+/// A row of the table.
 struct Row<'a> {
     experiment: &'a Experiment,
     engine: Engine,

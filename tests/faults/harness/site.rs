@@ -1,4 +1,4 @@
-//! A database and the servers on it, with a proxy on every way that can break.
+//! A database and the servers on it, with a proxy on every connection that can break.
 
 use boxoffice::rpc::proto;
 use testkit::{Caller, FreshDatabase, PRICE, Postgres, ServerProcess, catalogue, net::connect_lazily, server, wallet};
@@ -7,16 +7,16 @@ use url::Url;
 
 use super::{eventually, lab::Lab, proxy::Proxy};
 
-/// The one date of every concert.
+/// The only date of every concert.
 pub const DATE: &str = "2040-02-01";
-/// Its start: 2040-02-01T20:00:00Z.
+/// Its start, in microseconds: 2040-02-01T20:00:00Z.
 const START_TIME: i64 = 2_211_739_200_000_000;
-/// The concert of every experiment.
+/// The code of the concert in every experiment.
 pub const CONCERT: &str = "IU";
 
 /// A database and the servers on it.
 pub struct Site {
-    /// The database itself, past all proxies.
+    /// The URL of the database, without a proxy.
     pub url: String,
     /// The servers.
     pub replicas: Vec<Replica>,
@@ -24,12 +24,12 @@ pub struct Site {
 }
 
 impl Site {
-    /// Starts `count` servers, with more flags, on a fresh database.
+    /// Starts `count` servers with `flags` on a fresh database.
     pub async fn open(lab: &Lab, count: usize, flags: &[&str]) -> Self {
         Self::start(FreshDatabase::new(lab.engine).await, count, flags).await
     }
 
-    /// Starts `count` servers on a fresh database of a PostgreSQL of their own.
+    /// Starts `count` servers with `flags` on a fresh database of `postgres`.
     pub async fn on(postgres: &Postgres, count: usize, flags: &[&str]) -> Self {
         Self::start(FreshDatabase::on(postgres).await.expect("a database"), count, flags).await
     }
@@ -45,17 +45,17 @@ impl Site {
         Self { url: database.url.clone(), replicas, _database: database }
     }
 
-    /// Callers' way to each replica, through its door.
+    /// Returns a channel to each replica through its door.
     pub fn doors(&self) -> Vec<Channel> {
         self.replicas.iter().map(Replica::channel).collect()
     }
 
-    /// A concert with `seat_count` seats, whose request is changed by `change`.
+    /// Creates a concert with `seat_count` seats. `change` may set more fields of the request.
     pub async fn concert(&self, seat_count: i32, change: impl FnOnce(&mut proto::CreateConcertRequest)) {
         self.concert_as(CONCERT, seat_count, change).await;
     }
 
-    /// The same under another code.
+    /// Creates such a concert with another code.
     pub async fn concert_as(
         &self,
         concert_code: &str,
@@ -74,41 +74,41 @@ impl Site {
         added.expect("performance");
     }
 
-    /// A new user with `balance` in the wallet, who waits in the queue.
+    /// Puts a new user with `balance` in the wallet into the queue.
     pub async fn joins(&self, balance: i64) -> Caller {
         self.joins_to(CONCERT, balance).await
     }
 
-    /// The same in the queue of another concert.
+    /// Puts such a user into the queue of another concert.
     pub async fn joins_to(&self, concert_code: &str, balance: i64) -> Caller {
         let channel = self.replicas[0].channel();
         let user_id = wallet::open_new(&channel, balance).await.expect("a wallet");
         Caller::join(channel, concert_code, user_id).await.expect("a token")
     }
 
-    /// So many new users with much money, all of them admitted.
+    /// Returns `count` new users with much money, all of them admitted.
     pub async fn admitted(&self, count: usize) -> Vec<Caller> {
         let callers = futures::future::join_all((0..count).map(|_| self.joins(1_000 * PRICE))).await;
         futures::future::join_all(callers.into_iter().map(until_admitted)).await
     }
 }
 
-/// One server, behind a proxy, and before another one if it has PostgreSQL.
+/// One server, with a proxy on the side of callers, and one on the side of PostgreSQL.
 pub struct Replica {
     process: Option<ServerProcess>,
     url: String,
     flags: Vec<String>,
     wrapper: Option<String>,
-    /// The way through the door, shared by callers.
+    /// The channel through the door, which callers share.
     channel: Channel,
-    /// Between callers and the server.
+    /// The proxy between callers and the server.
     pub door: Proxy,
-    /// Between the server and PostgreSQL.
+    /// The proxy between the server and PostgreSQL.
     pub line: Option<Proxy>,
 }
 
 impl Replica {
-    /// Starts a server; it may not be ready yet.
+    /// Starts a server. It may not be ready yet.
     pub async fn start(url: &str, flags: &[&str]) -> Self {
         let (url, line) = match Url::parse(url).expect("a URL") {
             direct if direct.scheme() == "sqlite" => (url.to_owned(), None),
@@ -125,12 +125,12 @@ impl Replica {
         replica
     }
 
-    /// Lets a shell run `script` before it becomes the server from now on, to set limits of the process.
+    /// Lets a shell run `script` before the server, from the next start on. The script sets limits of the process.
     pub fn wrap(&mut self, script: Option<&str>) {
         self.wrapper = script.map(str::to_owned);
     }
 
-    /// Starts the server once more, behind the same door; it may not be ready yet.
+    /// Starts the server again, behind the same door. It may not be ready yet.
     pub async fn start_again(&mut self) {
         let binary = env!("CARGO_BIN_EXE_boxoffice");
         let mut command = match &self.wrapper {
@@ -147,28 +147,28 @@ impl Replica {
         self.process = Some(process);
     }
 
-    /// The running process.
+    /// Returns the running process.
     pub fn process(&mut self) -> &mut ServerProcess {
         self.process.as_mut().expect("a process")
     }
 
-    /// The way through the door; it finds the server again when that comes back.
+    /// Returns the channel through the door. It connects again after a restart of the server.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// The way past the door, for measuring.
+    /// Returns a channel without the door, for measuring.
     pub fn direct(&self) -> Channel {
         connect_lazily(self.process.as_ref().expect("a process").address)
     }
 
-    /// AdminService, past the door.
+    /// Returns a channel to AdminService, without the door.
     pub fn admin(&self) -> Channel {
         connect_lazily(self.process.as_ref().expect("a process").admin_address)
     }
 }
 
-/// Waits until a caller is admitted, and is a sign of its life.
+/// Waits until a caller is admitted. Its poll is also the first call, which keeps the admission.
 pub async fn until_admitted(caller: Caller) -> Caller {
     eventually("the token is admitted", async || {
         caller.position().await.is_ok_and(|position| position.state() == proto::QueueState::Active)
@@ -177,7 +177,7 @@ pub async fn until_admitted(caller: Caller) -> Caller {
     caller
 }
 
-/// A proxy to the server of the URL, and the URL that leads through it.
+/// Starts a proxy to the server of `url`. Returns the URL through the proxy, and the proxy.
 async fn through_a_line(mut url: Url) -> (String, Proxy) {
     let host = url.host_str().expect("a host").to_owned();
     let target = tokio::net::lookup_host((host, url.port().unwrap_or(5432))).await.expect("an address").next();

@@ -1,9 +1,9 @@
-//! Histories of concurrent calls, each held against a model that takes one call after the other. A call whose answer was lost may
-//! have happened at any time since, or never.
+//! Histories of concurrent calls, each checked against a model that takes one call after the other. A call whose
+//! answer was lost may
+//! have happened at any later time, or never.
 
 mod model;
 
-use boxoffice::clock::Clock;
 use std::{
     sync::{
         Arc, Mutex,
@@ -12,12 +12,14 @@ use std::{
     time::Duration,
 };
 
-use boxoffice::rpc::proto::{self, SeatState};
+use boxoffice::{
+    clock::Clock,
+    rpc::proto::{self, SeatState},
+};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester};
 use testkit::{Caller, invariants, wallet};
 use tonic::{Code, transport::Channel};
-use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use crate::harness::{
@@ -28,24 +30,25 @@ use crate::harness::{
 use model::{Answer, Op, PRICE, SEATS, Sale, Seat, USERS};
 
 const FLAGS: &[&str] = &["--promote-interval", "50ms"];
-/// Histories are recorded so many at a time.
-const AT_ONCE: u64 = 8;
+/// Histories that are recorded at the same time.
+const CONCURRENT: u64 = 8;
 const THREADS: u32 = 3;
-/// Short, since the search for an order takes exponentially longer with each call, and many, since most bugs show in a few.
+/// Calls of one thread. Each more call makes the search for an order exponentially longer, and most bugs show in a
+/// few calls.
 const CALLS: usize = 3;
 
 type History = LinearizabilityTester<u32, Sale>;
 
-/// Every history of seats and wallets is one that could have happened one call after the other; a planted bug is caught.
-pub async fn every_history_could_have_happened_one_call_after_the_other(lab: Lab) {
+/// Every history of seats and wallets is linearizable, and every history with a planted bug is rejected.
+pub async fn every_history_is_linearizable(lab: Lab) {
     planted_bugs_are_caught();
     let count = if lab.engine == Engine::Postgres { 2 } else { 1 };
     let site = Arc::new(Site::open(&lab, count, FLAGS).await);
     let (cuts, mut recorded, mut tally) = (tokio::spawn(cut(site.clone(), lab.random())), 0, Tally::default());
     let (mut corrupted, mut caught, mut repeated) = (0, 0, 0);
-    while let Some(round) = lab.next_round(8, 1_000 / AT_ONCE) {
-        let histories = (0..AT_ONCE).map(|i| {
-            let (site, name, seed) = (&site, format!("C{round}-{i}"), lab.seed.wrapping_add(round * AT_ONCE + i));
+    while let Some(round) = lab.next_round(8, 1_000 / CONCURRENT) {
+        let histories = (0..CONCURRENT).map(|i| {
+            let (site, name, seed) = (&site, format!("C{round}-{i}"), lab.seed.wrapping_add(round * CONCURRENT + i));
             async move { Recording::make(site, &name, seed).await }
         });
         for recording in futures::future::join_all(histories).await {
@@ -54,7 +57,7 @@ pub async fn every_history_could_have_happened_one_call_after_the_other(lab: Lab
             repeated += recording.repeated.load(Ordering::Relaxed);
             tally.unknown += recording.lost.load(Ordering::Relaxed);
             let history = recording.history.into_inner().expect("a history");
-            assert!(history.is_consistent(), "it could not have happened: {history:#?}");
+            assert!(history.is_consistent(), "the history is not linearizable: {history:#?}");
             let forged = recording.forged.into_inner().expect("a history");
             corrupted += 1;
             caught += u64::from(!forged.is_consistent());
@@ -63,7 +66,10 @@ pub async fn every_history_could_have_happened_one_call_after_the_other(lab: Lab
     cuts.abort();
     let _ = cuts.await;
     lab.note_tally(tally);
-    lab.note(format!("{recorded} histories accepted, {repeated} calls in them answered at the second try; {caught} of {corrupted} forged ones caught"));
+    lab.note(format!(
+        "{recorded} histories accepted, {repeated} calls answered by a retry; \
+         {caught} of {corrupted} forged histories rejected"
+    ));
     assert_eq!(caught, corrupted, "a forged history was accepted");
     assert!(tally.acknowledged > tally.unknown, "too few calls were answered to tell anything: {tally:?}");
     invariants::check(&site.url, &Clock::system()).await;
@@ -78,20 +84,20 @@ async fn cut(site: Arc<Site>, mut random: StdRng) {
     }
 }
 
-/// One history, and the same with a bug in it.
+/// One history, and the same history with a bug in it.
 struct Recording {
     history: Mutex<History>,
-    /// The same with a won too many in the last answer.
+    /// The same history with one won too much in the last answer.
     forged: Mutex<History>,
     next_thread: AtomicU32,
     answered: AtomicU64,
-    /// Of those, how many only when they were asked again under the same request id.
+    /// The answered calls that needed a retry with the same request id.
     repeated: AtomicU64,
     lost: AtomicU64,
 }
 
 impl Recording {
-    /// Lets three threads call at once for three users, who want two seats of a concert of their own.
+    /// Records the calls of three concurrent threads for three users, who want two seats of a concert of their own.
     async fn make(site: &Site, concert_code: &str, seed: u64) -> Self {
         let recording = Self {
             history: Mutex::new(History::default()),
@@ -101,7 +107,8 @@ impl Recording {
             repeated: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         };
-        // As many are admitted as there are seats, so there is one seat more than they ask for.
+        // As many users are admitted as there are seats. So there are three seats, and the users want only two of
+        // them.
         site.concert_as(concert_code, USERS as i32, |concert| concert.seats_per_user_limit = 1).await;
         let direct = site.replicas[0].direct();
         let users = futures::future::join_all((0..USERS).map(|_| admitted(&direct, concert_code))).await;
@@ -124,7 +131,8 @@ impl Recording {
             self.each(|history| history.on_invoke(thread, op).map(drop));
             let mut answer = call(op, &user.via(door), &request_id).await;
             if answer.is_none() && !request_id.is_empty() {
-                // Both together are one call that is done once. When the second is refused, the first may be on its way still.
+                // The call and its retry are one call that happens at most once. If the retry is refused, the first
+                // may still happen.
                 let door = doors.choose(&mut random).expect("a door").clone();
                 let is_done = |answer: &Answer| !matches!(answer, Answer::Refused(_));
                 answer = call(op, &user.via(door), &request_id).await.filter(is_done);
@@ -135,7 +143,7 @@ impl Recording {
                     self.answered.fetch_add(1, Ordering::Relaxed);
                     self.each(|history| history.on_return(thread, answer.clone()).map(drop));
                 }
-                // The call is never over, so the thread goes on as another one.
+                // This call has no end, so the thread goes on under a new number.
                 None => {
                     self.lost.fetch_add(1, Ordering::Relaxed);
                     thread = self.next_thread.fetch_add(1, Ordering::Relaxed);
@@ -144,7 +152,7 @@ impl Recording {
         }
     }
 
-    /// Ends both histories with a balance: the true one, and one that no order of the calls leads to.
+    /// Ends both histories with a balance: the real one, and one that no order of the calls explains.
     async fn finish(&self, direct: &Channel, user: &Caller) {
         let thread = self.next_thread.fetch_add(1, Ordering::Relaxed);
         let op = Op::Balance { user: 0 };
@@ -188,7 +196,7 @@ fn choose(random: &mut StdRng) -> Op {
     }
 }
 
-/// Makes a call, those that can under a request id; `None` if nobody knows what came of it.
+/// Makes a call, with the request id if it can have one. Returns `None` if its result is unknown.
 async fn call(op: Op, caller: &Caller, request_id: &str) -> Option<Answer> {
     let answer = match op {
         Op::Charge { amount, .. } => wallet::charge(&caller.channel, &caller.user_id, amount, request_id)
@@ -202,9 +210,7 @@ async fn call(op: Op, caller: &Caller, request_id: &str) -> Option<Answer> {
     };
     match answer {
         Ok(answer) => Some(answer),
-        Err(status) if is_refusal(&status) => {
-            Some(Answer::Refused(status.get_details_error_info().expect("a reason").reason))
-        }
+        Err(status) if is_refusal(&status) => Some(Answer::Refused(testkit::reason(&status).expect("a reason"))),
         Err(status) => {
             assert_ne!(status.code(), Code::Internal, "{status:?}");
             None
@@ -227,7 +233,7 @@ async fn admitted(channel: &Channel, concert_code: &str) -> Caller {
     until_admitted(Caller::join(channel.clone(), concert_code, user_id).await.expect("a token")).await
 }
 
-/// Histories of servers with bugs, and what is the matter with them.
+/// Checks that histories of servers with bugs are rejected.
 fn planted_bugs_are_caught() {
     let (one, other) = (Op::Hold { user: 0, seat: 0 }, Op::Hold { user: 1, seat: 0 });
     let wallet = (Op::Charge { user: 0, amount: PRICE }, Op::Balance { user: 0 });
@@ -252,7 +258,7 @@ fn planted_bugs_are_caught() {
     }
 }
 
-/// A history of calls one after the other; without an answer a call is never over.
+/// Returns a history of calls one after the other. A call without an answer has no end.
 fn history(calls: &[(u32, Op, Option<Answer>)]) -> History {
     let mut history = History::default();
     for (thread, op, answer) in calls {

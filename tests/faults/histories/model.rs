@@ -1,4 +1,4 @@
-//! The sale as it would be if one call came after the other: what any history of concurrent calls has to look like from outside.
+//! A sale that takes one call after the other. Any history of concurrent calls must be explained by such a sequence.
 
 use stateright::semantics::SequentialSpec;
 
@@ -6,7 +6,7 @@ use stateright::semantics::SequentialSpec;
 pub const USERS: usize = 3;
 /// Seats of one history.
 pub const SEATS: usize = 2;
-/// What a seat costs.
+/// The price of a seat.
 pub const PRICE: i64 = testkit::PRICE;
 
 /// A call.
@@ -20,7 +20,7 @@ pub enum Op {
     Seats { user: usize },
 }
 
-/// Its answer.
+/// The answer to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Done,
@@ -29,7 +29,7 @@ pub enum Answer {
     Refused(String),
 }
 
-/// What a seat looks like.
+/// The state of a seat in an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seat {
     Available,
@@ -49,7 +49,7 @@ enum Token {
 pub struct Sale {
     balances: [i64; USERS],
     tokens: [Token; USERS],
-    /// Who has the seat, and whether it is paid.
+    /// The user that has the seat, and whether it is paid.
     seats: [Option<(usize, bool)>; SEATS],
 }
 
@@ -80,7 +80,7 @@ impl SequentialSpec for Sale {
         }
     }
 
-    /// Who looks at the seats is asked for the admission first: it may be over by the time the seats are seen.
+    /// ListSeats checks the admission before it reads the seats. The admission may have ended when the seats are read.
     fn is_valid_step(&mut self, op: &Op, answer: &Answer) -> bool {
         match (op, answer) {
             (Op::Seats { .. }, Answer::Seats(_)) => self.look() == *answer,
