@@ -141,7 +141,7 @@ pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) 
     let sql = "SELECT q.issued_number AS issued_count, q.admitted_count, q.departed_count AS left_count,
             q.left_admitted_count, q.expired_count,
             (SELECT COUNT(*) FROM queue_token d
-             WHERE d.state = 'ACTIVE' AND d.expire_time <= $2 AND d.concert_id = q.concert_id) AS due_count,
+             WHERE d.state = 'ACTIVE' AND d.expire_time <= $2 AND d.concert_id + 0 = q.concert_id) AS due_count,
             f.completed_count, f.unsold_seat_count, f.sold_seat_count, f.revenue,
             (SELECT CAST(COALESCE(SUM(v.seat_count), 0) AS BIGINT) FROM reservation v
              WHERE v.expire_time > $2 AND v.state = 'HELD' AND v.concert_id = q.concert_id) AS held_seat_count,

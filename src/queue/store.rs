@@ -183,11 +183,12 @@ pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db
 }
 
 /// Sets up to `limit` tokens of a concert whose admission is over to EXPIRED, and returns how many. It waits for tokens that
-/// a call has locked: such a call may be the first use, after which the admission is not over.
+/// a call has locked: such a call may be the first use, after which the admission is not over. (`+ 0` keeps SQLite to the
+/// index of admissions.)
 pub async fn expire(write: &Write, concert_id: i64, limit: i64) -> Result<u64, db::Error> {
     let sql = "WITH due AS MATERIALIZED (
                    SELECT concert_id, queue_number FROM queue_token
-                   WHERE state = 'ACTIVE' AND expire_time <= $1 AND concert_id = $2
+                   WHERE state = 'ACTIVE' AND expire_time <= $1 AND concert_id + 0 = $2
                    ORDER BY expire_time LIMIT $3)
                UPDATE queue_token SET state = 'EXPIRED', ended = true FROM due
                WHERE queue_token.concert_id = due.concert_id AND queue_token.queue_number = due.queue_number
@@ -246,7 +247,7 @@ pub struct Due {
 /// Returns the concerts that may admit a token now: open, not paused, with unsold seats on sale and somebody waiting.
 pub async fn concerts_to_promote(db: &Database) -> Result<Vec<Due>, db::Error> {
     let sql = "SELECT s.concert_id FROM (
-                   SELECT DISTINCT p.concert_id FROM performance p
+                   SELECT DISTINCT p.concert_id + 0 AS concert_id FROM performance p
                    WHERE p.sale_end_time > $1 AND p.sold_seat_count < p.seat_count) AS s
                JOIN queue_counter q ON q.concert_id = s.concert_id AND q.issued_number > q.admitted_number
                JOIN concert c ON c.concert_id = s.concert_id AND NOT c.paused AND c.open_time <= $1
@@ -254,9 +255,11 @@ pub async fn concerts_to_promote(db: &Database) -> Result<Vec<Due>, db::Error> {
     db.query(sql, [db.now().into()]).await
 }
 
-/// Returns the concerts that have ACTIVE tokens whose admission is over.
+/// Returns the concerts that have ACTIVE tokens whose admission is over. (`+ 0` keeps SQLite from reading all tokens in the
+/// order of their concerts to find the distinct ones.)
 pub async fn concerts_to_expire(db: &Database) -> Result<Vec<Due>, db::Error> {
-    let sql = "SELECT DISTINCT concert_id FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1";
+    let sql =
+        "SELECT DISTINCT concert_id + 0 AS concert_id FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1";
     db.query(sql, [db.now().into()]).await
 }
 
@@ -279,14 +282,16 @@ pub struct Progress {
     pub unsold_seat_count: i64,
 }
 
-/// Returns the progress of the concerts with a date on sale, all of one moment.
+/// Returns the progress of the concerts with a date on sale, all of one moment. (`+ 0` keeps SQLite from reading all dates in
+/// the order of their concerts to group them.)
 pub async fn progress_on_sale(db: &Database) -> Result<Vec<Progress>, db::Error> {
     let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
                       q.left_admitted_count + q.expired_count + s.completed_count AS ended_count,
                       s.unsold_seat_count
-               FROM (SELECT p.concert_id, CAST(SUM(p.seat_count - p.sold_seat_count) AS BIGINT) AS unsold_seat_count,
+               FROM (SELECT p.concert_id + 0 AS concert_id,
+                            CAST(SUM(p.seat_count - p.sold_seat_count) AS BIGINT) AS unsold_seat_count,
                             CAST(SUM(p.completed_token_count) AS BIGINT) AS completed_count
-                     FROM performance p WHERE p.sale_end_time > $1 GROUP BY p.concert_id) AS s
+                     FROM performance p WHERE p.sale_end_time > $1 GROUP BY p.concert_id + 0) AS s
                JOIN queue_counter q ON q.concert_id = s.concert_id";
     db.query(sql, [db.now().into()]).await
 }

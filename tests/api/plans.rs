@@ -21,10 +21,10 @@ use crate::harness::{Caller, DATE, Engine, NEXT_DATE, World};
 const SMALL_TABLES: [&str; 3] = ["signing_key", "pass_cursor", "seaql_migrations"];
 /// Sorts of what is live now, with the reason why that is little.
 const LIVE_SORTS: [(&str, &str); 4] = [
-    ("SELECT DISTINCT p.concert_id FROM performance p", "dates on sale"),
-    ("FROM performance p WHERE p.sale_end_time > $1 GROUP BY p.concert_id", "dates on sale"),
+    ("SELECT DISTINCT p.concert_id + 0 AS concert_id FROM performance p", "dates on sale"),
+    ("FROM performance p WHERE p.sale_end_time > $1 GROUP BY p.concert_id + 0", "dates on sale"),
     (
-        "SELECT DISTINCT concert_id FROM queue_token WHERE state = 'ACTIVE'",
+        "SELECT DISTINCT concert_id + 0 AS concert_id FROM queue_token WHERE state = 'ACTIVE'",
         "admissions that fell due since the last pass",
     ),
     ("AND state = 'HELD' GROUP BY performance_id", "holds of the last minutes"),
@@ -239,8 +239,24 @@ async fn check(engine: Engine) {
     assert!(!faults(write.conn(), old).await.unwrap().is_empty(), "{engine:?}: a scan is not noticed");
 }
 
+static MIGRATIONS: OnceLock<String> = OnceLock::new();
+
+/// The text of all migrations, in one line, as PostgreSQL gets it.
+fn migrations() -> String {
+    let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("migration/src")).unwrap();
+    let texts: Vec<String> = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    let text = one_line(&texts.join(" "));
+    let length = "json_array_length(seat_numbers";
+    let forms = [format!("{length}::JSON)"), format!("{length})")];
+    forms.map(|form| text.replace("{json_array_length}", &form)).join(" ")
+}
+
 /// Whether a statement is one of the engine's dialect. Many are of both.
 fn is_of(engine: Engine, sql: &str) -> bool {
+    // A migration reads every row once.
+    let is_schema_change = MIGRATIONS.get_or_init(migrations).contains(sql);
+    // By which the harness keeps others from writing.
+    let is_of_test = sql == "UPDATE wallet SET open_time = open_time";
     let is_data = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "].iter().any(|word| sql.starts_with(word));
     let is_schema = [
         "seaql_migrations",
@@ -257,6 +273,8 @@ fn is_of(engine: Engine, sql: &str) -> bool {
     let is_sqlite = sql.contains("json_each") || sql.contains('?');
     is_data
         && !is_schema
+        && !is_schema_change
+        && !is_of_test
         && match engine {
             Engine::Sqlite => !(is_postgres || built_for_postgres),
             Engine::Postgres => !is_sqlite,
@@ -288,7 +306,8 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<Stri
         let is_page = in_order && sql.contains("LIMIT") && !details.iter().any(|detail| detail.contains("TEMP B-TREE"));
         let is_any = sql.contains("LIMIT 1") || sql.contains("LIMIT ?");
         // For an inserted parent row SQLite plans a look-up of its children that it runs only if a reference is broken.
-        let is_table = is_base_table(sql, name) && !sql.starts_with("INSERT INTO \"");
+        let is_reference = sql.starts_with("INSERT") && !sql.contains(name);
+        let is_table = is_base_table(sql, name) && !is_reference;
         match verb {
             "SCAN" => is_table && !is_page && !(is_any && !sql.contains("ORDER BY")),
             "USE" => detail.contains("TEMP B-TREE") && !may_sort(sql),
@@ -350,11 +369,33 @@ fn visit(node: &serde_json::Value, below_limit: bool, sql: &str, faults: &mut Ve
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_statement_finds_its_rows_by_key_on_sqlite() {
+#[ignore = "run by the tests below, in a process of its own"]
+async fn check_sqlite() {
     check(Engine::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_statement_finds_its_rows_by_key_on_postgres() {
+#[ignore = "run by the tests below, in a process of its own"]
+async fn check_postgres() {
     check(Engine::Postgres).await;
+}
+
+/// Runs a check in a process of its own, so that the statements of other tests are not among those recorded.
+fn alone(check: &str) {
+    let test = std::env::current_exe().expect("this test");
+    let args = [check, "--exact", "--ignored", "--nocapture"];
+    let output = std::process::Command::new(test).args(args).output().expect("a process");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
+    print!("{printed}");
+}
+
+#[test]
+fn every_statement_finds_its_rows_by_key_on_sqlite() {
+    alone("plans::check_sqlite");
+}
+
+#[test]
+fn every_statement_finds_its_rows_by_key_on_postgres() {
+    alone("plans::check_postgres");
 }
