@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .file_descriptor_set_path(&descriptors)
         .skip_protoc_run()
         .bytes(".")
+        // The buffers of the service, so that they are no difference.
+        .codec_path("boxoffice::rpc::codec::Codec")
         .compile_protos(&[FILE], &["proto"])?;
     Ok(())
 }

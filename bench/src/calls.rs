@@ -38,7 +38,9 @@ pub struct Calls {
 /// The sizes of one operation's messages in bytes, for an echo of the same size.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
-    /// The request with its token.
+    /// The metadata with the token; 0 without one.
+    pub token: usize,
+    /// The request message.
     pub request: usize,
     /// The answer: a message or a failure.
     pub reply: usize,
@@ -54,14 +56,14 @@ impl Measure {
         self.0.get().copied()
     }
 
-    fn note<A: Message>(&self, request: usize, answer: &Result<Response<A>, Status>) {
+    fn note<A: Message>(&self, (token, request): (usize, usize), answer: &Result<Response<A>, Status>) {
         self.0.get_or_init(|| {
             let reply = match answer {
                 Ok(answer) => answer.get_ref().encoded_len(),
                 // Details are sent in base64.
                 Err(status) => status.message().len() + status.details().len().div_ceil(3) * 4,
             };
-            Sizes { request, reply }
+            Sizes { token, request, reply }
         });
     }
 }
@@ -91,7 +93,7 @@ impl Calls {
             async move {
                 let user_id = users[index].id.clone();
                 let request = proto::OpenWalletRequest { user_id };
-                let size = request.encoded_len();
+                let size = (0, request.encoded_len());
                 let answer = world::wallets(channel).open_wallet(request).await;
                 measure.note(size, &answer);
                 let wallet = answer?.into_inner().wallet;
@@ -109,7 +111,7 @@ impl Calls {
             async move {
                 let user_id = users[index].id.clone();
                 let request = proto::ChargeWalletRequest { user_id, amount: CHARGE, request_id: world::request_id() };
-                let size = request.encoded_len();
+                let size = (0, request.encoded_len());
                 let answer = world::wallets(channel).charge_wallet(request).await;
                 measure.note(size, &answer);
                 let balance = answer?.into_inner().balance;
@@ -126,7 +128,7 @@ impl Calls {
             async move {
                 let user = &users[index];
                 let request = proto::IssueTokenRequest { concert_code: concert.clone(), user_id: user.id.clone() };
-                let size = request.encoded_len();
+                let size = (0, request.encoded_len());
                 let answer = world::queue(channel).issue_token(request).await;
                 measure.note(size, &answer);
                 let token = answer?.into_inner().token;
@@ -143,7 +145,7 @@ impl Calls {
             async move {
                 let user = &users[index];
                 let request = proto::GetPositionRequest { concert_code: concert.clone(), user_id: user.id.clone() };
-                let size = request.encoded_len() + user.token_size();
+                let size = (user.token_size(), request.encoded_len());
                 let answer = world::queue(channel).get_position(user.request(request)).await;
                 measure.note(size, &answer);
                 let position = answer?.into_inner().position.unwrap_or_default();
@@ -165,7 +167,7 @@ impl Calls {
                     user_id: user.id.clone(),
                     ..Default::default()
                 };
-                let size = request.encoded_len() + user.token_size();
+                let size = (user.token_size(), request.encoded_len());
                 let answer = ConcertServiceClient::new(channel).list_performances(user.request(request)).await;
                 measure.note(size, &answer);
                 let count = answer?.into_inner().performances.len();
@@ -187,7 +189,7 @@ impl Calls {
                     date: SMALL_DATE.to_owned(),
                     ..Default::default()
                 };
-                let size = request.encoded_len() + user.token_size();
+                let size = (user.token_size(), request.encoded_len());
                 let answer = ConcertServiceClient::new(channel).list_seats(user.request(request)).await;
                 measure.note(size, &answer);
                 let count = answer?.into_inner().seats.len();
@@ -206,7 +208,7 @@ impl Calls {
                 let user = &users[index];
                 let seat_number = index as i32 + 1;
                 let request = hold(&concert, user, LARGE_DATE, seat_number, request_ids);
-                let size = request.encoded_len() + user.token_size();
+                let size = (user.token_size(), request.encoded_len());
                 let answer = world::reservations(channel).hold_seats(user.request(request)).await;
                 measure.note(size, &answer);
                 let reservation = answer?.into_inner().reservation.unwrap_or_default();
@@ -232,7 +234,7 @@ impl Calls {
             async move {
                 let user = &users[index];
                 let request = hold(&concert, user, CONTESTED_DATE, seat_number, request_ids);
-                let size = request.encoded_len() + user.token_size();
+                let size = (user.token_size(), request.encoded_len());
                 let answer = world::reservations(channel).hold_seats(user.request(request)).await;
                 match answer {
                     Ok(answer) => {
@@ -266,7 +268,7 @@ impl Calls {
                     reservation_id: user.reservation.get().cloned().unwrap_or_default(),
                     request_id: if request_ids { world::request_id() } else { String::new() },
                 };
-                let size = request.encoded_len() + user.token_size();
+                let size = (user.token_size(), request.encoded_len());
                 let answer = world::payments(channel).pay(user.request(request)).await;
                 measure.note(size, &answer);
                 let payment = answer?.into_inner().payment.unwrap_or_default();

@@ -54,9 +54,10 @@ pub struct Common {
     /// Fewer and shorter rounds: less than three minutes in all.
     #[arg(long, global = true)]
     pub quick: bool,
-    /// Send a request_id with HoldSeats and Pay too, as ChargeWallet always does.
+    /// Measure the kind case: all operations take the users in the same order, and only ChargeWallet has a request_id.
+    /// By default each operation takes the users in a new random order, and every write has a request_id.
     #[arg(long, global = true)]
-    pub request_ids: bool,
+    pub kind: bool,
     /// Write the figures to a file as JSON.
     #[arg(long, global = true, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -12,6 +12,7 @@ use testkit::{Failure, process::Guarded};
 use tokio::net::TcpListener;
 use tonic::{
     Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
     transport::{Channel, server::TcpIncoming},
 };
 
@@ -90,12 +91,16 @@ impl EchoProcess {
     }
 }
 
-/// Returns a call of the echo with a request and a response of these sizes in bytes.
-pub fn call(request_size: usize, reply_size: usize) -> Call {
+/// Returns a call of the echo with a token of this many bytes in its metadata, and a request and a response of these sizes.
+pub fn call(token_size: usize, request_size: usize, reply_size: usize) -> Call {
     let payload = Bytes::from(vec![7; request_size]);
+    let bearer: Option<MetadataValue<Ascii>> = "x".repeat(token_size).parse().ok().filter(|_| token_size > 0);
     let size = reply_size.min(MAX_REPLY);
     Call::new(move |channel: Channel, _| {
-        let request = EchoRequest { payload: payload.clone(), reply_size: size as u32 };
+        let mut request = Request::new(EchoRequest { payload: payload.clone(), reply_size: size as u32 });
+        if let Some(bearer) = &bearer {
+            request.metadata_mut().insert("authorization", bearer.clone());
+        }
         async move {
             let answer = EchoServiceClient::new(channel).echo(request).await?;
             if answer.get_ref().payload.len() == size { Ok(()) } else { Err(Miss::wrong("an echo of another size")) }

@@ -69,8 +69,10 @@ impl Call {
 /// The items of a round.
 #[derive(Debug, Clone)]
 pub enum Supply {
-    /// Each item once.
+    /// Each item once, in ascending order.
     Once(Range<usize>),
+    /// Each item once, in this order.
+    InOrder(Arc<[usize]>),
     /// The items again and again, for this time.
     Over(Range<usize>, Duration),
 }
@@ -157,9 +159,10 @@ type Noted = (Result<(), Miss>, Duration);
 
 /// Keeps `in_flight` calls in flight on each of `channels` until the supply ends.
 pub async fn closed_loop(channels: &[Channel], in_flight: u16, supply: &Supply, call: &Call) -> Result<Round, Failure> {
-    let (items, time) = match supply {
-        Supply::Once(items) => (items.clone(), None),
-        Supply::Over(items, time) => (items.clone(), Some(*time)),
+    let (items, time): (Arc<[usize]>, _) = match supply {
+        Supply::Once(items) => (items.clone().collect(), None),
+        Supply::InOrder(items) => (items.clone(), None),
+        Supply::Over(items, time) => (items.clone().collect(), Some(*time)),
     };
     let next = Arc::new(AtomicUsize::new(0));
     let started = Instant::now();
@@ -199,7 +202,7 @@ struct Caller {
 }
 
 impl Caller {
-    async fn run(self, items: Range<usize>, end: Option<Instant>) -> Vec<Noted> {
+    async fn run(self, items: Arc<[usize]>, end: Option<Instant>) -> Vec<Noted> {
         let mut noted = Vec::new();
         loop {
             let turn = self.next.fetch_add(1, Ordering::Relaxed);
@@ -211,7 +214,7 @@ impl Caller {
             if over {
                 return noted;
             }
-            let index = items.start + turn % items.len();
+            let index = items[turn % items.len()];
             let answer = self.call.make(self.channel.clone(), index).await;
             noted.push((answer, started.elapsed()));
         }

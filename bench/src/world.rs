@@ -16,7 +16,6 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
-use uuid::Uuid;
 
 use crate::{
     deployment::Deployment,
@@ -46,9 +45,7 @@ pub struct User {
 impl User {
     /// Returns a user that the server does not know.
     pub fn new() -> Self {
-        let bytes = rand::random();
-        let id = uuid::Builder::from_random_bytes(bytes).into_uuid().to_string();
-        Self { id, bearer: OnceLock::new(), reservation: OnceLock::new() }
+        Self { id: random_id(), bearer: OnceLock::new(), reservation: OnceLock::new() }
     }
 
     /// Returns a request with the user's token.
@@ -204,7 +201,12 @@ pub fn told(call: &'static str) -> impl Fn(Status) -> Failure {
 
 /// Returns a new id for a request.
 pub fn request_id() -> String {
-    Uuid::now_v7().to_string()
+    random_id()
+}
+
+/// Returns a UUID of version 4: ids that clients choose are in no order.
+fn random_id() -> String {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
 }
 
 /// Returns a client of QueueService.

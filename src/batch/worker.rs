@@ -124,7 +124,9 @@ where
             };
             replies.iter().map(|_| Err(error.clone())).collect()
         });
-        let served = !answers.iter().all(|answer| matches!(answer, Err(Error::StorageUnavailable)));
+        let served = !answers
+            .iter()
+            .all(|answer| matches!(answer, Err(Error::StorageUnavailable | Error::OutcomeUnknown { .. })));
         pace.end(started.elapsed(), served);
         for (reply, answer) in replies.into_iter().zip(answers) {
             // If the caller has gone, its command took effect all the same.

@@ -46,7 +46,11 @@ impl From<Error> for rpc::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Defect(_) => Self::internal(error),
-            Error::Lost | Error::Away(_) | Error::Unknown(_) => {
+            Error::Unknown(_) => {
+                tracing::warn!(%error, "the outcome of a commit is unknown");
+                Self::OutcomeUnknown { may_retry: true }
+            }
+            Error::Lost | Error::Away(_) => {
                 tracing::warn!(%error, "a call failed in the database");
                 Self::StorageUnavailable
             }

@@ -90,7 +90,8 @@ impl PaymentService for PaymentApi {
             request_id,
             retry_after: self.admission.retry_after(&bearer),
         };
-        let paid = self.pay.submit(user_id, command).await?;
+        let paid = self.pay.submit(user_id, command).await;
+        let paid = paid.map_err(|error| error.of_request(request_id))?;
         Ok(Response::new(proto::PayResponse { payment: Some(self.to_proto(paid).await?) }))
     }
 
@@ -110,7 +111,8 @@ impl PaymentService for PaymentApi {
             None => None,
         };
         let command = Refund { user_id, payment_id, performance, request_id };
-        let paid = self.refund.submit(user_id, command).await?;
+        let paid = self.refund.submit(user_id, command).await;
+        let paid = paid.map_err(|error| error.of_request(request_id))?;
         Ok(Response::new(proto::RefundPaymentResponse { payment: Some(self.to_proto(paid).await?) }))
     }
 

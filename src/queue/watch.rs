@@ -167,7 +167,7 @@ impl Watcher {
     async fn row(&self) -> Result<Token, Error> {
         loop {
             match self.admission.find_patiently(&self.bearer).await {
-                Err(Error::StorageUnavailable | Error::Overloaded { .. }) => {}
+                Err(Error::StorageUnavailable | Error::OutcomeUnknown { .. } | Error::Overloaded { .. }) => {}
                 answered => return answered,
             }
             tokio::select! {

@@ -135,7 +135,8 @@ impl ReservationService for ReservationApi {
             request_id,
             retry_after: self.admission.retry_after(&bearer),
         };
-        let row = self.hold.submit(bearer.concert_id, command).await?;
+        let row = self.hold.submit(bearer.concert_id, command).await;
+        let row = row.map_err(|error| error.of_request(request_id))?;
         let state = row.state;
         Ok(Response::new(proto::HoldSeatsResponse { reservation: Some(self.to_proto(row, state).await?) }))
     }
@@ -153,7 +154,8 @@ impl ReservationService for ReservationApi {
         fields.done()?;
         bearer.require_user(user_id)?;
         let command = Extend { hold: self.release_by(&bearer, reservation_id), request_id };
-        let row = self.extend.submit(bearer.concert_id, command).await?;
+        let row = self.extend.submit(bearer.concert_id, command).await;
+        let row = row.map_err(|error| error.of_request(request_id))?;
         let state = row.state;
         Ok(Response::new(proto::ExtendReservationResponse { reservation: Some(self.to_proto(row, state).await?) }))
     }

@@ -6,12 +6,15 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use thiserror::Error as ThisError;
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+use uuid::Uuid;
 
 use super::proto::{self, ErrorReason};
 use crate::clock::Micros;
 
+/// The trailer by which stock clients are told about their retries.
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "boxoffice";
 
@@ -127,6 +130,8 @@ pub enum Error {
         "the database is unavailable; retry after the delay in RetryInfo, with the same request_id if there is one"
     )]
     StorageUnavailable,
+    #[error("the connection to the database broke during the commit; retry with the same request_id, or look first")]
+    OutcomeUnknown { may_retry: bool },
     #[error("the server is shutting down; retry on a new connection after the delay in RetryInfo")]
     ShuttingDown,
     #[error("internal error; it was logged")]
@@ -192,7 +197,7 @@ impl Error {
             Self::Overloaded { .. } => (Code::ResourceExhausted, R::Overloaded),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, R::DeadlineExceeded),
             Self::Unimplemented => (Code::Unimplemented, R::Unimplemented),
-            Self::StorageUnavailable => (Code::Unavailable, R::StorageUnavailable),
+            Self::StorageUnavailable | Self::OutcomeUnknown { .. } => (Code::Unavailable, R::StorageUnavailable),
             Self::ShuttingDown => (Code::Unavailable, R::ShuttingDown),
             Self::Internal(_) => (Code::Internal, R::Internal),
         }
@@ -258,7 +263,32 @@ impl Error {
             | Self::SeatHeldByCaller { retry_after, .. }
             | Self::NotAdmitted { retry_after, .. }
             | Self::Overloaded { retry_after } => Some(*retry_after),
-            Self::StorageUnavailable | Self::ShuttingDown => Some(RETRY_DELAY),
+            Self::StorageUnavailable | Self::OutcomeUnknown { .. } | Self::ShuttingDown => Some(RETRY_DELAY),
+            _ => None,
+        }
+    }
+}
+
+impl Error {
+    /// Returns the error of a write that the caller sent with this `request_id`. Without an id, a write whose outcome is
+    /// unknown must not be retried blindly: it could have its effect twice.
+    pub fn of_request(self, request_id: Option<Uuid>) -> Self {
+        match self {
+            Self::OutcomeUnknown { .. } => Self::OutcomeUnknown { may_retry: request_id.is_some() },
+            known => known,
+        }
+    }
+
+    /// Returns what stock clients are told about their retries, in milliseconds (gRFC A6); below 0: do not retry.
+    ///
+    /// Source: a failure that had no effect and is worth a retry says when; a write whose outcome is unknown and that has
+    /// no `request_id` says never. Everything else is left to the client's own policy.
+    fn retry_pushback(&self) -> Option<i64> {
+        match self {
+            Self::Overloaded { .. } | Self::ShuttingDown => {
+                self.retry_after().map(|delay| i64::try_from(delay.as_millis()).unwrap_or(i64::MAX))
+            }
+            Self::OutcomeUnknown { may_retry: false } => Some(-1),
             _ => None,
         }
     }
@@ -272,9 +302,9 @@ impl From<Error> for Status {
         }
         let name = reason.as_str_name();
         let reason = name.strip_prefix("ERROR_REASON_").unwrap_or(name);
-        let metadata: HashMap<String, String> =
+        let info: HashMap<String, String> =
             error.metadata().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, info);
         if let Some(delay) = error.retry_after() {
             details.set_retry_info(Some(delay));
         }
@@ -283,7 +313,11 @@ impl From<Error> for Status {
                 violations.iter().take(MAX_VIOLATIONS).map(|v| FieldViolation::new(&v.field, &v.description)).collect();
             details.set_bad_request(violations);
         }
-        Status::with_error_details(code, error.to_string(), details)
+        let mut metadata = MetadataMap::new();
+        if let Some(pushback) = error.retry_pushback() {
+            metadata.insert(RETRY_PUSHBACK, pushback.into());
+        }
+        Status::with_error_details_and_metadata(code, error.to_string(), details, metadata)
     }
 }
 
@@ -296,4 +330,38 @@ fn violations_message(violations: &[Violation]) -> String {
     let violations: Vec<String> =
         violations.iter().take(MAX_VIOLATIONS).map(|v| format!("{} {}", v.field, v.description)).collect();
     violations.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pushback(error: Error) -> Option<String> {
+        let status = Status::from(error);
+        status.metadata().get(RETRY_PUSHBACK).map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_refusal_without_effect_says_when_to_retry() {
+        assert_eq!(pushback(Error::Overloaded { retry_after: Duration::from_millis(750) }), Some("750".into()));
+        assert_eq!(pushback(Error::ShuttingDown), Some("1000".into()));
+    }
+
+    #[test]
+    fn a_write_of_unknown_outcome_is_retried_only_with_its_request_id() {
+        let unknown = || Error::OutcomeUnknown { may_retry: true };
+        assert_eq!(pushback(unknown().of_request(None)), Some("-1".into()));
+        assert_eq!(pushback(unknown().of_request(Some(Uuid::nil()))), None);
+        assert_eq!(pushback(Error::StorageUnavailable.of_request(None)), None);
+        let status = Status::from(unknown().of_request(None));
+        assert_eq!(status.get_details_error_info().unwrap().reason, "STORAGE_UNAVAILABLE");
+    }
+
+    #[test]
+    fn waiting_states_and_mistakes_are_left_to_retry_info() {
+        let retry_after = Duration::from_secs(2);
+        assert_eq!(pushback(Error::NotAdmitted { queue_number: 1, retry_after }), None);
+        assert_eq!(pushback(Error::SeatHeld { seat_numbers: vec![1], retry_after }), None);
+        assert_eq!(pushback(Error::TokenMissing), None);
+    }
 }

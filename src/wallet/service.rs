@@ -88,7 +88,9 @@ impl WalletService for WalletApi {
         };
         fields.require(request.amount > 0, "amount", "must be above 0");
         fields.done()?;
-        let entry = self.charge.submit(command.user_id, command).await?;
+        let request_id = command.request_id;
+        let entry = self.charge.submit(command.user_id, command).await;
+        let entry = entry.map_err(|error| error.of_request(request_id))?;
         Ok(Response::new(proto::ChargeWalletResponse {
             balance: entry.balance_after,
             currency_code: self.currency_code(),

@@ -27,5 +27,6 @@ mod signing_keys;
 mod simulation;
 mod tidy;
 mod transport;
+mod upgrade;
 mod wallet;
 mod watching;

@@ -3,6 +3,7 @@
 use std::{ops::Range, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rand::seq::SliceRandom;
 use testkit::{Engine, Failure, Postgres};
 use tonic::transport::Channel;
 
@@ -61,6 +62,16 @@ impl Plan {
         0..self.warm + self.rounds * self.slice
     }
 
+    /// Returns the users that call under load, in the order of one operation: a new random one, or with `kind` the order
+    /// in which they were made. Rows that one operation writes together are then changed together by the next.
+    pub fn order(&self, kind: bool) -> Vec<usize> {
+        let mut users: Vec<usize> = self.crowd().collect();
+        if !kind {
+            users.shuffle(&mut rand::rng());
+        }
+        users
+    }
+
     /// Returns the users of one client alone, in a database with the rows of the crowd.
     pub fn loners(&self) -> Range<usize> {
         let first = self.crowd().end;
@@ -106,7 +117,7 @@ impl<'a> Bench<'a> {
         let deployment = Deployment::start(engine, postgres, &FLAGS).await?;
         let world = World::of(&deployment, common.connections, plan.users()).await?;
         let echo = world::connect(&echo.address.to_string(), common.connections).await?;
-        let calls = Calls::new(CONCERT, world.users.clone(), common.request_ids);
+        let calls = Calls::new(CONCERT, world.users.clone(), !common.kind);
         let steps = MEASURED * (plan.rounds as u64 + 1);
         let style = ProgressStyle::with_template("{prefix:<10} {bar:30} {elapsed_precise} {wide_msg}")?;
         let progress = ProgressBar::new(steps).with_style(style).with_prefix(engine.name());

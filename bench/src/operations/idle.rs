@@ -41,7 +41,7 @@ pub struct IdleWrite {
 /// Makes each write in an empty database.
 pub async fn fresh(bench: &Bench<'_>, writes: &mut Vec<IdleWrite>) -> Result<(), Failure> {
     let (world, users) = (&bench.world, bench.plan.first_comers());
-    let calls = Calls::new(CONCERT, world.users.clone(), bench.common.request_ids);
+    let calls = Calls::new(CONCERT, world.users.clone(), !bench.common.kind);
     let none = Measure::default();
     let before = [
         ("OpenWallet", calls.open_wallet(&none)),

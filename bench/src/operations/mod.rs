@@ -106,7 +106,7 @@ async fn money(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failu
 
     let measure = Measure::default();
     let call = bench.calls.charge_wallet(&measure);
-    let spec = Spec::once("ChargeWallet", "wallet.charge", 0.35, call.clone(), measure);
+    let spec = Spec::once("ChargeWallet", "wallet.charge", 0.50, call.clone(), measure);
     report.operations.push(under_load(bench, &spec).await?);
     idle::loaded(bench, &mut report.idle, "ChargeWallet", &call).await
 }
@@ -114,7 +114,7 @@ async fn money(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failu
 async fn queue(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failure> {
     let measure = Measure::default();
     let call = bench.calls.issue_token(&measure);
-    let goal = if report.engine == Engine::Sqlite { 0.45 } else { 0.40 };
+    let goal = if report.engine == Engine::Sqlite { 0.55 } else { 0.50 };
     let spec = Spec::once("IssueToken", "queue.issue", goal, call.clone(), measure);
     report.operations.push(under_load(bench, &spec).await?);
     idle::loaded(bench, &mut report.idle, "IssueToken", &call).await?;
@@ -125,7 +125,7 @@ async fn queue(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failu
 
     let measure = Measure::default();
     let call = bench.calls.get_position(&measure);
-    let spec = Spec::over("GetPosition, WAITING", "queue.find", 0.80, call, measure);
+    let spec = Spec::over("GetPosition, WAITING", "queue.find", 0.90, call, measure);
     report.operations.push(under_load(bench, &spec).await?);
 
     bench.progress.set_message("waiting for admission");
@@ -136,11 +136,11 @@ async fn queue(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failu
 async fn seats(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failure> {
     let measure = Measure::default();
     let call = bench.calls.list_seats(&measure);
-    let spec = Spec::over("ListSeats, 50 seats", "concert.seats", 0.50, call, measure);
+    let spec = Spec::over("ListSeats, 50 seats", "concert.seats", 0.60, call, measure);
     report.operations.push(under_load(bench, &spec).await?);
 
     let (measure, winners) = (Measure::default(), Winners::default());
-    let spec = Spec::contested("HoldSeats, one seat", "reservation.hold", 0.50, measure.clone(), {
+    let spec = Spec::contested("HoldSeats, one seat", "reservation.hold", 0.60, measure.clone(), {
         let winners = winners.clone();
         move |calls: &Calls, seat| calls.hold_contested_seat(&measure, seat, &winners)
     });
@@ -148,7 +148,7 @@ async fn seats(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failu
 
     let measure = Measure::default();
     let call = bench.calls.hold_own_seat(&measure);
-    let spec = Spec::once("HoldSeats, own seat", "reservation.hold", 0.35, call.clone(), measure);
+    let spec = Spec::once("HoldSeats, own seat", "reservation.hold", 0.45, call.clone(), measure);
     report.operations.push(under_load(bench, &spec).await?);
     idle::loaded(bench, &mut report.idle, "HoldSeats", &call).await?;
 
@@ -162,7 +162,7 @@ async fn seats(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failu
 async fn pay(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failure> {
     let measure = Measure::default();
     let call = bench.calls.pay(&measure);
-    let goal = if report.engine == Engine::Sqlite { 0.20 } else { 0.25 };
+    let goal = if report.engine == Engine::Sqlite { 0.30 } else { 0.40 };
     let spec = Spec::once("Pay", "payment.pay", goal, call.clone(), measure);
     report.operations.push(under_load(bench, &spec).await?);
     idle::loaded(bench, &mut report.idle, "Pay", &call).await

@@ -90,6 +90,13 @@ impl EngineReport {
 /// Returns the report of one engine for people.
 pub fn text(report: &EngineReport) -> String {
     let mut text = format!("\n{}\n\n{}", report.engine.name(), operations(&report.operations));
+    if let Some(tickets) = tickets(&report.operations) {
+        let _ = writeln!(
+            text,
+            "\nwhole tickets (IssueToken, HoldSeats, Pay): {:.0}/s, {:.2} of a third of the echo (goal 0.50)",
+            tickets.per_second, tickets.ratio
+        );
+    }
     for figures in report.operations.iter().filter(|figures| figures.errors > 0) {
         let _ = writeln!(text, "{} errors: {:?}", figures.name, figures.misses);
     }
@@ -128,6 +135,24 @@ pub fn text(report: &EngineReport) -> String {
         report.first_complaints.iter().for_each(|complaint| text.push_str(&format!("  {complaint}\n")));
     }
     text
+}
+
+/// Whole tickets: each is one call of IssueToken, of HoldSeats and of Pay.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Tickets {
+    /// Tickets per second, if the machine does nothing else.
+    pub per_second: f64,
+    /// The same divided by the rate of three echoes.
+    pub ratio: f64,
+}
+
+/// Returns the rate of whole tickets, which no operation can improve at the expense of another.
+pub fn tickets(all: &[Figures]) -> Option<Tickets> {
+    let of = |name: &str| all.iter().find(|figures| figures.name == name);
+    let steps = [of("IssueToken")?, of("HoldSeats, own seat")?, of("Pay")?];
+    let rate = |one: fn(&Figures) -> f64| 1.0 / steps.iter().map(|step| 1.0 / one(step)).sum::<f64>();
+    let per_second = rate(|figures| figures.calls_per_second);
+    Some(Tickets { per_second, ratio: per_second / rate(|figures| figures.echo_per_second) })
 }
 
 fn operations(all: &[Figures]) -> String {

@@ -97,13 +97,16 @@ impl Spec {
 pub async fn interleave(bench: &Bench<'_>, spec: &Spec, winners: Option<&Winners>) -> Result<Figures, Failure> {
     let plan = bench.plan;
     bench.progress.set_message(format!("{}, warm-up", spec.name));
-    let warm_up =
-        if spec.is_repeatable { Supply::Over(plan.crowd(), plan.time / 2) } else { Supply::Once(0..plan.warm) };
+    let order = plan.order(bench.common.kind);
+    let warm_up = match spec.is_repeatable {
+        true => Supply::Over(plan.crowd(), plan.time / 2),
+        false => Supply::InOrder(order[..plan.warm].into()),
+    };
     let mut sum = Sum::default();
     let warmed = bench.full_load(&bench.world.channels, &warm_up, &(spec.call)(&bench.calls, 1)).await?;
     sum.misses_of(&warmed, winners);
     let sizes = spec.measure.sizes().ok_or_else(|| format!("{}: no call was answered", spec.name))?;
-    let echo_call = echo::call(sizes.request, sizes.reply);
+    let echo_call = echo::call(sizes.token, sizes.request, sizes.reply);
     let echo_supply = Supply::Over(0..1, plan.time);
     bench.full_load(&bench.echo, &Supply::Over(0..1, plan.time / 2), &echo_call).await?;
     bench.progress.inc(1);
@@ -118,13 +121,13 @@ pub async fn interleave(bench: &Bench<'_>, spec: &Spec, winners: Option<&Winners
         let first = plan.warm + number * plan.slice;
         let supply = match spec.is_repeatable {
             true => Supply::Over(plan.crowd(), plan.time),
-            false => Supply::Once(first..first + plan.slice),
+            false => Supply::InOrder(order[first..first + plan.slice].into()),
         };
         measured.push(one(bench, spec, number, &supply, &echoed, winners, &mut sum).await?);
         bench.progress.inc(1);
     }
     let rss = bench.deployment.resident_bytes()?;
-    Ok(sum.figures(spec, &measured, (sizes.request, sizes.reply), rss))
+    Ok(sum.figures(spec, &measured, (sizes.token + sizes.request, sizes.reply), rss))
 }
 
 async fn one(

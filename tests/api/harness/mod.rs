@@ -256,6 +256,11 @@ pub fn assert_failure<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code,
     for internal in ["SELECT", "INSERT", "UPDATE ", "sqlx", "sqlite", "postgres", "/"] {
         assert!(!status.message().contains(internal), "{internal} in {:?}", status.message());
     }
+    // Stock clients are told when to retry exactly where nothing came of the call and a retry is worth while.
+    let pushback = status.metadata().get("grpc-retry-pushback-ms").map(|value| value.to_str().expect("ASCII"));
+    let says_when = ["OVERLOADED", "SHUTTING_DOWN"].contains(&reason);
+    let millis = pushback.and_then(|pushback| pushback.parse::<u64>().ok());
+    assert_eq!(millis.is_some_and(|millis| millis > 0), says_when, "{reason}: {pushback:?}");
     details
 }
 

@@ -2,8 +2,7 @@
 //! invariants.
 //!
 //! `SIMULATION_OPERATIONS` (default 10,000) sets the length of a run. `SIMULATION_SEED` (default: the clock) repeats
-//! a run; it is
-//! printed.
+//! a run; it is printed.
 
 mod model;
 
@@ -14,11 +13,17 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
+use testkit::catalogue;
+
 use crate::harness::{Caller, DATE, NEXT_DATE, PRICE, World, on_both_engines};
 use model::{Model, SEATS};
 
 on_both_engines!(a_random_sale_goes_as_the_model_says);
 
+/// How long the first date is sold, in microseconds: about two thirds of a season.
+const FIRST_SALE: i64 = 18_000_000_000;
+/// After this time old rows are deleted.
+const RETENTION: Duration = Duration::from_secs(90 * 86_400);
 const CONCERTS: [&str; 2] = ["IU", "BTS"];
 const DATES: [&str; 2] = [DATE, NEXT_DATE];
 const USERS: usize = 14;
@@ -40,14 +45,34 @@ async fn a_random_sale_goes_as_the_model_says(world: World) {
         for step in 1..=steps {
             simulation.step(step).await;
             if step % CHECK_EVERY == 0 {
-                simulation.world.check_invariants().await;
+                simulation.check_rows(season).await;
                 simulation.check_wallets().await;
             }
         }
-        simulation.world.check_invariants().await;
+        simulation.check_rows(season).await;
         println!("{:?}", simulation.model.tally());
         assert!(steps < SEASON || simulation.model.tally().iter().all(|(_, count)| *count > 0), "not all was tried");
-        world = simulation.world;
+        world = simulation.retire().await;
+    }
+}
+
+/// Puts both dates of each concert on sale, in a venue of the season.
+async fn put_on_sale(world: &World, concerts: &[String], season: usize, sale_ends: [i64; DATES.len()]) {
+    let venue_id = format!("hall-{season}");
+    world.venue(&venue_id, SEATS).await;
+    let dates = DATES.iter().zip(sale_ends);
+    for (concert_code, (date, sale_end)) in concerts.iter().flat_map(|code| dates.clone().map(move |date| (code, date)))
+    {
+        let request = proto::AddPerformanceRequest {
+            concert_code: concert_code.clone(),
+            date: (*date).to_owned(),
+            start_time: Some(proto::timestamp(sale_ends[1])),
+            sale_end_time: Some(proto::timestamp(sale_end)),
+            venue_id: venue_id.clone(),
+            price: PRICE,
+            section_prices: Vec::new(),
+        };
+        world.admin().add_performance(request).await.expect("performance");
     }
 }
 
@@ -80,23 +105,51 @@ impl Simulation {
             let set = |concert: &mut proto::CreateConcertRequest| {
                 (concert.max_active_count, concert.seats_per_user_limit) = (cap, limit);
             };
-            world.concert_with(code, SEATS, set).await;
+            catalogue::create_concert(&world.admin_channel(), code, set).await.expect("concert");
         }
+        let now = world.clock.now();
+        let sale_ends = [now + FIRST_SALE, now + 100 * FIRST_SALE];
+        put_on_sale(&world, &concerts, season, sale_ends).await;
         let mut users = Vec::new();
         for _ in 0..USERS {
             users.push(world.user(0).await);
         }
-        let now = world.clock.now();
         Self {
             world,
             random: StdRng::seed_from_u64(seed),
-            model: Model::new(now, USERS, &[0, 3]),
+            model: Model::new(now, USERS, &[0, 3], sale_ends),
             users,
             callers: Vec::new(),
             payments: Vec::new(),
             concerts,
             step: 0,
         }
+    }
+
+    /// Checks the rows of the database. Rows of earlier seasons are deleted.
+    async fn check_rows(&self, season: usize) {
+        match season {
+            0 => self.world.check_invariants().await,
+            _ => self.world.check_invariants_after_tidying().await,
+        }
+    }
+
+    /// Lets the season become old: ended tokens and unpaid reservations are deleted, and what was paid is kept.
+    async fn retire(self) -> World {
+        self.world.advance(Duration::from_secs(3_600));
+        self.world.expire().await;
+        self.world.advance(RETENTION);
+        self.world.tidy().await;
+        for (token, id, was_paid) in self.model.all_reservations().into_iter().rev().take(60) {
+            let found = self.callers[token].reservation(&id).await;
+            assert_eq!(found.is_ok(), was_paid, "reservation {id}");
+        }
+        for token in (0..self.callers.len()).rev().take(60) {
+            let waits = self.model.state(token) == QueueState::Waiting;
+            assert_eq!(self.callers[token].position().await.is_ok(), waits, "token {token}");
+        }
+        self.check_wallets().await;
+        self.world
     }
 
     async fn step(&mut self, step: usize) {
@@ -115,6 +168,7 @@ impl Simulation {
             86..91 => self.advance(),
             91..96 => self.promote().await,
             96..98 => self.world.expire().await,
+            98 => self.world.tidy().await,
             _ => self.pause().await,
         }
     }

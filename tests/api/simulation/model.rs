@@ -10,7 +10,7 @@ use crate::harness::PRICE;
 
 /// Seats of each date of each concert.
 pub const SEATS: i32 = 400;
-const DATES: usize = 2;
+pub const DATES: usize = 2;
 pub const SEATS_PER_USER: usize = 60;
 const ADMISSION_TTL: i64 = 600_000_000;
 const HOLD_TTL: i64 = 300_000_000;
@@ -44,6 +44,8 @@ pub struct Model {
     pub tokens: Vec<Token>,
     pub paused: Vec<bool>,
     caps: Vec<i64>,
+    /// Until when each date is sold.
+    sale_ends: [i64; DATES],
     reservations: Vec<Reservation>,
     tally: BTreeMap<&'static str, u64>,
 }
@@ -51,13 +53,14 @@ pub struct Model {
 type Answer<T> = Result<T, &'static str>;
 
 impl Model {
-    pub fn new(now: i64, users: usize, caps: &[i64]) -> Self {
+    pub fn new(now: i64, users: usize, caps: &[i64], sale_ends: [i64; DATES]) -> Self {
         Self {
             now,
             balances: vec![0; users],
             tokens: Vec::new(),
             paused: vec![false; caps.len()],
             caps: caps.to_vec(),
+            sale_ends,
             reservations: Vec::new(),
             tally: BTreeMap::new(),
         }
@@ -88,6 +91,7 @@ impl Model {
             "INSUFFICIENT_BALANCE",
             "REQUEST_ID_CONFLICT",
             "EXTENSION_LIMIT_EXCEEDED",
+            "SALE_CLOSED",
         ];
         all.into_iter().map(|name| (name, self.tally.get(name).copied().unwrap_or_default())).collect()
     }
@@ -135,6 +139,24 @@ impl Model {
 
     pub fn unsold(&self, concert: usize) -> i64 {
         DATES as i64 * i64::from(SEATS) - self.seats_in(concert, SeatState::Sold)
+    }
+
+    fn is_on_sale(&self, date: usize) -> bool {
+        self.now < self.sale_ends[date]
+    }
+
+    /// Returns how many tokens may be ACTIVE: one for each unsold seat of the dates on sale.
+    fn capacity(&self, concert: usize) -> i64 {
+        let unsold = |date: usize| {
+            (1..=SEATS).filter(move |seat| self.seat(concert, date, *seat) != SeatState::Sold).count() as i64
+        };
+        (0..DATES).filter(|date| self.is_on_sale(*date)).map(unsold).sum()
+    }
+
+    /// Returns the reservations, and whether each one was ever paid.
+    pub fn all_reservations(&self) -> Vec<(usize, String, bool)> {
+        let was_paid = |state| matches!(state, ReservationState::Paid | ReservationState::Refunded);
+        self.reservations.iter().map(|r| (r.token, r.id.clone(), was_paid(r.state))).collect()
     }
 
     fn is_live(&self, reservation: &Reservation) -> bool {
@@ -189,8 +211,8 @@ impl Model {
     pub fn promote(&mut self) {
         for concert in 0..self.caps.len() {
             let capacity = match self.caps[concert] {
-                0 => self.unsold(concert),
-                cap => cap.min(self.unsold(concert)),
+                0 => self.capacity(concert),
+                cap => cap.min(self.capacity(concert)),
             };
             let free = if self.paused[concert] { 0 } else { (capacity - self.active(concert)).max(0) };
             let expire_time = self.now + ADMISSION_TTL;
@@ -256,6 +278,9 @@ impl Model {
         self.require_active(token)?;
         if seats.iter().any(|seat| *seat > SEATS) {
             return Err("SEAT_NOT_FOUND");
+        }
+        if !self.is_on_sale(date) {
+            return Err("SALE_CLOSED");
         }
         if again {
             return Ok(());
@@ -380,6 +405,9 @@ impl Model {
             ReservationState::Held => {}
             ReservationState::Expired => return Err("HOLD_EXPIRED"),
             _ => return Err("NO_HELD_SEAT"),
+        }
+        if !self.is_on_sale(self.reservations[self.index(&id)].date) {
+            return Err("SALE_CLOSED");
         }
         let price = PRICE * self.reservations[self.index(&id)].seats.len() as i64;
         if self.balances[self.tokens[token].user] < price {

@@ -1,0 +1,186 @@
+//! A database of the version before is carried over with its data.
+
+use boxoffice::{clock::Clock, rpc::proto::QueueState};
+use boxoffice_migration::{Migrator, MigratorTrait};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement, Value};
+use testkit::{FreshDatabase, invariants};
+use uuid::Uuid;
+
+use crate::harness::{DATE, PRICE, START, World, on_both_engines};
+
+on_both_engines!(a_database_of_the_version_before_is_carried_over);
+
+/// The number of migrations of the version before.
+const BEFORE: u32 = 6;
+const MINUTE: i64 = 60_000_000;
+
+async fn run(db: &DatabaseConnection, sql: &str, values: impl IntoIterator<Item = Value>) {
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    db.execute_raw(statement).await.unwrap_or_else(|error| panic!("{error}: {sql}"));
+}
+
+fn user(number: i64) -> Uuid {
+    Uuid::from_u128(0x1000 + number as u128)
+}
+
+fn reservation(number: i64) -> Uuid {
+    Uuid::from_u128(0x2000 + number as u128)
+}
+
+/// A sale in progress: a token in each state, a reservation in each state, a payment and a refunded one.
+async fn sale_of_the_version_before(db: &DatabaseConnection) {
+    for sql in [
+        "INSERT INTO venue (venue_id, name) VALUES ('hall', 'Hall')",
+        "INSERT INTO section (venue_id, section_number, name, seat_count) VALUES ('hall', 1, 'Floor', 50)",
+        "INSERT INTO concert (concert_code, name, open_time, paused, max_active_count, seats_per_user_limit)
+         VALUES ('IU', 'IU live', 0, false, 0, 4)",
+        "INSERT INTO queue_counter (concert_id, issued_number, admitted_number, admitted_count, departed_count)
+         VALUES (1, 9, 7, 6, 2)",
+    ] {
+        run(db, sql, []).await;
+    }
+    let performance = "INSERT INTO performance (concert_id, date, start_time, venue_id, seat_count, sold_seat_count)
+                       VALUES (1, $1, $2, 'hall', 50, 2)";
+    run(db, performance, [DATE.into(), (START + 9_999 * MINUTE).into()]).await;
+    run(db, "INSERT INTO section_price (performance_id, section_number, price) VALUES (1, 1, $1)", [PRICE.into()])
+        .await;
+    // Numbers 1 and 2 paid, 3 holds, 4 expired, 5 left when admitted, 6 left before, 7 released, 8 and 9 wait.
+    let states = ["COMPLETED", "COMPLETED", "ACTIVE", "EXPIRED", "LEFT", "LEFT", "ACTIVE", "WAITING", "WAITING"];
+    let departures = [None, None, None, None, Some(1_i64), Some(2), None, None, None];
+    for ((state, departure), number) in states.into_iter().zip(departures).zip(1_i64..) {
+        run(db, "INSERT INTO wallet (user_id, open_time) VALUES ($1, 0)", [user(number).into()]).await;
+        let charge = "INSERT INTO ledger_entry (user_id, entry_number, kind, amount, balance_after, create_time)
+                      VALUES ($1, 1, 'CHARGE', $2, $2, 0)";
+        run(db, charge, [user(number).into(), (10 * PRICE).into()]).await;
+        let was_admitted = number != 6 && number < 8;
+        let ended = !["WAITING", "ACTIVE"].contains(&state);
+        let token = "INSERT INTO queue_token (concert_id, queue_number, user_id, state, ended, issue_time, admit_time,
+                                              expire_time, departure_number) VALUES (1, $1, $2, $3, $4, $5, $6, $7, $8)";
+        let (admit, expire) = (was_admitted.then_some(START - MINUTE), was_admitted.then_some(START + 9 * MINUTE));
+        let values: [Value; 8] = [
+            number.into(),
+            user(number).into(),
+            state.into(),
+            ended.into(),
+            (START - 2 * MINUTE).into(),
+            admit.into(),
+            expire.into(),
+            departure.into(),
+        ];
+        run(db, token, values).await;
+    }
+    reservations_of_the_version_before(db).await;
+}
+
+async fn reservations_of_the_version_before(db: &DatabaseConnection) {
+    let held = [
+        (1_i64, "PAID", "[1,2]"),
+        (2, "REFUNDED", "[3]"),
+        (3, "HELD", "[4,5,6]"),
+        (4, "EXPIRED", "[7]"),
+        (7, "RELEASED", "[8]"),
+    ];
+    for (number, state, seats) in held {
+        let count = seats.split(',').count() as i64;
+        let sql =
+            "INSERT INTO reservation (reservation_id, user_id, concert_id, queue_number, performance_id, seat_numbers,
+                                            total_price, state, hold_time, first_expire_time, expire_time)
+                   VALUES ($1, $2, 1, $3, 1, $4, $5, $6, $7, $8, $8)";
+        let (hold_time, expire_time) = (START - MINUTE, START + 4 * MINUTE);
+        let values: [Value; 8] = [
+            reservation(number).into(),
+            user(number).into(),
+            number.into(),
+            seats.into(),
+            (count * PRICE).into(),
+            state.into(),
+            hold_time.into(),
+            expire_time.into(),
+        ];
+        run(db, sql, values).await;
+        let row = match state {
+            "PAID" => "SOLD",
+            "HELD" => "HELD",
+            _ => continue,
+        };
+        for seat in seats.trim_matches(['[', ']']).split(',').map(|seat| seat.parse::<i64>().unwrap()) {
+            let sql = "INSERT INTO reserved_seat (performance_id, seat_number, reservation_id, state, expire_time)
+                       VALUES (1, $1, $2, $3, $4)";
+            run(db, sql, [seat.into(), reservation(number).into(), row.into(), expire_time.into()]).await;
+        }
+    }
+    for (number, state, count) in [(1_i64, "PAID", 2), (2, "REFUNDED", 1)] {
+        let (payment_id, price) = (Uuid::from_u128(0x3000 + number as u128), count * PRICE);
+        let refund_time = (state == "REFUNDED").then_some(START);
+        let sql =
+            "INSERT INTO payment (payment_id, reservation_id, user_id, concert_id, price, state, pay_time, refund_time)
+                   VALUES ($1, $2, $3, 1, $4, $5, $6, $7)";
+        let values: [Value; 7] = [
+            payment_id.into(),
+            reservation(number).into(),
+            user(number).into(),
+            price.into(),
+            state.into(),
+            (START - MINUTE).into(),
+            refund_time.into(),
+        ];
+        run(db, sql, values).await;
+        let entry =
+            "INSERT INTO ledger_entry (user_id, entry_number, kind, amount, balance_after, payment_id, create_time)
+                     VALUES ($1, $2, $3, $4, $5, $6, 0)";
+        let paid: [Value; 6] = [
+            user(number).into(),
+            2_i64.into(),
+            "PAYMENT".into(),
+            (-price).into(),
+            (10 * PRICE - price).into(),
+            payment_id.into(),
+        ];
+        run(db, entry, paid).await;
+        if state == "REFUNDED" {
+            let back: [Value; 6] = [
+                user(number).into(),
+                3_i64.into(),
+                "REFUND".into(),
+                price.into(),
+                (10 * PRICE).into(),
+                payment_id.into(),
+            ];
+            run(db, entry, back).await;
+        }
+    }
+}
+
+async fn a_database_of_the_version_before_is_carried_over(world: World) {
+    // The harness has migrated this world's own database; the old one is another.
+    let database = FreshDatabase::new(world.engine).await;
+    let url = database.url.clone();
+    let db = Database::connect(&url).await.unwrap();
+    Migrator::up(&db, Some(BEFORE)).await.unwrap();
+    sale_of_the_version_before(&db).await;
+    db.close().await.unwrap();
+    let mut settings = world.settings.clone();
+    settings.database_url = url.clone();
+    let clock = Clock::manual(START);
+    let server = crate::harness::start(&settings, &clock, false).await;
+    server.ready().await.unwrap();
+    // Strict: every kept count is that of the rows.
+    invariants::check(&url, &clock).await;
+
+    let channel = crate::harness::connect(server.address).await;
+    let holder = crate::harness::Caller::join(channel.clone(), "IU", user(3)).await.unwrap();
+    assert_eq!(holder.queue_number, 3);
+    let again = holder.hold(DATE, &[4, 5, 6]).await.unwrap();
+    assert_eq!(again.reservation_id, reservation(3).to_string());
+    let listed = holder.performances().await.unwrap();
+    assert_eq!((listed[0].available_seat_count, listed[0].sale_end_time), (45, listed[0].start_time));
+    holder.pay().await.unwrap();
+    let waiting = crate::harness::Caller::join(channel, "IU", user(8)).await.unwrap();
+    assert_eq!(waiting.position().await.unwrap().position, Some(1));
+    server.promote().await.unwrap();
+    assert_eq!(waiting.state().await, QueueState::Active);
+    clock.advance(std::time::Duration::from_secs(3_600));
+    server.expire().await.unwrap();
+    invariants::check(&url, &clock).await;
+    server.stop().await;
+}
