@@ -91,7 +91,8 @@ impl EchoProcess {
     }
 }
 
-/// Returns a call of the echo with a token of this many bytes in its metadata, and a request and a response of these sizes.
+/// Returns a call of the echo with a token of this many bytes in its metadata, and a request and a response of these
+/// sizes.
 pub fn call(token_size: usize, request_size: usize, reply_size: usize) -> Call {
     let payload = Bytes::from(vec![7; request_size]);
     let bearer: Option<MetadataValue<Ascii>> = "x".repeat(token_size).parse().ok().filter(|_| token_size > 0);

@@ -1,9 +1,9 @@
-//! What is live is found without reading what has been.
+//! Makes the cost of calls and passes follow the live rows, not the history.
 //!
-//! Counts that would be made of history are kept beside it: a concert's tokens by how they ended, a performance's takings.
-//! `sale_end_time` says until when a date is sold. `live` marks a reservation that is held or paid; a payment does not change
-//! it, so it changes no index. `pass_cursor` says how far a background pass has come. `answered_request` remembers requests
-//! that found nothing left to do, and so left no other row.
+//! Counts of history are stored in columns: the tokens of a concert by how they ended, and the sold seats and revenue
+//! of a performance. `sale_end_time` is the end of a date's sale. `live` marks a reservation that is held or paid; a
+//! payment does not change it and so changes no index. `pass_cursor` holds the progress of a background pass.
+//! `answered_request` remembers requests that changed nothing, because no other row holds their ids.
 
 crate::schema!(
     "
@@ -12,7 +12,8 @@ ALTER TABLE performance ADD COLUMN completed_token_count BIGINT NOT NULL DEFAULT
 ALTER TABLE performance ADD COLUMN revenue BIGINT NOT NULL DEFAULT 0;
 UPDATE performance SET sale_end_time = start_time;
 UPDATE performance SET completed_token_count = taken.tokens, revenue = taken.revenue
-FROM (SELECT v.performance_id, COUNT(*) AS tokens, COALESCE(SUM(CASE WHEN p.state = 'PAID' THEN p.price END), 0) AS revenue
+FROM (SELECT v.performance_id, COUNT(*) AS tokens,
+             COALESCE(SUM(CASE WHEN p.state = 'PAID' THEN p.price END), 0) AS revenue
       FROM payment p JOIN reservation v ON v.reservation_id = p.reservation_id GROUP BY v.performance_id) AS taken
 WHERE performance.performance_id = taken.performance_id;
 CREATE INDEX performance_sale ON performance (sale_end_time, concert_id);

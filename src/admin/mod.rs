@@ -1,4 +1,4 @@
-//! Sets up what is sold and steers the sale.
+//! AdminService: venues, concerts, performances, and the control of a sale.
 
 pub mod operations;
 mod service;

@@ -1,4 +1,5 @@
-//! The verbs of the admin: create, add, update. Each batch is served command by command: these are rare.
+//! The operations of AdminService: create, add, update, count. They are rare, so each batch runs its commands one by
+//! one.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,73 +14,73 @@ use crate::{
     rpc::Error,
 };
 
-/// What "per minute" means in the counts of a sale.
+/// The period of the counts "in the last minute".
 const LAST_MINUTE: Duration = Duration::from_secs(60);
 
-/// Create a venue.
+/// A command that creates a venue.
 pub struct CreateVenue {
-    /// A slug.
+    /// The id, a slug.
     pub venue_id: String,
-    /// For people.
+    /// The name for display.
     pub name: String,
-    /// Name and seat count of each section, in the order in which the seats are numbered.
+    /// The name and the number of seats of each section, in the order in which the seats are numbered.
     pub sections: Vec<(String, i32)>,
 }
 
-/// Create a concert.
+/// A command that creates a concert.
 pub struct CreateConcert {
-    /// The callers' key.
+    /// The code that callers use.
     pub concert_code: String,
-    /// For people.
+    /// The name for display.
     pub name: String,
-    /// Nobody is admitted before; `None`: now.
+    /// No token is admitted before this time; `None`: now.
     pub open_time: Option<Micros>,
-    /// Bound of the ACTIVE tokens; 0: none.
+    /// Maximum number of ACTIVE tokens; 0: no maximum.
     pub max_active_count: i32,
-    /// Seats that one user may have.
+    /// Maximum number of seats of one user.
     pub seats_per_user_limit: i32,
-    /// Time for a first sign of life; 0: no limit, `None`: the server's default.
+    /// Time for the first use of an admission, in microseconds; 0: no limit, `None`: the server's default.
     pub claim_ttl: Option<Micros>,
 }
 
-/// Put a date on sale.
+/// A command that puts a date on sale.
 pub struct AddPerformance {
-    /// Which concert.
+    /// The code of the concert.
     pub concert_code: String,
-    /// ISO-8601.
+    /// The date, in ISO 8601.
     pub date: String,
-    /// When it starts.
+    /// When the performance starts.
     pub start_time: Micros,
-    /// Until when it is sold; `None`: until it starts.
+    /// When the sale ends; `None`: when the performance starts.
     pub sale_end_time: Option<Micros>,
-    /// Where.
+    /// The id of the venue.
     pub venue_id: String,
-    /// Price of the sections that are not named.
+    /// The price of a seat in all other sections, in the smallest unit of the currency.
     pub price: i64,
-    /// Prices of the others, by section.
+    /// The prices of single sections, by the name of the section.
     pub section_prices: HashMap<String, i64>,
 }
 
-/// Change a sale; what is `None` stays.
+/// A command that changes a sale. A field that is `None` stays unchanged.
 pub struct UpdateSale {
-    /// Which concert.
+    /// The code of the concert.
     pub concert_code: String,
-    /// Stop or go on admitting.
+    /// Whether admission is paused.
     pub paused: Option<bool>,
-    /// When admission begins.
+    /// No token is admitted before this time.
     pub open_time: Option<Micros>,
-    /// Bound of the ACTIVE tokens; 0: none.
+    /// Maximum number of ACTIVE tokens; 0: no maximum.
     pub max_active_count: Option<i32>,
-    /// Time for a first sign of life; 0: no limit.
+    /// Time for the first use of an admission, in microseconds; 0: no limit.
     pub claim_ttl: Option<Micros>,
 }
 
-/// Whether there is a concert.
+/// Tells whether the database has a concert.
 pub async fn has_concerts(write: &Write) -> Result<bool, db::Error> {
     store::has_concerts(write).await
 }
 
-/// Creates venues.
+/// Creates venues. A command fails with ALREADY_EXISTS if the id is taken.
 pub async fn create_venues(write: &Write, commands: &[CreateVenue]) -> Batch<()> {
     let mut answers = Vec::with_capacity(commands.len());
     for c in commands {
@@ -89,7 +90,7 @@ pub async fn create_venues(write: &Write, commands: &[CreateVenue]) -> Batch<()>
     Ok(answers)
 }
 
-/// Creates concerts.
+/// Creates concerts with their queues. A command fails with ALREADY_EXISTS if the code is taken.
 pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch<concert::Model> {
     let mut answers = Vec::with_capacity(commands.len());
     for c in commands {
@@ -110,6 +111,9 @@ pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch
 }
 
 /// Adds performances.
+///
+/// A command fails with CONCERT_NOT_FOUND, VENUE_NOT_FOUND, INVALID_ARGUMENT if a price names no section of the venue,
+/// or ALREADY_EXISTS if the concert already has a performance on this date.
 pub async fn add_performances(write: &Write, commands: &[AddPerformance]) -> Batch<()> {
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
@@ -128,7 +132,7 @@ async fn add_performance(write: &Write, command: &AddPerformance) -> Result<Resu
     }
     let unknown = command.section_prices.keys().any(|name| sections.iter().all(|s| s.name != *name));
     if unknown {
-        return Ok(Err(Error::invalid("section_prices", "must name sections of the venue")));
+        return Ok(Err(Error::invalid("section_prices", "must name only sections of the venue")));
     }
     let prices: Vec<i64> = sections
         .iter()
@@ -151,7 +155,7 @@ async fn add_performance(write: &Write, command: &AddPerformance) -> Result<Resu
     Ok(if added { Ok(()) } else { Err(taken("performance", &what)) })
 }
 
-/// Changes sales.
+/// Changes sales. A command fails with CONCERT_NOT_FOUND.
 pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<concert::Model> {
     let mut answers = Vec::with_capacity(commands.len());
     for c in commands {
@@ -177,7 +181,7 @@ pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<conce
     Ok(answers)
 }
 
-/// Counts the sales of concerts; those that are asked for at once are counted once.
+/// Counts the sales of concerts. Callers that ask about the same concert at the same time share a count.
 pub async fn count(db: &Database, concert_ids: &[i64]) -> Batch<store::Counts> {
     let now = db.now();
     let since = now - clock::micros(LAST_MINUTE);

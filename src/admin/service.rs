@@ -1,4 +1,4 @@
-//! AdminService, on its own listener.
+//! AdminService. It has a listener of its own.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,13 +32,13 @@ const DEFAULT_SEATS_PER_USER: i32 = 4;
 const MAX_SEATS_PER_USER: i32 = 100;
 const MAX_SECTIONS: usize = 100;
 const MAX_SECTION_SEATS: i32 = 100_000;
-/// So that the takings of any sale fit an int64.
+/// In the smallest unit of the currency. The takings of 9 million seats at this price fit into an int64.
 const MAX_PRICE: i64 = 1_000_000_000_000;
 const CLAIM_TTL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 const STATS_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(3_600);
 const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Serves the admin.
+/// Serves AdminService.
 #[derive(Clone)]
 pub struct AdminApi {
     db: Database,
@@ -52,7 +52,7 @@ pub struct AdminApi {
 }
 
 impl AdminApi {
-    /// Starts the lanes of the admin. Streams end when `stopping` is cancelled.
+    /// Starts the lanes of AdminService. Streams end when `stopping` is cancelled.
     pub fn new(db: Database, catalogue: Arc<Catalogue>, tasks: &TaskTracker, stopping: CancellationToken) -> Self {
         Self {
             counts: read_lane(&db, "admin.counts", tasks, |db, ids| Box::pin(operations::count(db, ids))),
@@ -211,14 +211,14 @@ impl AdminService for AdminApi {
         fields.done()?;
         let concert = self.catalogue.concert(&request.concert_code).await?;
         let mut ticks = tokio::time::interval(interval.unwrap_or(DEFAULT_STATS_INTERVAL));
-        // A caller that read nothing for a while gets the present, not a burst of what it missed.
+        // A slow reader gets the current counts, not a burst of the ones it missed.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watcher = StatsWatcher { api: self.clone(), concert, ticks };
         Ok(Response::new(Box::pin(stream::try_unfold(watcher, StatsWatcher::next))))
     }
 }
 
-/// An open WatchSaleStats.
+/// Holds the state of an open WatchSaleStats.
 struct StatsWatcher {
     api: AdminApi,
     concert: Arc<Concert>,
@@ -226,7 +226,7 @@ struct StatsWatcher {
 }
 
 impl StatsWatcher {
-    /// Waits for the next counts. Once the stream is open, trouble with the database delays them and does not end it.
+    /// Waits for the next counts. If the database is away, an open stream is delayed and does not end.
     async fn next(mut self) -> Result<Option<(proto::WatchSaleStatsResponse, Self)>, Status> {
         loop {
             tokio::select! {
@@ -243,14 +243,14 @@ impl StatsWatcher {
 
 fn check_sections(fields: &mut Fields, sections: &[proto::Section]) {
     let count = sections.len();
-    fields.require((1..=MAX_SECTIONS).contains(&count), "sections", "must be 1 to 100");
+    fields.require((1..=MAX_SECTIONS).contains(&count), "sections", "must have between 1 and 100 entries");
     for (index, section) in sections.iter().enumerate().take(MAX_SECTIONS) {
         fields.name(format!("sections[{index}].name"), &section.name);
         let valid = (1..=MAX_SECTION_SEATS).contains(&section.seat_count);
         fields.require(valid, format!("sections[{index}].seat_count"), "must be between 1 and 100000");
     }
     let names: HashSet<&str> = sections.iter().map(|section| section.name.as_str()).collect();
-    fields.require(names.len() == count, "sections", "must have different names");
+    fields.require(names.len() == count, "sections", "must not have two sections with the same name");
 }
 
 fn check_prices(fields: &mut Fields, price: i64, prices: &[proto::SectionPrice]) -> HashMap<String, i64> {
@@ -261,7 +261,7 @@ fn check_prices(fields: &mut Fields, price: i64, prices: &[proto::SectionPrice])
         fields.require(valid(section.price), field, "must be between 0 and 1000000000000");
     }
     let by_section: HashMap<String, i64> = prices.iter().map(|s| (s.section.clone(), s.price)).collect();
-    fields.require(by_section.len() == prices.len(), "section_prices", "must name a section once");
+    fields.require(by_section.len() == prices.len(), "section_prices", "must not name a section twice");
     by_section
 }
 

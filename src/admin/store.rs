@@ -1,4 +1,4 @@
-//! Queries that create what is sold, change a sale, and count it.
+//! Queries that create venues, concerts and performances, and that change and count a sale.
 
 use sea_orm::{ActiveModelTrait, ActiveValue::Set, ColumnTrait, EntityTrait, FromQueryResult, QueryFilter};
 
@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Adds a venue with its sections, which are `(name, seat count)`; `false` if the id is taken.
+/// Inserts a venue with its sections, each `(name, seat count)`. Returns `false` if the id is taken.
 pub async fn insert_venue(
     write: &Write,
     venue_id: &str,
@@ -33,7 +33,7 @@ pub async fn insert_venue(
     Ok(true)
 }
 
-/// The sections of a venue in order; none if there is no such venue.
+/// Returns the sections of a venue in order. The list is empty if there is no such venue.
 pub async fn sections(write: &Write, venue_id: &str) -> Result<Vec<section::Model>, db::Error> {
     use sea_orm::QueryOrder;
     let rows = section::Entity::find()
@@ -44,7 +44,7 @@ pub async fn sections(write: &Write, venue_id: &str) -> Result<Vec<section::Mode
     Ok(rows)
 }
 
-/// Adds a concert and its queue; `None` if the code is taken.
+/// Inserts a concert and its queue counter. Returns `None` if the code is taken.
 pub async fn insert_concert(
     write: &Write,
     concert_code: &str,
@@ -59,18 +59,19 @@ pub async fn insert_concert(
     Ok(Some(row))
 }
 
-/// The concert with this code.
+/// Returns the concert with this code; `None` if there is none.
 pub async fn find_concert(write: &Write, concert_code: &str) -> Result<Option<concert::Model>, db::Error> {
     let row = concert::Entity::find().filter(concert::Column::ConcertCode.eq(concert_code)).one(write.conn()).await?;
     Ok(row)
 }
 
-/// Writes a concert back.
+/// Writes a concert back to the database, and returns its row.
 pub async fn update_concert(write: &Write, row: concert::ActiveModel) -> Result<concert::Model, db::Error> {
     Ok(row.update(write.conn()).await?)
 }
 
-/// Adds the performance of a concert on a date, with the price of each section in order; `false` if the date is taken.
+/// Inserts the performance of a concert on a date, with the prices of the sections in order. Returns `false` if the
+/// concert already has a performance on this date.
 pub async fn insert_performance(
     write: &Write,
     concert_id: i64,
@@ -96,48 +97,50 @@ pub async fn insert_performance(
     Ok(true)
 }
 
-/// Whether there is a concert.
+/// Tells whether the database has a concert.
 pub async fn has_concerts(write: &Write) -> Result<bool, db::Error> {
     Ok(concert::Entity::find().one(write.conn()).await?.is_some())
 }
 
-/// What a sale has come to.
+/// The counts of one sale.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Counts {
-    /// Tokens issued.
+    /// The number of tokens issued.
     pub issued_count: i64,
-    /// Tokens admitted so far, whatever became of them.
+    /// The number of tokens admitted, including those that have ended.
     pub admitted_count: i64,
-    /// Tokens that left.
+    /// The number of tokens that left.
     pub left_count: i64,
-    /// Tokens that left after they were admitted.
+    /// The number of tokens that left after they were admitted.
     pub left_admitted_count: i64,
-    /// Tokens whose admission ran out and that say so.
+    /// The number of tokens in the state EXPIRED.
     pub expired_count: i64,
-    /// Tokens whose admission ran out and that do not say so yet.
+    /// The number of ACTIVE tokens past their expiry. The next pass sets them to EXPIRED.
     pub due_count: i64,
-    /// Tokens that a payment completed.
+    /// The number of tokens that a payment completed.
     pub completed_count: i64,
-    /// Seats that are not paid for.
+    /// The number of seats that are not paid for.
     pub unsold_seat_count: i64,
-    /// Seats that are paid for.
+    /// The number of seats that are paid for.
     pub sold_seat_count: i64,
-    /// Seats in a hold that is not over.
+    /// The number of seats in holds that have not ended.
     pub held_seat_count: i64,
-    /// Tokens admitted since the instant asked for.
+    /// The number of tokens admitted after `since`.
     pub admissions: i64,
-    /// Payments since the instant asked for.
+    /// The number of payments after `since`.
     pub payments: i64,
-    /// Money taken, in the smallest unit of the currency.
+    /// The sum of the payments that were not refunded, in the smallest unit of the currency.
     pub revenue: i64,
-    /// When the token that is next was issued.
+    /// When the next token to be admitted was issued; `None` if no token waits.
     pub oldest_issue_time: Option<Micros>,
 }
 
-/// Returns the counts of the sale of a concert at `now`, admissions and payments after `since`. It reads kept counts, and
-/// rows of the last minutes.
+/// Returns the counts of a concert's sale at `now`. Admissions and payments are those after `since`.
+///
+/// It reads stored counts and the rows of the last minutes, not the history. Returns `None` if the concert has no
+/// queue.
 pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) -> Result<Option<Counts>, db::Error> {
-    // Tokens are admitted in the order of their numbers, so those admitted since are the last ones.
+    // Tokens are admitted in the order of their numbers. So the tokens admitted after `since` have the last numbers.
     let sql = "SELECT q.issued_number AS issued_count, q.admitted_count, q.departed_count AS left_count,
             q.left_admitted_count, q.expired_count,
             (SELECT COUNT(*) FROM queue_token d

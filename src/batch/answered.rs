@@ -1,8 +1,8 @@
-//! Requests that were accepted and found nothing left to do.
+//! Requests that were accepted but changed nothing.
 //!
-//! A request that does something leaves its `request_id` in the row that it makes. One that finds its seats held already, or
-//! its payment made or refunded already, makes no row. It is remembered here, so that its id cannot be used again for
-//! something else.
+//! A request that changes something leaves its `request_id` in the row that it makes. A request makes no row if its
+//! seats are already held, or its payment is already made or refunded. It is remembered here, so that its id cannot be
+//! used for another request.
 
 use uuid::Uuid;
 
@@ -21,14 +21,14 @@ rows! {
     }
 }
 
-/// The requests of one RPC that a batch remembers.
+/// Holds the requests of one RPC that a batch must remember.
 pub struct Answered {
     rpc: &'static str,
     new: Vec<NewAnswer>,
 }
 
 impl Answered {
-    /// Reads those of the requests that are remembered.
+    /// Returns the remembered requests among these, and an empty list of new ones.
     pub async fn load(
         write: &Write,
         rpc: &'static str,
@@ -39,12 +39,12 @@ impl Answered {
         Ok((Self { rpc, new: Vec::new() }, known))
     }
 
-    /// Remembers a request that was answered with what was there. `request` is what a retry has to say again.
+    /// Remembers a request that changed nothing. A retry must have the same content as `request`.
     pub fn note(&mut self, request_id: Option<Uuid>, request: String, answer_id: Uuid, expire_time: Option<Micros>) {
         self.new.extend(request_id.map(|request_id| NewAnswer { request_id, request, answer_id, expire_time }));
     }
 
-    /// Stores what was remembered.
+    /// Inserts the new requests into the database.
     pub async fn save(&self, write: &Write) -> Result<(), db::Error> {
         let sql = "INSERT INTO answered_request (request_id, rpc, request, answer_id, expire_time, create_time)
                    SELECT r.request_id, $2, r.request, r.answer_id, r.expire_time, $3 FROM {r}";
@@ -52,7 +52,7 @@ impl Answered {
     }
 }
 
-/// Deletes requests that were answered before `cutoff`.
+/// Deletes the requests that were answered before `cutoff`.
 pub async fn delete_old(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
     let size = StepSize::default();
     turns::repeat(|| size.measured(|limit| delete_step(db, cutoff, limit))).await

@@ -3,8 +3,8 @@
 //! If the queue is longer than callers wait, the worker does work for callers that have gone. So a command is refused
 //! immediately when the batches before it will take too long, judged by how long recent batches took.
 //!
-//! A command that fits the next batch may wait for any time that its caller allows, since refusing it would make nothing
-//! faster. A command that finds no other waiting is always taken, so that there are recent batches to judge by.
+//! A command that fits the next batch may wait for any time that its caller allows, since refusing it would make
+//! nothing faster. A command that finds no other waiting is always taken, so that there are recent batches to judge by.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

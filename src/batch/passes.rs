@@ -1,4 +1,4 @@
-//! The loop that every background pass runs in.
+//! The loop of every background pass.
 //!
 //! A pass is idempotent and takes no input. So it may fail, be late, or run on several replicas at the same time.
 
@@ -18,8 +18,8 @@ use crate::{
     rpc,
 };
 
-/// Runs `pass` every `period` until `stopping` is cancelled, and measures it. A failure or a panic is logged, and the
-/// next run tries again.
+/// Runs `pass` every `period` until `stopping` is cancelled, and records its duration. A failure or a panic is logged,
+/// and the next run tries again.
 pub fn every<F, P>(name: &'static str, period: Duration, tasks: &TaskTracker, stopping: &CancellationToken, pass: P)
 where
     P: Fn() -> F + Send + Sync + 'static,
@@ -39,11 +39,11 @@ where
             match AssertUnwindSafe(async { pass().await }).catch_unwind().await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(pass = name, %error, "a background pass failed; the next tries again");
+                    tracing::warn!(pass = name, %error, "a pass failed; the next run tries again");
                 }
                 Err(panic) => {
                     let error = rpc::caught("pass", panic);
-                    tracing::error!(pass = name, cause = ?error, "a background pass panicked; the next tries again");
+                    tracing::error!(pass = name, cause = ?error, "a pass panicked; the next run tries again");
                 }
             }
             seconds.record(started.elapsed());
@@ -51,7 +51,7 @@ where
     });
 }
 
-/// Gives unused space of the database's file back, in steps that calls take turns with.
+/// Returns unused space of the database file to the file system, in steps that take turns with calls.
 pub async fn reclaim_space(db: &Database) -> Result<(), db::Error> {
     let size = StepSize::default();
     turns::repeat(|| size.measured(async |limit| Ok(Left::more_if(db.reclaim_pages(limit).await? == limit)))).await

@@ -6,27 +6,27 @@ use uuid::Uuid;
 
 use crate::rpc::Error;
 
-/// What earlier requests of one RPC came to, by their `request_id`. It grows while a batch is decided, so that a request
-/// and its retry may share a batch.
+/// Holds the answers to earlier requests of one RPC, by `request_id`. Each accepted request of a batch is added, so a
+/// request and its retry may be in the same batch.
 pub struct Replays<A>(HashMap<Uuid, A>);
 
 impl<A> Replays<A> {
-    /// Holds the answers of requests that were accepted before this batch.
+    /// Creates it with the answers to requests that were accepted before this batch.
     pub fn new(accepted: impl IntoIterator<Item = (Option<Uuid>, A)>) -> Self {
         Self(accepted.into_iter().filter_map(|(request_id, answer)| Some((request_id?, answer))).collect())
     }
 
-    /// Returns the first answer to a request, `None` if the request is new.
+    /// Returns the first answer to a request; `None` if the request is new or has no id.
     ///
-    /// `replay` makes the answer from what is known of the first request, or returns `None` if that was another request.
-    /// Then this fails with REQUEST_ID_CONFLICT.
+    /// `replay` makes the answer from the record of the first request. If it returns `None`, the first request was
+    /// different, and the result is REQUEST_ID_CONFLICT.
     pub fn find<R>(&self, request_id: Option<Uuid>, replay: impl FnOnce(&A) -> Option<R>) -> Option<Result<R, Error>> {
         let request_id = request_id?;
         let first = self.0.get(&request_id)?;
         Some(replay(first).ok_or_else(|| Error::RequestIdConflict { request_id: request_id.to_string() }))
     }
 
-    /// Remembers the answer of an accepted request.
+    /// Remembers the answer to an accepted request.
     pub fn remember(&mut self, request_id: Option<Uuid>, answer: A) {
         self.0.extend(request_id.map(|request_id| (request_id, answer)));
     }

@@ -1,4 +1,4 @@
-//! How a pass goes through much work: in short steps, with turns for everything that has work.
+//! Long work of a background pass, in short steps that take turns.
 
 use std::{
     collections::HashSet,
@@ -16,17 +16,17 @@ use crate::db;
 const MAX_ROWS: i64 = 1_000;
 /// Minimum number of rows in one step, however slow the database is.
 const MIN_ROWS: i64 = 50;
-/// How long the transaction of a step should take at most.
+/// Maximum time that the transaction of a step should take. Slower steps become smaller.
 const STEP_TIME: Duration = Duration::from_millis(50);
-/// A pass looks again at what had no work after this time.
+/// After this time a pass looks again at keys that had no work left.
 const ROUND_TIME: Duration = Duration::from_secs(1);
 
-/// Whether a step left work of its kind.
+/// Tells whether a step left work of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
-    /// There may be more.
+    /// There may be more work.
     More,
-    /// All is done.
+    /// All work is done.
     Nothing,
 }
 
@@ -37,7 +37,7 @@ impl Left {
     }
 }
 
-/// The number of rows of the next step: fewer if steps take long, more if they are fast.
+/// Holds the number of rows of the next step. It falls if steps take long, and rises if they are fast.
 pub struct StepSize(AtomicI64);
 
 impl Default for StepSize {
@@ -47,7 +47,7 @@ impl Default for StepSize {
 }
 
 impl StepSize {
-    /// Runs a step of at most as many rows as the steps before it suggest.
+    /// Runs a step with the current number of rows, and measures its time.
     pub async fn measured<F>(&self, step: impl FnOnce(i64) -> F) -> Result<Left, db::Error>
     where
         F: Future<Output = Result<Left, db::Error>>,
@@ -55,7 +55,7 @@ impl StepSize {
         let rows = self.0.load(Ordering::Relaxed);
         let started = Instant::now();
         let left = step(rows).await?;
-        // An unfinished step shows how long so many rows take. A finished one may have had fewer.
+        // A full step shows the time for this number of rows. The last step may have had fewer rows.
         if left == Left::More {
             let next = if started.elapsed() > STEP_TIME { rows / 2 } else { rows * 2 };
             self.0.store(next.clamp(MIN_ROWS, MAX_ROWS), Ordering::Relaxed);
@@ -64,7 +64,7 @@ impl StepSize {
     }
 }
 
-/// Runs `step` until nothing is left. Calls get their turn between steps.
+/// Runs `step` until no work is left. Calls get their turn between steps.
 pub async fn repeat<F>(step: impl Fn() -> F) -> Result<(), db::Error>
 where
     F: Future<Output = Result<Left, db::Error>>,
@@ -75,9 +75,10 @@ where
     Ok(())
 }
 
-/// Runs a step for each key that `due` lists, round after round, until no key has work left. The list is read again in each
-/// round, so work that comes up meanwhile gets its turn. A step that fails ends the turns of its key and of no other; the
-/// first such error is returned at the end.
+/// Runs a step for each key that `due` lists, round after round, until no key has work left. Each round reads the list
+/// again, so that new work gets its turn.
+///
+/// A step that fails ends the turns of its own key only. The first such error is returned at the end.
 pub async fn take<'a, K: Hash + Eq + Copy>(
     due: impl Fn() -> BoxFuture<'a, Result<Vec<K>, db::Error>>,
     step: impl Fn(K) -> BoxFuture<'a, Result<Left, db::Error>>,
@@ -102,7 +103,7 @@ pub async fn take<'a, K: Hash + Eq + Copy>(
         if !is_more {
             return first_error.map_or(Ok(()), Err);
         }
-        // While a pass is busy with one key, others may get work again.
+        // While a pass is busy with one key, other keys may get new work.
         if round_start.elapsed() > ROUND_TIME {
             (done, round_start) = (HashSet::new(), Instant::now());
         }
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_small_task_gets_its_turn_beside_a_huge_one_and_a_failure_stops_only_itself() {
+    async fn a_small_key_gets_its_turn_beside_a_huge_one_and_a_failure_stops_only_its_own() {
         let work = Mutex::new(
             [("huge", 5), ("broken", 1), ("small", 1)].into_iter().collect::<std::collections::BTreeMap<_, _>>(),
         );

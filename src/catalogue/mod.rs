@@ -1,7 +1,7 @@
-//! What never changes once it was created, kept in memory: a concert's name, a performance's seats and prices.
+//! The catalogue in memory: the parts of concerts and performances that never change, such as names, seats and prices.
 //!
-//! Nothing here is ever updated or removed in the database, so what was read once is true for good, on every replica. What
-//! does change (paused, sold seats) is not here.
+//! The database never updates or deletes these parts. So an entry stays correct on every replica once it was read.
+//! Values that change, such as `paused` and the number of sold seats, are not here.
 
 mod performance;
 mod store;
@@ -18,7 +18,7 @@ use crate::{
 };
 use performance::number_seats;
 
-/// Finds concerts and performances, in the database only the first time.
+/// Finds concerts and performances. It asks the database only the first time.
 pub struct Catalogue {
     db: Database,
     concerts: RwLock<HashMap<String, Arc<Concert>>>,
@@ -32,12 +32,12 @@ struct Performances {
 }
 
 impl Catalogue {
-    /// An empty catalogue over `db`.
+    /// Creates an empty catalogue that reads from `db`.
     pub fn new(db: Database) -> Self {
         Self { db, concerts: RwLock::default(), performances: RwLock::default() }
     }
 
-    /// The concert with this code; fails with CONCERT_NOT_FOUND.
+    /// Returns the concert with this code. Fails with CONCERT_NOT_FOUND.
     pub async fn concert(&self, concert_code: &str) -> Result<Arc<Concert>, Error> {
         let known = self.concerts.read().get(concert_code).cloned();
         if let Some(concert) = known {
@@ -54,13 +54,14 @@ impl Catalogue {
         Ok(concert)
     }
 
-    /// The concert with this code as the database has it now, with what changes; fails with CONCERT_NOT_FOUND.
+    /// Returns the row of the concert with this code from the database, with the values that change. Fails with
+    /// CONCERT_NOT_FOUND.
     pub async fn concert_now(&self, concert_code: &str) -> Result<concert::Model, Error> {
         let row = store::concert(&self.db, concert_code).await?;
         row.ok_or_else(|| Error::ConcertNotFound { concert_code: concert_code.to_owned() })
     }
 
-    /// The performance of a concert on a date; `None` if there is none.
+    /// Returns the performance of a concert on a date; `None` if there is none.
     pub async fn performance(&self, concert_id: i64, date: &str) -> Result<Option<Arc<Performance>>, Error> {
         let key = (concert_id, date.to_owned());
         let known = self.performances.read().by_date.get(&key).cloned();
@@ -73,7 +74,7 @@ impl Catalogue {
         }
     }
 
-    /// The performance with this key, which a row refers to: so it exists.
+    /// Returns the performance with this key. The key comes from a row, so a missing performance is an internal error.
     pub async fn performance_by_id(&self, performance_id: i64) -> Result<Arc<Performance>, Error> {
         let known = self.performances.read().by_id.get(&performance_id).cloned();
         if let Some(performance) = known {
@@ -81,7 +82,7 @@ impl Catalogue {
         }
         let (row, concert, venue, priced) = store::performance(&self.db, performance_id)
             .await?
-            .ok_or_else(|| Error::internal(format!("no performance {performance_id}")))?;
+            .ok_or_else(|| Error::internal(format!("performance {performance_id} does not exist")))?;
         let performance = Arc::new(Performance {
             performance_id,
             concert: self.concert(&concert.concert_code).await?,

@@ -4,71 +4,71 @@ use std::sync::Arc;
 
 use crate::{clock::Micros, rpc::proto};
 
-/// Bytes of seats in one message: what clients accept unless told otherwise is 4 MiB.
+/// Maximum size of the seats in one message, in bytes: 3.5 MiB. gRPC clients accept 4 MiB by default.
 const SEATS_MESSAGE: usize = 7 << 19;
-/// Bytes of a seat at most, beside its texts.
+/// Maximum encoded size of a seat without its texts, in bytes.
 const SEAT_NUMBERS: usize = 40;
 
-/// A concert without what changes.
+/// The parts of a concert that never change.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Concert {
-    /// The database's key.
+    /// The key in the database.
     pub concert_id: i64,
-    /// The callers' key.
+    /// The code that callers use.
     pub concert_code: String,
-    /// For people.
+    /// The name for display.
     pub name: String,
-    /// Seats that one user may have, held and paid together.
+    /// Maximum number of seats of one user, held and paid together.
     pub seats_per_user_limit: i32,
 }
 
 /// A performance with its seats.
 #[derive(Debug)]
 pub struct Performance {
-    /// The database's key.
+    /// The key in the database.
     pub performance_id: i64,
-    /// What is played.
+    /// The concert.
     pub concert: Arc<Concert>,
-    /// ISO-8601.
+    /// The date, in ISO 8601.
     pub date: String,
-    /// When it starts.
+    /// When the performance starts.
     pub start_time: Micros,
-    /// Until when it is sold.
+    /// When the sale ends.
     pub sale_end_time: Micros,
-    /// Where.
+    /// The name of the venue for display.
     pub venue_name: String,
-    /// All seats.
+    /// The number of seats.
     pub seat_count: i32,
-    /// In the order of the seats.
+    /// The sections in the order of their seats.
     pub sections: Vec<Section>,
 }
 
-/// Seats in a row with the same name and price.
+/// Consecutive seats with the same section name and price.
 #[derive(Debug)]
 pub struct Section {
-    /// Unique in the venue.
+    /// The name, unique in the venue.
     pub name: String,
     /// The number of its first seat.
     pub first_seat: i32,
     /// The number of its last seat.
     pub last_seat: i32,
-    /// What a seat costs.
+    /// The price of a seat, in the smallest unit of the currency.
     pub price: i64,
 }
 
 impl Performance {
-    /// The section of a seat; `None` if there is no such seat.
+    /// Returns the section of a seat; `None` if there is no such seat.
     pub fn section(&self, seat_number: i32) -> Option<&Section> {
         let index = self.sections.partition_point(|section| section.last_seat < seat_number);
         self.sections.get(index).filter(|section| section.first_seat <= seat_number)
     }
 
-    /// The lowest price of a seat.
+    /// Returns the lowest price of a seat, in the smallest unit of the currency.
     pub fn lowest_price(&self) -> i64 {
         self.sections.iter().map(|section| section.price).min().unwrap_or_default()
     }
 
-    /// As callers see it, with `available_seat_count` seats to hold.
+    /// Converts it to the message of the API, with `available_seat_count` seats that can be held.
     pub fn to_proto(&self, available_seat_count: i32) -> proto::Performance {
         proto::Performance {
             concert_code: self.concert.concert_code.clone(),
@@ -83,14 +83,15 @@ impl Performance {
         }
     }
 
-    /// How many seats fit into a message.
+    /// Returns the number of seats that fit into one message.
     pub fn seats_per_message(&self) -> i32 {
         let section = self.sections.iter().map(|section| section.name.len()).max().unwrap_or_default();
         let bytes = self.concert.concert_code.len() + self.date.len() + section + SEAT_NUMBERS;
         i32::try_from(SEATS_MESSAGE / bytes).unwrap_or(i32::MAX)
     }
 
-    /// The seats whose numbers are in `numbers`, in the states of `states`, which has one for each seat of the performance.
+    /// Converts the seats with these `numbers` to messages of the API. `states` holds the state of every seat of the
+    /// performance, in order.
     pub fn seats_to_proto(&self, states: &[proto::SeatState], numbers: impl Iterator<Item = i32>) -> Vec<proto::Seat> {
         let seat = |seat_number: i32| {
             let section = self.section(seat_number)?;
@@ -107,7 +108,7 @@ impl Performance {
         numbers.filter_map(seat).collect()
     }
 
-    /// The state of every seat in order; `taken` are the seats that cannot be held, with their states.
+    /// Returns the state of every seat in order. `taken` are the seats that cannot be held, with their states.
     pub fn states(&self, taken: impl Iterator<Item = (i32, proto::SeatState)>) -> Vec<proto::SeatState> {
         let mut states = vec![proto::SeatState::Available; self.seat_count.max(0) as usize];
         for (seat_number, state) in taken {
@@ -120,7 +121,7 @@ impl Performance {
     }
 }
 
-/// Numbers the seats on from 1 over sections of `(name, seat count, price)`.
+/// Numbers the seats of all sections from 1 without gaps. A section is `(name, seat count, price)`.
 pub(super) fn number_seats(sections: Vec<(String, i32, i64)>) -> Vec<Section> {
     let mut last_seat = 0;
     sections
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seats_are_numbered_on_over_the_sections() {
+    fn seat_numbers_continue_across_sections() {
         let concert =
             Arc::new(Concert { concert_id: 1, concert_code: "IU".into(), name: "IU".into(), seats_per_user_limit: 4 });
         let performance = Performance {

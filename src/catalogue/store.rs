@@ -1,4 +1,4 @@
-//! Queries of what never changes: concerts, performances, venues.
+//! Queries of concerts, performances and venues.
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 
@@ -7,13 +7,13 @@ use crate::db::{
     entity::{concert, performance, section, section_price, venue},
 };
 
-/// The concert with this code.
+/// Returns the concert with this code.
 pub async fn concert(db: &Database, concert_code: &str) -> Result<Option<concert::Model>, db::Error> {
     let row = concert::Entity::find().filter(concert::Column::ConcertCode.eq(concert_code)).one(db.reader()).await?;
     Ok(row)
 }
 
-/// The key of the performance of a concert on a date.
+/// Returns the key of the performance of a concert on a date.
 pub async fn performance_id(db: &Database, concert_id: i64, date: &str) -> Result<Option<i64>, db::Error> {
     let row = performance::Entity::find()
         .filter(performance::Column::ConcertId.eq(concert_id))
@@ -23,7 +23,8 @@ pub async fn performance_id(db: &Database, concert_id: i64, date: &str) -> Resul
     Ok(row.map(|row| row.performance_id))
 }
 
-/// A performance with its concert, its venue and the venue's sections as `(name, seat count, price)` in order.
+/// Returns a performance with its concert, its venue and the sections of the venue. A section is `(name, seat count,
+/// price)`; the sections are in order.
 #[allow(clippy::type_complexity, reason = "a row of a join, taken apart at once")]
 pub async fn performance(
     db: &Database,
@@ -45,7 +46,7 @@ pub async fn performance(
         .order_by_asc(section_price::Column::SectionNumber)
         .all(conn)
         .await?;
-    // Every section has a price: they were written together.
+    // AddPerformance inserts a price for every section.
     let priced = sections
         .into_iter()
         .zip(prices)

@@ -1,7 +1,8 @@
-//! What watchers of seats read: for each performance that somebody watches, one reader that asks the database for its seats and
-//! publishes their states. A watcher compares what it sent last with what is there now, so whoever is slow gets fewer and larger messages.
+//! The seat boards that WatchSeats reads. Each watched performance has one reader, which queries its seats and
+//! publishes their states.
 //!
-//! The reader starts with the first watcher of a performance and ends with the last.
+//! A watcher compares the published states with those it sent last. So a slow watcher gets fewer and larger messages.
+//! The reader starts with the first watcher of a performance and stops after the last one.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -24,13 +25,13 @@ use crate::{
     },
 };
 
-/// How old what watchers see may be, beside the time of a query.
+/// The interval between two reads. Watchers see states of at most this age, plus the time of a query.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The state of every seat of a performance, in order.
+/// The state of every seat of a performance, in the order of the seats.
 type States = Arc<Vec<SeatState>>;
 
-/// The boards of all performances that somebody watches.
+/// Holds the boards of all watched performances.
 pub struct Boards {
     taken_seats: Lane<i64, Arc<Vec<TakenSeat>>>,
     boards: Mutex<HashMap<i64, Arc<watch::Sender<States>>>>,
@@ -39,12 +40,12 @@ pub struct Boards {
 }
 
 impl Boards {
-    /// No boards yet; readers run on `tasks` until `stopping`.
+    /// Creates an empty set of boards. The readers run on `tasks` until `stopping` is cancelled.
     pub fn new(taken_seats: Lane<i64, Arc<Vec<TakenSeat>>>, tasks: TaskTracker, stopping: CancellationToken) -> Self {
         Self { taken_seats, boards: Mutex::default(), tasks, stopping }
     }
 
-    /// Follows the states of a performance's seats. The receiver ends when the server goes down.
+    /// Returns a receiver of the states of a performance's seats. The receiver closes when the server shuts down.
     pub async fn watch(self: &Arc<Self>, performance: &Arc<Performance>) -> Result<watch::Receiver<States>, Error> {
         let states = self.read(performance).await?;
         let mut boards = self.boards.lock();
@@ -78,12 +79,13 @@ impl Boards {
                         modified
                     });
                 }
-                Err(error) => tracing::warn!(%error, "the seats could not be read and will be read again"),
+                Err(error) => tracing::warn!(%error, "the seats could not be read; the next read tries again"),
             }
         }
     }
 
-    /// Under the lock of the boards, so that nobody subscribes to a board that is being closed.
+    /// Removes the board if it has no watchers or the server stops, and tells whether it did. The lock of the boards
+    /// keeps a new watcher from subscribing to a board that is being removed.
     fn close_unless_watched(&self, performance: &Performance, board: &watch::Sender<States>, stopped: bool) -> bool {
         let mut boards = self.boards.lock();
         let closed = stopped || board.receiver_count() == 0;
@@ -94,18 +96,19 @@ impl Boards {
     }
 }
 
-/// An open WatchSeats.
+/// Holds the state of an open WatchSeats.
 struct Watcher {
     performance: Arc<Performance>,
     states: watch::Receiver<States>,
-    /// What the caller knows.
+    /// The states that the caller has received.
     known: Option<States>,
-    /// What the caller is being told, and the seat to go on with.
+    /// The states that are being sent, and the number of the next seat to send.
     telling: Option<(States, i32)>,
     end: BoxFuture<'static, Error>,
 }
 
-/// Every seat, then those that changed, until `end` comes: TOKEN_EXPIRED.
+/// Returns the stream of WatchSeats: first every seat, then the seats that change. It ends with the error of `end`,
+/// which says how the token ended, or with SHUTTING_DOWN.
 pub fn changes(
     performance: Arc<Performance>,
     states: watch::Receiver<States>,
@@ -139,7 +142,7 @@ impl Watcher {
         }
     }
 
-    /// Waits for something that the caller does not know.
+    /// Waits for a change that the caller has not received.
     async fn wait(&mut self) -> Result<(), Error> {
         if self.known.is_none() {
             return Ok(());
@@ -150,7 +153,7 @@ impl Watcher {
         }
     }
 
-    /// The first seats from `first` on whose state is news, as many as a message may have.
+    /// Returns the numbers of the seats from `first` on that the caller must be sent, up to the size of one message.
     fn changed(&self, now: &States, first: i32) -> Vec<i32> {
         let is_news = |seat: &i32| {
             let index = (*seat - 1) as usize;

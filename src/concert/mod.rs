@@ -1,4 +1,4 @@
-//! What is on sale now: dates and free seats.
+//! The dates and seats on sale now.
 
 mod board;
 mod operations;

@@ -1,4 +1,4 @@
-//! ConcertService: what is on sale.
+//! ConcertService: concerts, dates on sale, and seats.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::{
 /// Minimum number of items in a list that is compressed, where the client accepts it. An item has 30 to 100 bytes.
 const COMPRESSED_ITEMS: usize = 40;
 
-/// Serves the catalogue and the free seats.
+/// Serves ConcertService.
 pub struct ConcertApi {
     db: Database,
     catalogue: Arc<Catalogue>,
@@ -38,7 +38,8 @@ pub struct ConcertApi {
 }
 
 impl ConcertApi {
-    /// Starts the lanes in which equal reads are asked of the database once. Streams end when `stopping` is cancelled.
+    /// Starts the lanes in which callers with the same question share a query. Streams end when `stopping` is
+    /// cancelled.
     pub fn new(
         db: Database,
         catalogue: Arc<Catalogue>,
@@ -60,7 +61,7 @@ impl ConcertApi {
     }
 }
 
-/// What ListSeats and WatchSeats ask about.
+/// The fields that ListSeats and WatchSeats have in common.
 struct Date {
     concert_code: String,
     user_id: String,
@@ -68,7 +69,8 @@ struct Date {
 }
 
 impl ConcertApi {
-    /// What a caller's token says, and the performance that the caller asks about, or why there is none.
+    /// Checks the request and the token of a caller. Returns the token's bearer, and the performance or the error
+    /// PERFORMANCE_NOT_FOUND.
     async fn find(
         &self,
         extensions: &tonic::Extensions,
@@ -161,7 +163,7 @@ impl ConcertService for ConcertApi {
             let Ok(performance) = &performance else { return Ok(Arc::default()) };
             self.taken_seats.submit((), performance.performance_id).await
         };
-        // Both are asked at once; whoever is not admitted is told that first.
+        // Both queries run at the same time. The error of the token comes before the error of the performance.
         let (token, taken) = tokio::join!(self.admission.require_active(&bearer), taken);
         token?;
         let (performance, taken) = (performance?, taken?);

@@ -1,4 +1,4 @@
-//! Queries of what is on sale and of free seats.
+//! Queries of concerts, dates on sale, and seats.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,8 @@ use crate::{
     },
 };
 
-/// Returns concerts by code, from the one after `after`.
+/// Returns up to `limit` concerts in the order of their codes. `after` is the code of the last one on the previous
+/// page.
 pub async fn concerts(db: &Database, after: Option<&str>, limit: usize) -> Result<Vec<concert::Model>, db::Error> {
     let mut query = concert::Entity::find().order_by_asc(concert::Column::ConcertCode).limit(limit as u64);
     if let Some(after) = after {
@@ -21,20 +22,20 @@ pub async fn concerts(db: &Database, after: Option<&str>, limit: usize) -> Resul
     Ok(query.all(db.reader()).await?)
 }
 
-/// A date on sale.
+/// A performance on sale.
 #[derive(FromQueryResult)]
 pub struct OnSale {
     /// The concert.
     pub concert_id: i64,
     /// The performance.
     pub performance_id: i64,
-    /// Its date.
+    /// Its date, in ISO 8601.
     pub date: String,
-    /// The seats that are not paid for.
+    /// The number of seats that are not paid for.
     pub unsold_seat_count: i64,
 }
 
-/// Returns the dates of each concert that are on sale at `now` and not sold out, soonest first.
+/// Returns the performances of each concert that are on sale at `now` and not sold out, soonest first.
 pub async fn on_sale(db: &Database, concert_ids: &[i64], now: Micros) -> Result<Vec<OnSale>, db::Error> {
     let sql = "SELECT p.concert_id, p.performance_id, p.date,
                       CAST(p.seat_count - p.sold_seat_count AS BIGINT) AS unsold_seat_count
@@ -44,15 +45,15 @@ pub async fn on_sale(db: &Database, concert_ids: &[i64], now: Micros) -> Result<
     db.query_set(sql, concert_ids, [now.into()]).await
 }
 
-/// The seats of a performance that are held now.
+/// The number of seats of a performance that are held.
 #[derive(FromQueryResult)]
 struct Held {
     performance_id: i64,
     seat_count: i64,
 }
 
-/// Returns how many seats of each performance are in a hold that is not over at `now`. It reads the holds that end after
-/// `now`: those of the last minutes.
+/// Returns the number of held seats of each performance at `now`. It reads only holds that end after `now`, so its cost
+/// follows the holds of the last minutes.
 pub async fn held_seat_counts(db: &Database, now: Micros) -> Result<HashMap<i64, i64>, db::Error> {
     let sql = "SELECT performance_id, CAST(SUM(seat_count) AS BIGINT) AS seat_count FROM reservation
                WHERE expire_time > $1 AND state = 'HELD' GROUP BY performance_id";
@@ -65,13 +66,13 @@ pub async fn held_seat_counts(db: &Database, now: Micros) -> Result<HashMap<i64,
 pub struct TakenSeat {
     /// The performance.
     pub performance_id: i64,
-    /// The seat's number.
+    /// The seat's number, from 1.
     pub seat_number: i32,
-    /// Held or sold.
+    /// The state: held or sold.
     pub state: reserved_seat::State,
 }
 
-/// Returns the seats of the performances that are sold or in a hold at `now`, by number.
+/// Returns the seats of the performances that are sold, or held at `now`, in the order of their numbers.
 pub async fn taken_seats(db: &Database, performance_ids: &[i64], now: Micros) -> Result<Vec<TakenSeat>, db::Error> {
     let sql = "SELECT s.performance_id, s.seat_number, s.state
                FROM {r} JOIN reserved_seat s ON s.performance_id = r.id

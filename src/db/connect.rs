@@ -1,4 +1,4 @@
-//! How connections to each engine are set up.
+//! The settings of the connections to each engine.
 
 use std::{str::FromStr, time::Duration};
 
@@ -6,31 +6,31 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, sqlx};
 
 use super::error::Error;
 
-/// How long a call waits for a connection before the database counts as away.
+/// Maximum time that a call waits for a connection. After it the call fails: the database counts as away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a write waits while another process has SQLite's write lock.
+/// Maximum time that a write waits while another process holds SQLite's write lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Number of rows that SQLite's thread hands over before it waits for the reader.
+/// Number of rows that SQLite's thread sends before it waits for the reader.
 const ROW_BUFFER: usize = 1_024;
-/// Number of pages of 4 KiB in SQLite's log before a checkpoint. A sale changes the same pages again and again; with the
-/// usual 1,000 pages each batch would write them twice.
+/// Number of pages of 4 KiB in SQLite's log before a checkpoint. A sale changes the same pages again and again. With
+/// the usual 1,000 pages, each batch would write them twice.
 const WAL_PAGES: &str = "8192";
 /// Maximum number of connections of one replica to PostgreSQL.
 const POSTGRES_CONNECTIONS: u32 = 16;
-/// Number of read-only connections to SQLite. Each is a thread.
+/// Number of read-only connections to SQLite. Each one is a thread.
 const SQLITE_READERS: u32 = 4;
-/// Number of distinct statements that a connection keeps prepared.
+/// Maximum number of statements that a connection keeps prepared.
 const STATEMENT_CACHE: usize = 200;
 
 /// The settings of each session on PostgreSQL.
 const POSTGRES_SETTINGS: [(&str, &str); 9] = [
     ("statement_timeout", "10s"),
-    // A replica that is paused gives its locks back before two promotions are missed.
+    // A paused replica loses its locks before it delays two promotions.
     ("idle_in_transaction_session_timeout", "2s"),
-    // An acknowledged booking survives a crash, whatever the server's default is.
+    // An acknowledged booking survives a crash, even if the server's default is off.
     ("synchronous_commit", "on"),
-    // Every statement finds its rows by key. PostgreSQL keeps a plan as long as the statement stays prepared. A plan from
-    // the time when a table was empty would scan that table during the whole sale.
+    // Every statement finds its rows by key. PostgreSQL keeps a plan as long as the statement stays prepared. A plan
+    // from the time when a table was empty would scan that table during the whole sale.
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
@@ -39,7 +39,8 @@ const POSTGRES_SETTINGS: [(&str, &str); 9] = [
     ("jit", "off"),
 ];
 
-/// Sets up a pool of connections to PostgreSQL. No connection is opened before it is used.
+/// Creates a pool of connections to PostgreSQL. A connection is opened at its first use. Fails with [`Error::Defect`]
+/// if the URL cannot be parsed.
 pub async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
     // The libraries would print the URL in their error, and it may hold a password.
     let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
@@ -55,7 +56,7 @@ pub async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
     Ok(Database::connect(options).await?)
 }
 
-/// Sets up SQLite's one writer.
+/// Creates the only connection that writes to SQLite. Fails with [`Error::Defect`] if the URL cannot be parsed.
 pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
     sqlx::sqlite::SqliteConnectOptions::from_str(url).map_err(|error| Error::Defect(error.to_string()))?;
     let mut options = options(url);
@@ -72,7 +73,7 @@ pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
     Ok(Database::connect(options).await?)
 }
 
-/// Sets up SQLite's readers. The file may not exist yet: the writer creates it.
+/// Creates the read-only connections to SQLite. The file may not exist yet: the writer creates it.
 pub async fn sqlite_readers(url: &str) -> Result<DatabaseConnection, Error> {
     let mut options = options(url);
     options
@@ -87,19 +88,21 @@ fn options(url: &str) -> ConnectOptions {
         .connect_lazy(true)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
-        // The level at which tests read the statements. No log shows it unless it asks for it.
+        // Tests read the statements at this level. A log shows them only if its filter asks for them.
         .sqlx_logging_level(tracing::log::LevelFilter::Trace);
     options
 }
 
-/// Tells whether a connection may be used for another transaction. If not, it is closed.
+/// Tells whether a connection may be used for another transaction. If not, the pool closes it.
 ///
-/// When a COMMIT fails on a full disk, SQLite rolls back by itself. The ROLLBACK of sqlx after it fails, and sqlx then
-/// counts the transaction as open for ever. Later transactions would become savepoints: acknowledged, but never committed.
+/// If a COMMIT fails on a full disk, SQLite rolls back by itself. The ROLLBACK of sqlx after it fails, and sqlx then
+/// counts the transaction as open for ever. Later transactions would become savepoints: acknowledged, but never
+/// committed.
 async fn is_out_of_transactions(conn: &mut sqlx::SqliteConnection) -> Result<bool, sqlx::Error> {
     use sqlx::Connection;
     if conn.is_in_transaction() {
-        // The ROLLBACK of a dropped transaction may still be on its way to SQLite's thread, which answers in order.
+        // The ROLLBACK of a dropped transaction may still be in the queue of SQLite's thread. The thread answers in
+        // order, so a ping waits for it.
         conn.ping().await?;
     }
     Ok(!conn.is_in_transaction())
@@ -109,9 +112,9 @@ fn sqlite(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteCo
     options
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
-        // A batch's rows leave SQLite's thread together.
+        // SQLite's thread sends the rows of a batch together.
         .row_buffer_size(ROW_BUFFER)
-        // Memory for the pages of a sale: 64 MiB (SQLite reads a negative number as KiB).
+        // Memory for the pages of a sale: 64 MiB. SQLite reads a negative number as KiB.
         .pragma("cache_size", "-65536")
         .pragma("temp_store", "MEMORY")
         .statement_cache_capacity(STATEMENT_CACHE)

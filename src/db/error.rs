@@ -1,22 +1,23 @@
-//! What an error of the database means for the transaction that met it.
+//! Database errors, by their meaning for the transaction.
 
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 
 use crate::rpc;
 
-/// Why a transaction did not happen, or may not have.
+/// The reason why a transaction failed, or why its outcome is unknown.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Another transaction changed a row first, or holds a lock on it. Nothing was written; run the transaction again.
-    #[error("a race with another transaction was lost")]
+    #[error("another transaction changed or locked a row first")]
     Lost,
-    /// The database cannot be reached or refuses to work. Nothing was written; retry once or twice, then report it.
-    #[error("the database is away: {0}")]
+    /// The database cannot be reached or refuses to work. Nothing was written; retry a limited number of times, then
+    /// report it.
+    #[error("the database cannot be reached or refuses to work: {0}")]
     Away(String),
     /// The connection broke during the commit. The transaction may have happened; do not run it again.
     #[error("the connection broke during the commit: {0}")]
     Unknown(String),
-    /// Anything else is a defect. One command of the batch causes it.
+    /// Any other error is a defect. One command of the batch causes it.
     #[error("{0}")]
     Defect(String),
 }
@@ -50,7 +51,7 @@ impl From<Error> for rpc::Error {
                 Self::OutcomeUnknown { may_retry: true }
             }
             Error::Lost | Error::Away(_) => {
-                tracing::warn!(%error, "the database did not serve a call");
+                tracing::warn!(%error, "a call failed in the database");
                 Self::StorageUnavailable
             }
         }
@@ -59,8 +60,8 @@ impl From<Error> for rpc::Error {
 
 fn of_sqlx(error: &sqlx::Error, text: String) -> Error {
     match error {
-        // Another replica wrote the row first: the next run will see it. The lane gives up on a violation that stays,
-        // and splits the batch.
+        // Another replica wrote the row first, and the next run will see it. If the violation stays, the lane stops
+        // retrying and splits the batch.
         sqlx::Error::Database(error) if error.is_unique_violation() => Error::Lost,
         sqlx::Error::Database(error) => of_code(&error.code().unwrap_or_default(), text),
         sqlx::Error::Io(_)
@@ -73,15 +74,17 @@ fn of_sqlx(error: &sqlx::Error, text: String) -> Error {
     }
 }
 
-/// Codes of PostgreSQL have five characters. Codes of SQLite are its extended result codes in decimal.
+/// Classifies an error code. Codes of PostgreSQL have five characters. Codes of SQLite are extended result codes in
+/// decimal.
 fn of_code(code: &str, text: String) -> Error {
     if code.len() == 5 {
         return match code {
             // Serialization failure, deadlock, lock not available.
             "40001" | "40P01" | "55P03" => Error::Lost,
-            // Statement cancelled by its timeout, session ended because it idled in a transaction.
+            // The statement was cancelled by its timeout, or the session ended because it was idle in a transaction.
             "57014" | "25P03" => Error::Away(text),
-            // Connection trouble, no such database, out of resources, shutting down, I/O error.
+            // The connection failed, the database does not exist, resources ran out, the server shuts down, or I/O
+            // failed.
             _ if ["08", "3D", "53", "57", "58"].contains(&&code[..2]) => Error::Away(text),
             _ => Error::Defect(text),
         };
@@ -100,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_of_both_engines_tell_what_to_do() {
+    fn error_codes_of_both_engines_are_classified() {
         let of_code = |code| of_code(code, String::new());
         for code in ["40001", "40P01", "55P03", "5", "6", "261", "517"] {
             assert!(matches!(of_code(code), Error::Lost), "{code}");

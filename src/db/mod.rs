@@ -1,7 +1,7 @@
-//! The database: connections, transactions for writes, and what an error means.
+//! The database: connections, write transactions and errors.
 //!
-//! SQLite has one writer connection and a pool of read-only ones. PostgreSQL has one pool for both. Writes run only in
-//! lanes and background passes, never on the future of a request.
+//! SQLite has one connection that writes and a pool of read-only connections. PostgreSQL has one pool for both. Writes
+//! run only in lanes and background passes, never on the future of a request.
 
 mod connect;
 pub mod entity;
@@ -26,16 +26,16 @@ pub use write::Write;
 
 use crate::clock::{Clock, Micros};
 
-/// Replicas that start together take turns at the schema by this advisory lock.
+/// The advisory lock that replicas take to migrate the schema one after the other.
 const MIGRATION_LOCK: i64 = 0x0b0c_0ff1_ce00;
-/// How many times a migration that lost a race is tried again, and after what pause.
+/// Maximum number of retries of a migration that lost a race, with this pause before each.
 const MIGRATION_TURNS: u32 = 20;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 
-/// Number of unused pages that SQLite's file keeps.
+/// Number of unused pages that stay in SQLite's file.
 const SPARE_PAGES: i64 = 256;
 
-/// The database and the time that its decisions go by. Clones share the connections.
+/// Holds the connections to the database and the clock of its decisions. Clones share both.
 #[derive(Clone)]
 pub struct Database {
     writer: DatabaseConnection,
@@ -44,8 +44,8 @@ pub struct Database {
 }
 
 impl Database {
-    /// Sets up the connections to `url` (`sqlite://...` or `postgres://...`). No connection is opened before it is used,
-    /// so this fails only for a URL that cannot be read.
+    /// Creates the connections to `url` (`sqlite://...` or `postgres://...`). A connection is opened at its first use,
+    /// so this fails only if the URL cannot be parsed.
     pub async fn new(url: &str, clock: Clock) -> Result<Self, Error> {
         if url.starts_with("sqlite:") {
             let (writer, reader) = (connect::sqlite_writer(url).await?, connect::sqlite_readers(url).await?);
@@ -55,7 +55,7 @@ impl Database {
         Ok(Self { writer: pool.clone(), reader: pool, clock })
     }
 
-    /// Brings the schema up to date. Of replicas that start together, one does it and the others wait.
+    /// Migrates the schema to the latest version. If replicas start together, one of them migrates and the others wait.
     pub async fn migrate(&self) -> Result<(), Error> {
         let mut turns = 0;
         loop {
@@ -71,7 +71,7 @@ impl Database {
     async fn migrate_once(&self) -> Result<(), Error> {
         let write = self.begin().await?;
         if self.engine() == DatabaseBackend::Postgres {
-            // A migration of a large table takes longer than a call may.
+            // A migration of a large table takes longer than the timeout of a statement.
             write.conn().execute_unprepared("SET LOCAL statement_timeout = 0").await?;
             let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
             write.conn().execute_unprepared(&lock).await?;
@@ -80,7 +80,7 @@ impl Database {
         write.commit().await
     }
 
-    /// Begins a write transaction. On SQLite it holds the one write lock from here on.
+    /// Begins a write transaction. On SQLite it holds the write lock from now on.
     pub async fn begin(&self) -> Result<Write, Error> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -90,7 +90,7 @@ impl Database {
         Ok(Write::new(txn, self.clock.clone()))
     }
 
-    /// Runs one step of a background pass in a write transaction.
+    /// Runs one step of a background pass in a write transaction, and commits it.
     pub async fn write<T, F>(&self, step: F) -> Result<T, Error>
     where
         F: for<'a> FnOnce(&'a Write) -> BoxFuture<'a, Result<T, Error>>,
@@ -110,7 +110,7 @@ impl Database {
         Ok(T::find_by_statement(statement::of_values(self.engine(), sql, values)).all(&self.reader).await?)
     }
 
-    /// Reads rows about a set outside a transaction. Without rows it reads nothing.
+    /// Reads rows that belong to a set of rows, outside a transaction. An empty set makes no query.
     pub async fn query_set<T: FromQueryResult, R: Row>(
         &self,
         sql: &str,
@@ -123,17 +123,17 @@ impl Database {
         Ok(T::find_by_statement(statement::of_rows(self.engine(), sql, rows, values)).all(&self.reader).await?)
     }
 
-    /// Gives up to `limit` unused pages of SQLite's file back to the file system, and returns how many. PostgreSQL reuses
-    /// space by itself.
+    /// Returns up to `limit` unused pages of SQLite's file to the file system. Returns the number of pages. PostgreSQL
+    /// reuses space by itself.
     ///
-    /// A file that was created before incremental vacuum was set stays as large as it is.
+    /// A file that was created before incremental vacuum was enabled keeps its size.
     pub async fn reclaim_pages(&self, limit: i64) -> Result<i64, Error> {
         if self.engine() != DatabaseBackend::Sqlite {
             return Ok(0);
         }
         let write = self.begin().await?;
         let before = unused_pages(&write).await?;
-        // Some unused pages stay for the rows to come.
+        // The next rows need some unused pages.
         let count = (before - SPARE_PAGES).clamp(0, limit);
         if count > 0 {
             write.conn().execute_unprepared(&format!("PRAGMA incremental_vacuum({count})")).await?;
@@ -143,7 +143,7 @@ impl Database {
         Ok(before - after)
     }
 
-    /// The connections for reads outside a transaction, for statements that SeaORM builds.
+    /// Returns the connections for reads outside a transaction, for statements that SeaORM builds.
     pub fn reader(&self) -> &DatabaseConnection {
         &self.reader
     }
@@ -157,17 +157,17 @@ impl Database {
         self.engine() != DatabaseBackend::Postgres
     }
 
-    /// Now, as decisions go by.
+    /// Returns the current time of the clock that decisions use.
     pub fn now(&self) -> Micros {
         self.clock.now()
     }
 
-    /// Waits until the clock tells `at` or later.
+    /// Waits until the clock reaches `at`.
     pub async fn sleep_until(&self, at: Micros) {
         self.clock.sleep_until(at).await;
     }
 
-    /// Takes over PostgreSQL's clock, which all replicas share. SQLite has only the machine's clock.
+    /// Sets the clock to PostgreSQL's clock, which all replicas share. On SQLite the machine's clock stays.
     pub async fn anchor_clock(&self) -> Result<(), Error> {
         if self.engine() != DatabaseBackend::Postgres {
             return Ok(());

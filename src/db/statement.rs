@@ -1,9 +1,11 @@
-//! One statement for many rows, written once for both engines.
+//! Statements about sets of rows, written once for both engines.
 //!
-//! A set of rows is bound as one JSON parameter. A statement therefore has the same text for one row and for five
-//! hundred, and stays prepared. In the text, `{r}` is a table `r` of the rows that are bound as `$1`; its columns are
-//! those of the row's type. `{lock}` and `{lock of t}` lock rows on PostgreSQL, but not against rows that refer to them.
-//! `{skip locked}` skips locked rows there. SQLite has one writer and needs neither.
+//! A set of rows is bound as one JSON parameter. So a statement has the same text for one row and for 500 rows, and
+//! stays prepared. In the text, `{r}` stands for a table `r` with the rows bound as `$1`. Its columns are those of the
+//! row's type.
+//!
+//! `{lock}` and `{lock of t}` lock rows on PostgreSQL. The lock does not block inserts of rows that refer to them.
+//! `{skip locked}` skips locked rows on PostgreSQL. SQLite has one writer and needs neither.
 
 use std::fmt::Write;
 
@@ -11,27 +13,27 @@ use sea_orm::{DatabaseBackend, Statement, Value};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-/// A row that is bound to a statement, and knows its columns.
+/// A row that can be bound to a statement.
 pub trait Row {
-    /// Names and types of the columns, in the order of [`Row::values`].
+    /// The names and types of the columns, in the order of [`Row::values`].
     const COLUMNS: &'static [(&'static str, Type)];
 
-    /// Returns the values as a tuple.
+    /// Returns the values of the columns as a tuple.
     fn values(&self) -> impl Serialize;
 }
 
 /// The type of a column in a set of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
-    /// An integer of 64 bits.
+    /// A 64-bit integer.
     Int,
-    /// A text.
+    /// A string.
     Text,
     /// A UUID.
     Uuid,
 }
 
-/// A value that can stand in a column.
+/// A value that a column can hold.
 pub trait Column: Serialize {
     /// The type of the column.
     const TYPE: Type;
@@ -73,7 +75,7 @@ impl Row for i64 {
     }
 }
 
-/// Declares structs that are bound to statements as rows: each field is a column of the same name.
+/// Declares structs that are bound to statements as rows. Each field is a column of the same name.
 macro_rules! rows {
     ($($(#[$meta:meta])* $vis:vis struct $name:ident {
         $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $type:ty,)+
@@ -92,20 +94,20 @@ macro_rules! rows {
 }
 pub(crate) use rows;
 
-/// A statement about the set `rows`, bound as `$1`; `values` follow from `$2`.
+/// Returns a statement about the set `rows`, bound as `$1`. The `values` are bound from `$2` on.
 pub fn of_rows<R: Row>(
     engine: DatabaseBackend,
     sql: &str,
     rows: &[R],
     values: impl IntoIterator<Item = Value>,
 ) -> Statement {
-    // Rows are tuples of numbers, texts and ids. These always have a JSON form.
+    // Rows are tuples of numbers, strings and ids, which always have a JSON form.
     let rows = serde_json::to_string(&Set(rows)).unwrap_or_default();
     let values = std::iter::once(Value::from(rows)).chain(values);
     Statement::from_sql_and_values(engine, expand(engine, sql, R::COLUMNS), values)
 }
 
-/// A statement without a set; `values` are bound from `$1`.
+/// Returns a statement without a set of rows. The `values` are bound from `$1` on.
 pub fn of_values(engine: DatabaseBackend, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
     Statement::from_sql_and_values(engine, expand(engine, sql, &[]), values)
 }
@@ -143,7 +145,7 @@ fn push_table(sql: &mut String, engine: DatabaseBackend, columns: &[(&str, Type)
     sql.push_str("(SELECT ");
     for (index, (name, kind)) in columns.iter().enumerate() {
         let comma = if index > 0 { ", " } else { "" };
-        // Writing to a String does not fail.
+        // A write to a String never fails.
         let _ = match (postgres, kind) {
             (true, Type::Uuid) => write!(sql, "{comma}(value->>{index})::UUID AS {name}"),
             (true, Type::Text) => write!(sql, "{comma}value->>{index} AS {name}"),
@@ -152,8 +154,8 @@ fn push_table(sql: &mut String, engine: DatabaseBackend, columns: &[(&str, Type)
             (false, _) => write!(sql, "{comma}value->>{index} AS {name}"),
         };
     }
-    // The condition holds for every row. It makes PostgreSQL expect few rows. Its plan then begins with the set and
-    // finds what it joins by key, even while the statistics say that those tables are empty.
+    // The condition is true for every row. It makes PostgreSQL expect few rows. The plan then starts with the set and
+    // finds the joined rows by key, even while the statistics show empty tables.
     let source = match postgres {
         true => "jsonb_array_elements($1::JSONB) WHERE jsonb_typeof(value) = 'array'",
         false => "json_each($1)",
@@ -179,7 +181,8 @@ mod tests {
         assert_eq!(
             expand(DatabaseBackend::Postgres, SQL, Pair::COLUMNS),
             "SELECT t.* FROM t JOIN (SELECT (value->>0)::UUID AS id, (value->>1)::BIGINT AS n \
-             FROM jsonb_array_elements($1::JSONB) WHERE jsonb_typeof(value) = 'array') AS r ON t.id = r.id ORDER BY t.id FOR NO KEY UPDATE of t"
+             FROM jsonb_array_elements($1::JSONB) WHERE jsonb_typeof(value) = 'array') AS r \
+             ON t.id = r.id ORDER BY t.id FOR NO KEY UPDATE of t"
         );
         assert_eq!(
             expand(DatabaseBackend::Sqlite, SQL, Pair::COLUMNS),

@@ -1,4 +1,4 @@
-//! A write transaction, and the ways to run a statement in it.
+//! A write transaction and its ways to run a statement.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::clock::{Clock, Micros};
 
-/// A write transaction and the instant that its decisions go by.
+/// Holds a write transaction and the time of its decisions.
 ///
-/// Methods that end in `_set` run a statement about a set of rows, which the text names `{r}`. Without rows they run
-/// nothing.
+/// Methods with the suffix `_set` run a statement about a set of rows, which is `{r}` in its text. An empty set runs no
+/// statement.
 pub struct Write {
     txn: DatabaseTransaction,
     clock: Clock,
@@ -25,13 +25,13 @@ impl Write {
         Self { txn, now: AtomicI64::new(clock.now()), clock }
     }
 
-    /// The instant that decisions go by.
+    /// Returns the time of the transaction's decisions.
     pub fn now(&self) -> Micros {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// Takes the time again. A transaction that waited for locks decides by the time at which it has them: meanwhile an
-    /// admission may have ended, and its place may have gone to another user.
+    /// Reads the clock again. A transaction that waited for locks must decide by the time at which it has them. In the
+    /// meantime an admission may have ended and its place may have gone to another user.
     pub fn renew_now(&self) {
         self.now.store(self.clock.now(), Ordering::Relaxed);
     }
@@ -45,7 +45,7 @@ impl Write {
         Ok(T::find_by_statement(self.statement(sql, values)).all(&self.txn).await?)
     }
 
-    /// Reads rows about a set.
+    /// Reads rows that belong to a set of rows.
     pub async fn query_set<T: FromQueryResult, R: Row>(
         &self,
         sql: &str,
@@ -58,12 +58,12 @@ impl Write {
         Ok(T::find_by_statement(self.statement_of(sql, rows, values)).all(&self.txn).await?)
     }
 
-    /// Writes, and returns how many rows were changed.
+    /// Runs a write, and returns the number of changed rows.
     pub async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, Error> {
         Ok(self.txn.execute_raw(self.statement(sql, values)).await?.rows_affected())
     }
 
-    /// Writes about a set, and returns how many rows were changed.
+    /// Runs a write about a set of rows, and returns the number of changed rows.
     pub async fn execute_set<R: Row>(
         &self,
         sql: &str,
@@ -76,8 +76,8 @@ impl Write {
         Ok(self.txn.execute_raw(self.statement_of(sql, rows, values)).await?.rows_affected())
     }
 
-    /// Writes about a set of which each row changes one row of the database. Fails with [`Error::Lost`] if another
-    /// transaction was faster at one of them.
+    /// Runs a write in which each row of the set changes one row of the database. Fails with [`Error::Lost`] if fewer
+    /// rows were changed: another transaction was faster.
     pub async fn change_set<R: Row>(
         &self,
         sql: &str,
@@ -97,12 +97,13 @@ impl Write {
         Ok(())
     }
 
-    /// The connection of the transaction, for statements that SeaORM builds.
+    /// Returns the connection of the transaction, for statements that SeaORM builds.
     pub fn conn(&self) -> &DatabaseTransaction {
         &self.txn
     }
 
-    /// Makes the transaction durable. If the connection breaks here, the outcome is unknown.
+    /// Commits the transaction durably. Fails with [`Error::Unknown`] if the connection breaks: the outcome is then
+    /// unknown.
     pub async fn commit(self) -> Result<(), Error> {
         self.txn.commit().await.map_err(Error::of_commit)
     }

@@ -1,4 +1,4 @@
-//! Payments: money from a wallet for held seats, and back.
+//! Payments: a wallet pays for held seats, and a refund reverses that.
 
 pub mod pay;
 pub mod refund;

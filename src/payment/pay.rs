@@ -1,4 +1,4 @@
-//! Pay: money for held seats, in one transaction.
+//! Pay: pay for held seats, in one transaction.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -24,29 +24,32 @@ use crate::{
     wallet::{Posting, Wallets},
 };
 
-/// Name under which requests that found their payment made already are remembered.
+/// The name under which a request is remembered if its payment was already made.
 const RPC: &str = "Pay";
 
-/// Pays a reservation.
+/// A command that pays for a reservation.
 pub struct Pay {
     /// The caller's token.
     pub token: TokenKey,
-    /// The concert of the token, as callers know it.
+    /// The concert of the token, as the API names it.
     pub concert_code: String,
     /// The token's user.
     pub user_id: Uuid,
     /// The reservation; `None`: the one that the token holds.
     pub reservation_id: Option<Uuid>,
-    /// Chosen by the client; a retry with the same id returns the first answer.
+    /// A UUID chosen by the client; a retry with the same id returns the first answer.
     pub request_id: Option<Uuid>,
-    /// When to ask again, if the token still waits.
+    /// The retry delay to answer if the token still waits.
     pub retry_after: Duration,
 }
 
-/// A payment and what it paid.
+/// A payment and the reservation that it paid for.
 pub type Paid = (Payment, Reservation);
 
-/// Pays, in the order of the commands. Rows are locked in the order token, wallet, reservation, seat, performance.
+/// Pays in the order of the commands. Rows are locked in the order token, wallet, reservation, seat, performance.
+///
+/// A payment completes its token and releases the token's other holds. A command for a paid reservation returns its
+/// payment.
 pub async fn pay(write: &Write, catalogue: Arc<Catalogue>, commands: &[Pay]) -> Batch<Paid> {
     let mut batch = PayBatch::load(write, &catalogue, commands).await?;
     let answers = commands.iter().map(|command| batch.decide(command)).collect();
@@ -54,14 +57,14 @@ pub async fn pay(write: &Write, catalogue: Arc<Catalogue>, commands: &[Pay]) -> 
     Ok(answers)
 }
 
-/// What a batch of payments is decided by, with the effects of the commands before.
+/// Holds everything that decides a batch of payments, including the effects of earlier commands in the batch.
 struct PayBatch {
     now: Micros,
     tokens: HashMap<TokenKey, Token>,
     reservations: HashMap<Uuid, Reservation>,
     of_tokens: HashMap<TokenKey, Vec<Uuid>>,
     by_reservation: HashMap<Uuid, Payment>,
-    /// Why what a reservation is for is not sold any more, if it is not.
+    /// The error SALE_CLOSED of each performance whose sale has ended.
     closed: HashMap<i64, Error>,
     replays: Replays<Payment>,
     answered: Answered,
@@ -133,13 +136,15 @@ impl PayBatch {
         Ok(self.book(command.token, payment, reservation))
     }
 
-    /// The known reservations of a token, in any state.
+    /// Returns the known reservations of a token, in any state.
     fn of_token(&self, key: TokenKey) -> impl Iterator<Item = &Reservation> {
         let ids = self.of_tokens.get(&key).into_iter().flatten();
         ids.filter_map(|id| self.reservations.get(id))
     }
 
-    /// The payment of what the same user has paid already. Fails for a reservation that is not the user's or the token's.
+    /// Returns the payment of a reservation that the same user has already paid, or `None`. Fails with
+    /// RESERVATION_NOT_FOUND or TOKEN_CONCERT_MISMATCH if the named reservation is not one of the user's for this
+    /// concert.
     fn paid_before(&self, command: &Pay, token: &Token, of_token: &[&Reservation]) -> Result<Option<Paid>, Error> {
         let reservation = match command.reservation_id {
             Some(id) => {
@@ -161,7 +166,7 @@ impl PayBatch {
         }))
     }
 
-    /// The first answer, if the first request was the same.
+    /// Returns the first answer if the first request was the same.
     fn replay(&self, command: &Pay, first: &Payment) -> Option<Paid> {
         let reservation = self.reservations.get(&first.reservation_id)?;
         let same = first.user_id == command.user_id
@@ -169,12 +174,12 @@ impl PayBatch {
                 Some(id) => id == first.reservation_id,
                 None => command.is_of_token(reservation),
             };
-        // As it was then, also if it was refunded since.
+        // The first answer showed the payment as PAID, even if it was refunded later.
         let first = Payment { state: State::Paid, refund_time: None, ..first.clone() };
         same.then(|| (first, reservation.clone()))
     }
 
-    /// Notes a payment, so that the commands after it see it.
+    /// Records a payment in the batch, so that the later commands see it.
     fn book(&mut self, key: TokenKey, payment: Payment, reservation: Reservation) -> Paid {
         let is_dropped = |v: &&Reservation| {
             v.reservation_id != reservation.reservation_id
@@ -208,12 +213,12 @@ impl PayBatch {
         queue::operations::complete(write, &completed).await?;
         store::insert(write, &self.payments).await?;
         self.wallets.save(write).await?;
-        // Last, since it takes the lock on the performance that all payments of a date share.
+        // This comes last: it locks the performance, and all payments for a date share that lock.
         reservations::settle(write, &self.paid, &self.dropped).await
     }
 }
 
-/// The payments that the requests made, or found made.
+/// Returns the payments of these requests: those that the requests made, and those that were already made.
 async fn load_replays(
     write: &Write,
     request_ids: &[Uuid],
@@ -230,8 +235,9 @@ async fn load_replays(
     Ok((answered, earlier))
 }
 
-/// What the tokens own, what the commands and their replays name, and for tokens that own nothing their newest reservation,
-/// which tells whether a hold ran out.
+/// Returns the reservations that the batch needs. These are the reservations that the tokens own and those that
+/// commands and replays name. A token that owns nothing adds its newest reservation, which shows whether a hold
+/// expired.
 async fn load_reservations(
     write: &Write,
     commands: &[Pay],
@@ -253,7 +259,7 @@ async fn load_reservations(
     Ok(reservations)
 }
 
-/// Why performances are not sold any more, of those that are not.
+/// Returns the error SALE_CLOSED for each of the performances whose sale has ended at `now`.
 async fn closed_sales(
     catalogue: &Catalogue,
     performance_ids: &[i64],

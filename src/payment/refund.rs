@@ -1,4 +1,4 @@
-//! RefundPayment: money and seats go back together.
+//! RefundPayment: give back the money and free the seats, in one transaction.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -22,22 +22,25 @@ use crate::{
     wallet::{Posting, Wallets},
 };
 
-/// Name under which requests that found their payment refunded already are remembered.
+/// The name under which a request is remembered if its payment was already refunded.
 const RPC: &str = "RefundPayment";
 
-/// Gives a payment back.
+/// A command that refunds a payment.
 pub struct Refund {
     /// The user.
     pub user_id: Uuid,
     /// The payment.
     pub payment_id: Uuid,
-    /// What was paid for: refunds close when it starts. `None` if there is no such payment.
+    /// The performance that was paid for: refunds close when it starts. `None` if there is no such payment.
     pub performance: Option<Arc<Performance>>,
-    /// Chosen by the client; refused if it was used for another payment.
+    /// A UUID chosen by the client; it is refused if it was used for another payment.
     pub request_id: Option<Uuid>,
 }
 
-/// Gives payments back, in the order of the commands. Rows are locked in the order wallet, reservation, seat, performance.
+/// Refunds payments in the order of the commands. Rows are locked in the order wallet, reservation, seat, performance.
+///
+/// A command for a refunded payment returns that payment. A command fails with PAYMENT_NOT_FOUND if the payment belongs
+/// to another user, and with REFUND_CLOSED if the performance has started.
 pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Paid> {
     let mut batch = RefundBatch::load(write, commands).await?;
     let answers = commands.iter().map(|command| batch.decide(write.now(), command)).collect();
@@ -45,11 +48,11 @@ pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Paid> {
     Ok(answers)
 }
 
-/// What a batch of refunds is decided by, with the effects of the commands before.
+/// Holds everything that decides a batch of refunds, including the effects of earlier commands in the batch.
 struct RefundBatch {
     payments: HashMap<Uuid, Payment>,
     reservations: HashMap<Uuid, Reservation>,
-    /// The payment that a request gave back.
+    /// The payment that each request refunded.
     replays: Replays<Uuid>,
     answered: Answered,
     wallets: Wallets,
@@ -63,7 +66,7 @@ impl RefundBatch {
         let wallets = Wallets::lock(write, commands.iter().map(|c| c.user_id)).await?;
         let named = store::find_many(write, &ids).await?;
         let reservations = reservations::lock(write, named.iter().map(|p| p.reservation_id)).await?;
-        // Read again under the locks: another replica may have given one back in between.
+        // Another replica may have refunded a payment in between, so it is read again under the locks.
         let payments = store::find_many(write, &ids).await?;
         write.renew_now();
         let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
@@ -88,7 +91,7 @@ impl RefundBatch {
         let payment = self.payments.get_mut(&command.payment_id).filter(|p| p.user_id == command.user_id);
         let payment = payment.ok_or_else(|| not_found(command.payment_id))?;
         let reservation = self.reservations.get_mut(&payment.reservation_id);
-        let reservation = reservation.ok_or_else(|| Error::internal("a payment without a reservation"))?;
+        let reservation = reservation.ok_or_else(|| Error::internal("a payment has no reservation"))?;
         if payment.state == State::Refunded {
             if !is_replay {
                 self.answered.note(command.request_id, String::new(), payment.payment_id, None);
@@ -120,7 +123,7 @@ impl RefundBatch {
 }
 
 impl Refund {
-    /// Refuses once the performance has started.
+    /// Checks that refunds are still open at `now`: the performance has not started. Fails with REFUND_CLOSED.
     fn require_open(&self, now: Micros) -> Result<(), Error> {
         match self.performance.as_ref().map(|performance| performance.start_time) {
             Some(start_time) if start_time <= now => {
@@ -131,7 +134,7 @@ impl Refund {
     }
 }
 
-/// PAYMENT_NOT_FOUND.
+/// Returns the error PAYMENT_NOT_FOUND.
 pub fn not_found(payment_id: Uuid) -> Error {
     Error::PaymentNotFound { payment_id: payment_id.to_string() }
 }

@@ -1,4 +1,4 @@
-//! PaymentService: pay, look.
+//! PaymentService: pay, refund, get and list.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::{
     token, wallet,
 };
 
-/// Serves payments.
+/// Serves PaymentService.
 pub struct PaymentApi {
     db: Database,
     catalogue: Arc<Catalogue>,
@@ -33,7 +33,7 @@ pub struct PaymentApi {
 }
 
 impl PaymentApi {
-    /// Starts the lanes of payments.
+    /// Starts the lanes of payments and refunds.
     pub fn new(db: Database, catalogue: Arc<Catalogue>, admission: Admission, tasks: &TaskTracker) -> Self {
         Self {
             refund: write_lane(&db, "payment.refund", tasks, |write, commands| {

@@ -23,24 +23,24 @@ pub async fn find_many(write: &Write, payment_ids: &[Uuid]) -> Result<Vec<paymen
     write.query_set(sql, payment_ids, []).await
 }
 
-/// Returns the payments that the requests made.
+/// Returns the payments that these requests made.
 pub async fn by_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<payment::Model>, db::Error> {
     let sql = "SELECT p.* FROM payment p JOIN {r} ON p.request_id = r.id";
     write.query_set(sql, request_ids, []).await
 }
 
-/// Returns the payments that the requests gave back.
+/// Returns the payments that these requests refunded.
 pub async fn by_refund_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<payment::Model>, db::Error> {
     let sql = "SELECT p.* FROM payment p JOIN {r} ON p.refund_request_id = r.id";
     write.query_set(sql, request_ids, []).await
 }
 
 rows! {
-    /// A payment that is given back.
+    /// A payment that is refunded.
     pub struct Refunded {
         /// The payment.
         pub payment_id: Uuid,
-        /// The request that asked for it.
+        /// The request that refunds it.
         pub request_id: Option<Uuid>,
     }
 
@@ -54,14 +54,16 @@ rows! {
     }
 }
 
-/// Gives PAID payments back now. Their reservations are locked.
+/// Sets payments from PAID to REFUNDED. The caller has locked their reservations.
+///
+/// Fails with [`db::Error::Lost`] if one of them is not PAID.
 pub async fn refund(write: &Write, payments: &[Refunded]) -> Result<(), db::Error> {
     let sql = "UPDATE payment SET state = 'REFUNDED', refund_time = $2, refund_request_id = r.request_id FROM {r}
                WHERE payment.payment_id = r.payment_id AND payment.state = 'PAID'";
     write.change_set(sql, payments, [write.now().into()]).await
 }
 
-/// Adds payments, all PAID, made now.
+/// Inserts payments, all PAID at the time of the transaction.
 pub async fn insert(write: &Write, payments: &[payment::Model]) -> Result<(), db::Error> {
     let rows: Vec<NewPayment> = payments
         .iter()
@@ -81,7 +83,7 @@ pub async fn insert(write: &Write, payments: &[payment::Model]) -> Result<(), db
     write.execute_set(sql, &rows, [write.now().into()]).await.map(drop)
 }
 
-/// Returns a user's payment with what it paid.
+/// Returns a payment and its reservation; `None` if the payment does not exist or belongs to another user.
 pub async fn find(
     db: &Database,
     user_id: Uuid,
@@ -96,7 +98,7 @@ pub async fn find(
     Ok(reservation.map(|reservation| (row, reservation)))
 }
 
-/// Returns the payments with these ids and what they paid, by the ids of the payments.
+/// Returns payments and their reservations, by the ids of the payments.
 pub async fn list(
     db: &Database,
     payment_ids: &[Uuid],

@@ -1,4 +1,4 @@
-//! Whether a token is admitted, as its row says. Every call that needs an admission asks here first.
+//! Looks up the token of a caller and checks that it is admitted. Every call that needs an admission asks here first.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     token::{Bearer, TokenKey},
 };
 
-/// Looks up tokens by key. Calls that come together share a query.
+/// Looks up tokens by key. Calls that arrive together share a query.
 #[derive(Clone)]
 pub struct Admission {
     db: Database,
@@ -24,15 +24,15 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Starts the lanes of look-ups and of first uses.
+    /// Starts the lane of look-ups and the lane that records first uses.
     pub fn new(db: Database, snapshots: Snapshots, tasks: &TaskTracker) -> Self {
         let find = read_lane(&db, "queue.find", tasks, |db, keys| Box::pin(operations::find(db, keys)));
         let claim = write_lane(&db, "queue.claim", tasks, |write, keys| Box::pin(operations::claim(write, keys)));
         Self { db, snapshots, find, claim }
     }
 
-    /// Returns the row of a token; TOKEN_INVALID if there is none, or if it is another user's. If this is the first use of
-    /// its admission, that is written down.
+    /// Returns the row of a token, and records the first use of its admission. Fails with TOKEN_INVALID if the token
+    /// has no row or if the row belongs to another user.
     pub async fn find(&self, bearer: &Bearer) -> Result<Token, Error> {
         let token = own_row(bearer, self.find.submit((), bearer.key()).await?)?;
         match rules::claimed(&token, self.db.now()) {
@@ -41,7 +41,8 @@ impl Admission {
         }
     }
 
-    /// The same for a stream that is open: it waits for its turn, where a call would be refused.
+    /// Does the same as [`Admission::find`] for an open stream: it waits for a free place in the lane, where a call
+    /// fails with OVERLOADED.
     pub async fn find_patiently(&self, bearer: &Bearer) -> Result<Token, Error> {
         let token = own_row(bearer, self.find.submit_patiently((), bearer.key()).await?)?;
         match rules::claimed(&token, self.db.now()) {
@@ -50,14 +51,15 @@ impl Admission {
         }
     }
 
-    /// Returns the row of a token that is admitted now; refuses any other.
+    /// Returns the row of a token that is admitted now. Fails with NOT_ADMITTED, TOKEN_EXPIRED, TOKEN_COMPLETED or
+    /// TOKEN_LEFT for any other token.
     pub async fn require_active(&self, bearer: &Bearer) -> Result<Token, Error> {
         let token = self.find(bearer).await?;
         rules::require_active(&token, self.db.now(), self.retry_after(bearer))?;
         Ok(token)
     }
 
-    /// Waits until an admitted token ends, and returns how: TOKEN_EXPIRED, TOKEN_COMPLETED or TOKEN_LEFT.
+    /// Waits until an admitted token ends. Returns the reason: TOKEN_EXPIRED, TOKEN_COMPLETED or TOKEN_LEFT.
     pub async fn end_of(&self, token: Token) -> Error {
         let ended = match self.line(token.concert_id).await {
             Ok(line) => Some(line.follow_end(token.queue_number)),
@@ -71,27 +73,27 @@ impl Admission {
         refused.err().unwrap_or(Error::TokenExpired)
     }
 
-    /// Returns when a token that waits should ask again.
+    /// Returns the time after which a waiting token should poll again.
     pub fn retry_after(&self, bearer: &Bearer) -> Duration {
         self.snapshots.poll_after(bearer.concert_id, bearer.queue_number)
     }
 
-    /// Returns the queue of a concert.
+    /// Returns the queue of a concert. Reads it from the database if this replica does not know it yet.
     pub async fn line(&self, concert_id: i64) -> Result<Arc<Line>, Error> {
         self.snapshots.line(concert_id).await
     }
 
-    /// The queues in memory.
+    /// Returns the queues that are kept in memory.
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
     }
 
-    /// Now, as decisions go by.
+    /// Returns the current time of the clock that decisions use.
     pub fn now(&self) -> Micros {
         self.db.now()
     }
 
-    /// Waits until `at`; for ever without one.
+    /// Waits until the clock reaches `at`. Without a time it never returns.
     pub async fn sleep_until(&self, at: Option<Micros>) {
         match at {
             Some(at) => self.db.sleep_until(at).await,

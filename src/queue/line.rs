@@ -1,4 +1,4 @@
-//! One queue in memory: how far it has come, which users are known to wait in it, and who watches it.
+//! One queue in memory: its counters, the users that are known to wait in it, and its watchers.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,42 +22,42 @@ use crate::db::{
     entity::queue_token::{Model as Token, TokenKey},
 };
 
-/// How often the database is asked which of the watched admissions ended, while some do.
+/// Minimum time between two queries for all watched admissions that ended.
 const ENDED_INTERVAL: Duration = Duration::from_millis(500);
-/// The number of tokens that one such query asks about.
+/// Maximum number of tokens in one such query.
 const ENDED_TOKENS: usize = 1_000;
 
-/// How far the queue of one concert has come.
+/// Holds the counters of one queue as the last refresh read them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
-    /// The last number issued.
+    /// The last number that was issued.
     pub issued_number: i64,
-    /// The last number admitted.
+    /// The last number that was admitted.
     pub admitted_number: i64,
-    /// The numbers after the last admitted one that left, ascending.
+    /// The numbers behind the last admitted one whose tokens left, ascending.
     pub departed: Arc<Vec<i64>>,
     /// The number of tokens that left.
     pub departed_count: i64,
-    /// The seats of the dates on sale that are not paid for.
+    /// The number of seats on dates on sale that are not paid for.
     pub unsold_seat_count: i64,
-    /// The measured rate of admission; `None` while no token was admitted.
+    /// The measured rate of admission per second; `None` while no token was admitted.
     pub admissions_per_second: Option<f64>,
 }
 
 impl View {
-    /// Tells whether `queue_number` waits for sure. If not, its row knows.
+    /// Tells whether `queue_number` certainly waits. If not, only its row can tell.
     pub fn waits(&self, queue_number: i64) -> bool {
         queue_number > self.admitted_number
             && queue_number <= self.issued_number
             && self.departed.binary_search(&queue_number).is_err()
     }
 
-    /// Returns how many tokens wait.
+    /// Returns the number of tokens that wait.
     pub fn waiting_count(&self) -> i64 {
         self.issued_number - self.admitted_number - self.departed.len() as i64
     }
 
-    /// Returns the place of a number that waits; 1 is next.
+    /// Returns the position of a waiting number; 1 is the next to be admitted.
     pub fn position(&self, queue_number: i64) -> i64 {
         rules::position(queue_number, self.admitted_number, &self.departed)
     }
@@ -71,7 +71,7 @@ impl View {
     }
 }
 
-/// What is worth waking a waiting user's watcher for.
+/// The part of a view that is worth a message to a waiting user: the watcher wakes up when it changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct News {
     admitted_number: i64,
@@ -79,7 +79,7 @@ pub struct News {
     is_sold_out: bool,
 }
 
-/// One queue, as this replica knows it.
+/// Holds one queue as this replica knows it.
 pub struct Line {
     view: RwLock<Option<Arc<View>>>,
     news: watch::Sender<News>,
@@ -104,19 +104,19 @@ impl Default for Line {
     }
 }
 
-/// Which user waits at which number, as far as this replica has seen their rows.
+/// The numbers at which users wait, as far as this replica has read their rows.
 #[derive(Default)]
 struct Waiting {
     first_number: i64,
-    /// 0: not known.
+    /// One mark per number, from `first_number` on; 0 means that the user is not known.
     marks: VecDeque<u32>,
 }
 
-/// The admitted users that watch here.
+/// The watchers of admitted tokens.
 #[derive(Default)]
 struct Admitted {
     watchers: HashMap<i64, Vec<oneshot::Sender<Token>>>,
-    /// Numbers that were not asked about since they are watched.
+    /// The watched numbers that no query has asked about yet.
     fresh: Vec<i64>,
     told: Option<Told>,
 }
@@ -128,29 +128,29 @@ struct Told {
 }
 
 impl Line {
-    /// Returns how far the queue has come.
+    /// Returns the last view that was published. It is empty until the first refresh.
     pub fn view(&self) -> Arc<View> {
         self.view.read().clone().unwrap_or_default()
     }
 
-    /// Tells whether the queue was read from the database.
+    /// Tells whether the queue has been read from the database.
     pub fn is_read(&self) -> bool {
         self.view.read().is_some()
     }
 
-    /// Notes that somebody asked about the queue.
+    /// Records that a caller asked about the queue.
     pub fn touch(&self) {
         self.touched.store(self.created.elapsed().as_millis() as i64, Ordering::Relaxed);
     }
 
-    /// Tells whether somebody watches the queue, or asked about it within `memory`.
+    /// Tells whether the queue has watchers, or a caller asked about it within `memory`.
     pub fn is_wanted(&self, memory: Duration) -> bool {
         let touched = Duration::from_millis(self.touched.load(Ordering::Relaxed).unsigned_abs());
         let is_watched = self.news.receiver_count() + self.is_sold_out.receiver_count() > 0;
         is_watched || self.created.elapsed().saturating_sub(touched) < memory
     }
 
-    /// Takes a newer view and wakes the watchers that have to know.
+    /// Replaces the view, and wakes the watchers for which something changed.
     pub fn publish(&self, view: View) {
         let (news, admitted_number) = (view.news(), view.admitted_number);
         *self.view.write() = Some(Arc::new(view));
@@ -160,28 +160,29 @@ impl Line {
         self.is_sold_out.send_if_modified(|old| std::mem::replace(old, news.is_sold_out) != news.is_sold_out);
     }
 
-    /// Follows what matters to waiting users: their positions, and sold out.
+    /// Returns a receiver of the news for waiting users: their positions move, or the concert sells out.
     pub fn follow_news(&self) -> watch::Receiver<News> {
         self.news.subscribe()
     }
 
-    /// Follows whether the concert is sold out.
+    /// Returns a receiver that tells whether the concert is sold out.
     pub fn follow_sold_out(&self) -> watch::Receiver<bool> {
         self.is_sold_out.subscribe()
     }
 
-    /// Notes that a row says that the user waits at this number.
+    /// Records that the user waits at this number. The caller has read this from the token's row.
     pub fn note_waiting(&self, queue_number: i64, user_id: Uuid) {
         let admitted_number = self.view().admitted_number;
         self.waiting.lock().note(queue_number, mark(user_id), admitted_number);
     }
 
-    /// Tells whether a row said that this user waits at this number.
+    /// Tells whether the row at this number is known to belong to this user and to wait.
     pub fn is_noted(&self, queue_number: i64, user_id: Uuid) -> bool {
         self.waiting.lock().mark_of(queue_number) == Some(mark(user_id))
     }
 
-    /// Hands over the row of an admitted token once the admission ended. Its expiry is not told: the watcher has the time.
+    /// Returns a receiver of the token's row. It receives the row when the admission ends early. It does not receive an
+    /// expiry: the watcher knows the time at which the admission expires.
     pub fn follow_end(&self, queue_number: i64) -> oneshot::Receiver<Token> {
         let (tell, ended) = oneshot::channel();
         let mut admitted = self.admitted.lock();
@@ -191,8 +192,10 @@ impl Line {
         ended
     }
 
-    /// Tells the watchers of admitted tokens that ended, if `ended_count` says that some did. The database is asked about
-    /// all of them together, and not more often than twice per second.
+    /// Sends the rows of watched tokens that ended to their watchers.
+    ///
+    /// The database is asked about all watched tokens only if `ended_count` has changed, and at most twice per second.
+    /// The next refresh always asks about new watchers.
     pub async fn tell_ended(&self, db: &Database, concert_id: i64, ended_count: i64) -> Result<(), db::Error> {
         let due = self.admitted.lock().due(ended_count);
         for numbers in due.chunks(ENDED_TOKENS) {
@@ -206,7 +209,7 @@ impl Line {
 }
 
 impl Admitted {
-    /// The watched numbers that the database has to be asked about.
+    /// Returns the watched numbers that the next query must ask about.
     fn due(&mut self, ended_count: i64) -> Vec<i64> {
         let fresh = std::mem::take(&mut self.fresh);
         if self.told.is_some_and(|told| told.ended_count == ended_count || told.at.elapsed() < ENDED_INTERVAL) {
@@ -223,7 +226,7 @@ impl Admitted {
     fn tell(&mut self, ended: Vec<Token>) {
         for token in ended {
             for watcher in self.watchers.remove(&token.queue_number).unwrap_or_default() {
-                // A watcher that went away needs no answer.
+                // The receiver is gone if its watcher has stopped.
                 let _ = watcher.send(token.clone());
             }
         }
@@ -261,7 +264,8 @@ impl Waiting {
     }
 }
 
-/// 32 bits of a user's id, never 0. A token is signed, so this only has to notice that its row is another user's.
+/// Returns 32 bits of a user's id, never 0. This only has to show that a row belongs to another user: the token itself
+/// is signed.
 fn mark(user_id: Uuid) -> u32 {
     let (high, low) = user_id.as_u64_pair();
     let folded = high ^ low;
@@ -273,14 +277,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_that_left_does_not_wait_and_one_that_was_not_issued_is_not_known() {
+    fn only_issued_numbers_wait_that_are_not_admitted_and_did_not_leave() {
         let view = View { issued_number: 10, admitted_number: 4, departed: Arc::new(vec![6]), ..View::default() };
         let waiting: Vec<i64> = (1..=12).filter(|number| view.waits(*number)).collect();
         assert_eq!(waiting, [5, 7, 8, 9, 10]);
     }
 
     #[test]
-    fn a_user_is_noted_at_one_number_until_that_is_admitted() {
+    fn a_noted_user_is_forgotten_when_its_number_is_admitted() {
         let line = Line::default();
         let user = Uuid::from_u128;
         for number in [7, 5, 9] {
@@ -294,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn watchers_are_woken_by_what_matters_to_them_alone() {
+    fn watchers_wake_up_only_for_changes_that_concern_them() {
         let line = Line::default();
         line.publish(View { unsold_seat_count: 5, ..View::default() });
         let (mut news, mut sold_out) = (line.follow_news(), line.follow_sold_out());

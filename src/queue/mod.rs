@@ -1,4 +1,4 @@
-//! The queue before a concert: numbers, positions, admission.
+//! The queue of a concert: numbers, positions and admission.
 
 mod admission;
 mod line;

@@ -1,4 +1,4 @@
-//! The verbs of the queue: issue, leave and first use. Promotion and expiry are in `passes.rs`.
+//! The operations of the queue: issue, leave and first use. Promotion and expiry are in `passes.rs`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -22,7 +22,7 @@ use crate::{
     wallet,
 };
 
-/// Takes a place in a queue.
+/// A command that takes a place in a queue.
 pub struct Issue {
     /// The concert.
     pub concert_id: i64,
@@ -30,8 +30,10 @@ pub struct Issue {
     pub user_id: Uuid,
 }
 
-/// Issues tokens, in the order of the commands. A user with a live token gets that token again, any other user the next
-/// number.
+/// Issues tokens in the order of the commands. A user with a live token gets that token again. Any other user gets the
+/// next number.
+///
+/// A command fails with USER_NOT_FOUND if its user has no wallet.
 pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
     let mut counters = lock_counters(write, commands.iter().map(|c| c.concert_id)).await?;
     let users = distinct(commands.iter().map(|c| c.user_id));
@@ -95,16 +97,18 @@ fn next(counter: &mut queue_counter::Model, user_id: Uuid, now: Micros) -> Token
     }
 }
 
-/// Leaves a queue.
+/// A command that leaves a queue.
 pub struct Leave {
-    /// The token.
+    /// The key of the token.
     pub key: TokenKey,
-    /// The user that it names.
+    /// The user that the token names.
     pub user_id: Uuid,
 }
 
-/// Lets tokens leave, in the order of the commands. Answers with the token as it was before. A token that had ended stays
-/// as it was; a token of another user is TOKEN_INVALID.
+/// Lets tokens leave in the order of the commands. Returns each token as it was before. A token that has ended stays
+/// unchanged.
+///
+/// A command fails with TOKEN_INVALID if the token belongs to another user or has no row.
 pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
     let mut counters = lock_counters(write, commands.iter().map(|c| c.key.concert_id)).await?;
     let tokens = lock(write, commands.iter().map(|c| c.key)).await?;
@@ -136,20 +140,21 @@ fn departure((key, departure_number): (TokenKey, i64)) -> Departure {
     Departure { concert_id: key.concert_id, queue_number: key.queue_number, departure_number }
 }
 
-/// Returns the locked token of a caller; TOKEN_INVALID if there is none, or if it is another user's.
+/// Returns the locked token of a caller. Fails with TOKEN_INVALID if the token has no row or if the row belongs to
+/// another user.
 pub fn token_of(tokens: &HashMap<TokenKey, Token>, key: TokenKey, user_id: Uuid) -> Result<&Token, Error> {
     tokens.get(&key).filter(|token| token.user_id == user_id).ok_or(Error::TokenInvalid)
 }
 
-/// Locks the tokens with these keys. The time of the transaction is taken again once it has them.
+/// Locks the tokens with these keys. Then reads the time of the transaction again, because it may have waited for the
+/// locks.
 pub async fn lock(write: &Write, keys: impl Iterator<Item = TokenKey>) -> Result<HashMap<TokenKey, Token>, db::Error> {
     let tokens = by_key(store::lock(write, &distinct(keys)).await?);
     write.renew_now();
     Ok(tokens)
 }
 
-/// Locks the tokens of calls that need an admission. If such a call is the first use of the admission, that is written
-/// down.
+/// Locks the tokens of calls that need an admission, and records the first use of their admissions.
 pub async fn lock_for_use(
     write: &Write,
     keys: impl Iterator<Item = TokenKey>,
@@ -161,18 +166,18 @@ pub async fn lock_for_use(
     Ok(tokens)
 }
 
-/// Writes down the first use of admissions, and returns the tokens as they are after it.
+/// Records the first use of admissions, and returns the tokens as they are afterwards.
 pub async fn claim(write: &Write, keys: &[TokenKey]) -> Batch<Token> {
     let tokens = lock_for_use(write, keys.iter().copied()).await?;
     Ok(keys.iter().map(|key| tokens.get(key).cloned().ok_or(Error::TokenInvalid)).collect())
 }
 
-/// Sets locked tokens to COMPLETED.
+/// Sets the state of locked tokens to COMPLETED.
 pub async fn complete(write: &Write, keys: &[TokenKey]) -> Result<(), db::Error> {
     store::end(write, keys, State::Completed).await
 }
 
-/// Reads tokens by key.
+/// Returns tokens by key. A command fails with TOKEN_INVALID if the token has no row.
 pub async fn find(db: &Database, keys: &[TokenKey]) -> Batch<Token> {
     let tokens = by_key(store::find(db, &distinct(keys.iter().copied())).await?);
     Ok(keys.iter().map(|key| tokens.get(key).cloned().ok_or(Error::TokenInvalid)).collect())

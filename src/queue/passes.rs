@@ -1,7 +1,7 @@
-//! The passes of the queue: promotion and expiry of admissions, and the deletion of old tokens.
+//! The background passes of the queue: promotion, expiry of admissions, and deletion of old tokens.
 //!
-//! Each step is one short transaction for one concert, under the lock of its counter. Concerts take turns, so a small one
-//! does not wait for a huge one.
+//! Each step of promotion and expiry is one short transaction for one concert, under the lock of its counter. Concerts
+//! take turns, so a small one does not wait for a huge one.
 
 use std::time::Duration;
 
@@ -16,17 +16,17 @@ use crate::{
     db::{self, Database, Write, entity::queue_counter},
 };
 
-/// How long an admission lasts.
+/// Holds the durations of an admission.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    /// Once it was used, or where no early use is required.
+    /// The duration of an admission after its first use, or from the start if no `claim_ttl` applies.
     pub admission_ttl: Duration,
-    /// Until its first use, for concerts that do not say; `None`: no early use is required.
+    /// The time for the first use, for concerts that set none; `None`: no limit.
     pub claim_ttl: Option<Duration>,
 }
 
-/// Admits as many waiting tokens as there is room for, in the order of each queue. Replicas may run it at the same time:
-/// they take turns by the counter's lock, and each counts again under it.
+/// Admits as many waiting tokens as there is room for, in the order of each queue. Replicas may run this at the same
+/// time: each step locks the counter and counts again.
 pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     let size = StepSize::default();
     let done = turns::take(
@@ -38,7 +38,7 @@ pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Resu
     done
 }
 
-/// Sets ACTIVE tokens whose admission is over to EXPIRED.
+/// Sets ACTIVE tokens whose admission has ended to EXPIRED.
 pub async fn expire(db: &Database) -> Result<(), db::Error> {
     let size = StepSize::default();
     turns::take(
@@ -48,7 +48,7 @@ pub async fn expire(db: &Database) -> Result<(), db::Error> {
     .await
 }
 
-/// Deletes tokens that ended and were issued before `cutoff`.
+/// Deletes tokens that have ended and were issued before `cutoff`.
 pub async fn delete_ended(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
     let size = StepSize::default();
     turns::repeat(|| size.measured(|limit| delete_step(db, cutoff, limit))).await
@@ -98,7 +98,7 @@ async fn expire_step(db: &Database, concert_id: i64, limit: i64) -> Result<Left,
 
 async fn lock_counter(write: &Write, concert_id: i64) -> Result<Option<queue_counter::Model>, db::Error> {
     let counter = store::lock_counters(write, &[concert_id]).await?.into_iter().next();
-    // The turn may have been long in coming.
+    // The lock may have taken long, so the time is read again.
     write.renew_now();
     Ok(counter)
 }
@@ -109,7 +109,8 @@ async fn expire_some(write: &Write, counter: &mut queue_counter::Model, limit: i
     Ok(Left::more_if(expired == limit))
 }
 
-/// Admits up to `limit` tokens, and returns how many. All admissions that are over have been counted as expired before.
+/// Admits up to `limit` tokens, and returns their number. The caller has already expired all admissions that have
+/// ended.
 async fn admit(write: &Write, counter: &mut queue_counter::Model, terms: Terms, limit: i64) -> Result<i64, db::Error> {
     let Some(demand) = store::demand(write, counter.concert_id).await? else {
         return Ok(0);

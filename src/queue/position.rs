@@ -1,4 +1,4 @@
-//! Positions as callers see them.
+//! The position of a token, as the API shows it.
 
 use std::time::Duration;
 
@@ -13,17 +13,19 @@ use crate::{
     token::Bearer,
 };
 
-/// How often the user of an admitted token should ask, if at all.
+/// The poll interval of an admitted user.
 const ACTIVE_POLL: Duration = Duration::from_secs(5);
 
-/// Returns where a token stands: from memory while it waits for sure, else from its row.
+/// Returns the position of a token. It comes from memory if the token certainly waits, otherwise from its row.
+///
+/// Fails with TOKEN_INVALID if the token has no row or if the row belongs to another user.
 pub async fn locate(admission: &Admission, bearer: &Bearer) -> Result<proto::QueuePosition, Error> {
     let line = admission.line(bearer.concert_id).await?;
     if let Some(position) = in_memory(admission, bearer, &line) {
         return Ok(position);
     }
     let token = admission.find(bearer).await?;
-    // The row may be newer than the view that was read before.
+    // The row may be newer than the view that was read above.
     let view = line.view();
     Ok(match rules::state_at(&token, admission.now()) {
         State::Waiting => {
@@ -34,14 +36,14 @@ pub async fn locate(admission: &Admission, bearer: &Bearer) -> Result<proto::Que
     })
 }
 
-/// Returns the position of a token that waits for sure, and whose row is known to be its user's.
+/// Returns the position of a token that certainly waits and whose row is known to belong to its user; otherwise `None`.
 pub fn in_memory(admission: &Admission, bearer: &Bearer, line: &Line) -> Option<proto::QueuePosition> {
     let view = line.view();
     let is_known = view.waits(bearer.queue_number) && line.is_noted(bearer.queue_number, bearer.user_id);
     is_known.then(|| waiting(admission, bearer, &view))
 }
 
-/// Returns the position of a token that waits.
+/// Returns the position of a waiting token.
 pub fn waiting(admission: &Admission, bearer: &Bearer, view: &View) -> proto::QueuePosition {
     let position = view.position(bearer.queue_number);
     proto::QueuePosition {
@@ -55,7 +57,7 @@ pub fn waiting(admission: &Admission, bearer: &Bearer, view: &View) -> proto::Qu
     }
 }
 
-/// Returns the position of a token that does not wait, in `state`.
+/// Returns the position of a token that does not wait and is in `state`.
 pub fn over_or_active(token: &Token, state: State, view: &View) -> proto::QueuePosition {
     proto::QueuePosition {
         state: state_to_proto(state).into(),
@@ -72,7 +74,7 @@ fn unsold(view: &View) -> i32 {
     i32::try_from(view.unsold_seat_count).unwrap_or(i32::MAX)
 }
 
-/// Returns a state as callers see it.
+/// Converts a state to the enum of the API.
 pub fn state_to_proto(state: State) -> proto::QueueState {
     match state {
         State::Waiting => proto::QueueState::Waiting,

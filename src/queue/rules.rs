@@ -11,13 +11,16 @@ use crate::{
     rpc::Error,
 };
 
-/// Whoever is next to be admitted asks this often: as often as the default promotion runs.
+/// The poll interval at the front of the queue. It equals the default interval of promotion.
 const SHORTEST_POLL: Duration = Duration::from_secs(2);
-/// Whoever is furthest back asks at least this often, as far as the budget allows.
+/// The longest poll interval. It grows if all waiting users together would exceed the budget of calls.
 const LONGEST_POLL: Duration = Duration::from_secs(30);
 
-/// How many more tokens may be admitted: the unsold seats less the ACTIVE tokens, the ACTIVE tokens bounded by
-/// `max_active_count` (0: no bound), never negative. Source: the seed's scheduler, and the cap of a concert.
+/// Returns the number of tokens that may be admitted now, never negative. It is the number of unsold seats minus the
+/// number of ACTIVE tokens.
+///
+/// A `max_active_count` above 0 limits the ACTIVE tokens; 0 means no limit. Source: the seed's scheduler; the limit per
+/// concert is in the contract.
 pub fn free_places(unsold_seat_count: i64, active_count: i64, max_active_count: i32) -> i64 {
     let capacity = match max_active_count {
         0 => unsold_seat_count,
@@ -26,19 +29,22 @@ pub fn free_places(unsold_seat_count: i64, active_count: i64, max_active_count: 
     (capacity - active_count).max(0)
 }
 
-/// How many admitted tokens have not ended: those admitted less those that left, expired or were completed. A token whose
-/// admission is over counts until it says EXPIRED.
+/// Returns the number of admitted tokens that have not ended: not left, expired or completed. A token past its expiry
+/// counts until its row is set to EXPIRED.
 pub fn active_count(counter: &Counter, completed_count: i64) -> i64 {
     counter.admitted_count - counter.left_admitted_count - counter.expired_count - completed_count
 }
 
-/// Whether anybody is admitted now.
+/// Tells whether a concert admits users at `now`: it is not paused, and its `open_time` has come.
 pub fn admits(paused: bool, open_time: Micros, now: Micros) -> bool {
     !paused && open_time <= now
 }
 
-/// How many waiting places there are up to and including `queue_number`: the numbers after the last admitted one, less those
-/// that left. `departed` is ascending; numbers up to `admitted_number` in it do not count.
+/// Returns the number of waiting places up to and including `queue_number`. These are the numbers after the last
+/// admitted one, without those that left.
+///
+/// `departed` is ascending. Its numbers up to `admitted_number` do not count. Source: the contract's
+/// `QueuePosition.position`.
 pub fn position(queue_number: i64, admitted_number: i64, departed: &[i64]) -> i64 {
     let from = departed.partition_point(|number| *number <= admitted_number);
     let to = departed.partition_point(|number| *number < queue_number);
@@ -46,29 +52,32 @@ pub fn position(queue_number: i64, admitted_number: i64, departed: &[i64]) -> i6
     (queue_number - admitted_number - gone).max(1)
 }
 
-/// How long `position` places take at `admissions_per_second`; `None` while that is unknown.
+/// Returns the time in which `position` users are admitted at `admissions_per_second`; `None` while the rate is
+/// unknown. The result is between 1 second and 1 year.
 pub fn estimated_wait(position: i64, admissions_per_second: Option<f64>) -> Option<Duration> {
     let rate = admissions_per_second.filter(|rate| *rate > 0.0)?;
     let seconds = (position as f64 / rate).ceil();
-    // A year is as good as any number above it.
+    // 31,536,000 seconds are 365 days.
     Some(Duration::from_secs(seconds.clamp(1.0, 31_536_000.0) as u64))
 }
 
-/// How often who waits where may ask, so that all of them together stay within a budget of calls.
+/// Holds the poll intervals for all positions. They keep all waiting users together within a budget of calls per
+/// second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PollPlan {
-    /// Up to this position one asks as often as possible: half of the budget.
+    /// Up to this position the interval is the shortest one. These users get half of the budget.
     front: f64,
-    /// After it, the interval grows with the position: a quarter of the budget.
+    /// The interval per position, in seconds, behind the front. These users get a quarter of the budget.
     seconds_per_place: f64,
-    /// Up to this longest one: the last quarter.
+    /// The longest interval, in seconds. These users get the last quarter of the budget.
     longest_seconds: f64,
 }
 
-/// The plan for queues with `waiting_counts` waiting, within `budget` calls a second in all.
+/// Returns the plan for queues with `waiting_counts` waiting users each, within `budget` calls per second in total.
 ///
-/// With n queues, `front` = budget / n places of each ask every 2 s. After that the interval is c x position, so those of a queue of w ask
-/// ln(w / front) / c times a second. Nobody asks less often than the longest interval, which adds all / longest.
+/// With n queues, the first `front` = budget / n users of each queue poll every 2 seconds. Behind them the interval is
+/// c x position. So a queue of w users makes ln(w / front) / c calls per second. The longest interval adds at most all
+/// / longest calls per second.
 pub fn poll_plan(waiting_counts: &[i64], budget: f64) -> PollPlan {
     let counts: Vec<f64> = waiting_counts.iter().filter(|count| **count > 0).map(|count| *count as f64).collect();
     let front = (budget / counts.len().max(1) as f64).max(1.0);
@@ -81,22 +90,26 @@ pub fn poll_plan(waiting_counts: &[i64], budget: f64) -> PollPlan {
     }
 }
 
-/// When a waiting caller should ask again: two seconds at the front, longer far back as the plan says, spread by up to a tenth so that
-/// those who came together do not ask together.
+/// Returns the time after which a waiting user should poll again. It is 2 seconds at the front and grows with the
+/// position.
+///
+/// Up to 10 % are added, so that users who joined together do not poll together. The first position gets no addition.
 pub fn poll_after(position: i64, queue_number: i64, plan: &PollPlan) -> Duration {
     let place = position as f64;
     let base = match place <= plan.front {
         true => SHORTEST_POLL,
         false => Duration::from_secs_f64((plan.seconds_per_place * place).min(plan.longest_seconds)).max(SHORTEST_POLL),
     };
-    // A multiplicative hash: neighbours in the queue are spread evenly.
+    // A multiplicative hash spreads neighbours in the queue evenly.
     let spread = (queue_number.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32;
     let jitter = base.mul_f64(0.1 * f64::from(spread) / f64::from(u32::MAX));
     if position <= 1 { base } else { base.saturating_add(jitter) }
 }
 
-/// Until when an admission at `now` lasts, and until when once there was a sign of life. A `claim_ttl` of 0 or none asks for no sign; one
-/// that is not shorter than the admission neither.
+/// Returns the end of an admission that starts at `now`, and the end that replaces it after the first use.
+///
+/// The second value is `None` if no early use is required. That is so if `claim_ttl` is `None`, 0, or not shorter than
+/// the admission.
 pub fn admission_end(now: Micros, admission_ttl: Micros, claim_ttl: Option<Micros>) -> (Micros, Option<Micros>) {
     let end = now.saturating_add(admission_ttl);
     match claim_ttl {
@@ -105,13 +118,15 @@ pub fn admission_end(now: Micros, admission_ttl: Micros, claim_ttl: Option<Micro
     }
 }
 
-/// The token after a sign of life at `now`; `None` if it needs none, or comes too late.
+/// Returns the token as it is after a first use at `now`. Returns `None` if the token needs no first use or is not
+/// admitted at `now`.
 pub fn claimed(token: &Token, now: Micros) -> Option<Token> {
     let end = token.claimed_expire_time.filter(|_| state_at(token, now) == State::Active)?;
     Some(Token { expire_time: Some(end), claimed_expire_time: None, ..token.clone() })
 }
 
-/// What a token may do at `now`: an admission is over at its expiry, whether or not a sweep has said so.
+/// Returns the state of a token at `now`. An admission ends exactly at its expiry, even before a pass has set the row
+/// to EXPIRED. Source: the contract, "Expiry is true at the moment it is due".
 pub fn state_at(token: &Token, now: Micros) -> State {
     match token.state {
         State::Active if token.expire_time.is_some_and(|at| at <= now) => State::Expired,
@@ -119,7 +134,8 @@ pub fn state_at(token: &Token, now: Micros) -> State {
     }
 }
 
-/// Refuses a token that is not admitted at `now`; `retry_after` is for one that waits.
+/// Checks that a token is admitted at `now`. Fails with NOT_ADMITTED, TOKEN_EXPIRED, TOKEN_COMPLETED or TOKEN_LEFT.
+/// `retry_after` goes into NOT_ADMITTED.
 pub fn require_active(token: &Token, now: Micros, retry_after: Duration) -> Result<(), Error> {
     match state_at(token, now) {
         State::Active => Ok(()),
@@ -130,7 +146,8 @@ pub fn require_active(token: &Token, now: Micros, retry_after: Duration) -> Resu
     }
 }
 
-/// Whether a token is the one live token of its user and concert.
+/// Tells whether a token is live at `now`: WAITING, or ACTIVE and not expired. A user has at most one live token per
+/// concert.
 pub fn is_live(token: &Token, now: Micros) -> bool {
     matches!(state_at(token, now), State::Waiting | State::Active)
 }
@@ -140,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_are_admitted_as_seats_are_unsold() {
+    fn as_many_users_are_admitted_as_seats_are_unsold() {
         assert_eq!(free_places(50, 0, 0), 50);
         assert_eq!(free_places(50, 20, 0), 30);
         assert_eq!(free_places(0, 0, 0), 0);
@@ -152,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cap_below_the_unsold_seats_binds_and_one_above_does_not() {
+    fn a_limit_of_active_tokens_matters_only_below_the_unsold_seats() {
         assert_eq!(free_places(50, 4, 10), 6);
         assert_eq!(free_places(50, 12, 10), 0);
         assert_eq!(free_places(50, 0, 80), 50);
@@ -166,14 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn the_position_counts_waiting_places_up_to_mine() {
+    fn a_position_counts_the_numbers_up_to_its_own() {
         assert_eq!(position(1, 0, &[]), 1);
         assert_eq!(position(10, 4, &[]), 6);
     }
 
     #[test]
-    fn those_who_left_ahead_of_me_do_not_count_and_others_do_not_matter() {
-        // 2 was admitted before it left; 5, 7 are ahead; 12 is behind.
+    fn a_position_leaves_out_only_departures_ahead_of_it() {
+        // 2 was admitted before it left, 5 and 7 are ahead, 12 is behind.
         assert_eq!(position(10, 4, &[2, 5, 7, 12]), 4);
     }
 
@@ -193,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_front_asks_often_and_the_back_seldom() {
+    fn the_front_polls_often_and_the_back_seldom() {
         let plan = poll_plan(&[1_000_000], 5_000.0);
         assert_eq!(poll_after(1, 1, &plan), SHORTEST_POLL);
         for number in 1..1_000 {
@@ -206,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn all_who_wait_stay_within_the_budget_of_calls() {
+    fn all_waiting_users_stay_within_the_budget_of_calls() {
         for (counts, budget) in [
             (vec![1_000_000], 5_000.0),
             (vec![1_000_000], 100.0),
@@ -224,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_of_life_is_asked_for_only_where_it_shortens_the_admission() {
+    fn a_first_use_is_required_only_if_it_shortens_the_admission() {
         assert_eq!(admission_end(10, 600, None), (610, None));
         assert_eq!(admission_end(10, 600, Some(0)), (610, None));
         assert_eq!(admission_end(10, 600, Some(600)), (610, None));
@@ -232,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_in_time_lasts_as_long_as_an_admission_and_a_late_one_does_not_count() {
+    fn a_first_use_in_time_extends_the_admission_and_a_late_one_does_not() {
         let unclaimed = Token { claimed_expire_time: Some(600), ..token(State::Active, Some(30)) };
         let after = claimed(&unclaimed, 29).unwrap();
         assert_eq!((after.expire_time, after.claimed_expire_time), (Some(600), None));
@@ -255,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn an_admission_is_over_at_the_moment_it_is_due() {
+    fn an_admission_ends_exactly_at_its_expiry() {
         let active = token(State::Active, Some(10));
         assert_eq!(state_at(&active, 9), State::Active);
         assert_eq!(state_at(&active, 10), State::Expired);
@@ -264,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_over_stays_what_it_was() {
+    fn only_an_active_token_expires() {
         for state in [State::Waiting, State::Completed, State::Left, State::Expired] {
             assert_eq!(state_at(&token(state, Some(1)), 99), state);
         }

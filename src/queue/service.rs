@@ -1,4 +1,4 @@
-//! QueueService: take a token, watch the place, leave.
+//! QueueService: take a token, watch its position, leave.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::{
     token::{self, Bearer, KeyRing},
 };
 
-/// Serves queues.
+/// Serves QueueService.
 pub struct QueueApi {
     catalogue: Arc<Catalogue>,
     keys: Arc<KeyRing>,
@@ -37,8 +37,8 @@ pub struct QueueApi {
 }
 
 impl QueueApi {
-    /// Starts the lane of issues. `leave` is the lane in which tokens leave and what they hold is released; streams end when
-    /// `stopping` is cancelled.
+    /// Starts the lane that issues tokens. In the lane `leave`, tokens leave and their held seats are released. Streams
+    /// end when `stopping` is cancelled.
     pub fn new(
         db: &Database,
         catalogue: Arc<Catalogue>,
@@ -58,7 +58,8 @@ impl QueueApi {
         }
     }
 
-    /// The bearer of a caller who asks about the own place in the own queue.
+    /// Returns the bearer of a call about the caller's own place in a queue. Fails if the token is missing or invalid,
+    /// or belongs to another user or concert.
     async fn own_bearer(
         &self,
         extensions: &tonic::Extensions,
@@ -131,7 +132,7 @@ impl QueueService for QueueApi {
     ) -> Result<Response<Positions>, Status> {
         let (_, extensions, request) = request.into_parts();
         let bearer = self.own_bearer(&extensions, &request.concert_code, &request.user_id).await?;
-        // What is wrong with the token is answered by the call, not in the stream.
+        // A problem with the token is the answer to the call, not an error in the stream.
         let (first, watcher) = Watcher::open(self.admission.clone(), bearer, self.stopping.clone()).await?;
         let later = stream::try_unfold(watcher, Watcher::next);
         let positions = stream::once(std::future::ready(Ok(first))).chain(later);
@@ -147,7 +148,8 @@ impl QueueService for QueueApi {
         let bearer = self.own_bearer(&extensions, &request.concert_code, &request.user_id).await?;
         let leave = Leave { key: bearer.key(), user_id: bearer.user_id };
         self.leave.submit(bearer.concert_id, leave).await?;
-        // The next question here must not be answered with a place that is gone. The user has left in any case.
+        // The next GetPosition here must not count the place that is free now. The user has left even if the refresh
+        // fails.
         let _ = self.admission.snapshots().refresh_shared().await;
         Ok(Response::new(proto::LeaveQueueResponse {}))
     }

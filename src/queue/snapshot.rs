@@ -1,9 +1,11 @@
-//! What polling reads: how far each queue has come, in memory, so that a poll of a waiting user costs no query.
+//! The queues in memory. A poll of a waiting user reads them and costs no query.
 //!
-//! One query about the concerts on sale refreshes it every 250 ms. A promotion and a departure of this replica refresh it
-//! too; those that come together share one refresh. Concerts that are off sale are read when somebody asks, and then every
-//! few seconds. Watchers wait for news of their concert: no query, timer or channel per watcher. Memory may say that a token
-//! still waits. That a token is admitted, only the database says.
+//! One query about the concerts on sale refreshes them every 250 ms. A promotion or a departure on this replica also
+//! refreshes them, and callers that arrive together share one refresh. A concert that is off sale is read when a caller
+//! asks about it, and again at most every 5 seconds. Watchers wait for news of their concert, without a query, timer or
+//! channel of their own.
+//!
+//! Memory may show that a token still waits. Only the database shows that a token is admitted.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -27,14 +29,14 @@ use crate::{
     rpc::Error,
 };
 
-/// The rate of admission is measured over this time.
+/// The period over which the rate of admission is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
-/// How often a concert that is off sale is read while somebody asks about it.
+/// The interval between two reads of a concert that is off sale, while callers ask about it.
 const OFF_SALE_INTERVAL: Duration = Duration::from_secs(5);
-/// A concert that is off sale is forgotten if nobody asks about it for this time.
+/// A concert that is off sale is dropped from memory if no caller asks about it for this time.
 const OFF_SALE_MEMORY: Duration = Duration::from_secs(60);
 
-/// The queues that this replica knows. Clones are the same.
+/// Holds the queues that this replica knows. Clones share them.
 #[derive(Clone)]
 pub struct Snapshots {
     shared: Arc<Shared>,
@@ -46,11 +48,11 @@ struct Shared {
     lines: RwLock<HashMap<i64, Arc<Line>>>,
     plan: RwLock<PollPlan>,
     poll_budget: f64,
-    /// Held during a refresh, so that an older answer never replaces a newer one.
+    /// Locked during a refresh, so that an older result never replaces a newer one.
     past: Mutex<HashMap<i64, Past>>,
 }
 
-/// What the next refresh of a queue starts from.
+/// Holds the state of a queue from which its next refresh continues.
 struct Past {
     samples: VecDeque<(Micros, i64)>,
     departure_number: i64,
@@ -59,13 +61,14 @@ struct Past {
 }
 
 impl Snapshots {
-    /// Knows no queue yet. All waiting users together shall make at most `poll_budget` calls per second.
+    /// Creates the snapshots without any queue. All waiting users together should make at most `poll_budget` calls per
+    /// second.
     pub fn new(db: Database, poll_budget: u32) -> Self {
         let poll_budget = f64::from(poll_budget.max(1));
         let plan = RwLock::new(rules::poll_plan(&[], poll_budget));
         let shared = Arc::new(Shared { db, lines: RwLock::default(), plan, poll_budget, past: Mutex::default() });
         let refreshed = shared.clone();
-        // A server that stops does not wait for a refresh, so no tracker of its tasks knows this lane.
+        // A shutdown does not wait for a refresh, so this lane gets a task tracker of its own.
         let refreshes = Lane::start("queue.refresh", 1, &TaskTracker::new(), move |calls: &[()]| {
             let shared = refreshed.clone();
             Box::pin(async move {
@@ -76,7 +79,7 @@ impl Snapshots {
         Self { shared, refreshes }
     }
 
-    /// Returns a queue that this replica knows, or reads it.
+    /// Returns a queue. Reads it from the database if this replica does not know it yet.
     pub async fn line(&self, concert_id: i64) -> Result<Arc<Line>, Error> {
         if let Some(line) = self.shared.known(concert_id) {
             return Ok(line);
@@ -86,25 +89,25 @@ impl Snapshots {
         self.shared.known(concert_id).ok_or_else(|| Error::internal(format!("concert {concert_id} has no queue")))
     }
 
-    /// Returns when a waiting token should ask again.
+    /// Returns the time after which a waiting token should poll again.
     pub fn poll_after(&self, concert_id: i64, queue_number: i64) -> Duration {
         let position = self.shared.known(concert_id).map_or(1, |line| line.view().position(queue_number));
         rules::poll_after(position, queue_number, &self.shared.plan.read())
     }
 
-    /// Reads how far the queues have come, and wakes the watchers of those that moved.
+    /// Reads the counters of all queues, and wakes the watchers of the queues that moved.
     pub async fn refresh(&self) -> Result<(), db::Error> {
         self.shared.refresh().await
     }
 
-    /// The same. Callers that come during a refresh share the next one.
+    /// Does the same as [`Snapshots::refresh`]. Callers that arrive during a refresh share the next one.
     pub async fn refresh_shared(&self) -> Result<(), Error> {
         self.refreshes.submit_patiently((), ()).await
     }
 }
 
 impl Shared {
-    /// A queue that was read.
+    /// Returns a queue that has been read, and records that it was asked for.
     fn known(&self, concert_id: i64) -> Option<Arc<Line>> {
         let line = self.lines.read().get(&concert_id).cloned()?;
         line.touch();
@@ -140,12 +143,12 @@ impl Shared {
         Ok(())
     }
 
-    /// The concerts off sale that are due. Those that nobody asks about are forgotten.
+    /// Returns the concerts off sale that must be read now, and drops those that no caller asks about.
     fn off_sale_to_read(&self, on_sale: &HashSet<i64>, past: &mut HashMap<i64, Past>) -> Vec<i64> {
         let mut lines = self.lines.write();
         lines.retain(|id, line| on_sale.contains(id) || line.is_wanted(OFF_SALE_MEMORY));
         past.retain(|id, _| lines.contains_key(id) || on_sale.contains(id));
-        // A sale that has just ended is read at once: its last seats are gone for the users who wait.
+        // A sale that has just ended is read immediately: waiting users must see that no seats are left.
         let is_due =
             |id: &i64| past.get(id).is_none_or(|past| past.was_on_sale || past.read_at.elapsed() >= OFF_SALE_INTERVAL);
         let off_sale = lines.keys().copied().filter(|id| !on_sale.contains(id));
@@ -182,7 +185,7 @@ impl Past {
     }
 }
 
-/// The departed numbers that still matter, ascending.
+/// Returns the departed numbers behind the last admitted one, ascending.
 fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_number: i64) -> Arc<Vec<i64>> {
     let passed = old.partition_point(|number| *number <= admitted_number);
     if new.is_empty() && passed == 0 {
@@ -191,13 +194,15 @@ fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_number: i64) -> Arc<Vec<i6
     let mut departed = old[passed..].to_vec();
     departed.extend(new.into_iter().filter(|number| *number > admitted_number));
     departed.sort_unstable();
-    // Departures that came between two queries are read twice.
+    // A departure that commits between the two queries is read twice.
     departed.dedup();
     Arc::new(departed)
 }
 
-/// Admissions per second over the window, from samples of the number of admitted tokens. The first promotion of a sale
-/// fills the house and says nothing about the rate, so the measurement begins after it.
+/// Returns the admissions per second over [`RATE_WINDOW`], from samples of the number of admitted tokens.
+///
+/// The first promotion of a sale admits as many users as there are seats and says nothing about the rate. The
+/// measurement therefore begins after it.
 fn rate(samples: &mut VecDeque<(Micros, i64)>, now: Micros, admitted_count: i64) -> Option<f64> {
     if samples.back().is_some_and(|(_, before)| *before == 0) {
         samples.clear();
@@ -218,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn departed_numbers_are_kept_while_they_are_ahead_of_somebody() {
+    fn departed_numbers_are_kept_until_they_are_passed() {
         let old = Arc::new(vec![3, 8]);
         assert_eq!(*merge(&old, vec![6, 2], 4), [6, 8]);
         assert_eq!(*merge(&old, vec![8, 9], 0), [3, 8, 9]);
@@ -231,7 +236,7 @@ mod tests {
         assert_eq!(rate(&mut samples, -1_000_000, 0), None);
         assert_eq!(rate(&mut samples, 0, 100), None);
         assert_eq!(rate(&mut samples, 1_000_000, 110), Some(10.0));
-        // A minute later no more tokens were admitted.
+        // One minute later no more tokens have been admitted.
         assert_eq!(rate(&mut samples, 61_000_000, 110), None);
     }
 }

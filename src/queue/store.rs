@@ -1,4 +1,4 @@
-//! Queries of the queue's counters and tokens.
+//! Queries of the queue counters and the queue tokens.
 
 use sea_orm::{ActiveEnum, FromQueryResult};
 use uuid::Uuid;
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Returns the counters of the concerts, locked in the order of their ids. A write that changes the order of a queue takes
+/// Returns the counters of the concerts, locked in the order of their ids. A write that changes a queue's order takes
 /// these locks first.
 pub async fn lock_counters(write: &Write, concert_ids: &[i64]) -> Result<Vec<queue_counter::Model>, db::Error> {
     let sql = "SELECT c.* FROM queue_counter c JOIN {r} ON c.concert_id = r.id ORDER BY c.concert_id {lock of c}";
@@ -34,7 +34,7 @@ rows! {
     }
 }
 
-/// Writes locked counters back.
+/// Writes locked counters back to the database.
 pub async fn save_counters(write: &Write, counters: &[&queue_counter::Model]) -> Result<(), db::Error> {
     let rows: Vec<Counts> = counters
         .iter()
@@ -56,7 +56,7 @@ pub async fn save_counters(write: &Write, counters: &[&queue_counter::Model]) ->
 }
 
 rows! {
-    /// A user before the queue of a concert.
+    /// A user in the queue of a concert.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Place {
         /// The concert.
@@ -66,8 +66,10 @@ rows! {
     }
 }
 
-/// Returns the tokens of the users in the concerts that say WAITING or ACTIVE, locked in the order of their keys. (`+ 0`
-/// keeps the planner from looking for a user among all tokens of the concert.)
+/// Returns the WAITING and ACTIVE tokens of the users in the concerts, locked in the order of their keys. An ACTIVE
+/// token may be past its expiry.
+///
+/// (`+ 0` stops the planner from searching all tokens of the concert for a user.)
 pub async fn lock_live(write: &Write, places: &[Place]) -> Result<Vec<queue_token::Model>, db::Error> {
     let sql = "SELECT t.* FROM queue_token t JOIN {r} ON t.user_id = r.user_id AND t.concert_id + 0 = r.concert_id
                WHERE NOT t.ended ORDER BY t.concert_id, t.queue_number {lock of t}";
@@ -89,7 +91,7 @@ pub async fn find(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_token::M
     db.query_set(sql, keys, []).await
 }
 
-/// Returns those of the tokens that ended: expired, completed or left.
+/// Returns the tokens among these that have ended: expired, completed or left.
 pub async fn find_ended(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_token::Model>, db::Error> {
     let sql = "SELECT t.* FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number WHERE t.ended";
@@ -104,7 +106,7 @@ rows! {
     }
 }
 
-/// Adds tokens, all WAITING.
+/// Inserts tokens, all WAITING.
 pub async fn insert(write: &Write, tokens: &[queue_token::Model]) -> Result<(), db::Error> {
     let rows: Vec<NewToken> = tokens
         .iter()
@@ -126,7 +128,7 @@ pub async fn end(write: &Write, keys: &[TokenKey], state: State) -> Result<(), d
     write.execute_set(sql, keys, [state.to_value().into()]).await.map(drop)
 }
 
-/// Writes down the first use of locked ACTIVE tokens: from then on they last as long as an admission lasts.
+/// Records the first use of locked ACTIVE tokens: the admission then lasts until its full end.
 pub async fn claim(write: &Write, keys: &[TokenKey]) -> Result<(), db::Error> {
     let sql = "UPDATE queue_token SET expire_time = claimed_expire_time, claimed_expire_time = NULL FROM {r}
                WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number
@@ -141,7 +143,7 @@ rows! {
         pub concert_id: i64,
         /// The token's number.
         pub queue_number: i64,
-        /// The number of the departure, from 1 per concert.
+        /// The number of the departure, dense from 1 per concert.
         pub departure_number: i64,
     }
 }
@@ -153,24 +155,24 @@ pub async fn depart(write: &Write, departures: &[Departure]) -> Result<(), db::E
     write.execute_set(sql, departures, []).await.map(drop)
 }
 
-/// What the promotion of a concert goes by.
+/// The values that decide how many tokens of a concert a promotion may admit.
 #[derive(FromQueryResult)]
 pub struct Demand {
     /// No token is admitted while this is true.
     pub paused: bool,
-    /// No token is admitted before.
+    /// No token is admitted before this time.
     pub open_time: Micros,
     /// Maximum number of ACTIVE tokens; 0: no maximum.
     pub max_active_count: i32,
-    /// Time for the first use of an admission; 0: no limit, `None`: the server's default.
+    /// Time for the first use of an admission, in microseconds; 0: no limit, `None`: the server's default.
     pub claim_ttl: Option<Micros>,
-    /// The seats of the dates on sale that are not paid for.
+    /// The number of seats on dates on sale that are not paid for.
     pub unsold_seat_count: i64,
     /// The number of tokens that payments completed.
     pub completed_count: i64,
 }
 
-/// Returns the demand of one concert at this moment.
+/// Returns the demand of one concert at the time of the transaction; `None` if there is no such concert.
 pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db::Error> {
     let sql = "SELECT c.paused, c.open_time, c.max_active_count, c.claim_ttl,
                       CAST(COALESCE(SUM(CASE WHEN p.sale_end_time > $2 THEN p.seat_count - p.sold_seat_count END), 0)
@@ -182,9 +184,10 @@ pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db
     Ok(found.into_iter().next())
 }
 
-/// Sets up to `limit` tokens of a concert whose admission is over to EXPIRED, and returns how many. It waits for tokens that
-/// a call has locked: such a call may be the first use, after which the admission is not over. (`+ 0` keeps SQLite to the
-/// index of admissions.)
+/// Sets up to `limit` tokens of a concert whose admission has ended to EXPIRED, and returns their number.
+///
+/// It waits for tokens that a call has locked: that call may be the first use, which extends the admission. (`+ 0`
+/// makes SQLite use the index of admissions.)
 pub async fn expire(write: &Write, concert_id: i64, limit: i64) -> Result<u64, db::Error> {
     let sql = "WITH due AS MATERIALIZED (
                    SELECT concert_id, queue_number FROM queue_token
@@ -196,13 +199,13 @@ pub async fn expire(write: &Write, concert_id: i64, limit: i64) -> Result<u64, d
     write.execute(sql, [write.now().into(), concert_id.into(), limit.into()]).await
 }
 
-/// What a promotion grants.
+/// The admission that a promotion grants.
 pub struct Grant {
     /// Maximum number of tokens to admit.
     pub count: i64,
-    /// When the admission ends.
+    /// The end of the admission.
     pub expire_time: Micros,
-    /// When it ends once it was used; `None` if it does not have to be used early.
+    /// The end of the admission after its first use; `None` if no early use is required.
     pub claimed_expire_time: Option<Micros>,
 }
 
@@ -213,11 +216,11 @@ pub struct Admitted {
     pub queue_number: i64,
 }
 
-/// Admits the first tokens that wait after the last admitted number. (`|| ''` keeps the planner from an index that is not
-/// in the order of the queue.)
+/// Admits the first waiting tokens after the last admitted number, and returns their numbers. (`|| ''` stops the
+/// planner from using an index that is not in the order of the queue.)
 ///
-/// The rows are chosen once, in a materialized step. PostgreSQL may run a subquery again for each row that it updates, skip
-/// those it has updated already, and so admit more than `count`.
+/// The rows are chosen once, in a materialized step. Without it PostgreSQL may run the subquery again for each row that
+/// it updates. The subquery would then skip the updated rows and admit more than `count`.
 pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant) -> Result<Vec<Admitted>, db::Error> {
     let sql = "WITH next AS MATERIALIZED (
                    SELECT queue_number FROM queue_token
@@ -237,14 +240,15 @@ pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant)
     write.query(sql, values).await
 }
 
-/// A concert that a pass has to visit.
+/// A concert that a pass must visit.
 #[derive(FromQueryResult)]
 pub struct Due {
     /// The concert.
     pub concert_id: i64,
 }
 
-/// Returns the concerts that may admit a token now: open, not paused, with unsold seats on sale and somebody waiting.
+/// Returns the concerts that may admit a token now. They are open and not paused, and have unsold seats on sale and
+/// waiting users.
 pub async fn concerts_to_promote(db: &Database) -> Result<Vec<Due>, db::Error> {
     let sql = "SELECT s.concert_id FROM (
                    SELECT DISTINCT p.concert_id + 0 AS concert_id FROM performance p
@@ -255,35 +259,36 @@ pub async fn concerts_to_promote(db: &Database) -> Result<Vec<Due>, db::Error> {
     db.query(sql, [db.now().into()]).await
 }
 
-/// Returns the concerts that have ACTIVE tokens whose admission is over. (`+ 0` keeps SQLite from reading all tokens in the
-/// order of their concerts to find the distinct ones.)
+/// Returns the concerts with ACTIVE tokens whose admission has ended. (`+ 0` stops SQLite from reading all tokens in
+/// the order of their concerts to find the distinct ones.)
 pub async fn concerts_to_expire(db: &Database) -> Result<Vec<Due>, db::Error> {
     let sql =
         "SELECT DISTINCT concert_id + 0 AS concert_id FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1";
     db.query(sql, [db.now().into()]).await
 }
 
-/// How far a queue has come.
+/// The counters of one queue at one moment.
 #[derive(Debug, FromQueryResult)]
 pub struct Progress {
     /// The concert.
     pub concert_id: i64,
-    /// The last number issued.
+    /// The last number that was issued.
     pub issued_number: i64,
-    /// The last number admitted.
+    /// The last number that was admitted.
     pub admitted_number: i64,
     /// The number of tokens that were admitted.
     pub admitted_count: i64,
     /// The number of tokens that left.
     pub departed_count: i64,
-    /// The number of admitted tokens that ended: left, expired or completed.
+    /// The number of admitted tokens that have ended: left, expired or completed. It leaves out completed tokens of
+    /// dates that are no longer on sale.
     pub ended_count: i64,
-    /// The seats of the dates on sale that are not paid for.
+    /// The number of seats on dates on sale that are not paid for.
     pub unsold_seat_count: i64,
 }
 
-/// Returns the progress of the concerts with a date on sale, all of one moment. (`+ 0` keeps SQLite from reading all dates in
-/// the order of their concerts to group them.)
+/// Returns the progress of the concerts with a date on sale, all at the same moment. (`+ 0` stops SQLite from reading
+/// all dates in the order of their concerts to group them.)
 pub async fn progress_on_sale(db: &Database) -> Result<Vec<Progress>, db::Error> {
     let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
                       q.left_admitted_count + q.expired_count + s.completed_count AS ended_count,
@@ -305,18 +310,18 @@ pub async fn progress_off_sale(db: &Database, concert_ids: &[i64]) -> Result<Vec
 }
 
 rows! {
-    /// What a replica knows of the departures of a concert.
+    /// The departures of a concert that a replica has already read.
     pub struct Known {
         /// The concert.
         pub concert_id: i64,
-        /// The last departure that is known.
+        /// The number of the last departure that was read.
         pub departure_number: i64,
-        /// The last number admitted: departures up to it do not matter any more.
+        /// The last number that was admitted. Departures up to this number no longer change a position.
         pub admitted_number: i64,
     }
 }
 
-/// A departure that matters to the users behind it.
+/// A departure that changes the positions of the users behind it.
 #[derive(FromQueryResult)]
 pub struct Departed {
     /// The concert.
@@ -325,7 +330,7 @@ pub struct Departed {
     pub queue_number: i64,
 }
 
-/// Returns the departures after the last known ones.
+/// Returns the departures after the last one that was read.
 pub async fn departures_since(db: &Database, known: &[Known]) -> Result<Vec<Departed>, db::Error> {
     let sql = "SELECT t.concert_id, t.queue_number FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.departure_number > r.departure_number
@@ -333,7 +338,7 @@ pub async fn departures_since(db: &Database, known: &[Known]) -> Result<Vec<Depa
     db.query_set(sql, known, []).await
 }
 
-/// Returns all departures after the last admitted numbers.
+/// Returns all departures behind the last admitted number.
 pub async fn departures_ahead(db: &Database, known: &[Known]) -> Result<Vec<Departed>, db::Error> {
     let sql = "SELECT t.concert_id, t.queue_number FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.queue_number > r.admitted_number
@@ -341,7 +346,7 @@ pub async fn departures_ahead(db: &Database, known: &[Known]) -> Result<Vec<Depa
     db.query_set(sql, known, []).await
 }
 
-/// Deletes up to `limit` tokens that ended and were issued before `cutoff`, and returns how many.
+/// Deletes up to `limit` tokens that have ended and were issued before `cutoff`. Returns the number of deleted tokens.
 pub async fn delete_ended(write: &Write, cutoff: Micros, limit: i64) -> Result<u64, db::Error> {
     let sql = "WITH old AS MATERIALIZED (
                    SELECT concert_id, queue_number FROM queue_token WHERE issue_time < $1 AND ended

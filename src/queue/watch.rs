@@ -1,8 +1,9 @@
-//! An open WatchPosition: the positions of one token, each as soon as it is worth a message.
+//! An open WatchPosition. It sends the position of one token each time the position changes.
 //!
-//! A waiting user's watcher is woken by news of the queue and reads memory. An admitted user's watcher knows when its
-//! admission ends; it is told when the token ends earlier, and when the concert is sold out or has seats again. Neither
-//! costs a query while nothing changes. Once a stream is open, trouble with the database delays it and does not end it.
+//! The watcher of a waiting user wakes up on news of the queue and reads memory. The watcher of an admitted user knows
+//! the time at which the admission expires. It also wakes up if the token ends earlier, if the concert sells out, or if
+//! seats come back. Neither makes a query while nothing changes. If the database is away, an open stream is delayed and
+//! does not end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,10 +25,10 @@ use crate::{
     token::Bearer,
 };
 
-/// How soon a watcher asks again when the database did not answer.
+/// The pause before a watcher asks again after the database did not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// An open WatchPosition.
+/// Holds the state of an open WatchPosition.
 pub struct Watcher {
     admission: Admission,
     bearer: Arc<Bearer>,
@@ -37,17 +38,17 @@ pub struct Watcher {
     last: Option<Sent>,
 }
 
-/// What a watcher waits for.
+/// The event that a watcher waits for.
 enum Stage {
-    /// The token waits: for its turn, or for a change ahead of it.
+    /// The token waits, so the watcher waits for news of the queue.
     Waiting(watch::Receiver<News>),
-    /// The token is admitted: for its end.
+    /// The token is admitted, so the watcher waits for its end and for a change of "sold out".
     Admitted { token: Token, ended: Option<oneshot::Receiver<Token>>, is_sold_out: watch::Receiver<bool> },
-    /// The token ended: for nothing.
+    /// The token has ended, so the watcher waits for nothing.
     Ended(Token),
 }
 
-/// What a watcher was told last, as far as a change of it is worth a message.
+/// The parts of the last message whose change is worth a new message.
 #[derive(PartialEq)]
 struct Sent {
     state: i32,
@@ -66,7 +67,7 @@ impl Sent {
         }
     }
 
-    /// Whether it is the last message of a stream.
+    /// Tells whether it is the last message of the stream.
     fn is_final(&self) -> bool {
         let state = QueueState::try_from(self.state).unwrap_or_default();
         matches!(state, QueueState::Expired | QueueState::Completed | QueueState::Left)
@@ -74,7 +75,8 @@ impl Sent {
 }
 
 impl Watcher {
-    /// Opens the watcher of a token, and returns its first position. Fails if the token has no row, or another user's.
+    /// Opens the watcher of a token, and returns its first position. Fails with TOKEN_INVALID if the token has no row
+    /// or if the row belongs to another user.
     pub async fn open(
         admission: Admission,
         bearer: Arc<Bearer>,
@@ -94,7 +96,9 @@ impl Watcher {
         Ok((first, watcher))
     }
 
-    /// Waits for the next position that is worth a message. Returns `None` after a final one.
+    /// Waits for a position that differs from the last message. Returns `None` after a final position.
+    ///
+    /// Fails with SHUTTING_DOWN when the server shuts down.
     pub async fn next(mut self) -> Result<Option<(proto::QueuePosition, Self)>, Error> {
         loop {
             if self.last.as_ref().is_some_and(Sent::is_final) {
@@ -110,7 +114,7 @@ impl Watcher {
         }
     }
 
-    /// Waits until there may be something to tell.
+    /// Waits until the position may have changed.
     async fn wait(&mut self) -> Result<(), Error> {
         let stopping = self.stopping.clone();
         let change = async {
@@ -137,7 +141,7 @@ impl Watcher {
         }
     }
 
-    /// The position now. It asks the database only if the token has just been admitted or has left.
+    /// Returns the position now. It asks the database only if the token was just admitted or has left.
     async fn position(&mut self) -> Result<proto::QueuePosition, Error> {
         if let Stage::Waiting(_) = &self.stage {
             if let Some(position) = self.position_in_memory() {
@@ -159,7 +163,7 @@ impl Watcher {
         position::in_memory(&self.admission, &self.bearer, &self.line)
     }
 
-    /// The row of the token. Trouble that may pass is waited for.
+    /// Returns the row of the token. Tries again while the database is away or the lane is full.
     async fn row(&self) -> Result<Token, Error> {
         loop {
             match self.admission.find_patiently(&self.bearer).await {
@@ -173,7 +177,7 @@ impl Watcher {
         }
     }
 
-    /// Goes on from what the row says.
+    /// Moves to the stage that the row shows, and returns its position.
     fn take(&mut self, token: Token) -> proto::QueuePosition {
         // The row may be newer than the view that was read before.
         let view = self.line.view();

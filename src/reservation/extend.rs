@@ -1,4 +1,4 @@
-//! ExtendReservation: a hold that lasts longer.
+//! ExtendReservation: extend a hold.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,21 +20,24 @@ use crate::{
     queue,
 };
 
-/// Keeps held seats for longer.
+/// A command that extends a hold.
 pub struct Extend {
-    /// The hold, and the caller.
+    /// The hold and the caller.
     pub hold: Release,
-    /// Chosen by the client; a retry with the same id returns the first answer.
+    /// A UUID chosen by the client; a retry with the same id returns the first answer.
     pub request_id: Option<Uuid>,
 }
 
-/// An extension that was accepted.
+/// An accepted extension, as its first answer showed it.
 struct Accepted {
     reservation_id: Uuid,
     expire_time: Micros,
 }
 
-/// Extends holds, in the order of the commands.
+/// Extends holds in the order of the commands. `hold_ttl` counts from the time of the extension.
+///
+/// A command fails if its token is not admitted, or if the reservation is not held by its caller. It fails with
+/// EXTENSION_LIMIT_EXCEEDED if the hold was extended twice already.
 pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> Batch<Reservation> {
     let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.hold.token)).await?;
     let mut reservations = lock(write, commands.iter().map(|c| c.hold.reservation_id)).await?;
@@ -74,7 +77,8 @@ pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> B
         }
         answers.push(answer);
     }
-    // One by one: of several extensions of one hold in a batch each builds on the one before, and extensions are rare.
+    // One statement per extension: several extensions of one hold in a batch build on each other, and extensions are
+    // rare.
     for (extension, reservation) in extended {
         store::extend(write, extension, &owned_seats(&[reservation])).await?;
     }
@@ -82,7 +86,7 @@ pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> B
 }
 
 impl Extend {
-    /// The first answer, if the first request was the same.
+    /// Returns the first answer if the first request was the same.
     fn replay(&self, first: &Accepted, reservations: &HashMap<Uuid, Reservation>) -> Option<Reservation> {
         let reservation = reservations.get(&first.reservation_id).filter(|v| v.user_id == self.hold.user_id)?;
         let same = first.reservation_id == self.hold.reservation_id;

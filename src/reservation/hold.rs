@@ -1,4 +1,4 @@
-//! HoldSeats: seats for one token, kept for some minutes.
+//! HoldSeats: hold seats for a token for a limited time.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,26 +28,29 @@ use crate::{
     rpc::Error,
 };
 
-/// Name under which requests that found their seats held already are remembered.
+/// The name under which a request is remembered if its seats were already held.
 const RPC: &str = "HoldSeats";
 
-/// Holds seats.
+/// A command that holds seats.
 pub struct Hold {
     /// The caller's token.
     pub token: TokenKey,
     /// The token's user.
     pub user_id: Uuid,
-    /// The performance, or why there is none.
+    /// The performance, or the error to answer if there is none.
     pub performance: Result<Arc<Performance>, Error>,
-    /// The seats: at least one, ascending, each once.
+    /// The seat numbers: at least one, ascending, without duplicates.
     pub seat_numbers: Vec<i32>,
-    /// Chosen by the client; a retry with the same id returns the first answer.
+    /// A UUID chosen by the client; a retry with the same id returns the first answer.
     pub request_id: Option<Uuid>,
-    /// When to ask again, if the token still waits.
+    /// The retry delay to answer if the token still waits.
     pub retry_after: Duration,
 }
 
-/// Holds seats, in the order of the commands: of two commands that want the same seat the first wins.
+/// Holds seats in the order of the commands. If two commands want the same seat, the first one gets it. All seats of a
+/// command are held, or none.
+///
+/// A hold lasts `hold_ttl`, but not longer than the admission of its token. Source: the contract's `HoldSeats`.
 pub async fn hold(write: &Write, commands: &[Hold], hold_ttl: Duration) -> Batch<Reservation> {
     let mut batch = HoldBatch::load(write, commands).await?;
     let answers: Vec<_> = commands.iter().map(|command| batch.decide(command, clock::micros(hold_ttl))).collect();
@@ -55,7 +58,7 @@ pub async fn hold(write: &Write, commands: &[Hold], hold_ttl: Duration) -> Batch
     Ok(answers)
 }
 
-/// What a batch of holds is decided by, with the effects of the commands before.
+/// Holds everything that decides a batch of holds, including the effects of earlier commands in the batch.
 struct HoldBatch {
     now: Micros,
     tokens: HashMap<TokenKey, Token>,
@@ -66,7 +69,7 @@ struct HoldBatch {
     held: Vec<Reservation>,
 }
 
-/// A hold that was accepted, as its first answer had it.
+/// An accepted hold, as its first answer showed it.
 struct Accepted {
     seat_numbers: String,
     answer: Reservation,
@@ -129,7 +132,7 @@ impl HoldBatch {
         Ok(reservation)
     }
 
-    /// Notes that seats are taken, for the commands after this one.
+    /// Marks seats as taken, so that the later commands of the batch see it.
     fn take(&mut self, command: &Hold, reservation: &Reservation) {
         for seat_number in &command.seat_numbers {
             let seat = reserved_seat::Model {
@@ -145,7 +148,7 @@ impl HoldBatch {
         self.held.push(reservation.clone());
     }
 
-    /// Notes a request that found its seats held already.
+    /// Remembers a request whose seats were already held.
     fn remember_unchanged(&mut self, command: &Hold, mine: &Reservation) {
         let seat_numbers = rules::write_seat_numbers(&command.seat_numbers);
         let id = command.request_id;
@@ -201,8 +204,8 @@ impl Hold {
         Owner { user_id: self.user_id, concert_id: self.token.concert_id }
     }
 
-    /// The seats to look up. If a command asks for more than a user may have, it is refused without a look: a long list
-    /// must not delay the others of the batch.
+    /// Returns the seats to look up. A command for more seats than a user may have gets none: it fails without a
+    /// look-up, so that a long list does not delay the rest of the batch.
     fn seat_keys(&self) -> Vec<SeatKey> {
         let Ok(performance) = &self.performance else {
             return Vec::new();
@@ -214,7 +217,7 @@ impl Hold {
         self.seat_numbers.iter().map(|seat_number| SeatKey { performance_id, seat_number: *seat_number }).collect()
     }
 
-    /// Whether the reservation is a hold of the caller's token for the same performance.
+    /// Tells whether the reservation is a hold of the caller's token for the same performance.
     fn is_of_token(&self, reservation: &Reservation) -> bool {
         reservation.state == State::Held
             && reservation.queue_number == self.token.queue_number
@@ -225,19 +228,19 @@ impl Hold {
         self.performance.as_ref().is_ok_and(|performance| performance.performance_id == reservation.performance_id)
     }
 
-    /// Whether the token holds all the seats already, in this reservation.
+    /// Tells whether this reservation of the token already holds all the seats.
     fn is_held_by(&self, reservation: &Reservation) -> bool {
         let held = rules::seat_numbers(reservation);
         self.is_of_token(reservation) && self.seat_numbers.iter().all(|seat| held.contains(seat))
     }
 
-    /// Whether the token holds some of the seats already, in this reservation.
+    /// Tells whether this reservation of the token already holds some of the seats.
     fn overlaps(&self, reservation: &Reservation) -> bool {
         let held = rules::seat_numbers(reservation);
         self.is_of_token(reservation) && self.seat_numbers.iter().any(|seat| held.contains(seat))
     }
 
-    /// The first answer, if the first request was the same.
+    /// Returns the first answer if the first request was the same.
     fn replay(&self, first: &Accepted) -> Option<Reservation> {
         let same = first.answer.user_id == self.user_id
             && self.is_for_performance(&first.answer)

@@ -1,4 +1,4 @@
-//! Holds: seats kept for one token for some minutes, until they are paid.
+//! Reservations: seats that are held for a token for a limited time, and paid or released.
 
 pub mod extend;
 pub mod hold;

@@ -1,4 +1,5 @@
-//! What payments and the queue do to reservations: settle, refund, leave. The verbs of callers have files of their own.
+//! Operations on reservations for payments and the queue: settle, refund, leave. The operations of the RPCs are in
+//! files of their own.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,26 +23,28 @@ use crate::{
     rpc::Error,
 };
 
-/// Lets tokens leave the queue, and releases what they hold.
+/// Lets tokens leave the queue, and releases the seats that they hold.
 pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
     let answers = queue::operations::leave(write, commands).await?;
     let left: Vec<TokenOfUser> =
         answers.iter().flatten().filter(|token| queue::rules::is_live(token, write.now())).map(token_of_user).collect();
     let held = store::of_tokens(write, &left).await?;
-    // A hold that ran out stays EXPIRED, whether or not a sweep has said so.
+    // A hold past its expiry stays as it is: a pass sets it to EXPIRED.
     let held: Vec<_> = held.into_iter().filter(|v| rules::state_at(v, write.now()) == State::Held).collect();
     let held: BTreeMap<Uuid, Reservation> = held.into_iter().map(|v| (v.reservation_id, v)).collect();
     free(write, &held.into_values().collect::<Vec<_>>(), State::Released).await?;
     Ok(answers)
 }
 
-/// Returns what locked tokens hold or have paid. The rows are not locked: only the token's calls, the sweep and refunds
-/// change them, and the version shows a change by the latter two.
+/// Returns the reservations that locked tokens hold or have paid. A hold may be past its expiry.
+///
+/// The rows are not locked. Only calls with the token, the expiry pass and refunds change them. The version shows a
+/// change by the pass or a refund.
 pub async fn of_tokens(write: &Write, tokens: &[&Token]) -> Result<Vec<Reservation>, db::Error> {
     store::of_tokens(write, &tokens.iter().copied().map(token_of_user).collect::<Vec<_>>()).await
 }
 
-/// Returns the newest reservation of each token that it neither holds nor has paid.
+/// Returns the newest reservation of each token among those that the token neither holds nor has paid.
 pub async fn newest_ended(write: &Write, tokens: &[&Token]) -> Result<Vec<Reservation>, db::Error> {
     store::newest_ended(write, &tokens.iter().copied().map(token_of_user).collect::<Vec<_>>()).await
 }
@@ -51,7 +54,7 @@ fn token_of_user(token: &Token) -> TokenOfUser {
     TokenOfUser { user_id, concert_id, queue_number, issue_time }
 }
 
-/// Locks reservations.
+/// Locks reservations, and returns them by id.
 pub async fn lock(
     write: &Write,
     reservation_ids: impl Iterator<Item = Uuid>,
@@ -61,6 +64,8 @@ pub async fn lock(
 }
 
 /// Settles HELD reservations: `paid` become PAID and their seats SOLD, `dropped` become RELEASED.
+///
+/// Fails with [`db::Error::Lost`] if another transaction changed one of them.
 pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]) -> Result<(), db::Error> {
     free(write, dropped, State::Released).await?;
     store::set_paid(write, &versions(paid)).await?;
@@ -74,12 +79,12 @@ pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]
     store::add_takings(write, &by_performance(takings)).await
 }
 
-/// Undoes it: locked PAID reservations become REFUNDED, and their seats free. The tokens stay COMPLETED.
+/// Sets locked PAID reservations to REFUNDED, and frees their seats. The tokens stay COMPLETED.
 pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::Error> {
     let seats = owned_seats(refunded);
     store::end(write, &versions(refunded), State::Paid, State::Refunded).await?;
     if store::free_seats(write, &seats, reserved_seat::State::Sold).await? != seats.len() as u64 {
-        return Err(db::Error::Defect("a paid reservation had not all of its seats".to_owned()));
+        return Err(db::Error::Defect("a paid reservation does not own all of its seats".to_owned()));
     }
     let takings = refunded.iter().map(|v| Takings {
         performance_id: v.performance_id,
@@ -90,13 +95,13 @@ pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::E
     store::add_takings(write, &by_performance(takings)).await
 }
 
-/// Ends HELD reservations, and frees their seats.
+/// Moves HELD reservations to the state `to`, and frees their seats.
 pub(super) async fn free(write: &Write, reservations: &[Reservation], to: State) -> Result<(), db::Error> {
     store::end(write, &versions(reservations), State::Held, to).await?;
     store::free_seats(write, &owned_seats(reservations), reserved_seat::State::Held).await.map(drop)
 }
 
-/// All seats of reservations, in the order in which they are locked.
+/// Returns all seats of reservations, in the order in which they are locked.
 pub(super) fn owned_seats(reservations: &[Reservation]) -> Vec<OwnedSeat> {
     let of_one = |v: &Reservation| {
         let (performance_id, reservation_id) = (v.performance_id, v.reservation_id);
@@ -106,7 +111,7 @@ pub(super) fn owned_seats(reservations: &[Reservation]) -> Vec<OwnedSeat> {
     distinct(reservations.iter().flat_map(of_one))
 }
 
-/// Adds up takings, one sum for each performance.
+/// Adds up takings into one sum per performance.
 fn by_performance(takings: impl Iterator<Item = Takings>) -> Vec<Takings> {
     let mut sums: BTreeMap<i64, Takings> = BTreeMap::new();
     for one in takings {
@@ -124,7 +129,7 @@ fn versions(reservations: &[Reservation]) -> Vec<Versioned> {
     reservations.iter().map(version).collect()
 }
 
-/// RESERVATION_NOT_FOUND.
+/// Returns the error RESERVATION_NOT_FOUND.
 pub fn not_found(reservation_id: Uuid) -> Error {
     Error::ReservationNotFound { reservation_id: reservation_id.to_string() }
 }

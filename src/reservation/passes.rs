@@ -1,7 +1,8 @@
-//! The passes of reservations: the sweep of holds that are over, and the deletion of old unpaid reservations.
+//! The background passes of reservations: expiry of holds, and deletion of old unpaid reservations.
 //!
-//! Both go through reservations in the order in which their holds end, and remember how far they have come. An index of what
-//! is held alone would spare the memory, but every payment would have to change it.
+//! Both go through the reservations in the order in which their holds end, and remember how far they have come. An
+//! index of the held reservations alone would make this unnecessary. But then every payment would have to change that
+//! index.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
@@ -17,19 +18,19 @@ use crate::{
 
 const HOLDS: &str = "holds";
 const UNPAID_RESERVATIONS: &str = "unpaid reservations";
-/// A sweep may find a hold this long after it fell due: its transaction was under way, or another one had it locked.
+/// A pass looks back this far, because a hold may commit late or may have been locked by another transaction.
 const LATENESS: Duration = Duration::from_secs(60);
-/// How often the sweep notes in the database how far it has come, while it finds nothing.
+/// The pass records its progress in the database at least this often, even if it finds nothing.
 const NOTE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// How far the sweep of this replica has come.
+/// Holds the progress of the expiry pass on this replica, in microseconds since the Unix epoch.
 #[derive(Default)]
 pub struct Sweep {
     reached: AtomicI64,
     noted: AtomicI64,
 }
 
-/// Sets holds that are over to EXPIRED, and removes the rows of their seats.
+/// Sets holds past their expiry to EXPIRED, and frees their seats.
 pub async fn expire(db: &Database, sweep: &Sweep) -> Result<(), db::Error> {
     let size = StepSize::default();
     turns::repeat(|| size.measured(|limit| expire_step(db, sweep, limit))).await
@@ -62,7 +63,7 @@ async fn expire_some(write: &Write, sweep: &Sweep, limit: i64) -> Result<Left, d
     Ok(left)
 }
 
-/// Deletes reservations that were not paid and whose hold ended before `cutoff`.
+/// Deletes unpaid reservations whose hold ended before `cutoff`.
 pub async fn delete_unpaid(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
     let size = StepSize::default();
     turns::repeat(|| size.measured(|limit| delete_step(db, cutoff, limit))).await

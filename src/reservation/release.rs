@@ -1,4 +1,4 @@
-//! ReleaseReservation: seats that are given back before they are paid.
+//! ReleaseReservation: release held seats before they are paid.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -22,21 +22,24 @@ use crate::{
     rpc::Error,
 };
 
-/// Gives a reservation back.
+/// A command that releases a reservation.
 pub struct Release {
     /// The caller's token.
     pub token: TokenKey,
-    /// The concert of the token, as callers know it.
+    /// The concert of the token, as the API names it.
     pub concert_code: String,
     /// The token's user.
     pub user_id: Uuid,
     /// The reservation.
     pub reservation_id: Uuid,
-    /// When to ask again, if the token still waits.
+    /// The retry delay to answer if the token still waits.
     pub retry_after: Duration,
 }
 
-/// Gives reservations back, in the order of the commands.
+/// Releases reservations in the order of the commands. A reservation that was released or has expired stays as it is.
+///
+/// A command fails with NO_HELD_SEAT if the reservation was paid or refunded. It also fails if its token is not
+/// admitted, or if the reservation belongs to another user.
 pub async fn release(write: &Write, commands: &[Release]) -> Batch<Reservation> {
     let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
     let mut reservations = lock(write, commands.iter().map(|c| c.reservation_id)).await?;
@@ -63,7 +66,11 @@ pub async fn release(write: &Write, commands: &[Release]) -> Batch<Reservation> 
 }
 
 impl Release {
-    /// The caller's admitted token and reservation.
+    /// Returns the caller's admitted token and the caller's reservation.
+    ///
+    /// Fails with TOKEN_INVALID, NOT_ADMITTED, TOKEN_EXPIRED, TOKEN_COMPLETED or TOKEN_LEFT if the token is not
+    /// admitted. Fails with RESERVATION_NOT_FOUND if the reservation belongs to another user, and with
+    /// TOKEN_CONCERT_MISMATCH if it is for another concert.
     pub(super) fn find<'a>(
         &self,
         tokens: &'a HashMap<TokenKey, Token>,

@@ -1,4 +1,5 @@
-//! When a hold ends, and who may take which seats: pure functions on plain values.
+//! The rules of holds: when they end, which seats are free, and how many seats a user may have. Pure functions on plain
+//! values.
 
 use std::collections::HashMap;
 
@@ -13,15 +14,17 @@ use crate::{
     rpc::Error,
 };
 
-/// When a hold that is taken at `now` ends: after the hold time, and never after its token.
+/// Returns the end of a hold that starts at `now`: after `hold_ttl`, but not later than the end of its token's
+/// admission. Source: the contract, "A hold lasts the hold time and never outlives its token".
 pub fn expire_time(now: Micros, hold_ttl: Micros, token_expire_time: Micros) -> Micros {
     now.saturating_add(hold_ttl).min(token_expire_time)
 }
 
-/// How often a hold can be extended; the schema has the same bound.
+/// The maximum number of extensions of a hold. A constraint in the schema has the same limit.
 pub const EXTENSION_LIMIT: i32 = 2;
 
-/// When a hold that is extended at `now` ends: after another hold time from now, never after its token, never earlier than before.
+/// Returns the end of a hold that is extended at `now`: another `hold_ttl` from now, but not later than the end of the
+/// token's admission and not earlier than before. Source: the contract's `ExtendReservation`.
 pub fn extended_expire_time(
     reservation: &Reservation,
     now: Micros,
@@ -31,7 +34,8 @@ pub fn extended_expire_time(
     expire_time(now, hold_ttl, token_expire_time).max(reservation.expire_time)
 }
 
-/// The number of the next extension after `extension_count`; fails with EXTENSION_LIMIT_EXCEEDED.
+/// Returns the number of the next extension, from 1, after `extension_count` extensions. Fails with
+/// EXTENSION_LIMIT_EXCEEDED.
 pub fn next_extension(reservation: &Reservation, extension_count: i32) -> Result<i32, Error> {
     if extension_count < EXTENSION_LIMIT {
         return Ok(extension_count + 1);
@@ -42,7 +46,8 @@ pub fn next_extension(reservation: &Reservation, extension_count: i32) -> Result
     })
 }
 
-/// What a reservation is at `now`: a hold is over at its expiry, whether or not a sweep has said so.
+/// Returns the state of a reservation at `now`. A hold ends exactly at its expiry, even before a pass has set the row
+/// to EXPIRED. Source: the contract, "Expiry is true at the moment it is due".
 pub fn state_at(reservation: &Reservation, now: Micros) -> State {
     match reservation.state {
         State::Held if reservation.expire_time <= now => State::Expired,
@@ -50,17 +55,18 @@ pub fn state_at(reservation: &Reservation, now: Micros) -> State {
     }
 }
 
-/// Whether there is a payment of it.
+/// Tells whether the reservation has a payment: PAID or REFUNDED.
 pub fn is_settled(reservation: &Reservation) -> bool {
     matches!(reservation.state, State::Paid | State::Refunded)
 }
 
-/// Whether its seats are the user's at `now`: held or paid.
+/// Tells whether the user owns the seats of the reservation at `now`: HELD or PAID.
 pub fn owns_seats(reservation: &Reservation, now: Micros) -> bool {
     matches!(state_at(reservation, now), State::Held | State::Paid)
 }
 
-/// Refuses a performance that is not sold any more at `now`. Source: a performance is sold until its `sale_end_time`.
+/// Checks that a performance is on sale at `now`: before its `sale_end_time`. Fails with SALE_CLOSED. Source: the
+/// contract, "A performance is sold until its `sale_end_time`".
 pub fn require_on_sale(performance: &Performance, now: Micros) -> Result<(), Error> {
     if now < performance.sale_end_time {
         return Ok(());
@@ -72,7 +78,7 @@ pub fn require_on_sale(performance: &Performance, now: Micros) -> Result<(), Err
     })
 }
 
-/// SEAT_HELD for seats of which the caller's own hold has some.
+/// Returns the error SEAT_HELD with the id of the caller's own hold, which has some of the wanted seats.
 pub fn held_by_caller(mine: &Reservation, wanted: &[i32], now: Micros) -> Error {
     let held = seat_numbers(mine);
     Error::SeatHeldByCaller {
@@ -82,12 +88,13 @@ pub fn held_by_caller(mine: &Reservation, wanted: &[i32], now: Micros) -> Error 
     }
 }
 
-/// Whether a seat's row keeps others off the seat at `now`.
+/// Tells whether a seat is taken at `now`: sold, or in a hold that has not ended.
 pub fn is_taken(seat: &reserved_seat::Model, now: Micros) -> bool {
     seat.state == reserved_seat::State::Sold || seat.expire_time > now
 }
 
-/// The sum of the prices; fails with SEAT_NOT_FOUND for seats that the venue does not have.
+/// Returns the sum of the prices, in the smallest unit of the currency. Fails with SEAT_NOT_FOUND if the venue lacks
+/// one of the seats.
 pub fn total_price(performance: &Performance, seat_numbers: &[i32]) -> Result<i64, Error> {
     let prices: Vec<Option<i64>> =
         seat_numbers.iter().map(|seat| performance.section(*seat).map(|section| section.price)).collect();
@@ -98,11 +105,12 @@ pub fn total_price(performance: &Performance, seat_numbers: &[i32]) -> Result<i6
             seat_count: performance.seat_count,
         });
     }
-    // Prices are bounded so that the sum of a venue's fits.
+    // A request of 64 KiB names less than 65,536 seats, and a price is at most 10^12. So the sum fits into an i64.
     Ok(prices.into_iter().flatten().sum())
 }
 
-/// Refuses more seats than a user may have: `owned` is held and paid so far.
+/// Checks that a user gets no more seats than `seats_per_user_limit`. `owned` is the number of seats that the user
+/// holds or has paid. Fails with SEAT_LIMIT_EXCEEDED.
 pub fn require_below_limit(owned: i32, wanted: usize, seats_per_user_limit: i32) -> Result<(), Error> {
     let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
     if owned.saturating_add(wanted) <= seats_per_user_limit {
@@ -111,7 +119,8 @@ pub fn require_below_limit(owned: i32, wanted: usize, seats_per_user_limit: i32)
     Err(Error::SeatLimitExceeded { seats_per_user_limit, seat_count: owned })
 }
 
-/// Refuses seats that are taken at `now`: sold ones first, then held ones with the time until the last of those holds ends.
+/// Checks that no seat is taken at `now`. Fails with SEAT_SOLD if some are sold, otherwise with SEAT_HELD if some are
+/// held. The retry delay of SEAT_HELD is the time until the last of those holds ends.
 pub fn require_free(
     performance_id: i64,
     seat_numbers: &[i32],
@@ -136,12 +145,13 @@ pub fn require_free(
     }
 }
 
-/// The first answer to the request that made a reservation, whatever became of it since.
+/// Returns the first answer to the request that made a reservation. Later changes of the reservation do not change it.
 pub fn first_answer(reservation: &Reservation) -> Reservation {
     Reservation { state: State::Held, expire_time: reservation.first_expire_time, ..reservation.clone() }
 }
 
-/// Refuses to pay or release a reservation that is not held at `now`.
+/// Checks that a reservation is held at `now`. Fails with HOLD_EXPIRED if the hold has expired, otherwise with
+/// NO_HELD_SEAT.
 pub fn require_held(reservation: &Reservation, now: Micros) -> Result<(), Error> {
     match state_at(reservation, now) {
         State::Held => Ok(()),
@@ -150,8 +160,10 @@ pub fn require_held(reservation: &Reservation, now: Micros) -> Result<(), Error>
     }
 }
 
-/// Of all reservations of one token, the one to pay at `now`. Fails with HOLD_EXPIRED if the newest ran out, NO_HELD_SEAT if
-/// there is none, INVALID_ARGUMENT if there are several.
+/// Returns the one held reservation of a token at `now`, from all reservations of the token.
+///
+/// Fails with INVALID_ARGUMENT if there are several. If there is none, it fails with HOLD_EXPIRED if the newest one has
+/// expired, otherwise with NO_HELD_SEAT.
 pub fn the_one_held<'a>(reservations: &[&'a Reservation], now: Micros) -> Result<&'a Reservation, Error> {
     let held: Vec<&Reservation> = reservations.iter().copied().filter(|r| state_at(r, now) == State::Held).collect();
     match held[..] {
@@ -163,7 +175,7 @@ pub fn the_one_held<'a>(reservations: &[&'a Reservation], now: Micros) -> Result
                 _ => Err(Error::NoHeldSeat),
             }
         }
-        _ => Err(Error::invalid("reservation_id", "must say which reservation, since the token holds more than one")),
+        _ => Err(Error::invalid("reservation_id", "must name a reservation: the token holds more than one")),
     }
 }
 
@@ -171,15 +183,15 @@ fn hold_expired(reservation: &Reservation) -> Error {
     Error::HoldExpired { reservation_id: reservation.reservation_id.to_string(), expire_time: reservation.expire_time }
 }
 
-/// Seat numbers as a row keeps them.
+/// Returns seat numbers in the form of the row: a JSON array.
 pub fn write_seat_numbers(seat_numbers: &[i32]) -> String {
     let seats: Vec<String> = seat_numbers.iter().map(i32::to_string).collect();
     format!("[{}]", seats.join(","))
 }
 
-/// Seat numbers of a row.
+/// Returns the seat numbers of a row.
 pub fn seat_numbers(reservation: &Reservation) -> Vec<i32> {
-    // The row was written by the function above.
+    // The text comes from the function above, so it always parses.
     serde_json::from_str(&reservation.seat_numbers).unwrap_or_default()
 }
 
@@ -237,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_is_over_at_the_moment_it_is_due() {
+    fn a_hold_ends_exactly_at_its_expiry() {
         let held = reservation(1, State::Held, 0, 10);
         assert_eq!(state_at(&held, 9), State::Held);
         assert_eq!(state_at(&held, 10), State::Expired);
@@ -262,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_what_is_owned_and_what_is_wanted() {
+    fn the_limit_counts_owned_and_wanted_seats() {
         assert!(require_below_limit(0, 4, 4).is_ok());
         assert!(require_below_limit(2, 2, 4).is_ok());
         assert!(require_below_limit(2, 3, 4).is_err());
@@ -270,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_held_reservation_is_found_among_those_that_are_over() {
+    fn the_one_held_reservation_is_found_among_ended_ones() {
         let held = reservation(1, State::Held, 5, 100);
         let over = reservation(2, State::Expired, 6, 7);
         let back = reservation(3, State::Released, 8, 100);
@@ -284,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn seat_numbers_survive_the_way_into_a_row_and_back() {
+    fn seat_numbers_are_read_back_as_written() {
         assert_eq!(seat_numbers(&reservation(1, State::Held, 0, 0)), [3, 4]);
     }
 }

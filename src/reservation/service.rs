@@ -1,4 +1,4 @@
-//! ReservationService: hold, release, look.
+//! ReservationService: hold, extend, release, get and list.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ use crate::{
     wallet,
 };
 
-/// Serves reservations.
+/// Serves ReservationService.
 pub struct ReservationApi {
     db: Database,
     catalogue: Arc<Catalogue>,
@@ -40,7 +40,7 @@ pub struct ReservationApi {
 }
 
 impl ReservationApi {
-    /// Starts the lanes of holds, which last `hold_ttl`.
+    /// Starts the lanes of reservations. A hold lasts `hold_ttl`.
     pub fn new(
         db: Database,
         catalogue: Arc<Catalogue>,
@@ -64,7 +64,7 @@ impl ReservationApi {
         }
     }
 
-    /// What a caller asks about a reservation of its own.
+    /// Returns the command about a reservation with its caller.
     fn release_by(&self, bearer: &Bearer, reservation_id: Uuid) -> Release {
         Release {
             token: bearer.key(),
@@ -75,7 +75,7 @@ impl ReservationApi {
         }
     }
 
-    /// As callers see it, in `state`.
+    /// Converts a row to the message of the API, in `state`.
     async fn to_proto(&self, row: Reservation, state: State) -> Result<proto::Reservation, Error> {
         let performance = self.catalogue.performance_by_id(row.performance_id).await?;
         let seats = rules::seat_numbers(&row).into_iter().filter_map(|seat_number| {

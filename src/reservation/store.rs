@@ -1,4 +1,4 @@
-//! Queries of reservations and of the seats that they hold.
+//! Queries of reservations and their seats.
 
 use sea_orm::{ActiveEnum, ColumnTrait, Condition, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Returns the reservations that the requests made.
+/// Returns the reservations that these requests made.
 pub async fn by_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.request_id = r.id";
     write.query_set(sql, request_ids, []).await
@@ -39,19 +39,19 @@ rows! {
         pub concert_id: i64,
         /// The number of the token.
         pub queue_number: i64,
-        /// When the token was issued: it has no older reservation.
+        /// When the token was issued. All its reservations are newer.
         pub issue_time: i64,
     }
 }
 
-/// Returns what users hold or have paid of concerts. A hold may be over.
+/// Returns the reservations that users hold or have paid at concerts. A hold may be past its expiry.
 pub async fn owned(write: &Write, owners: &[Owner]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM {r} JOIN reservation v
                ON v.user_id = r.user_id AND v.live = true AND v.concert_id = r.concert_id";
     write.query_set(sql, owners, []).await
 }
 
-/// Returns what tokens hold or have paid. A hold may be over.
+/// Returns the reservations that tokens hold or have paid. A hold may be past its expiry.
 pub async fn of_tokens(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM {r} JOIN reservation v
                ON v.user_id = r.user_id AND v.live = true
@@ -59,7 +59,7 @@ pub async fn of_tokens(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<rese
     write.query_set(sql, tokens, []).await
 }
 
-/// Returns the newest reservation of each token that it neither holds nor has paid.
+/// Returns the newest reservation of each token among those that the token neither holds nor has paid.
 pub async fn newest_ended(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM {r} JOIN reservation v ON v.reservation_id = (
                    SELECT x.reservation_id FROM reservation x
@@ -69,15 +69,15 @@ pub async fn newest_ended(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<r
     write.query_set(sql, tokens, []).await
 }
 
-/// Returns reservations, locked in the order of their ids.
+/// Returns the reservations with these ids, locked in the order of the ids.
 pub async fn lock(write: &Write, ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.reservation_id = r.id
                ORDER BY v.reservation_id {lock of v}";
     write.query_set(sql, ids, []).await
 }
 
-/// Returns up to `limit` holds that fell due after `since` but do not say so, locked. Holds that another transaction has
-/// locked are left for the next pass.
+/// Returns up to `limit` HELD reservations whose hold ended after `since`, locked. Skips rows that another transaction
+/// has locked; a later pass finds them.
 pub async fn lock_due(write: &Write, since: Micros, limit: i64) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT * FROM reservation WHERE expire_time > $1 AND expire_time <= $2 AND state = 'HELD'
                ORDER BY expire_time LIMIT $3 {lock} {skip locked}";
@@ -101,7 +101,7 @@ rows! {
         pub performance_id: i64,
         /// The seat's number, from 1.
         pub seat_number: i32,
-        /// The reservation that holds it or has paid it.
+        /// The reservation that holds or has paid the seat.
         pub reservation_id: Uuid,
     }
 
@@ -113,12 +113,12 @@ rows! {
         pub seat_number: i32,
         /// The reservation.
         pub reservation_id: Uuid,
-        /// When the hold ends.
+        /// When the hold ends, in microseconds since the Unix epoch.
         pub expire_time: i64,
     }
 }
 
-/// Returns the rows of seats. A seat without a row is free.
+/// Returns the rows of seats. A free seat has no row, or a row whose hold has ended.
 pub async fn seats(write: &Write, keys: &[SeatKey]) -> Result<Vec<reserved_seat::Model>, db::Error> {
     let sql = "SELECT s.* FROM {r} JOIN reserved_seat s
                ON s.performance_id = r.performance_id AND s.seat_number = r.seat_number";
@@ -140,7 +140,7 @@ rows! {
     }
 }
 
-/// Adds reservations, all HELD, taken now.
+/// Inserts reservations, all HELD from now on.
 pub async fn insert(write: &Write, reservations: &[reservation::Model]) -> Result<(), db::Error> {
     let rows: Vec<NewReservation> = reservations
         .iter()
@@ -166,8 +166,9 @@ pub async fn insert(write: &Write, reservations: &[reservation::Model]) -> Resul
     write.execute_set(sql, &rows, [write.now().into()]).await.map(drop)
 }
 
-/// Takes seats in the order of their numbers. It takes a seat that is free, or in a hold that is over, and no other. Fails
-/// with [`db::Error::Lost`] if another transaction took one of them.
+/// Takes seats in the order of their numbers. It takes only seats that are free or whose hold has ended.
+///
+/// Fails with [`db::Error::Lost`] if another transaction took one of them.
 pub async fn take_seats(write: &Write, seats: &[TakenSeat]) -> Result<(), db::Error> {
     let sql = "INSERT INTO reserved_seat (performance_id, seat_number, reservation_id, state, expire_time)
                SELECT r.performance_id, r.seat_number, r.reservation_id, 'HELD', r.expire_time
@@ -179,17 +180,18 @@ pub async fn take_seats(write: &Write, seats: &[TakenSeat]) -> Result<(), db::Er
 }
 
 rows! {
-    /// A reservation and the version at which it was read.
+    /// A reservation, and its version when it was read.
     pub struct Versioned {
         /// The reservation.
         pub reservation_id: Uuid,
-        /// Its version.
+        /// The version when it was read.
         pub version: i64,
     }
 }
 
-/// Sets HELD reservations to PAID. Fails with [`db::Error::Lost`] if one has changed since it was read. It touches no column
-/// that an index knows.
+/// Sets HELD reservations to PAID. It changes no indexed column, so that a payment changes no index.
+///
+/// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
 pub async fn set_paid(write: &Write, reservations: &[Versioned]) -> Result<(), db::Error> {
     let sql = "UPDATE reservation SET state = 'PAID', version = reservation.version + 1 FROM {r}
                WHERE reservation.reservation_id = r.reservation_id AND reservation.version = r.version
@@ -197,8 +199,9 @@ pub async fn set_paid(write: &Write, reservations: &[Versioned]) -> Result<(), d
     write.change_set(sql, reservations, []).await
 }
 
-/// Ends reservations: from one state to another in which they own no seats. Fails with [`db::Error::Lost`] if one has
-/// changed since it was read.
+/// Moves reservations from the state `from` to the state `to`, in which they own no seats.
+///
+/// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
 pub async fn end(write: &Write, reservations: &[Versioned], from: State, to: State) -> Result<(), db::Error> {
     let sql = "UPDATE reservation SET state = $2, live = false, version = reservation.version + 1 FROM {r}
                WHERE reservation.reservation_id = r.reservation_id AND reservation.version = r.version
@@ -206,7 +209,8 @@ pub async fn end(write: &Write, reservations: &[Versioned], from: State, to: Sta
     write.change_set(sql, reservations, [to.to_value().into(), from.to_value().into()]).await
 }
 
-/// Returns the extensions of reservations, and those that the requests made.
+/// Returns the extensions of these reservations and the extensions that these requests made. A row may be returned
+/// twice.
 pub async fn extensions(
     write: &Write,
     reservation_ids: &[Uuid],
@@ -220,22 +224,24 @@ pub async fn extensions(
 }
 
 rows! {
-    /// A hold that lasts longer from now on.
+    /// An extension of a hold.
     pub struct Extension {
         /// The hold.
         pub reservation_id: Uuid,
-        /// The version at which it was read.
+        /// The version of the hold when it was read.
         pub version: i64,
         /// The number of the extension, from 1.
         pub extension_number: i32,
-        /// When the hold ends now.
+        /// The new end of the hold, in microseconds since the Unix epoch.
         pub expire_time: i64,
         /// The request that asked for it.
         pub request_id: Option<Uuid>,
     }
 }
 
-/// Extends a locked hold of `seats`. Fails with [`db::Error::Lost`] if it has changed or lost a seat since it was read.
+/// Extends a locked hold of `seats`.
+///
+/// Fails with [`db::Error::Lost`] if the hold has changed, or has lost a seat, since it was read.
 pub async fn extend(write: &Write, extension: Extension, seats: &[OwnedSeat]) -> Result<(), db::Error> {
     let extension = [extension];
     let hold = "UPDATE reservation SET expire_time = r.expire_time, version = reservation.version + 1 FROM {r}
@@ -251,16 +257,16 @@ pub async fn extend(write: &Write, extension: Extension, seats: &[OwnedSeat]) ->
     write.execute_set(made, &extension, []).await.map(drop)
 }
 
-/// Frees those of the seats that their reservations still have in `state`, in the order of their numbers, and returns how
-/// many.
+/// Frees the seats that still belong to these reservations in `state`. Returns the number of seats that were freed.
 pub async fn free_seats(write: &Write, seats: &[OwnedSeat], state: reserved_seat::State) -> Result<u64, db::Error> {
     let sql = "DELETE FROM reserved_seat WHERE state = $2 AND (performance_id, seat_number, reservation_id) IN (
                    SELECT r.performance_id, r.seat_number, r.reservation_id FROM {r})";
     write.execute_set(sql, seats, [state.to_value().into()]).await
 }
 
-/// Sells the seats that reservations hold, in the order of their numbers. Fails with [`db::Error::Lost`] if another
-/// reservation took one.
+/// Sets held seats to SOLD.
+///
+/// Fails with [`db::Error::Lost`] if another reservation has taken one of them.
 pub async fn sell_seats(write: &Write, seats: &[OwnedSeat]) -> Result<(), db::Error> {
     let sql = "UPDATE reserved_seat SET state = 'SOLD' FROM {r}
                WHERE reserved_seat.performance_id = r.performance_id AND reserved_seat.seat_number = r.seat_number
@@ -269,21 +275,21 @@ pub async fn sell_seats(write: &Write, seats: &[OwnedSeat]) -> Result<(), db::Er
 }
 
 rows! {
-    /// What payments and refunds add to the counts of a performance; below 0 it is taken from them.
+    /// The amounts that payments and refunds add to the counts of a performance. A refund adds negative amounts.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     pub struct Takings {
         /// The performance.
         pub performance_id: i64,
-        /// Seats sold.
+        /// The number of seats sold.
         pub seats: i64,
-        /// Tokens completed.
+        /// The number of tokens completed.
         pub tokens: i64,
         /// Money, in the smallest unit of the currency.
         pub revenue: i64,
     }
 }
 
-/// Adds takings to performances, in the order of their ids.
+/// Adds takings to the counts of performances. The rows are locked in the order of their ids.
 pub async fn add_takings(write: &Write, takings: &[Takings]) -> Result<(), db::Error> {
     if takings.len() > 1 {
         let in_order = "SELECT 1 FROM performance p JOIN {r} ON p.performance_id = r.performance_id
@@ -297,7 +303,7 @@ pub async fn add_takings(write: &Write, takings: &[Takings]) -> Result<(), db::E
     write.change_set(sql, takings, []).await
 }
 
-/// Returns a user's reservation.
+/// Returns a user's reservation; `None` if it does not exist or belongs to another user.
 pub async fn find(db: &Database, user_id: Uuid, reservation_id: Uuid) -> Result<Option<reservation::Model>, db::Error> {
     let row = reservation::Entity::find_by_id(reservation_id)
         .filter(reservation::Column::UserId.eq(user_id))
@@ -306,7 +312,8 @@ pub async fn find(db: &Database, user_id: Uuid, reservation_id: Uuid) -> Result<
     Ok(row)
 }
 
-/// Returns a user's reservations, newest first, from the one before `before`.
+/// Returns up to `limit` reservations of a user, newest first. `before` is the hold time and the id of the last one on
+/// the previous page.
 pub async fn list(
     db: &Database,
     user_id: Uuid,
@@ -315,7 +322,7 @@ pub async fn list(
 ) -> Result<Vec<reservation::Model>, db::Error> {
     use reservation::Column;
     let mut found = Vec::new();
-    // The index has the reservations that own seats apart from the others, each part in the order of the list.
+    // The index keeps the reservations that own seats apart from the others. Each part is in the order of the list.
     for live in [true, false] {
         let mut query = reservation::Entity::find()
             .filter(Column::UserId.eq(user_id))
@@ -335,33 +342,33 @@ pub async fn list(
     Ok(found)
 }
 
-/// How far a pass has come.
+/// The progress of a pass.
 #[derive(FromQueryResult)]
 pub struct Reached {
-    /// Everything up to this instant is done.
+    /// The pass has finished everything up to this time.
     pub reached_time: Micros,
 }
 
-/// Returns how far a pass has come.
+/// Returns the progress of a pass, in microseconds since the Unix epoch; 0 if it has none.
 pub async fn reached(write: &Write, pass: &str) -> Result<Micros, db::Error> {
     let found = write.query("SELECT reached_time FROM pass_cursor WHERE name = $1", [pass.into()]).await?;
     Ok(found.first().map_or(0, |row: &Reached| row.reached_time))
 }
 
-/// Notes how far a pass has come.
+/// Records the progress of a pass. It never goes back.
 pub async fn set_reached(write: &Write, pass: &str, reached_time: Micros) -> Result<(), db::Error> {
     let sql = "UPDATE pass_cursor SET reached_time = $2 WHERE name = $1 AND reached_time < $2";
     write.execute(sql, [pass.into(), reached_time.into()]).await.map(drop)
 }
 
-/// A reservation by its age.
+/// The end of a hold.
 #[derive(FromQueryResult)]
 pub struct Aged {
-    /// When its hold ended.
+    /// The time at which the hold ended.
     pub expire_time: Micros,
 }
 
-/// Returns when the hold of the `limit`-th reservation after `since` ended, if there are so many before `cutoff`.
+/// Returns the end of the `limit`-th hold after `since`; `None` if fewer than `limit` ended before `cutoff`.
 pub async fn end_of_step(
     write: &Write,
     since: Micros,
@@ -374,7 +381,7 @@ pub async fn end_of_step(
     Ok(found.first().map(|row: &Aged| row.expire_time))
 }
 
-/// Deletes the reservations whose hold ended after `since`, up to `until`, and that were not paid.
+/// Deletes the unpaid reservations whose hold ended after `since` and up to `until`, and their extensions.
 pub async fn delete_unpaid(write: &Write, since: Micros, until: Micros) -> Result<(), db::Error> {
     let extensions = "DELETE FROM reservation_extension WHERE reservation_id IN (
                           SELECT reservation_id FROM reservation

@@ -51,7 +51,7 @@ pub enum Error {
     )]
     SeatHeld { seat_numbers: Vec<i32>, retry_after: Duration },
     #[error(
-        "your own hold {reservation_id} has seat {}; ask for other seats only, or release it first (ReleaseReservation)",
+        "your own hold {reservation_id} has seat {}; ask for other seats, or release it first (ReleaseReservation)",
         list(seat_numbers)
     )]
     SeatHeldByCaller { seat_numbers: Vec<i32>, reservation_id: String, retry_after: Duration },
@@ -270,8 +270,8 @@ impl Error {
 }
 
 impl Error {
-    /// Returns the error of a write that the caller sent with this `request_id`. Without an id, a write whose outcome is
-    /// unknown must not be retried blindly: it could have its effect twice.
+    /// Returns the error of a write that the caller sent with this `request_id`. Without an id, a write whose outcome
+    /// is unknown must not be retried blindly: it could have its effect twice.
     pub fn of_request(self, request_id: Option<Uuid>) -> Self {
         match self {
             Self::OutcomeUnknown { .. } => Self::OutcomeUnknown { may_retry: request_id.is_some() },
@@ -281,8 +281,8 @@ impl Error {
 
     /// Returns what stock clients are told about their retries, in milliseconds (gRFC A6); below 0: do not retry.
     ///
-    /// Source: a failure that had no effect and is worth a retry says when; a write whose outcome is unknown and that has
-    /// no `request_id` says never. Everything else is left to the client's own policy.
+    /// Source: a failure that had no effect and is worth a retry says when; a write whose outcome is unknown and that
+    /// has no `request_id` says never. Everything else is left to the client's own policy.
     fn retry_pushback(&self) -> Option<i64> {
         match self {
             Self::Overloaded { .. } | Self::ShuttingDown => {

@@ -1,4 +1,4 @@
-//! Posting: how every amount gets into the ledger.
+//! The ledger: every amount of money is posted here.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::{
     rpc::Error,
 };
 
-/// Locked wallets, and the entries that a batch adds to them.
+/// Holds locked wallets, and the entries that a batch adds to them.
 pub struct Wallets {
     rows: HashMap<Uuid, Wallet>,
     entries: Vec<ledger_entry::Model>,
@@ -26,30 +26,31 @@ pub struct Wallets {
 
 /// A movement of money.
 pub struct Posting {
-    /// Why money moves.
+    /// The reason for the movement.
     pub kind: Kind,
-    /// Above 0 if money comes in, below 0 if it goes out; in the smallest unit of the currency.
+    /// The amount in the smallest unit of the currency: above 0 if money comes in, below 0 if it goes out.
     pub amount: i64,
-    /// The payment behind it.
+    /// The payment that moved the money, for payments and refunds.
     pub payment_id: Option<Uuid>,
-    /// The request that caused it.
+    /// The request that moved the money, for charges.
     pub request_id: Option<Uuid>,
 }
 
 impl Wallets {
-    /// Locks the wallets of the users.
+    /// Locks the wallets of the users. A user without a wallet gets none.
     pub async fn lock(write: &Write, user_ids: impl Iterator<Item = Uuid>) -> Result<Self, db::Error> {
         let rows = store::lock(write, &distinct(user_ids)).await?;
         Ok(Self { rows: rows.into_iter().map(|row| (row.user_id, row)).collect(), entries: Vec::new() })
     }
 
-    /// Returns the wallet of a user with what was posted so far; fails with USER_NOT_FOUND.
+    /// Returns the wallet of a user, including the entries posted so far. Fails with USER_NOT_FOUND.
     pub fn get(&self, user_id: Uuid) -> Result<&Wallet, Error> {
         self.rows.get(&user_id).ok_or_else(|| unknown(user_id))
     }
 
-    /// Adds an entry to a wallet. Fails with USER_NOT_FOUND, INSUFFICIENT_BALANCE or BALANCE_LIMIT_EXCEEDED; then nothing
-    /// is added.
+    /// Adds an entry to a wallet, and returns it.
+    ///
+    /// Fails with USER_NOT_FOUND, INSUFFICIENT_BALANCE or BALANCE_LIMIT_EXCEEDED; then it adds nothing.
     pub fn post(&mut self, user_id: Uuid, posting: Posting, now: Micros) -> Result<ledger_entry::Model, Error> {
         let wallet = self.rows.get_mut(&user_id).ok_or_else(|| unknown(user_id))?;
         wallet.balance = rules::balance_after(wallet.balance, posting.amount)?;
@@ -68,13 +69,13 @@ impl Wallets {
         Ok(entry)
     }
 
-    /// Stores the added entries.
+    /// Stores the added entries in the database.
     pub async fn save(&self, write: &Write) -> Result<(), db::Error> {
         store::add_entries(write, &self.entries).await
     }
 }
 
-/// USER_NOT_FOUND.
+/// Returns the error USER_NOT_FOUND.
 pub fn unknown(user_id: Uuid) -> Error {
     Error::UserNotFound { user_id: user_id.to_string() }
 }

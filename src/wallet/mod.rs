@@ -1,4 +1,4 @@
-//! Prepaid money: a wallet per user, and a ledger of everything that moved.
+//! Prepaid money: a wallet per user, and a ledger of all its movements.
 
 mod ledger;
 pub mod operations;

@@ -1,4 +1,4 @@
-//! The verbs of a wallet: open and charge.
+//! The operations of a wallet: open and charge.
 
 use uuid::Uuid;
 
@@ -15,24 +15,27 @@ use crate::{
     rpc::Error,
 };
 
-/// Adds money to a wallet.
+/// A command that adds money to a wallet.
 pub struct Charge {
     /// The owner of the wallet.
     pub user_id: Uuid,
     /// The amount in the smallest unit of the currency; above 0.
     pub amount: i64,
-    /// Chosen by the client; a retry with the same id returns the first answer.
+    /// A UUID chosen by the client; a retry with the same id returns the first answer.
     pub request_id: Option<Uuid>,
 }
 
-/// Opens the wallets of the users. A wallet that is open stays as it is.
+/// Opens the wallets of the users. A wallet that exists stays as it is.
 pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
     store::open(write, &distinct(user_ids.iter().copied())).await?;
     let wallets = Wallets::lock(write, user_ids.iter().copied()).await?;
     Ok(user_ids.iter().map(|user_id| wallets.get(*user_id).cloned()).collect())
 }
 
-/// Charges wallets, in the order of the commands.
+/// Charges wallets in the order of the commands.
+///
+/// A command fails with USER_NOT_FOUND, BALANCE_LIMIT_EXCEEDED, or REQUEST_ID_CONFLICT if its `request_id` was used for
+/// another charge.
 pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::Model> {
     let mut wallets = Wallets::lock(write, commands.iter().map(|c| c.user_id)).await?;
     let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
@@ -54,7 +57,7 @@ pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::M
 }
 
 impl Charge {
-    /// Tells whether an entry is what this command makes.
+    /// Tells whether this command would make the same entry.
     fn made(&self, entry: &ledger_entry::Model) -> bool {
         (entry.user_id, entry.kind, entry.amount) == (self.user_id, Kind::Charge, self.amount)
     }
@@ -64,25 +67,26 @@ impl Charge {
     }
 }
 
-/// Returns those of the users that have a wallet.
+/// Returns the users among these that have a wallet.
 pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Uuid>, db::Error> {
     Ok(store::known(write, user_ids).await?.into_iter().map(|user| user.user_id).collect())
 }
 
-/// Returns the wallet of a user; fails with USER_NOT_FOUND.
+/// Returns the wallet of a user. Fails with USER_NOT_FOUND.
 pub async fn require(db: &Database, user_id: Uuid) -> Result<Wallet, Error> {
     store::find(db, user_id).await?.ok_or_else(|| unknown(user_id))
 }
 
-/// A payment as the ledger has it.
+/// A payment as the ledger records it.
 pub struct BookedPayment {
-    /// The number of its entry.
+    /// The number of its ledger entry.
     pub entry_number: i64,
-    /// Its id.
+    /// The id of the payment.
     pub payment_id: Uuid,
 }
 
-/// Returns a user's payments, newest first, from the one before entry `before`.
+/// Returns up to `limit` payments of a user, newest first. `before` is the entry number of the last one on the previous
+/// page.
 pub async fn payments(
     db: &Database,
     user_id: Uuid,

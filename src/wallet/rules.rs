@@ -1,8 +1,12 @@
-//! The arithmetic of a balance.
+//! The rule of a balance: a pure function on plain values.
 
 use crate::rpc::Error;
 
-/// The balance after `amount` came in (above 0) or went out (below 0): never below 0, never more than an `i64` holds.
+/// Returns the balance after `amount` is added; a negative amount is taken away. Both are in the smallest unit of the
+/// currency.
+///
+/// Fails with INSUFFICIENT_BALANCE if the result is below 0, and with BALANCE_LIMIT_EXCEEDED if it does not fit into an
+/// `i64`.
 pub fn balance_after(balance: i64, amount: i64) -> Result<i64, Error> {
     match balance.checked_add(amount) {
         None => Err(Error::BalanceLimitExceeded { balance }),
@@ -28,7 +32,7 @@ mod tests {
     }
 
     #[test]
-    fn a_balance_is_bounded_by_what_an_i64_holds() {
+    fn a_balance_never_exceeds_an_i64() {
         assert_eq!(balance_after(i64::MAX - 1, 1).unwrap(), i64::MAX);
         assert!(matches!(balance_after(i64::MAX, 1), Err(Error::BalanceLimitExceeded { .. })));
     }

@@ -1,4 +1,4 @@
-//! WalletService: prepaid money.
+//! WalletService: open, charge, balance and ledger entries.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Serves wallets.
+/// Serves WalletService.
 pub struct WalletApi {
     db: Database,
     currency_code: Arc<str>,
@@ -31,7 +31,7 @@ pub struct WalletApi {
 }
 
 impl WalletApi {
-    /// Starts the lanes of wallets, whose amounts are in the smallest unit of `currency_code`.
+    /// Starts the lanes of wallets. Amounts are in the smallest unit of `currency_code`.
     pub fn new(db: Database, currency_code: &str, tasks: &TaskTracker) -> Self {
         Self {
             open: write_lane(&db, "wallet.open", tasks, |write, users| Box::pin(operations::open(write, users))),

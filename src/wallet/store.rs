@@ -1,4 +1,4 @@
-//! Queries of wallets and their ledger.
+//! Queries of wallets and ledger entries.
 
 use sea_orm::{
     ActiveEnum, ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
@@ -14,14 +14,14 @@ use crate::{
     },
 };
 
-/// A wallet and what its last entry says.
+/// A wallet with the balance of its last ledger entry.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Wallet {
     /// The owner.
     pub user_id: Uuid,
     /// The sum of the entries, in the smallest unit of the currency.
     pub balance: i64,
-    /// The number of entries, which is the number of the last one.
+    /// The number of entries. It equals the number of the last entry.
     pub entry_count: i64,
     /// When the wallet was opened.
     pub open_time: Micros,
@@ -35,7 +35,7 @@ pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {
     write.execute_set(sql, user_ids, [write.now().into()]).await.map(drop)
 }
 
-/// A query of [`Wallet`]s: of those that `source` calls `w`.
+/// Returns a query of [`Wallet`]s from `source`, which names the table of wallets `w`.
 fn wallets(source: &str) -> String {
     format!(
         "SELECT w.user_id, w.open_time, COALESCE(e.balance_after, 0) AS balance,
@@ -47,7 +47,8 @@ fn wallets(source: &str) -> String {
 
 /// Returns the wallets of the users, locked in the order of their ids.
 pub async fn lock(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Wallet>, db::Error> {
-    // The lock is a statement of its own: PostgreSQL shows each statement what was committed when it began.
+    // PostgreSQL shows a statement only rows that were committed when the statement began. So the lock is a statement
+    // of its own, before the query.
     let lock = "SELECT 1 FROM wallet w JOIN {r} ON w.user_id = r.id ORDER BY w.user_id {lock of w}";
     write.lock_set(lock, user_ids).await?;
     write.query_set(&wallets("{r} JOIN wallet w ON w.user_id = r.id"), user_ids, []).await
@@ -60,12 +61,12 @@ pub struct User {
     pub user_id: Uuid,
 }
 
-/// Returns those of the users that have a wallet.
+/// Returns the users among these that have a wallet.
 pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<User>, db::Error> {
     write.query_set("SELECT w.user_id FROM wallet w JOIN {r} ON w.user_id = r.id", user_ids, []).await
 }
 
-/// Returns the entries that the requests made.
+/// Returns the entries that these requests made.
 pub async fn entries_by_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<ledger_entry::Model>, db::Error> {
     let sql = "SELECT e.* FROM ledger_entry e JOIN {r} ON e.request_id = r.id";
     write.query_set(sql, request_ids, []).await
@@ -83,7 +84,7 @@ rows! {
     }
 }
 
-/// Adds entries to locked wallets.
+/// Inserts the entries of locked wallets.
 pub async fn add_entries(write: &Write, entries: &[ledger_entry::Model]) -> Result<(), db::Error> {
     let entries: Vec<NewEntry> = entries
         .iter()
@@ -104,13 +105,14 @@ pub async fn add_entries(write: &Write, entries: &[ledger_entry::Model]) -> Resu
     write.execute_set(sql, &entries, [write.now().into()]).await.map(drop)
 }
 
-/// Returns the wallet of a user.
+/// Returns the wallet of a user; `None` if the user has none.
 pub async fn find(db: &Database, user_id: Uuid) -> Result<Option<Wallet>, db::Error> {
     let found = db.query(&wallets("(SELECT * FROM wallet WHERE user_id = $1) AS w"), [user_id.into()]).await?;
     Ok(found.into_iter().next())
 }
 
-/// Returns a user's entries, of one kind or of all, newest first, from the one before number `before`.
+/// Returns up to `limit` entries of a user, of one `kind` or of all kinds, newest first. `before` is the entry number
+/// of the last one on the previous page.
 pub async fn entries(
     db: &Database,
     user_id: Uuid,

@@ -163,8 +163,8 @@ impl Books {
         }
     }
 
-    /// Queue numbers are dense, promotion follows their order, and no user is in a queue twice. The kept counts are those
-    /// of the rows, or more than those if rows were deleted.
+    /// Queue numbers are dense, promotion follows their order, and no user is in a queue twice. The kept counts are
+    /// those of the rows, or more than those if rows were deleted.
     fn queues(&self, is_tidied: bool) {
         let same = |rows: usize, kept: i64| rows as i64 == kept || (is_tidied && (rows as i64) < kept);
         use queue_token::State;

@@ -1,4 +1,4 @@
-//! What is decided by the row and the time under the lock; what is remembered; when streams end.
+//! Decisions under the lock of a row, remembered requests, and the ends of streams.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use crate::harness::{Caller, DATE, Engine, World, assert_failure, eventually, on
 
 on_both_engines!(
     a_late_first_call_does_not_revive_an_expired_admission,
-    calls_about_a_place_hold_the_row_against_the_token,
-    a_request_that_found_its_seats_held_is_remembered,
-    a_request_that_found_its_payment_made_or_refunded_is_remembered,
-    seats_of_the_callers_own_hold_name_that_hold,
-    a_watcher_of_seats_is_told_how_its_token_ended,
-    an_admitted_watcher_is_told_of_its_end_on_another_replica,
-    an_admitted_watcher_is_told_of_sold_out_and_of_seats_again,
-    a_user_with_a_long_past_holds_and_pays_as_others_do,
+    a_token_is_invalid_if_its_number_belongs_to_another_user,
+    a_hold_of_seats_already_held_is_remembered,
+    a_repeated_payment_or_refund_is_remembered,
+    seat_held_names_the_callers_own_hold,
+    a_seat_stream_ends_with_the_state_of_its_token,
+    a_position_stream_shows_an_end_on_another_replica,
+    an_admitted_user_sees_sold_out_and_seats_again,
+    a_user_with_old_reservations_can_hold_and_pay,
 );
 
 fn request_id() -> String {
     Uuid::now_v7().to_string()
 }
 
-/// The hold of a caller and the promotion of the next one race for the last second of an admission.
+/// A hold in the last second of an admission races with the promotion of the next user.
 async fn a_late_first_call_does_not_revive_an_expired_admission(world: World) {
     let claim_ttl = prost_types::Duration { seconds: 30, nanos: 0 };
     world.concert_with("IU", 1, |concert| (concert.claim_ttl, concert.max_active_count) = (Some(claim_ttl), 1)).await;
     let (first, second) = (world.waiting("IU").await, world.waiting("IU").await);
     world.promote().await;
     world.advance(Duration::from_secs(29));
-    // The call begins in time, and comes to its row too late.
+    // The call begins in time, but gets the lock on its row too late.
     let lock = crate::harness::lock_database(&world).await;
     lock.execute_unprepared("UPDATE queue_token SET issue_time = issue_time").await.unwrap();
     let call = tokio::spawn({
@@ -49,7 +49,7 @@ async fn a_late_first_call_does_not_revive_an_expired_admission(world: World) {
     world.check_invariants().await;
 }
 
-/// A token whose signature is good, but whose place is another user's row.
+/// Returns a caller with a validly signed token whose queue number belongs to another user.
 async fn of_another_row(world: &World, caller: &Caller, queue_number: i64) -> Caller {
     let sql = "SELECT key_id, secret FROM signing_key ORDER BY key_id DESC LIMIT 1";
     let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
@@ -63,7 +63,7 @@ async fn of_another_row(world: &World, caller: &Caller, queue_number: i64) -> Ca
     Caller { token: ring.sign(&bearer).unwrap(), queue_number, ..caller.clone() }
 }
 
-async fn calls_about_a_place_hold_the_row_against_the_token(world: World) {
+async fn a_token_is_invalid_if_its_number_belongs_to_another_user(world: World) {
     world.concert("IU", 50).await;
     let (victim, other) = (world.waiting("IU").await, world.waiting("IU").await);
     let forged = of_another_row(&world, &other, victim.queue_number).await;
@@ -77,7 +77,7 @@ async fn calls_about_a_place_hold_the_row_against_the_token(world: World) {
     assert_eq!(victim.state().await, QueueState::Active);
 }
 
-async fn a_request_that_found_its_seats_held_is_remembered(world: World) {
+async fn a_hold_of_seats_already_held_is_remembered(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let (first, again) = (request_id(), request_id());
@@ -87,13 +87,13 @@ async fn a_request_that_found_its_seats_held_is_remembered(world: World) {
     assert_failure(caller.hold_as(DATE, &[1, 2], &again).await, Code::AlreadyExists, "REQUEST_ID_CONFLICT");
     assert_eq!(caller.hold_as(DATE, &[1, 2], &first).await.unwrap(), held);
     caller.release(&held.reservation_id).await.unwrap();
-    // The first answer, whatever became of the seats.
+    // The answer stays the same after the seats were released.
     assert_eq!(caller.hold_as(DATE, &[2], &again).await.unwrap(), held);
     // An id belongs to one RPC.
     world.charge(caller.uuid(), 5, &again).await.unwrap();
 }
 
-async fn a_request_that_found_its_payment_made_or_refunded_is_remembered(world: World) {
+async fn a_repeated_payment_or_refund_is_remembered(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let held = caller.hold(DATE, &[1]).await.unwrap();
@@ -116,7 +116,7 @@ async fn a_request_that_found_its_payment_made_or_refunded_is_remembered(world: 
     world.check_invariants().await;
 }
 
-async fn seats_of_the_callers_own_hold_name_that_hold(world: World) {
+async fn seat_held_names_the_callers_own_hold(world: World) {
     world.concert("IU", 50).await;
     let (caller, other) = (world.admitted("IU").await, world.admitted("IU").await);
     let mine = caller.hold(DATE, &[1]).await.unwrap();
@@ -138,7 +138,7 @@ async fn end_of(mut stream: tonic::Streaming<proto::WatchSeatsResponse>) -> Stat
     }
 }
 
-async fn a_watcher_of_seats_is_told_how_its_token_ended(world: World) {
+async fn a_seat_stream_ends_with_the_state_of_its_token(world: World) {
     world.concert("IU", 50).await;
     let (payer, leaver) = (world.admitted("IU").await, world.admitted("IU").await);
     let (of_payer, of_leaver) = (payer.watch_seats(DATE).await.unwrap(), leaver.watch_seats(DATE).await.unwrap());
@@ -154,8 +154,8 @@ async fn next_position(stream: &mut tonic::Streaming<proto::WatchPositionRespons
     message.unwrap().expect("a message").position.expect("a position")
 }
 
-async fn an_admitted_watcher_is_told_of_its_end_on_another_replica(mut world: World) {
-    // One file has one server: there the other replica is the same one.
+async fn a_position_stream_shows_an_end_on_another_replica(mut world: World) {
+    // SQLite allows one server per file, so there the calls go to the same server.
     let replica = if world.engine == Engine::Postgres { world.add_replica().await } else { 0 };
     world.concert("IU", 50).await;
     let (payer, leaver) = (world.admitted("IU").await, world.admitted("IU").await);
@@ -172,7 +172,7 @@ async fn an_admitted_watcher_is_told_of_its_end_on_another_replica(mut world: Wo
     assert!(of_payer.message().await.unwrap().is_none());
 }
 
-async fn an_admitted_watcher_is_told_of_sold_out_and_of_seats_again(world: World) {
+async fn an_admitted_user_sees_sold_out_and_seats_again(world: World) {
     world.concert("IU", 2).await;
     let (first, second) = (world.admitted("IU").await, world.admitted("IU").await);
     let watcher = world.admitted("IU").await;
@@ -191,8 +191,8 @@ async fn an_admitted_watcher_is_told_of_sold_out_and_of_seats_again(world: World
     assert_eq!(next().await, (QueueState::Active, 2));
 }
 
-/// The past of a user: released holds, far more than a batch has.
-async fn a_user_with_a_long_past_holds_and_pays_as_others_do(world: World) {
+/// The user has three released holds and one expired hold before the paid one.
+async fn a_user_with_old_reservations_can_hold_and_pay(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     for seat in 0..3 {
@@ -204,7 +204,7 @@ async fn a_user_with_a_long_past_holds_and_pays_as_others_do(world: World) {
     world.advance(Duration::from_secs(300));
     assert_failure(caller.pay().await, Code::FailedPrecondition, "HOLD_EXPIRED");
     world.expire().await;
-    // The sweep has said so, and the answer is the same.
+    // The answer stays the same after the pass has set the hold to EXPIRED.
     assert_failure(caller.pay().await, Code::FailedPrecondition, "HOLD_EXPIRED");
     caller.hold(DATE, &[8]).await.unwrap();
     assert_eq!(caller.pay().await.unwrap().seat_numbers, [8]);
@@ -212,12 +212,12 @@ async fn a_user_with_a_long_past_holds_and_pays_as_others_do(world: World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_reader_of_counts_gets_the_present_and_no_burst() {
+async fn a_slow_reader_of_sale_stats_gets_current_counts_without_a_burst() {
     let world = World::new(Engine::Sqlite).await;
     world.concert("IU", 50).await;
     let interval = Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 });
     let request = proto::WatchSaleStatsRequest { concert_code: "IU".into(), interval };
-    // A window of one message: what the caller does not read is not sent.
+    // With a window of 16 bytes the server cannot send messages that the caller does not read.
     let address = format!("http://{}", world.server(0).admin_address);
     let endpoint = Channel::from_shared(address).unwrap().initial_stream_window_size(Some(16));
     let mut admin = AdminServiceClient::new(endpoint.connect().await.unwrap());
@@ -230,12 +230,12 @@ async fn a_slow_reader_of_counts_gets_the_present_and_no_burst() {
         stream.message().await.unwrap().unwrap();
         count += 1;
     }
-    // One each interval, and what was on its way; thirty were missed meanwhile.
+    // Four or five intervals fit into 900 ms, and a few messages were in flight. The 30 missed ones must not come.
     assert!((3..=12).contains(&count), "{count} messages");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_commits_are_durable_whatever_the_server_says_and_migrations_have_no_time_limit() {
+async fn postgres_commits_are_durable_even_if_the_database_turns_that_off() {
     let world = World::new(Engine::Postgres).await;
     let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
     let show = async |sql: &str| {
@@ -249,7 +249,7 @@ async fn postgres_commits_are_durable_whatever_the_server_says_and_migrations_ha
     let user = Uuid::now_v7().to_string();
     let mut wallets = proto::wallet_service_client::WalletServiceClient::new(world.channel(replica));
     wallets.open_wallet(proto::OpenWalletRequest { user_id: user }).await.unwrap();
-    // The sessions of the new server carry its own setting.
+    // The sessions of the new server use its own setting, not that of the database.
     let db = boxoffice::db::Database::new(&world.settings.database_url, world.clock.clone()).await.unwrap();
     let write = db.begin().await.unwrap();
     let row = write.conn().query_one_raw(Statement::from_string(DatabaseBackend::Postgres, "SHOW synchronous_commit"));
@@ -258,7 +258,7 @@ async fn postgres_commits_are_durable_whatever_the_server_says_and_migrations_ha
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn departures_of_thousands_are_one_refresh() {
+async fn a_position_is_correct_right_after_199_departures() {
     let world = World::new(Engine::Sqlite).await;
     world.concert("IU", 50).await;
     let callers = futures::future::join_all((0..200).map(|_| world.waiting("IU"))).await;
@@ -266,7 +266,7 @@ async fn departures_of_thousands_are_one_refresh() {
     for left in futures::future::join_all(leaving).await {
         left.unwrap();
     }
-    // The next question is answered with the place that was left.
+    // The next call must already count the departures.
     assert_eq!(callers[199].position().await.unwrap().position, Some(1));
     eventually("all have left", async || world.stats("IU").await.left_count == 199).await;
 }

@@ -1,7 +1,8 @@
-//! The plan of every statement, on both engines: rows are found by key, and nothing that history grows is scanned or sorted.
+//! The query plan of every statement on both engines. Rows must be found by key, and a table that grows with history
+//! must not be scanned or sorted.
 //!
-//! A scenario makes every statement of every store run. The statements are read from the trace of the database driver, so
-//! those that SeaORM builds count too. A statement in the sources that the scenario does not run fails the test.
+//! A scenario runs every statement of every store. The statements come from the trace of the database driver, so those
+//! that SeaORM builds are included. The test fails if the sources have a statement that the scenario does not run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,9 +18,9 @@ use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::Sub
 
 use crate::harness::{Caller, DATE, Engine, NEXT_DATE, World};
 
-/// Tables that a sale does not grow.
+/// Tables that do not grow with a sale.
 const SMALL_TABLES: [&str; 3] = ["signing_key", "pass_cursor", "seaql_migrations"];
-/// Sorts of what is live now, with the reason why that is little.
+/// Sorts of live rows that are allowed, each with the reason why the rows are few.
 const LIVE_SORTS: [(&str, &str); 4] = [
     ("SELECT DISTINCT p.concert_id + 0 AS concert_id FROM performance p", "dates on sale"),
     ("FROM performance p WHERE p.sale_end_time > $1 GROUP BY p.concert_id + 0", "dates on sale"),
@@ -32,14 +33,14 @@ const LIVE_SORTS: [(&str, &str); 4] = [
 
 static STATEMENTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Keeps every statement that the driver traces.
+/// Records every statement that the driver traces.
 struct Recorder;
 
 impl<S: tracing::Subscriber> Layer<S> for Recorder {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
         let mut text = Text::default();
         event.record(&mut text);
-        // The statement follows a summary of it where it is long.
+        // For a long statement the driver traces a summary and then the statement.
         let statement = if text.statement.trim().is_empty() { text.summary } else { text.statement };
         STATEMENTS.lock().unwrap().insert(one_line(&statement));
     }
@@ -81,7 +82,7 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Makes every statement run: each verb, with its replays and failures, and each pass.
+/// Runs every statement: each operation with its replays and failures, and each background pass.
 async fn scenario(world: &World) {
     world.concert("IU", 4).await;
     let id = || uuid::Uuid::now_v7().to_string();
@@ -125,7 +126,7 @@ async fn scenario(world: &World) {
     list_concerts(world).await;
     let db = Database::new(&world.settings.database_url, world.clock.clone()).await.unwrap();
     boxoffice::token::store::add_key(&db, &[7; 32]).await.unwrap();
-    // A departure that is read after the first refresh, a concert off sale, and what is old.
+    // A departure after the first refresh, a concert off sale, and old rows.
     let (stays, goes) = (world.waiting("IU").await, world.waiting("IU").await);
     stays.position().await.unwrap();
     goes.leave().await.unwrap();
@@ -134,7 +135,8 @@ async fn scenario(world: &World) {
     tokio::time::sleep(Duration::from_millis(600)).await;
 }
 
-/// Payments of both dates in one batch, which lock the performances in order. The users are spread over the workers.
+/// Pays for both dates in one batch, so that several performances are locked in order. The users are spread over the
+/// workers.
 async fn several_dates_at_once(world: &World) {
     let mut payers = Vec::new();
     for (date, seat) in (1..=4).flat_map(|seat| [(DATE, seat), (NEXT_DATE, seat)]) {
@@ -151,7 +153,7 @@ async fn several_dates_at_once(world: &World) {
     }
 }
 
-/// An admission with a time for its first use.
+/// Admits a user to a concert with a limited time for the first use.
 async fn unused_admission(world: &World) {
     let ttl = prost_types::Duration { seconds: 30, nanos: 0 };
     world.concert_with("BTS", 1, |concert| concert.claim_ttl = Some(ttl)).await;
@@ -182,7 +184,7 @@ async fn list_concerts(world: &World) {
     concerts.get_concert(proto::GetConcertRequest { concert_code: "IU".into() }).await.unwrap();
 }
 
-/// The statements that stand in the sources, up to where they differ between the engines.
+/// Returns the statements in the sources with their files, up to the point where the engines differ.
 fn statements_in_sources() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeMap::new();
@@ -217,7 +219,7 @@ async fn check(engine: Engine) {
     scenario(&world).await;
     let recorded: Vec<String> = STATEMENTS.lock().unwrap().iter().filter(|sql| is_of(engine, sql)).cloned().collect();
     for (statement, file) in statements_in_sources() {
-        // SQLite has one writer and takes no locks.
+        // SQLite has one writer and takes no row locks.
         let is_lock = engine == Engine::Sqlite && statement.starts_with("SELECT 1 FROM");
         let was_run = is_lock || recorded.iter().any(|sql| sql.contains(&statement));
         assert!(was_run, "{engine:?}: the scenario does not run this statement of {file}:\n{statement}");
@@ -233,7 +235,7 @@ async fn check(engine: Engine) {
     }
     println!("{engine:?}: {count} statements, none of which scans or sorts what history grows");
     assert!(count >= 60, "{engine:?}: only {count} statements were seen");
-    // The statement that once scanned the table of tokens in the only writer.
+    // A known scan, to prove that the check notices one.
     let old = "SELECT concert_id, queue_number FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1 \
                ORDER BY concert_id, queue_number LIMIT $2";
     assert!(!faults(write.conn(), old).await.unwrap().is_empty(), "{engine:?}: a scan is not noticed");
@@ -241,7 +243,7 @@ async fn check(engine: Engine) {
 
 static MIGRATIONS: OnceLock<String> = OnceLock::new();
 
-/// The text of all migrations, in one line, as PostgreSQL gets it.
+/// Returns the text of all migrations in one line, as PostgreSQL gets it.
 fn migrations() -> String {
     let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("migration/src")).unwrap();
     let texts: Vec<String> = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
@@ -251,11 +253,11 @@ fn migrations() -> String {
     forms.map(|form| text.replace("{json_array_length}", &form)).join(" ")
 }
 
-/// Whether a statement is one of the engine's dialect. Many are of both.
+/// Tells whether a statement must be checked on this engine. Many statements are for both engines.
 fn is_of(engine: Engine, sql: &str) -> bool {
-    // A migration reads every row once.
+    // A migration may read every row: it runs once.
     let is_schema_change = MIGRATIONS.get_or_init(migrations).contains(sql);
-    // By which the harness keeps others from writing.
+    // With this statement the harness blocks other writers.
     let is_of_test = sql == "UPDATE wallet SET open_time = open_time";
     let is_data = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "].iter().any(|word| sql.starts_with(word));
     let is_schema = [
@@ -281,7 +283,7 @@ fn is_of(engine: Engine, sql: &str) -> bool {
         }
 }
 
-/// What is wrong with the plan of a statement; `None` for one that has no plan worth a look.
+/// Returns the faults in the plan of a statement; `None` if the statement has no plan.
 async fn faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<String>> {
     match conn.get_database_backend() {
         DatabaseBackend::Sqlite => sqlite_faults(conn, sql).await,
@@ -290,7 +292,7 @@ async fn faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<String>> {
 }
 
 fn may_sort(sql: &str) -> bool {
-    // A set of rows is a batch.
+    // A set of rows is a batch, which is small.
     let is_batch = sql.contains("json_each") || sql.contains("jsonb_array_elements");
     is_batch || LIVE_SORTS.iter().any(|(fragment, _)| sql.contains(fragment))
 }
@@ -305,7 +307,7 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<Stri
         let in_order = detail.contains("USING INDEX") || detail.contains("USING COVERING INDEX");
         let is_page = in_order && sql.contains("LIMIT") && !details.iter().any(|detail| detail.contains("TEMP B-TREE"));
         let is_any = sql.contains("LIMIT 1") || sql.contains("LIMIT ?");
-        // For an inserted parent row SQLite plans a look-up of its children that it runs only if a reference is broken.
+        // For an inserted parent row, SQLite plans a look-up of its children. It runs only if a reference is broken.
         let is_reference = sql.starts_with("INSERT") && !sql.contains(name);
         let is_table = is_base_table(sql, name) && !is_reference;
         match verb {
@@ -317,14 +319,14 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<Stri
     Some(details.iter().filter(is_fault).cloned().collect())
 }
 
-/// Whether a name in a plan is a table that history grows, or an alias of one; not a set, a step or a small table.
+/// Tells whether a name in a plan is a table that grows with history, or an alias of one.
 fn is_base_table(sql: &str, name: &str) -> bool {
     let is_derived =
         ["r", "json_each", "due", "next", "old", "s", "f", "CONSTANT"].contains(&name) && !aliases(sql, name);
     !is_derived && !SMALL_TABLES.contains(&name)
 }
 
-/// Whether `name` stands for a table of the schema in this statement.
+/// Tells whether `name` is an alias of a table in this statement.
 fn aliases(sql: &str, name: &str) -> bool {
     let tables = ["performance", "reserved_seat", "queue_token", "reservation", "payment", "concert"];
     tables.iter().any(|table| sql.contains(&format!("{table} {name} ")))
@@ -380,7 +382,7 @@ async fn check_postgres() {
     check(Engine::Postgres).await;
 }
 
-/// Runs a check in a process of its own, so that the statements of other tests are not among those recorded.
+/// Runs a check in a process of its own, so that it records no statements of other tests.
 fn alone(check: &str) {
     let test = std::env::current_exe().expect("this test");
     let args = [check, "--exact", "--ignored", "--nocapture"];

@@ -1,4 +1,4 @@
-//! What is old and of no more use is deleted; what must be kept is kept.
+//! Old rows are deleted after the retention time, and records of money are kept.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use uuid::Uuid;
 use crate::harness::{DATE, Engine, World, assert_failure, on_both_engines};
 
 on_both_engines!(
-    what_is_old_is_deleted_and_money_is_kept,
-    what_is_younger_than_the_retention_stays,
+    old_rows_are_deleted_and_money_is_kept,
+    rows_younger_than_the_retention_stay,
     several_replicas_may_tidy_together,
-    a_sweep_goes_on_where_the_last_server_stopped,
+    the_expiry_pass_continues_where_the_last_server_stopped,
 );
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -27,7 +27,7 @@ async fn connect(world: &World) -> DatabaseConnection {
     Database::connect(&world.settings.database_url).await.unwrap()
 }
 
-/// Rows of tokens, reservations, extensions and remembered requests.
+/// Returns the number of tokens, reservations, extensions and remembered requests.
 async fn counts(world: &World) -> [u64; 4] {
     let db = connect(world).await;
     [
@@ -38,7 +38,7 @@ async fn counts(world: &World) -> [u64; 4] {
     ]
 }
 
-/// A paid, a refunded, a released, an expired and a held reservation; returns the users' callers.
+/// Makes a paid, a refunded, a released, a left and an expired reservation. Returns the callers an hour later.
 async fn past(world: &World) -> Vec<crate::harness::Caller> {
     world.concert("IU", 50).await;
     let mut callers = Vec::new();
@@ -65,34 +65,34 @@ async fn past(world: &World) -> Vec<crate::harness::Caller> {
     callers
 }
 
-async fn what_is_old_is_deleted_and_money_is_kept(world: World) {
+async fn old_rows_are_deleted_and_money_is_kept(world: World) {
     let callers = past(&world).await;
     let waiting = world.waiting("IU").await;
     assert_eq!(counts(&world).await, [6, 5, 5, 5]);
     let stats = world.stats("IU").await;
     world.advance(90 * DAY);
     world.tidy().await;
-    // The token that waits stays, and the reservations that were paid.
+    // The waiting token and the paid and refunded reservations stay.
     assert_eq!(counts(&world).await, [1, 2, 2, 0]);
     let db = connect(&world).await;
     assert_eq!(payment::Entity::find().count(&db).await.unwrap(), 2);
     assert_eq!(ledger_entry::Entity::find().count(&db).await.unwrap(), 6 + 3);
     assert_eq!(reserved_seat::Entity::find().count(&db).await.unwrap(), 1);
     assert_eq!(waiting.state().await, QueueState::Waiting);
-    // A token that was deleted is not known any more; a payment is.
+    // A deleted token is unknown, but its payment is still known.
     assert_failure(callers[2].position().await, Code::Unauthenticated, "TOKEN_INVALID");
     let request =
         boxoffice::rpc::proto::ListPaymentsRequest { user_id: callers[0].user_id.clone(), ..Default::default() };
     let listed = callers[0].payments().list_payments(request).await.unwrap().into_inner().payments;
     let paid = callers[0].reservation(&listed[0].reservation_id).await.unwrap();
     assert_eq!(paid.state(), ReservationState::Paid);
-    // The counts of the sale do not follow the rows.
+    // The counts of the sale stay correct after their rows were deleted.
     assert_eq!(world.stats("IU").await.issued_count, stats.issued_count);
     assert_eq!(world.stats("IU").await.revenue, stats.revenue);
     world.check_invariants_after_tidying().await;
 }
 
-async fn what_is_younger_than_the_retention_stays(world: World) {
+async fn rows_younger_than_the_retention_stay(world: World) {
     past(&world).await;
     let before = counts(&world).await;
     world.advance(89 * DAY);
@@ -116,13 +116,13 @@ async fn several_replicas_may_tidy_together(mut world: World) {
     world.check_invariants_after_tidying().await;
 }
 
-async fn a_sweep_goes_on_where_the_last_server_stopped(mut world: World) {
+async fn the_expiry_pass_continues_where_the_last_server_stopped(mut world: World) {
     past(&world).await;
     let db = connect(&world).await;
     let reached = "SELECT reached_time FROM pass_cursor WHERE name = 'holds'";
     let reached = Statement::from_string(db.get_database_backend(), reached);
     let reached: i64 = db.query_one_raw(reached).await.unwrap().unwrap().try_get("", "reached_time").unwrap();
-    assert!(reached > crate::harness::START, "the sweep did not note how far it has come");
+    assert!(reached > crate::harness::START, "the pass did not record its progress");
     let caller = world.admitted("IU").await;
     caller.hold(DATE, &[9]).await.unwrap();
     world.advance(Duration::from_secs(3_600));
@@ -138,7 +138,7 @@ async fn sqlite_gives_space_back() {
     world.concert("IU", 50).await;
     let db = connect(&world).await;
     let user = world.user(0).await;
-    // Ended tokens, as a sale of the past leaves them.
+    // 60,000 ended tokens of an old sale.
     let sql = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000)
                INSERT INTO queue_token (concert_id, queue_number, user_id, state, ended, issue_time, departure_number)
                SELECT 1, i, $1, 'LEFT', true, i, i FROM n";

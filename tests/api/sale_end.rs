@@ -1,4 +1,4 @@
-//! Until when a date is sold.
+//! The end of a date's sale.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use crate::harness::{DATE, NEXT_DATE, PRICE, START, World, assert_failure, on_bo
 
 on_both_engines!(
     a_date_is_sold_until_its_sale_ends,
-    a_sale_ends_when_the_performance_starts_unless_it_says_otherwise,
-    seats_of_a_date_that_is_over_are_no_capacity,
+    a_sale_ends_by_default_when_the_performance_starts,
+    unsold_seats_of_a_closed_sale_admit_nobody,
 );
 
 const HOUR: i64 = 3_600_000_000;
 
-/// A concert with a date whose sale ends in an hour, and one whose sale goes on.
+/// Creates a concert with one date whose sale ends in an hour and one whose sale ends 98 hours later.
 async fn concert(world: &World, seat_count: i32) {
     let request = proto::CreateConcertRequest { concert_code: "IU".into(), name: "IU".into(), ..Default::default() };
     world.admin().create_concert(request).await.unwrap();
@@ -51,7 +51,7 @@ async fn a_date_is_sold_until_its_sale_ends(world: World) {
     assert_eq!((info.metadata["date"].as_str(), info.metadata["concert_code"].as_str()), (DATE, "IU"));
     assert_failure(late.pay().await, Code::FailedPrecondition, "SALE_CLOSED");
     assert_eq!(world.balance(late.uuid()).await, 100 * PRICE);
-    // A sale at the door: the performance started an hour ago, and its other date is still sold.
+    // Door sales: the performance started an hour ago, and the second date is still on sale.
     world.advance(Duration::from_secs(2 * 3_600));
     let door = world.admitted("IU").await;
     door.hold(NEXT_DATE, &[1]).await.unwrap();
@@ -59,7 +59,7 @@ async fn a_date_is_sold_until_its_sale_ends(world: World) {
     world.check_invariants().await;
 }
 
-async fn a_sale_ends_when_the_performance_starts_unless_it_says_otherwise(world: World) {
+async fn a_sale_ends_by_default_when_the_performance_starts(world: World) {
     world.concert("IU", 50).await;
     let start = Duration::from_secs(1_000_000);
     world.advance(start - Duration::from_secs(1));
@@ -72,7 +72,7 @@ async fn a_sale_ends_when_the_performance_starts_unless_it_says_otherwise(world:
     assert_eq!(caller.performances().await.unwrap(), []);
 }
 
-async fn seats_of_a_date_that_is_over_are_no_capacity(world: World) {
+async fn unsold_seats_of_a_closed_sale_admit_nobody(world: World) {
     concert(&world, 2).await;
     let mut callers = futures::future::join_all((0..5).map(|_| world.waiting("IU"))).await;
     callers.sort_by_key(|caller| caller.queue_number);

@@ -55,7 +55,8 @@ async fn sale_of_the_version_before(db: &DatabaseConnection) {
         let was_admitted = number != 6 && number < 8;
         let ended = !["WAITING", "ACTIVE"].contains(&state);
         let token = "INSERT INTO queue_token (concert_id, queue_number, user_id, state, ended, issue_time, admit_time,
-                                              expire_time, departure_number) VALUES (1, $1, $2, $3, $4, $5, $6, $7, $8)";
+                                              expire_time, departure_number)
+                     VALUES (1, $1, $2, $3, $4, $5, $6, $7, $8)";
         let (admit, expire) = (was_admitted.then_some(START - MINUTE), was_admitted.then_some(START + 9 * MINUTE));
         let values: [Value; 8] = [
             number.into(),

@@ -62,8 +62,8 @@ impl Plan {
         0..self.warm + self.rounds * self.slice
     }
 
-    /// Returns the users that call under load, in the order of one operation: a new random one, or with `kind` the order
-    /// in which they were made. Rows that one operation writes together are then changed together by the next.
+    /// Returns the users that call under load, in the order of one operation: a new random one, or with `kind` the
+    /// order in which they were made. Rows that one operation writes together are then changed together by the next.
     pub fn order(&self, kind: bool) -> Vec<usize> {
         let mut users: Vec<usize> = self.crowd().collect();
         if !kind {

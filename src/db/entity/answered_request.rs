@@ -1,4 +1,4 @@
-//! A request that was accepted and found nothing left to do: its `request_id` stands in no other row.
+//! An accepted request that changed nothing, because its work was already done. No other row holds its `request_id`.
 
 use sea_orm::entity::prelude::*;
 
@@ -6,23 +6,23 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "answered_request")]
 pub struct Model {
-    /// Chosen by the client.
+    /// A UUID chosen by the client.
     #[sea_orm(primary_key, auto_increment = false)]
     pub request_id: Uuid,
     /// The RPC. An id belongs to one RPC.
     #[sea_orm(primary_key, auto_increment = false)]
     pub rpc: String,
-    /// What was asked, in one line. A retry says the same.
+    /// The content of the request, in one line. A retry must have the same content.
     pub request: String,
-    /// The reservation or payment in the answer.
+    /// The id of the reservation or payment in the answer.
     pub answer_id: Uuid,
-    /// When the hold in the answer was to end.
+    /// The end of the hold in the answer.
     pub expire_time: Option<i64>,
-    /// When it was answered.
+    /// When the request was answered.
     pub create_time: i64,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,4 +1,4 @@
-//! What is queued for.
+//! A concert, which has one queue.
 
 use sea_orm::entity::prelude::*;
 
@@ -6,27 +6,27 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "concert")]
 pub struct Model {
-    /// Made by the database; never shown.
+    /// The key in the database. The API never shows it.
     #[sea_orm(primary_key)]
     pub concert_id: i64,
-    /// The name that callers know it by.
+    /// The code that callers use.
     #[sea_orm(unique)]
     pub concert_code: String,
-    /// For people.
+    /// The name for display.
     pub name: String,
-    /// Nobody is admitted before.
+    /// No token is admitted before this time.
     pub open_time: i64,
-    /// Nobody is admitted while true.
+    /// No token is admitted while this is true.
     pub paused: bool,
-    /// Bound of the ACTIVE tokens; 0: the unsold seats alone.
+    /// Maximum number of ACTIVE tokens; 0: only the unsold seats limit it.
     pub max_active_count: i32,
-    /// Seats that one user may have, held and paid together.
+    /// Maximum number of seats of one user, held and paid together.
     pub seats_per_user_limit: i32,
-    /// Time for a first sign of life; 0: no limit, `None`: the server's default.
+    /// Time for the first use of an admission, in microseconds; 0: no limit, `None`: the server's default.
     pub claim_ttl: Option<i64>,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

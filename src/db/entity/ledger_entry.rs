@@ -1,16 +1,16 @@
-//! One movement of a wallet; never changed.
+//! A movement of money in a wallet. A row never changes.
 
 use sea_orm::entity::prelude::*;
 
-/// Why money moved.
+/// The reason for a movement of money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Kind {
-    /// Money came in from outside.
+    /// The user added money.
     Charge,
-    /// Seats were paid.
+    /// The user paid for seats.
     Payment,
-    /// A payment was given back.
+    /// A payment was refunded.
     Refund,
 }
 
@@ -18,27 +18,27 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "ledger_entry")]
 pub struct Model {
-    /// Whose wallet.
+    /// The owner of the wallet.
     #[sea_orm(primary_key, auto_increment = false)]
     pub user_id: Uuid,
-    /// Dense from 1 per wallet.
+    /// The number of the entry, dense from 1 per wallet.
     #[sea_orm(primary_key, auto_increment = false)]
     pub entry_number: i64,
-    /// Why.
+    /// The reason for the movement.
     pub kind: Kind,
-    /// Signed.
+    /// The amount: above 0 if money came in, below 0 if it went out.
     pub amount: i64,
-    /// The balance right after it.
+    /// The balance after this entry.
     pub balance_after: i64,
-    /// The payment behind it.
+    /// The payment, for payments and refunds.
     pub payment_id: Option<Uuid>,
-    /// The request that made it.
+    /// The request that made the entry, for charges.
     pub request_id: Option<Uuid>,
-    /// When it was booked.
+    /// When the entry was made.
     pub create_time: i64,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,4 +1,6 @@
-//! The tables as SeaORM entities: one file per table, mirroring `migration/`, without behaviour.
+//! The tables as SeaORM entities without behaviour, one file per table. They mirror `migration/`.
+//!
+//! Times are microseconds since the Unix epoch (UTC). Money is in the smallest unit of the currency.
 
 pub mod answered_request;
 pub mod concert;

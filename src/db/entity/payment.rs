@@ -1,14 +1,14 @@
-//! What was paid for a reservation.
+//! A payment for a reservation.
 
 use sea_orm::entity::prelude::*;
 
-/// What became of a payment; see the proto `PaymentState`.
+/// The state of a payment; see `PaymentState` in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum State {
-    /// The seats are the user's.
+    /// The user owns the seats.
     Paid,
-    /// Money and seats were given back.
+    /// The money was returned and the seats are free.
     Refunded,
 }
 
@@ -16,30 +16,30 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "payment")]
 pub struct Model {
-    /// A UUID of version 7.
+    /// The key, a UUID of version 7.
     #[sea_orm(primary_key, auto_increment = false)]
     pub payment_id: Uuid,
-    /// What was paid.
+    /// The reservation that was paid for.
     pub reservation_id: Uuid,
-    /// Who paid.
+    /// The user that paid.
     pub user_id: Uuid,
-    /// For which concert.
+    /// The concert.
     pub concert_id: i64,
-    /// How much.
+    /// The price that was paid.
     pub price: i64,
-    /// What became of it.
+    /// The state.
     pub state: State,
-    /// When.
+    /// When it was paid.
     pub pay_time: i64,
-    /// When the money went back.
+    /// When it was refunded.
     pub refund_time: Option<i64>,
-    /// The request that made it.
+    /// The request that made the payment.
     pub request_id: Option<Uuid>,
-    /// The request that gave it back.
+    /// The request that refunded it.
     pub refund_request_id: Option<Uuid>,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,4 +1,4 @@
-//! One concert at one venue on one date.
+//! A concert at a venue on a date.
 
 use sea_orm::entity::prelude::*;
 
@@ -6,30 +6,30 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "performance")]
 pub struct Model {
-    /// Made by the database; never shown.
+    /// The key in the database. The API never shows it.
     #[sea_orm(primary_key)]
     pub performance_id: i64,
     /// The concert.
     pub concert_id: i64,
-    /// ISO-8601; unique in the concert.
+    /// The date, in ISO 8601; unique in the concert.
     pub date: String,
-    /// When it starts.
+    /// When the performance starts.
     pub start_time: i64,
-    /// Until when it is sold.
+    /// When the sale ends.
     pub sale_end_time: i64,
     /// The venue.
     pub venue_id: String,
-    /// Seats of the venue.
+    /// The number of seats of the venue.
     pub seat_count: i32,
-    /// Seats that are paid for.
+    /// The number of seats that are paid for.
     pub sold_seat_count: i32,
-    /// The number of tokens that a payment completed, refunded ones included.
+    /// The number of tokens that payments completed, including payments that were refunded.
     pub completed_token_count: i64,
-    /// The sum of the payments that were not refunded, in the smallest unit of the currency.
+    /// The sum of the payments that were not refunded.
     pub revenue: i64,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

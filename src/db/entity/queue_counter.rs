@@ -1,4 +1,4 @@
-//! How far the queue of a concert has come.
+//! The counters of a concert's queue.
 
 use sea_orm::entity::prelude::*;
 
@@ -9,21 +9,21 @@ pub struct Model {
     /// The concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub concert_id: i64,
-    /// The last number issued.
+    /// The last number that was issued.
     pub issued_number: i64,
-    /// The last number admitted. No token up to it waits.
+    /// The last number that was admitted. No token up to this number waits.
     pub admitted_number: i64,
-    /// The number of tokens that were admitted. Tokens that left before their turn do not count.
+    /// The number of tokens that were admitted. Tokens that left while they waited do not count.
     pub admitted_count: i64,
-    /// The number of tokens that left, admitted or not.
+    /// The number of tokens that left, whether admitted or not.
     pub departed_count: i64,
     /// The number of tokens that left after they were admitted.
     pub left_admitted_count: i64,
-    /// The number of tokens whose admission ran out and that say so.
+    /// The number of tokens in the state EXPIRED, including deleted ones.
     pub expired_count: i64,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,8 +1,8 @@
-//! A place in the queue of a concert.
+//! A user's place in the queue of a concert.
 
 use sea_orm::entity::prelude::*;
 
-/// What a token may do; see the proto `QueueState`.
+/// The state of a token; see `QueueState` in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum State {
@@ -10,11 +10,11 @@ pub enum State {
     Waiting,
     /// Admitted until `expire_time`.
     Active,
-    /// The admission ran out.
+    /// The admission expired.
     Expired,
-    /// Paid.
+    /// The user has paid.
     Completed,
-    /// Left the queue.
+    /// The user left the queue.
     Left,
 }
 
@@ -25,44 +25,44 @@ pub struct Model {
     /// The concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub concert_id: i64,
-    /// Dense from 1 per concert.
+    /// The number in the queue, dense from 1 per concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub queue_number: i64,
     /// The user.
     pub user_id: Uuid,
-    /// ACTIVE after `expire_time` means EXPIRED, also before a sweep says so.
+    /// The state. ACTIVE past `expire_time` means EXPIRED, even before a pass sets it.
     pub state: State,
-    /// When it was issued.
+    /// When the token was issued.
     pub issue_time: i64,
-    /// When it was admitted.
+    /// When the token was admitted.
     pub admit_time: Option<i64>,
     /// When the admission ends.
     pub expire_time: Option<i64>,
-    /// What `expire_time` becomes at the first use; `None` after it, or where no early use is required.
+    /// The value of `expire_time` after the first use. `None` after the first use, or if no early use is required.
     pub claimed_expire_time: Option<i64>,
-    /// Dense from 1 per concert in the order of leaving.
+    /// The number of the departure, dense from 1 per concert.
     pub departure_number: Option<i64>,
 }
 
 crate::db::rows! {
-    /// Key of a queue token's row: a concert, and a place in its queue.
+    /// The key of a queue token's row: a concert and a number in its queue.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct TokenKey {
-        /// The concert, as the database knows it.
+        /// The key of the concert in the database.
         pub concert_id: i64,
-        /// From 1, without gaps.
+        /// The number in the queue, dense from 1.
         pub queue_number: i64,
     }
 }
 
 impl Model {
-    /// The key of this row.
+    /// Returns the key of this row.
     pub fn key(&self) -> TokenKey {
         TokenKey { concert_id: self.concert_id, queue_number: self.queue_number }
     }
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

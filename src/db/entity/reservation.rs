@@ -1,22 +1,22 @@
-//! Seats of one performance, kept for one token.
+//! Seats of a performance that are held for a token, and their later state.
 
 use sea_orm::entity::prelude::*;
 
 use super::queue_token::TokenKey;
 
-/// What became of a reservation; see the proto `ReservationState`.
+/// The state of a reservation; see `ReservationState` in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum State {
-    /// Kept until `expire_time`.
+    /// The seats are held until `expire_time`.
     Held,
-    /// Paid.
+    /// The seats are paid for.
     Paid,
-    /// Given back.
+    /// The user released the seats before paying.
     Released,
-    /// Its time ran out.
+    /// The hold expired.
     Expired,
-    /// Was paid and given back.
+    /// The payment was refunded.
     Refunded,
 }
 
@@ -24,47 +24,47 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "reservation")]
 pub struct Model {
-    /// A UUID of version 7.
+    /// The key, a UUID of version 7.
     #[sea_orm(primary_key, auto_increment = false)]
     pub reservation_id: Uuid,
     /// The user.
     pub user_id: Uuid,
-    /// The token that holds it, with `queue_number`.
+    /// The concert. With `queue_number` it is the key of the token.
     pub concert_id: i64,
-    /// The token that holds it, with `concert_id`.
+    /// The number of the token. With `concert_id` it is the key of the token.
     pub queue_number: i64,
     /// The performance.
     pub performance_id: i64,
-    /// A JSON array, ascending.
+    /// The seat numbers as a JSON array, ascending.
     pub seat_numbers: String,
     /// The number of seats.
     pub seat_count: i32,
-    /// The sum of the prices of the seats, in the smallest unit of the currency.
+    /// The sum of the prices of the seats.
     pub total_price: i64,
-    /// HELD after `expire_time` means EXPIRED, also before a sweep says so.
+    /// The state. HELD past `expire_time` means EXPIRED, even before a pass sets it.
     pub state: State,
-    /// Whether the state is HELD or PAID. Payments leave it, and so the index of it, as it is.
+    /// Whether the state is HELD or PAID. A payment does not change this value, so it changes no index.
     pub live: bool,
-    /// Counts the changes: the optimistic lock.
+    /// The number of changes of the row: the optimistic lock. Source: the seed's `version`.
     pub version: i64,
     /// When the seats were taken.
     pub hold_time: i64,
-    /// What `expire_time` was at first.
+    /// The value of `expire_time` when the seats were taken.
     pub first_expire_time: i64,
     /// When the hold ends.
     pub expire_time: i64,
-    /// The request that made it.
+    /// The request that made the reservation.
     pub request_id: Option<Uuid>,
 }
 
 impl Model {
-    /// The key of the token that holds it.
+    /// Returns the key of the token.
     pub fn token(&self) -> TokenKey {
         TokenKey { concert_id: self.concert_id, queue_number: self.queue_number }
     }
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,4 +1,4 @@
-//! A hold that was kept for longer.
+//! An extension of a hold.
 
 use sea_orm::entity::prelude::*;
 
@@ -6,19 +6,19 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "reservation_extension")]
 pub struct Model {
-    /// Which hold.
+    /// The reservation that was extended.
     #[sea_orm(primary_key, auto_increment = false)]
     pub reservation_id: Uuid,
-    /// From 1; the schema bounds it.
+    /// The number of the extension: 1 or 2.
     #[sea_orm(primary_key, auto_increment = false)]
     pub extension_number: i32,
-    /// Until when.
+    /// The new end of the hold.
     pub expire_time: i64,
-    /// The request that made it.
+    /// The request that made the extension.
     pub request_id: Option<Uuid>,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,14 +1,14 @@
-//! A seat of a performance while it is held or sold; a free seat has no row.
+//! A seat of a performance that is held or sold. A free seat has no row, or a row whose hold has ended.
 
 use sea_orm::entity::prelude::*;
 
-/// What holds the seat.
+/// The state of a seat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum State {
-    /// In a hold that ends at `expire_time`.
+    /// The seat is in a hold that ends at `expire_time`.
     Held,
-    /// Paid for.
+    /// The seat is paid for.
     Sold,
 }
 
@@ -16,21 +16,21 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "reserved_seat")]
 pub struct Model {
-    /// Which date.
+    /// The performance.
     #[sea_orm(primary_key, auto_increment = false)]
     pub performance_id: i64,
-    /// From 1.
+    /// The seat's number, from 1.
     #[sea_orm(primary_key, auto_increment = false)]
     pub seat_number: i32,
-    /// Whose it is.
+    /// The reservation that holds or has paid the seat.
     pub reservation_id: Uuid,
-    /// HELD past `expire_time` means free, before a sweep says so.
+    /// The state. HELD past `expire_time` means that the seat is free, even before a pass removes the row.
     pub state: State,
-    /// When the hold ends; of no meaning once sold.
+    /// When the hold ends. It has no meaning for a sold seat.
     pub expire_time: i64,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,4 +1,4 @@
-//! A part of a venue; seats are numbered on over the sections.
+//! A section of a venue. Seat numbers continue from one section to the next.
 
 use sea_orm::entity::prelude::*;
 
@@ -6,19 +6,19 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "section")]
 pub struct Model {
-    /// Where.
+    /// The venue.
     #[sea_orm(primary_key, auto_increment = false)]
     pub venue_id: String,
-    /// From 1, in the order in which the seats are numbered.
+    /// The number of the section, from 1, in the order in which the seats are numbered.
     #[sea_orm(primary_key, auto_increment = false)]
     pub section_number: i32,
-    /// Unique in the venue.
+    /// The name, unique in the venue.
     pub name: String,
-    /// How many seats it has.
+    /// The number of seats.
     pub seat_count: i32,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,4 +1,4 @@
-//! What the seats of a section cost at a performance.
+//! The price of a section's seats at a performance.
 
 use sea_orm::entity::prelude::*;
 
@@ -6,17 +6,17 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "section_price")]
 pub struct Model {
-    /// Which performance.
+    /// The performance.
     #[sea_orm(primary_key, auto_increment = false)]
     pub performance_id: i64,
-    /// Which section of its venue.
+    /// The number of the section in its venue.
     #[sea_orm(primary_key, auto_increment = false)]
     pub section_number: i32,
-    /// In the smallest unit of the currency.
+    /// The price of a seat.
     pub price: i64,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

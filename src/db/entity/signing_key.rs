@@ -1,4 +1,4 @@
-//! A key that queue tokens are signed with.
+//! A key that signs queue tokens.
 
 use sea_orm::entity::prelude::*;
 
@@ -6,17 +6,17 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, derive_more::Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "signing_key")]
 pub struct Model {
-    /// The `kid` of the tokens; a newer key has a higher one.
+    /// The `kid` of the tokens. A newer key has a higher one.
     #[sea_orm(primary_key, auto_increment = false)]
     pub key_id: i64,
-    /// Hexadecimal.
+    /// The secret, in hexadecimal.
     #[debug("***")]
     pub secret: String,
-    /// When it was made.
+    /// When the key was made.
     pub create_time: i64,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

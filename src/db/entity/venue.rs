@@ -1,4 +1,4 @@
-//! Where performances take place.
+//! A venue where performances take place.
 
 use sea_orm::entity::prelude::*;
 
@@ -6,14 +6,14 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "venue")]
 pub struct Model {
-    /// A slug.
+    /// The id, a slug.
     #[sea_orm(primary_key, auto_increment = false)]
     pub venue_id: String,
-    /// For people.
+    /// The name for display.
     pub name: String,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,4 +1,4 @@
-//! Whose prepaid money there is; how much, the ledger says.
+//! The wallet of a user. Its balance is in the ledger.
 
 use sea_orm::entity::prelude::*;
 
@@ -6,14 +6,14 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "wallet")]
 pub struct Model {
-    /// Whose.
+    /// The owner.
     #[sea_orm(primary_key, auto_increment = false)]
     pub user_id: Uuid,
-    /// When it was opened.
+    /// When the wallet was opened.
     pub open_time: i64,
 }
 
-/// Joins are written out where they are used.
+/// Has no variants: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -28,8 +28,8 @@ pub struct CallerCheck {
 }
 
 impl CallerCheck {
-    /// Returns a check that asks for one of `api_keys`, or for nothing without them. With `admins_only` the key needs the
-    /// admin right.
+    /// Returns a check that asks for one of `api_keys`, or for nothing without them. With `admins_only` the key needs
+    /// the admin right.
     pub fn new(api_keys: Option<Arc<Reloaded<ApiKeys>>>, admins_only: bool) -> Self {
         Self { api_keys, admins_only }
     }

@@ -151,7 +151,7 @@ fn files_stay_small() {
 
 #[test]
 fn lines_fit_the_screen() {
-    for (name, source) in ["tests", "testkit/src", "bench/src"].into_iter().flat_map(sources) {
+    for (name, source) in all_sources() {
         for (line, number) in source.lines().zip(1..) {
             assert!(line.chars().count() <= MAX_COLUMNS, "{name}:{number} is longer than {MAX_COLUMNS} columns");
         }
