@@ -178,7 +178,7 @@ void Scenario::WaitForAdmission(const pb::QueueToken& token) {
       return;
     }
     const Failure failure(status);
-    if (failure.code != grpc::StatusCode::UNAVAILABLE) throw CallFailed(failure);
+    if (failure.code != grpc::StatusCode::UNAVAILABLE && !failure.retry_delay) throw CallFailed(failure);
     std::this_thread::sleep_for(failure.retry_delay.value_or(kWatchRetryDelay));
   }
 }

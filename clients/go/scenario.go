@@ -37,6 +37,8 @@ type scenario struct {
 	seats       []*pb.Seat
 	reservation *pb.Reservation
 	payment     *pb.Payment
+
+	askedForRestart bool
 }
 
 func newScenario(conn grpc.ClientConnInterface) *scenario {
@@ -150,11 +152,8 @@ func (s *scenario) comeTooEarly(ctx context.Context) (string, error) {
 func (s *scenario) waitForAdmission(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(bearing(ctx, s.token), watchTimeout)
 	defer cancel()
-	askForRestart := func(position *pb.QueuePosition) {
-		fmt.Printf(" 5 waiting at position %d\nrestart the server\n", position.GetPosition())
-	}
 	for breaks := 0; ; breaks++ {
-		err := s.watch(ctx, askForRestart)
+		err := s.watch(ctx)
 		if err == nil && breaks == 0 {
 			return "", errors.New("the token was admitted before the server was restarted")
 		}
@@ -162,7 +161,7 @@ func (s *scenario) waitForAdmission(ctx context.Context) (string, error) {
 			return fmt.Sprintf("admitted, after the stream broke (%d)", breaks), nil
 		}
 		f := failureOf(err)
-		if f.code != codes.Unavailable {
+		if f.code != codes.Unavailable && f.retryDelay == 0 {
 			return "", err
 		}
 		delay := f.retryDelay
@@ -172,17 +171,16 @@ func (s *scenario) waitForAdmission(ctx context.Context) (string, error) {
 		if err := sleep(ctx, delay); err != nil {
 			return "", err
 		}
-		askForRestart = func(*pb.QueuePosition) {}
 	}
 }
 
-// watch reads one stream until the token is admitted; onWaiting is told the first position.
-func (s *scenario) watch(ctx context.Context, onWaiting func(*pb.QueuePosition)) error {
+// watch reads one stream until the token is admitted.
+func (s *scenario) watch(ctx context.Context) error {
 	stream, err := s.queue.WatchPosition(ctx, &pb.WatchPositionRequest{ConcertCode: concertCode, UserId: s.userID})
 	if err != nil {
 		return err
 	}
-	for first := true; ; first = false {
+	for {
 		message, err := stream.Recv()
 		if err != nil {
 			return err
@@ -195,8 +193,9 @@ func (s *scenario) watch(ctx context.Context, onWaiting func(*pb.QueuePosition))
 		case pb.QueueState_QUEUE_STATE_ACTIVE:
 			return nil
 		case pb.QueueState_QUEUE_STATE_WAITING:
-			if first {
-				onWaiting(position)
+			if !s.askedForRestart {
+				s.askedForRestart = true
+				fmt.Printf(" 5 waiting at position %d\nrestart the server\n", position.GetPosition())
 			}
 		default:
 			return fmt.Errorf("the token should wait until it is admitted, and is %v", position.GetState())

@@ -29,6 +29,8 @@ import { WalletEntryKind, WalletServiceDefinition } from "./generated/boxoffice/
 const CONCERT_CODE = "IU-2034";
 const SERVICE_CONFIG = new URL("../../../proto/service_config.json", import.meta.url);
 const WATCH_MILLIS = 60_000;
+/** How long to wait before a broken stream is opened again, where the server did not say. */
+const WATCH_RETRY_MILLIS = 1_000;
 
 /** The server did not do what the scenario says. */
 class CheckFailed extends Error {}
@@ -160,8 +162,10 @@ class Scenario {
           }
         }
       } catch (error) {
-        if (!(error instanceof ClientError) || error.code !== Status.UNAVAILABLE) throw error;
-        await sleep(new Failure(error).retryMillis ?? 1_000);
+        if (!(error instanceof ClientError)) throw error;
+        const { code, retryMillis } = new Failure(error);
+        if (code !== Status.UNAVAILABLE && retryMillis === undefined) throw error;
+        await sleep(retryMillis ?? WATCH_RETRY_MILLIS);
       }
     }
   }

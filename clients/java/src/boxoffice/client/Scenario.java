@@ -148,10 +148,11 @@ final class Scenario {
                 tell(5, "admitted, after the stream broke (%d)", breaks);
                 return;
             } catch (StatusRuntimeException exception) {
-                if (exception.getStatus().getCode() != Status.Code.UNAVAILABLE) {
+                Failure failure = Failure.of(exception);
+                if (failure.code() != Status.Code.UNAVAILABLE && failure.retryDelay().isEmpty()) {
                     throw exception;
                 }
-                Thread.sleep(Failure.of(exception).retryDelay().orElse(WATCH_RETRY_DELAY).toMillis());
+                Thread.sleep(failure.retryDelay().orElse(WATCH_RETRY_DELAY).toMillis());
             }
         }
     }
