@@ -72,3 +72,8 @@ postgres:
 
 .tools/bin/cargo-deny:
 	cargo install cargo-deny --version 0.20.2 --locked --debug --root .tools
+
+# The programs of clients/ against a server of their own: see clients/SCENARIO.md. `make clients ARGS="python go"`.
+.PHONY: clients
+clients:
+	clients/run $(ARGS)
