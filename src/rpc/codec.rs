@@ -59,8 +59,8 @@ impl<T: Message> codec::Encoder for Encoder<T> {
         Ok(())
     }
 
-    /// Reserves nothing before there is a message.
+    /// Reserves next to nothing before there is a message. The size is not 0, since compression divides by it.
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(0, YIELD)
+        BufferSettings::new(1, YIELD)
     }
 }

@@ -110,6 +110,10 @@ async fn reservations_of_the_version_before(db: &DatabaseConnection) {
             run(db, sql, [seat.into(), reservation(number).into(), row.into(), expire_time.into()]).await;
         }
     }
+    payments_of_the_version_before(db).await;
+}
+
+async fn payments_of_the_version_before(db: &DatabaseConnection) {
     for (number, state, count) in [(1_i64, "PAID", 2), (2, "REFUNDED", 1)] {
         let (payment_id, price) = (Uuid::from_u128(0x3000 + number as u128), count * PRICE);
         let refund_time = (state == "REFUNDED").then_some(START);
