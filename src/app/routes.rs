@@ -1,6 +1,9 @@
 //! The services of both listeners: makes them of the shared parts, and adds health and reflection.
 
-use tonic::service::{Routes, interceptor::InterceptedService};
+use tonic::{
+    codec::CompressionEncoding,
+    service::{Routes, interceptor::InterceptedService},
+};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::{
@@ -54,7 +57,12 @@ pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Heal
         };
     }
     let routes = Routes::new(intercepted!(queue_server::QueueServiceServer::new(queue)))
-        .add_service(intercepted!(concert_server::ConcertServiceServer::new(concert)))
+        .add_service(intercepted!(
+            // Lists of seats are large and compress well. The service leaves small answers as they are.
+            concert_server::ConcertServiceServer::new(concert)
+                .send_compressed(CompressionEncoding::Zstd)
+                .send_compressed(CompressionEncoding::Gzip)
+        ))
         .add_service(intercepted!(reservation_server::ReservationServiceServer::new(reservation)))
         .add_service(intercepted!(wallet_server::WalletServiceServer::new(wallet)))
         .add_service(intercepted!(payment_server::PaymentServiceServer::new(payment)));

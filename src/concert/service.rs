@@ -24,6 +24,9 @@ use crate::{
     token::{self, Bearer},
 };
 
+/// Minimum number of items in a list that is compressed, where the client accepts it. An item has 30 to 100 bytes.
+const COMPRESSED_ITEMS: usize = 40;
+
 /// Serves ConcertService.
 pub struct ConcertApi {
     db: Database,
@@ -102,10 +105,9 @@ impl ConcertService for ConcertApi {
         let page = Page::read("concerts".to_owned(), request.page_size, &request.page_token)?;
         let rows = store::concerts(&self.db, page.after.as_deref(), page.size + 1).await.map_err(Error::from)?;
         let (rows, next_page_token) = page.cut(rows, |row| row.concert_code.clone());
-        Ok(Response::new(proto::ListConcertsResponse {
-            concerts: rows.into_iter().map(proto::Concert::from).collect(),
-            next_page_token,
-        }))
+        let concerts: Vec<_> = rows.into_iter().map(proto::Concert::from).collect();
+        let count = concerts.len();
+        Ok(sized(Response::new(proto::ListConcertsResponse { concerts, next_page_token }), count))
     }
 
     async fn get_concert(
@@ -117,7 +119,7 @@ impl ConcertService for ConcertApi {
         fields.concert_code("concert_code", &concert_code);
         fields.done()?;
         let row = self.catalogue.concert_now(&concert_code).await?;
-        Ok(Response::new(proto::GetConcertResponse { concert: Some(row.into()) }))
+        Ok(sized(Response::new(proto::GetConcertResponse { concert: Some(row.into()) }), 1))
     }
 
     async fn list_performances(
@@ -146,7 +148,8 @@ impl ConcertService for ConcertApi {
             let performance = self.catalogue.performance_by_id(row.performance_id).await?;
             performances.push(performance.to_proto(row.available_seat_count as i32));
         }
-        Ok(Response::new(proto::ListPerformancesResponse { performances, next_page_token }))
+        let count = performances.len();
+        Ok(sized(Response::new(proto::ListPerformancesResponse { performances, next_page_token }), count))
     }
 
     async fn list_seats(
@@ -171,7 +174,8 @@ impl ConcertService for ConcertApi {
         let numbers = (first..=performance.seat_count).take(page.size + 1).collect();
         let (numbers, next_page_token) = page.cut(numbers, i32::to_string);
         let seats = performance.seats_to_proto(&states, numbers.into_iter());
-        Ok(Response::new(proto::ListSeatsResponse { seats, next_page_token }))
+        let count = seats.len();
+        Ok(sized(Response::new(proto::ListSeatsResponse { seats, next_page_token }), count))
     }
 
     async fn watch_seats(&self, request: Request<proto::WatchSeatsRequest>) -> Result<Response<Seats>, Status> {
@@ -186,6 +190,14 @@ impl ConcertService for ConcertApi {
         let changes = board::changes(performance, states, Box::pin(end));
         Ok(Response::new(Box::pin(changes.map_err(Status::from))))
     }
+}
+
+/// Leaves a short list uncompressed: it would cost more time than it saves bytes.
+fn sized<T>(mut response: Response<T>, item_count: usize) -> Response<T> {
+    if item_count < COMPRESSED_ITEMS {
+        response.disable_compression();
+    }
+    response
 }
 
 impl From<concert::Model> for proto::Concert {

@@ -7,6 +7,7 @@ use boxoffice::rpc::proto::{self, SeatState, concert_service_client::ConcertServ
 use crate::harness::{DATE, NEXT_DATE, PRICE, START, World, on_both_engines};
 
 on_both_engines!(
+    long_lists_are_compressed_for_clients_that_accept_it,
     concerts_are_open_to_all_and_come_in_pages,
     a_performance_has_its_price_venue_and_free_seats,
     only_dates_that_still_have_a_seat_are_listed_soonest_first,
@@ -207,4 +208,30 @@ async fn an_expired_hold_frees_its_seat_before_any_expiry_pass(world: World) {
     assert_eq!(caller.performances().await.unwrap()[0].available_seat_count, 1);
     caller.hold(DATE, &[1]).await.unwrap();
     world.check_invariants().await;
+}
+
+async fn long_lists_are_compressed_for_clients_that_accept_it(world: World) {
+    use tonic::codec::CompressionEncoding::{Gzip, Zstd};
+    world.concert("IU", 50).await;
+    let large = world.admitted("IU").await;
+    let list = async |encoding| {
+        let caller = &large;
+        let client = caller.concerts();
+        let mut client = match encoding {
+            Some(encoding) => client.accept_compressed(encoding),
+            None => client,
+        };
+        let request = proto::ListSeatsRequest {
+            concert_code: caller.concert_code.clone(),
+            user_id: caller.user_id.clone(),
+            date: DATE.to_owned(),
+            ..Default::default()
+        };
+        let response = client.list_seats(caller.request(request)).await.unwrap();
+        let used = response.metadata().get("grpc-encoding").map(|name| name.to_str().unwrap().to_owned());
+        (used, response.into_inner().seats.len())
+    };
+    assert_eq!(list(Some(Gzip)).await, (Some("gzip".to_owned()), 50));
+    assert_eq!(list(Some(Zstd)).await, (Some("zstd".to_owned()), 50));
+    assert_eq!(list(None).await, (None, 50));
 }
