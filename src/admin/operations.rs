@@ -112,8 +112,8 @@ pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch
 
 /// Adds performances.
 ///
-/// A command fails with CONCERT_NOT_FOUND, VENUE_NOT_FOUND, INVALID_ARGUMENT if a price names no section of the venue,
-/// or ALREADY_EXISTS if the concert already has a performance on this date.
+/// A command fails with CONCERT_NOT_FOUND or VENUE_NOT_FOUND, or with INVALID_ARGUMENT if a price names no section of
+/// the venue. It fails with ALREADY_EXISTS if the concert already has a performance on this date.
 pub async fn add_performances(write: &Write, commands: &[AddPerformance]) -> Batch<()> {
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {

@@ -32,7 +32,8 @@ const DEFAULT_SEATS_PER_USER: i32 = 4;
 const MAX_SEATS_PER_USER: i32 = 100;
 const MAX_SECTIONS: usize = 100;
 const MAX_SECTION_SEATS: i32 = 100_000;
-/// In the smallest unit of the currency. The takings of 9 million seats at this price fit into an int64.
+/// Maximum price of a seat, in the smallest unit of the currency. The takings of 9 million seats at this price fit into
+/// an int64.
 const MAX_PRICE: i64 = 1_000_000_000_000;
 const CLAIM_TTL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 const STATS_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(3_600);

@@ -113,7 +113,7 @@ pub struct Counts {
     pub left_count: i64,
     /// The number of tokens that left after they were admitted.
     pub left_admitted_count: i64,
-    /// The number of tokens in the state EXPIRED.
+    /// The number of tokens in the state EXPIRED, including deleted ones.
     pub expired_count: i64,
     /// The number of ACTIVE tokens past their expiry. The next pass sets them to EXPIRED.
     pub due_count: i64,

@@ -28,7 +28,7 @@ pub struct Answered {
 }
 
 impl Answered {
-    /// Returns the remembered requests among these, and an empty list of new ones.
+    /// Returns those of the requests that are remembered, and an empty list for new ones.
     pub async fn load(
         write: &Write,
         rpc: &'static str,

@@ -51,7 +51,7 @@ where
     });
 }
 
-/// Returns unused space of the database file to the file system, in steps that take turns with calls.
+/// Gives unused space of the database file back to the file system, in steps that take turns with calls.
 pub async fn reclaim_space(db: &Database) -> Result<(), db::Error> {
     let size = StepSize::default();
     turns::repeat(|| size.measured(async |limit| Ok(Left::more_if(db.reclaim_pages(limit).await? == limit)))).await

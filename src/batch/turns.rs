@@ -1,4 +1,4 @@
-//! Long work of a background pass, in short steps that take turns.
+//! Runs long work of a background pass in short steps that take turns.
 
 use std::{
     collections::HashSet,

@@ -123,8 +123,8 @@ impl Database {
         Ok(T::find_by_statement(statement::of_rows(self.engine(), sql, rows, values)).all(&self.reader).await?)
     }
 
-    /// Returns up to `limit` unused pages of SQLite's file to the file system. Returns the number of pages. PostgreSQL
-    /// reuses space by itself.
+    /// Gives up to `limit` unused pages of SQLite's file back to the file system, and returns their number. PostgreSQL
+    /// reuses space by itself, so there it returns 0.
     ///
     /// A file that was created before incremental vacuum was enabled keeps its size.
     pub async fn reclaim_pages(&self, limit: i64) -> Result<i64, Error> {
@@ -133,7 +133,7 @@ impl Database {
         }
         let write = self.begin().await?;
         let before = unused_pages(&write).await?;
-        // The next rows need some unused pages.
+        // A few unused pages stay in the file, because new rows will need them.
         let count = (before - SPARE_PAGES).clamp(0, limit);
         if count > 0 {
             write.conn().execute_unprepared(&format!("PRAGMA incremental_vacuum({count})")).await?;
@@ -167,7 +167,8 @@ impl Database {
         self.clock.sleep_until(at).await;
     }
 
-    /// Sets the clock to PostgreSQL's clock, which all replicas share. On SQLite the machine's clock stays.
+    /// Sets the clock to PostgreSQL's clock, which all replicas share. SQLite has only the machine's clock, so there
+    /// nothing changes.
     pub async fn anchor_clock(&self) -> Result<(), Error> {
         if self.engine() != DatabaseBackend::Postgres {
             return Ok(());

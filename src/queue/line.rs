@@ -38,7 +38,7 @@ pub struct View {
     pub departed: Arc<Vec<i64>>,
     /// The number of tokens that left.
     pub departed_count: i64,
-    /// The number of seats on dates on sale that are not paid for.
+    /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
     /// The measured rate of admission per second; `None` while no token was admitted.
     pub admissions_per_second: Option<f64>,

@@ -148,8 +148,8 @@ impl QueueService for QueueApi {
         let bearer = self.own_bearer(&extensions, &request.concert_code, &request.user_id).await?;
         let leave = Leave { key: bearer.key(), user_id: bearer.user_id };
         self.leave.submit(bearer.concert_id, leave).await?;
-        // The next GetPosition here must not count the place that is free now. The user has left even if the refresh
-        // fails.
+        // The next GetPosition here must not count the place that has just become free. The user has left even if the
+        // refresh fails.
         let _ = self.admission.snapshots().refresh_shared().await;
         Ok(Response::new(proto::LeaveQueueResponse {}))
     }

@@ -91,7 +91,7 @@ pub async fn find(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_token::M
     db.query_set(sql, keys, []).await
 }
 
-/// Returns the tokens among these that have ended: expired, completed or left.
+/// Returns those of the tokens that have ended: expired, completed or left.
 pub async fn find_ended(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_token::Model>, db::Error> {
     let sql = "SELECT t.* FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number WHERE t.ended";
@@ -166,7 +166,7 @@ pub struct Demand {
     pub max_active_count: i32,
     /// Time for the first use of an admission, in microseconds; 0: no limit, `None`: the server's default.
     pub claim_ttl: Option<Micros>,
-    /// The number of seats on dates on sale that are not paid for.
+    /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
     /// The number of tokens that payments completed.
     pub completed_count: i64,
@@ -283,7 +283,7 @@ pub struct Progress {
     /// The number of admitted tokens that have ended: left, expired or completed. It leaves out completed tokens of
     /// dates that are no longer on sale.
     pub ended_count: i64,
-    /// The number of seats on dates on sale that are not paid for.
+    /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
 }
 

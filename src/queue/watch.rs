@@ -125,7 +125,7 @@ impl Watcher {
                     tokio::select! {
                         Some(row) = OptionFuture::from(ended.as_mut()) => {
                             *ended = None;
-                            // The sender is dropped only with the queue itself.
+                            // The sender is dropped only together with the queue itself.
                             *token = row.unwrap_or_else(|_| token.clone());
                         }
                         _ = is_sold_out.changed() => {}

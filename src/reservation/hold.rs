@@ -204,8 +204,8 @@ impl Hold {
         Owner { user_id: self.user_id, concert_id: self.token.concert_id }
     }
 
-    /// Returns the seats to look up. A command for more seats than a user may have gets none: it fails without a
-    /// look-up, so that a long list does not delay the rest of the batch.
+    /// Returns the seats to look up. A command for more seats than a user may have fails without a look-up, so it gets
+    /// none. A long list must not delay the rest of the batch.
     fn seat_keys(&self) -> Vec<SeatKey> {
         let Ok(performance) = &self.performance else {
             return Vec::new();

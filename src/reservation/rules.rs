@@ -23,7 +23,7 @@ pub fn expire_time(now: Micros, hold_ttl: Micros, token_expire_time: Micros) -> 
 /// The maximum number of extensions of a hold. A constraint in the schema has the same limit.
 pub const EXTENSION_LIMIT: i32 = 2;
 
-/// Returns the end of a hold that is extended at `now`: another `hold_ttl` from now, but not later than the end of the
+/// Returns the end of a hold that is extended at `now`. It is `hold_ttl` from now, but not later than the end of the
 /// token's admission and not earlier than before. Source: the contract's `ExtendReservation`.
 pub fn extended_expire_time(
     reservation: &Reservation,

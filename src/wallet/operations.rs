@@ -67,7 +67,7 @@ impl Charge {
     }
 }
 
-/// Returns the users among these that have a wallet.
+/// Returns those of the users that have a wallet.
 pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Uuid>, db::Error> {
     Ok(store::known(write, user_ids).await?.into_iter().map(|user| user.user_id).collect())
 }

@@ -61,7 +61,7 @@ pub struct User {
     pub user_id: Uuid,
 }
 
-/// Returns the users among these that have a wallet.
+/// Returns those of the users that have a wallet.
 pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<User>, db::Error> {
     write.query_set("SELECT w.user_id FROM wallet w JOIN {r} ON w.user_id = r.id", user_ids, []).await
 }

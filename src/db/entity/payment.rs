@@ -39,7 +39,7 @@ pub struct Model {
     pub refund_request_id: Option<Uuid>,
 }
 
-/// Has no variants: the queries write their joins out.
+/// Empty: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

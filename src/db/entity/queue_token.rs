@@ -62,7 +62,7 @@ impl Model {
     }
 }
 
-/// Has no variants: the queries write their joins out.
+/// Empty: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

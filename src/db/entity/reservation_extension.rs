@@ -18,7 +18,7 @@ pub struct Model {
     pub request_id: Option<Uuid>,
 }
 
-/// Has no variants: the queries write their joins out.
+/// Empty: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -6,7 +6,7 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, derive_more::Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "signing_key")]
 pub struct Model {
-    /// The `kid` of the tokens. A newer key has a higher one.
+    /// The `kid` in the header of its tokens. A newer key has a higher one.
     #[sea_orm(primary_key, auto_increment = false)]
     pub key_id: i64,
     /// The secret, in hexadecimal.
@@ -16,7 +16,7 @@ pub struct Model {
     pub create_time: i64,
 }
 
-/// Has no variants: the queries write their joins out.
+/// Empty: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

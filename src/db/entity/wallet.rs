@@ -13,7 +13,7 @@ pub struct Model {
     pub open_time: i64,
 }
 
-/// Has no variants: the queries write their joins out.
+/// Empty: the queries write their joins out.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 
