@@ -25,7 +25,7 @@ pub struct Cli {
 pub enum Command {
     /// Play a whole flash sale: users arrive, queue, hold, pay, leave or come too late.
     Sale(Sale),
-    /// Measure growth: a long queue, many watchers, many concerts, a stadium.
+    /// Measure growth: long queues, many watchers, many concerts, a stadium, years of history.
     Growth(Growth),
     /// Serve the echo that operations are compared with, until standard input ends.
     #[command(hide = true)]
@@ -123,26 +123,94 @@ pub struct Sale {
     pub admin: Option<String>,
 }
 
-/// How far boxoffice grows.
-#[derive(Debug, Args)]
+/// How far boxoffice grows. With `--quick` each number is a tenth.
+#[derive(Debug, Clone, Args)]
 pub struct Growth {
     /// Waiting users in one queue.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1_000..=5_000_000))]
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=5_000_000))]
     pub waiting: u32,
     /// Users that watch their position.
-    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
     pub watchers: u32,
     /// Concerts on sale at the same time.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=1_000))]
     pub concerts: u32,
     /// Seats of the stadium.
-    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(2..=200_000))]
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(20..=200_000))]
     pub seats: u32,
+    /// Expired tokens of past sales; as many departed tokens, and as many reservations that ended.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=5_000_000))]
+    pub history: u32,
+    /// Concerts that are over, each with a user that still waits.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    pub finished: u32,
+    /// Users that wait for one concert with a seat for each, when its sale opens.
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(10_000..=1_000_000))]
+    pub opening: u32,
+    /// Admitted users that watch their position.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=50_000))]
+    pub admitted: u32,
+    /// Measure only these parts.
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<Part>,
+}
+
+/// The parts of growth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// A long queue.
+    Waiting,
+    /// Waiting users that watch.
+    Watchers,
+    /// Many concerts on sale.
+    Concerts,
+    /// A stadium.
+    Stadium,
+    /// Years of history.
+    History,
+    /// Concerts that are over.
+    Finished,
+    /// The opening of a huge sale.
+    Opening,
+    /// Admitted users that watch.
+    Admitted,
 }
 
 impl Default for Growth {
     fn default() -> Self {
-        Self { waiting: 1_000_000, watchers: 50_000, concerts: 100, seats: 50_000 }
+        Self {
+            waiting: 1_000_000,
+            watchers: 50_000,
+            concerts: 100,
+            seats: 50_000,
+            history: 1_000_000,
+            finished: 10_000,
+            opening: 500_000,
+            admitted: 20_000,
+            only: Vec::new(),
+        }
+    }
+}
+
+impl Growth {
+    /// Returns a tenth of it.
+    pub fn tenth(&self) -> Self {
+        Self {
+            waiting: self.waiting / 10,
+            watchers: self.watchers / 10,
+            concerts: self.concerts / 10,
+            seats: self.seats / 10,
+            history: self.history / 10,
+            finished: self.finished / 10,
+            opening: self.opening / 10,
+            admitted: self.admitted / 10,
+            only: self.only.clone(),
+        }
+    }
+
+    /// Tells whether a part is to be measured.
+    pub fn includes(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
     }
 }
 

@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use boxoffice::clock::Clock;
 use serde_json::Value;
-use testkit::{Engine, Failure, FreshDatabase, Postgres, ServerProcess, net, server, usage};
+use testkit::{Engine, Failure, FreshDatabase, Postgres, ServerProcess, history::History, net, server, usage};
 
 /// Number of warnings and errors that a report quotes.
 const KEPT_COMPLAINTS: usize = 10;
@@ -42,10 +43,30 @@ impl Deployment {
     /// Kills the server and starts it again on the same database. Returns how long the start took until the server was
     /// ready.
     pub async fn restart(&mut self) -> Result<Duration, Failure> {
+        self.stop();
+        self.start_again().await
+    }
+
+    /// Kills the server.
+    pub fn stop(&mut self) {
         self.process.kill();
+    }
+
+    /// Starts the killed server again. Returns how long the start took until the server was ready.
+    pub async fn start_again(&mut self) -> Result<Duration, Failure> {
         let started = Instant::now();
         self.process = launch(&self.database.url, self.metrics, &self.flags).await?;
         Ok(started.elapsed())
+    }
+
+    /// Sets the flags of the server from its next start on.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
+    /// Opens the database, to write rows of the past. The server must be stopped meanwhile.
+    pub async fn history(&self) -> Result<History, Failure> {
+        History::open(&self.database.url, Clock::system().now()).await
     }
 
     /// Returns where the public services listen.
@@ -77,7 +98,7 @@ impl Deployment {
     pub fn admissions(&self) -> Vec<SystemTime> {
         let lines = self.process.log_lines();
         let parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let admissions = parsed.filter(|line| line["fields"]["message"] == "admitted");
+        let admissions = parsed.filter(|line| line["fields"]["message"] == "admitted tokens");
         admissions.filter_map(|line| humantime::parse_rfc3339(line["timestamp"].as_str()?).ok()).collect()
     }
 

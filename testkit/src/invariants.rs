@@ -168,8 +168,11 @@ impl Books {
     fn queues(&self, is_tidied: bool) {
         let same = |rows: usize, kept: i64| rows as i64 == kept || (is_tidied && (rows as i64) < kept);
         use queue_token::State;
+        let mut tokens_of = by_concert(&self.tokens, |token| token.concert_id);
+        let mut reservations_of = by_concert(self.reservations.values(), |reservation| reservation.concert_id);
+        let payments_of = by_concert(&self.payments, |payment| payment.concert_id);
         for counter in &self.counters {
-            let mut tokens: Vec<_> = self.tokens.iter().filter(|t| t.concert_id == counter.concert_id).collect();
+            let mut tokens = tokens_of.remove(&counter.concert_id).unwrap_or_default();
             tokens.sort_unstable_by_key(|token| token.queue_number);
             let numbers: Vec<i64> = tokens.iter().map(|token| token.queue_number).collect();
             let is_dense = numbers == (1..=counter.issued_number).collect::<Vec<_>>();
@@ -192,15 +195,26 @@ impl Books {
             assert!(same(left_admitted, counter.left_admitted_count), "{counter:?}");
             let expired = tokens.iter().filter(|token| token.state == State::Expired).count();
             assert!(same(expired, counter.expired_count), "{counter:?}");
-            let reserved = self.reservations.values().filter(|r| r.concert_id == counter.concert_id);
-            for reservation in reserved {
+            for reservation in reservations_of.remove(&counter.concert_id).unwrap_or_default() {
                 let token = numbers.binary_search(&reservation.queue_number).map(|index| &tokens[index]);
                 let is_own = token.map(|token| token.user_id) == Ok(reservation.user_id);
                 assert!(is_own || (is_tidied && token.is_err()), "{reservation:?}");
             }
             let completed = tokens.iter().filter(|token| token.state == State::Completed).count();
-            let paid = self.payments.iter().filter(|p| p.concert_id == counter.concert_id).count();
+            let paid = payments_of.get(&counter.concert_id).map_or(0, Vec::len);
             assert!(same(completed, paid as i64), "COMPLETED tokens and payments differ");
         }
     }
+}
+
+/// Returns the rows of each concert.
+fn by_concert<'a, R>(
+    rows: impl IntoIterator<Item = &'a R>,
+    concert_id: impl Fn(&R) -> i64,
+) -> HashMap<i64, Vec<&'a R>> {
+    let mut found: HashMap<i64, Vec<&R>> = HashMap::new();
+    for row in rows {
+        found.entry(concert_id(row)).or_default().push(row);
+    }
+    found
 }

@@ -6,6 +6,7 @@
 //! | [`server`] | boxoffice as a process or inside this process |
 //! | [`process`], [`usage`], [`metrics`] | child processes; the CPU time and memory they use; the metrics they serve |
 //! | [`catalogue`], [`wallet`], [`caller`] | setting up a sale; wallets; a user with a queue token |
+//! | [`history`] | rows of the past, as years of sales leave them |
 //! | [`invariants`] | what must hold in the database at any time |
 //! | [`net`], [`wait`] | addresses and connections; waiting for something to happen |
 //!
@@ -17,6 +18,7 @@
 pub mod caller;
 pub mod catalogue;
 pub mod database;
+pub mod history;
 pub mod invariants;
 pub mod metrics;
 pub mod net;

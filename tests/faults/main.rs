@@ -12,12 +12,14 @@ mod contention;
 mod crash;
 mod disk;
 mod histories;
+mod history;
 mod network;
 mod overload;
 mod promotion;
 mod restarts;
 mod retries;
 mod tokens;
+mod watchers;
 
 use std::process::ExitCode;
 
@@ -56,6 +58,8 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(16, tokens::a_wrong_token_is_refused_without_effect, BOTH, 1),
     experiment!(17, disk::a_full_disk_refuses_writes_and_loses_none, SQLITE, 2),
     experiment!(17, disk::a_torn_log_is_opened_with_all_that_was_acknowledged, SQLITE, 3),
+    experiment!(18, history::history_slows_neither_starts_nor_passes_nor_writes, BOTH, 6),
+    experiment!(19, watchers::admitted_watchers_stay_while_thousands_leave, BOTH, 4),
 ];
 
 fn main() -> ExitCode {

@@ -1,7 +1,12 @@
-//! How boxoffice grows: a million waiting users, tens of thousands of watchers, a hundred concerts, a stadium.
+//! How boxoffice grows: a million waiting users, tens of thousands of watchers, a hundred concerts, a stadium, and years of
+//! history.
 
+mod admitted;
 mod concerts;
+mod finished;
 mod ground;
+mod history;
+mod opening;
 mod passes;
 mod report;
 mod stadium;
@@ -15,13 +20,14 @@ use testkit::{Engine, Failure, Postgres};
 
 pub use report::{GrowthReport, text};
 
-use crate::cli::{Common, EngineChoice, Growth};
+use crate::cli::{Common, EngineChoice, Growth, Part};
 use ground::Ground;
 
 /// Measures growth on the chosen engines.
 pub async fn run(common: &Common, options: &Growth) -> Result<(), Failure> {
     let engines = common.engines(EngineChoice::Both);
     let postgres = common.postgres(engines).await?;
+    let options = &if common.quick { options.tenth() } else { options.clone() };
     let mut reports = Vec::new();
     for engine in engines {
         let report = measure(common, options, *engine, postgres.as_ref()).await?;
@@ -47,15 +53,48 @@ pub async fn measure(
     let style = ProgressStyle::with_template("{prefix:<10} {elapsed_precise} {wide_msg}")?;
     let progress = ProgressBar::new_spinner().with_style(style).with_prefix(engine.name());
     progress.enable_steady_tick(Duration::from_millis(200));
+    let postgres = postgres.filter(|_| engine == Engine::Postgres);
     let ground = Ground { common, options, engine, postgres, progress };
-    let waiting = waiting::run(&ground).await?;
+    let mut report = GrowthReport::new(engine);
+    if options.includes(Part::Waiting) {
+        report.waiting = Some(waiting::run(&ground).await?);
+    }
+    on_sale(&ground, &mut report).await?;
+    if options.includes(Part::History) {
+        report.history = Some(history::run(&ground).await?);
+    }
+    if options.includes(Part::Finished) {
+        report.finished = Some(finished::run(&ground).await?);
+    }
+    if options.includes(Part::Opening) {
+        report.opening = Some(opening::run(&ground).await?);
+    }
+    ground.progress.finish_and_clear();
+    Ok(report)
+}
+
+/// Measures the parts that share a server. Each part has its own concerts.
+async fn on_sale(ground: &Ground<'_>, report: &mut GrowthReport) -> Result<(), Failure> {
+    let parts = [Part::Watchers, Part::Admitted, Part::Concerts, Part::Stadium];
+    if !parts.into_iter().any(|part| ground.options.includes(part)) {
+        return Ok(());
+    }
     let mut deployment =
         ground.deploy(&["--promote-interval", "100ms", "--admission-ttl", "2h", "--hold-ttl", "1h"]).await?;
-    let watchers = watchers::run(&ground, &deployment).await?;
-    // The watchers are gone. A new process starts without the memory that they left behind.
-    deployment.restart().await?;
-    let concerts = concerts::run(&ground, &deployment).await?;
-    let stadium = stadium::run(&ground, &deployment).await?;
-    ground.progress.finish_and_clear();
-    Ok(GrowthReport { engine, waiting, watchers, concerts, stadium })
+    if ground.options.includes(Part::Watchers) {
+        report.watchers = Some(watchers::run(ground, &deployment).await?);
+        // The watchers are gone. A new process starts without the memory that they left behind.
+        deployment.restart().await?;
+    }
+    if ground.options.includes(Part::Admitted) {
+        report.admitted = Some(admitted::run(ground, &deployment).await?);
+        deployment.restart().await?;
+    }
+    if ground.options.includes(Part::Concerts) {
+        report.concerts = Some(concerts::run(ground, &deployment).await?);
+    }
+    if ground.options.includes(Part::Stadium) {
+        report.stadium = Some(stadium::run(ground, &deployment).await?);
+    }
+    Ok(())
 }

@@ -1,95 +1,209 @@
 //! The report of growth, for machines and for people.
 
-use std::fmt::Write;
-
 use serde::Serialize;
 use testkit::Engine;
 
-use super::{concerts::Concerts, stadium::Stadium, waiting::Waiting, watchers::Watchers};
+use super::{
+    admitted::Admitted, concerts::Concerts, finished::Finished, history::Past, opening::Opening, stadium::Stadium,
+    waiting::Waiting, watchers::Watchers,
+};
 use crate::table::Table;
 
-/// The figures of one engine.
+/// The figures of one engine. A part that was not measured is missing.
 #[derive(Debug, Serialize)]
 pub struct GrowthReport {
     /// The engine.
     pub engine: Engine,
     /// A long queue.
-    pub waiting: Waiting,
-    /// Many watchers.
-    pub watchers: Watchers,
+    pub waiting: Option<Waiting>,
+    /// Many waiting users that watch.
+    pub watchers: Option<Watchers>,
+    /// Many admitted users that watch.
+    pub admitted: Option<Admitted>,
     /// Many concerts.
-    pub concerts: Concerts,
+    pub concerts: Option<Concerts>,
     /// Many seats.
-    pub stadium: Stadium,
+    pub stadium: Option<Stadium>,
+    /// Years of history.
+    pub history: Option<Past>,
+    /// Many concerts that are over.
+    pub finished: Option<Finished>,
+    /// The opening of a huge sale.
+    pub opening: Option<Opening>,
+}
+
+impl GrowthReport {
+    /// Returns a report without figures.
+    pub fn new(engine: Engine) -> Self {
+        Self {
+            engine,
+            waiting: None,
+            watchers: None,
+            admitted: None,
+            concerts: None,
+            stadium: None,
+            history: None,
+            finished: None,
+            opening: None,
+        }
+    }
+}
+
+/// The table and the lines below it.
+struct Text {
+    table: Table,
+    notes: Vec<String>,
 }
 
 /// Returns the report for people.
 pub fn text(report: &GrowthReport) -> String {
-    let mut text = table(report).to_string();
-    let (watchers, concerts, stadium) = (&report.watchers, &report.concerts, &report.stadium);
-    let wrong = report.waiting.poll_errors + watchers.errors as u64 + concerts.errors;
-    // Writing to a String does not fail.
-    let _ = writeln!(
-        text,
-        "{} streams opened at {:.0}/s; one concert and {}: IssueToken {:.0}/s and {:.0}/s, \
-         GetPosition {:.0}/s and {:.0}/s; \
-         {} seats in {} messages, {:.1} MB in all; {wrong} errors",
-        watchers.streams,
-        watchers.opened_per_second,
-        concerts.concerts,
-        concerts.issued_per_second.0,
-        concerts.issued_per_second.1,
-        concerts.polls_per_second.0,
-        concerts.polls_per_second.1,
-        stadium.seats,
-        stadium.messages,
-        stadium.bytes as f64 / 1e6,
-    );
-    text
+    let mut text = Text { table: Table::new(&["growth", "measured", "goal"]), notes: Vec::new() };
+    report.waiting.iter().for_each(|part| text.waiting(part));
+    report.watchers.iter().for_each(|part| text.watchers(part));
+    report.admitted.iter().for_each(|part| text.admitted(part));
+    report.concerts.iter().for_each(|part| text.concerts(part));
+    report.stadium.iter().for_each(|part| text.stadium(part));
+    report.history.iter().for_each(|part| text.history(part));
+    report.finished.iter().for_each(|part| text.finished(part));
+    report.opening.iter().for_each(|part| text.opening(part));
+    format!("{}{}", text.table, text.notes.iter().map(|note| format!("{note}\n")).collect::<String>())
 }
 
-fn table(report: &GrowthReport) -> Table {
-    let GrowthReport { waiting, watchers, concerts, stadium, .. } = report;
-    let mut table = Table::new(&["growth", "measured", "goal"]);
-    let many = waiting.waiting;
-    let mut row = |what: String, measured: String, goal: &str| table.row([what, measured, goal.to_owned()]);
-    row(
-        format!("polls/s with {many} waiting, divided by polls/s with 1,000"),
-        format!("{:.2}", waiting.polls_per_second.1 / waiting.polls_per_second.0),
-        "0.80",
-    );
-    row(
-        "  the same ratio for the server's CPU time per poll".to_owned(),
-        format!("{:.2}", waiting.poll_cpu_per_1000.1 / waiting.poll_cpu_per_1000.0),
-        "1.20",
-    );
-    row(format!("server RSS with {many} waiting, MB"), format!("{:.0}", waiting.rss_bytes as f64 / 1e6), "200");
-    row("  after a restart, MB".to_owned(), format!("{:.0}", waiting.restarted_rss_bytes as f64 / 1e6), "200");
-    row(
-        format!("longest promotion of {} users ({} in all), ms", waiting.admitted, waiting.admitted_in_all),
-        format!("{:.0}", waiting.promote_ms),
-        "50",
-    );
-    row("longest expiry of as many admissions, ms".to_owned(), format!("{:.0}", waiting.expire_ms), "-");
-    row("start of the server with all of them, ms".to_owned(), format!("{:.0}", waiting.start_ms), "-");
-    row(
-        format!("server RSS per open WatchPosition ({} open), KiB", watchers.streams),
-        format!("{:.1}", watchers.bytes_per_stream / 1024.0),
-        "8",
-    );
-    row("  lag behind a promotion, p50 ms".to_owned(), format!("{:.0}", watchers.lag.p50_ms), "-");
-    row("  lag behind a promotion, p99 ms".to_owned(), format!("{:.0}", watchers.lag.p99_ms), "1000");
-    row(
-        format!("{} concerts on sale: longest promotion pass, ms", concerts.concerts),
-        format!("{:.0}", concerts.promote_ms),
-        "-",
-    );
-    row(
-        format!("  time until all {} are admitted, ms", concerts.admitted),
-        format!("{:.0}", concerts.admission_ms),
-        "-",
-    );
-    row(format!("ListSeats of {} seats, p50 ms", stadium.seats), format!("{:.0}", stadium.empty.p50_ms), "-");
-    row("  half of them held, p50 ms".to_owned(), format!("{:.0}", stadium.half_held.p50_ms), "-");
-    table
+impl Text {
+    fn row(&mut self, what: impl Into<String>, measured: impl Into<String>, goal: impl Into<String>) {
+        self.table.row([what.into(), measured.into(), goal.into()]);
+    }
+
+    fn ms(&mut self, what: impl Into<String>, measured: f64, goal: &str) {
+        self.row(what, format!("{measured:.0}"), goal);
+    }
+
+    fn megabytes(&mut self, what: impl Into<String>, bytes: u64, goal: &str) {
+        self.row(what, format!("{:.0}", bytes as f64 / 1e6), goal);
+    }
+
+    fn waiting(&mut self, part: &Waiting) {
+        let many = part.waiting;
+        let ratio = |(few, many): (f64, f64)| format!("{:.2}", many / few);
+        self.row(
+            format!("polls/s with {many} waiting, divided by polls/s with 1,000"),
+            ratio(part.polls_per_second),
+            "0.80",
+        );
+        self.row("  the same ratio for the server's CPU time per poll", ratio(part.poll_cpu_per_1000), "1.20");
+        self.megabytes(format!("server RSS with {many} waiting, MB"), part.rss_bytes, "200");
+        self.megabytes("  after a restart, MB", part.restarted_rss_bytes, "200");
+        self.ms(
+            format!("longest promotion of {} users ({} in all), ms", part.admitted, part.admitted_in_all),
+            part.promote_ms,
+            "50",
+        );
+        self.ms("longest expiry of as many admissions, ms", part.expire_ms, "-");
+        self.ms("start of the server with all of them, ms", part.start_ms, "-");
+        self.errors("polls in queues", part.poll_errors);
+    }
+
+    fn watchers(&mut self, part: &Watchers) {
+        self.row(
+            format!("server RSS per open WatchPosition ({} open), KiB", part.streams),
+            format!("{:.1}", part.bytes_per_stream / 1024.0),
+            "8",
+        );
+        self.ms("  lag behind a promotion, p50 ms", part.lag.p50_ms, "-");
+        self.ms("  lag behind a promotion, p99 ms", part.lag.p99_ms, "1000");
+        self.notes.push(format!("{} streams opened at {:.0}/s", part.streams, part.opened_per_second));
+        self.errors("watchers", part.errors as u64);
+    }
+
+    fn admitted(&mut self, part: &Admitted) {
+        let Admitted { streams, joined, .. } = part;
+        self.row(
+            format!("server RSS per open WatchPosition ({streams} open, all admitted), KiB"),
+            format!("{:.1}", part.bytes_per_stream / 1024.0),
+            "8",
+        );
+        let ended: u64 = part.ended.values().sum();
+        self.row(format!("  streams ended while {joined} users join"), ended.to_string(), "0");
+        self.row("  calls of these users refused", part.refused.values().sum::<u64>().to_string(), "0");
+        self.ms("  IssueToken of these users, p99 ms", part.issue.p99_ms, "-");
+        self.row("  CPU of the server while nothing happens, cores", format!("{:.3}", part.quiet_cpu), "0.05");
+        if !(part.ended.is_empty() && part.refused.is_empty()) {
+            self.notes.push(format!("streams ended: {:?}; calls refused: {:?}", part.ended, part.refused));
+        }
+    }
+
+    fn concerts(&mut self, part: &Concerts) {
+        self.ms(format!("{} concerts on sale: longest promotion pass, ms", part.concerts), part.promote_ms, "-");
+        self.ms(format!("  time until all {} are admitted, ms", part.admitted), part.admission_ms, "-");
+        self.notes.push(format!(
+            "one concert and {}: IssueToken {:.0}/s and {:.0}/s, GetPosition {:.0}/s and {:.0}/s",
+            part.concerts,
+            part.issued_per_second.0,
+            part.issued_per_second.1,
+            part.polls_per_second.0,
+            part.polls_per_second.1,
+        ));
+        self.errors("many concerts", part.errors);
+    }
+
+    fn stadium(&mut self, part: &Stadium) {
+        self.ms(format!("ListSeats of {} seats, p50 ms", part.seats), part.empty.p50_ms, "-");
+        self.ms("  half of them held, p50 ms", part.half_held.p50_ms, "-");
+        self.notes.push(format!(
+            "{} seats in {} messages, {:.1} MB in all",
+            part.seats,
+            part.messages,
+            part.bytes as f64 / 1e6,
+        ));
+    }
+
+    fn history(&mut self, part: &Past) {
+        let rows = part.rows;
+        let goal = format!("{:.1}", 2.0 * part.fresh.p99_ms + 5.0);
+        let ms = |figure: f64| format!("{figure:.1}");
+        self.row("ChargeWallet by 8 callers, no history, p99 ms", ms(part.fresh.p99_ms), "-");
+        self.row(
+            format!("  {rows} expired, {rows} departed, {rows} reservations, p99 ms"),
+            ms(part.aged.p99_ms),
+            goal.as_str(),
+        );
+        self.row("  while these are deleted, p99 ms", ms(part.tidying.p99_ms), goal);
+        self.ms("  longest promotion pass beside them, ms", part.passes_ms.0, "-");
+        self.ms("  longest expiry pass beside them, ms", part.passes_ms.1, "-");
+        self.ms("  start of the server with them, ms", part.start_ms, "-");
+        self.megabytes(format!("server RSS after a start with {rows} departed, MB"), part.departed_rss_bytes, "120");
+        self.ms("  that start, ms", part.departed_start_ms, "-");
+        self.notes.push(format!(
+            "ChargeWallet p50 {:.1}, {:.1} and {:.1} ms; {:.0} old rows deleted/s",
+            part.fresh.p50_ms, part.aged.p50_ms, part.tidying.p50_ms, part.deleted_per_second,
+        ));
+        self.errors("ChargeWallet beside history", part.errors);
+    }
+
+    fn finished(&mut self, part: &Finished) {
+        let concerts = part.concerts;
+        self.row(
+            format!("{concerts} concerts over with a user waiting: idle CPU of the server, cores"),
+            format!("{:.3}", part.idle_cpu),
+            "0.05",
+        );
+        if let Some(cpu) = part.idle_database_cpu {
+            self.row("  idle CPU of the database's connections, cores", format!("{cpu:.3}"), "-");
+        }
+        self.ms("  IssueToken to ACTIVE for a new concert (promoting every 100 ms), ms", part.admission_ms, "1100");
+        self.ms("  start of the server with them, ms", part.start_ms, "-");
+        self.megabytes("  server RSS, MB", part.rss_bytes, "-");
+    }
+
+    fn opening(&mut self, part: &Opening) {
+        self.ms(format!("{} waiting users admitted to ten dates, ms", part.waiting), part.huge_ms, "60000");
+        self.ms("  a small concert beside them, ms", part.small_ms, "5000");
+        self.ms(format!("  longest of {} promotion transactions, ms", part.steps), part.longest_step_ms, "50");
+    }
+
+    fn errors(&mut self, what: &str, count: u64) {
+        if count > 0 {
+            self.notes.push(format!("{count} ERRORS: {what}"));
+        }
+    }
 }

@@ -1,0 +1,106 @@
+//! Thousands of concerts that are over, each with a user that still waits: the idle server, and a new concert beside them.
+
+use std::time::{Duration, Instant};
+
+use boxoffice::rpc::proto::{self, QueueState};
+use serde::Serialize;
+use testkit::{Failure, usage};
+use tonic::transport::Channel;
+
+use super::ground::Ground;
+use crate::{
+    calls::{Calls, Measure},
+    deployment::Deployment,
+    world::{self, User},
+};
+
+/// How long ago the concerts were.
+const AGE: Duration = Duration::from_secs(30 * 86_400);
+/// How long the idle server is measured.
+const IDLE: Duration = Duration::from_secs(20);
+/// New concerts beside those that are over.
+const NEW: usize = 20;
+/// The flags that admit users soon. The idle server is measured with the default intervals.
+const SOON: [&str; 2] = ["--promote-interval", "100ms"];
+/// A user that is not admitted after this time fails the run.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How often a new user asks for the position.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The cost of concerts that are over.
+#[derive(Debug, Serialize)]
+pub struct Finished {
+    /// Concerts that are over.
+    pub concerts: u32,
+    /// CPU of the idle server, in cores.
+    pub idle_cpu: f64,
+    /// CPU of the idle server's PostgreSQL connections, in cores.
+    pub idle_database_cpu: Option<f64>,
+    /// The longest time from IssueToken for a new concert until the user was admitted.
+    pub admission_ms: f64,
+    /// Time from the start of the process until it is ready.
+    pub start_ms: f64,
+    /// Resident memory of the idle server.
+    pub rss_bytes: u64,
+}
+
+/// Measures a server with many concerts that are over.
+pub async fn run(ground: &Ground<'_>) -> Result<Finished, Failure> {
+    let concerts = ground.options.finished;
+    ground.progress.set_message(format!("{concerts} concerts that are over"));
+    let mut deployment = ground.deploy(&[]).await?;
+    deployment.stop();
+    let history = deployment.history().await?;
+    history.users(concerts).await?;
+    history.finished(concerts, concerts, AGE).await?;
+    history.settle().await?;
+    let start_ms = deployment.start_again().await?.as_secs_f64() * 1_000.0;
+
+    ground.progress.set_message("an idle server");
+    // The first passes after a start are over.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let connections = || usage::children_cpu_seconds(ground.postgres?.postmaster()?);
+    let (started, server, database) = (Instant::now(), deployment.cpu_seconds()?, connections());
+    tokio::time::sleep(IDLE).await;
+    let seconds = started.elapsed().as_secs_f64();
+    let idle_cpu = (deployment.cpu_seconds()? - server) / seconds;
+    let idle_database_cpu = database.zip(connections()).map(|(before, after)| (after - before) / seconds);
+    let rss_bytes = deployment.resident_bytes()?;
+
+    deployment.set_flags(&SOON);
+    deployment.restart().await?;
+    ground.progress.set_message("new concerts beside them");
+    let admission_ms = admissions(ground, &deployment).await?;
+    Ok(Finished { concerts, idle_cpu, idle_database_cpu, admission_ms, start_ms, rss_bytes })
+}
+
+/// Puts one concert after the other on sale. Returns the longest time until a user was admitted.
+async fn admissions(ground: &Ground<'_>, deployment: &Deployment) -> Result<f64, Failure> {
+    let world = ground.world(deployment, NEW).await?;
+    world.for_users(0..NEW, "OpenWallet", &world.open_wallet()).await?;
+    world.create_venue("new", 50).await?;
+    let mut longest = Duration::ZERO;
+    for index in 0..NEW {
+        let concert = format!("NEW-{index}");
+        world.create_concert(&concert).await?;
+        world.add_performance(&concert, "2034-06-18", "new").await?;
+        world.open_sale(&concert).await?;
+        let calls = Calls::new(&concert, world.users.clone(), false);
+        let started = Instant::now();
+        world.for_users(index..index + 1, "IssueToken", &calls.issue_token(&Measure::default())).await?;
+        while state(world.channels[0].clone(), &concert, &world.users[index]).await? != QueueState::Active {
+            if started.elapsed() > LIMIT {
+                return Err(format!("a user of {concert} is not admitted after {LIMIT:?}").into());
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        longest = longest.max(started.elapsed());
+    }
+    Ok(longest.as_secs_f64() * 1_000.0)
+}
+
+async fn state(channel: Channel, concert: &str, user: &User) -> Result<QueueState, Failure> {
+    let request = proto::GetPositionRequest { concert_code: concert.to_owned(), user_id: user.id.clone() };
+    let answer = world::queue(channel).get_position(user.request(request)).await;
+    Ok(answer.map_err(world::told("GetPosition"))?.into_inner().position.unwrap_or_default().state())
+}

@@ -1,0 +1,99 @@
+//! The opening of a huge sale: as many waiting users as ten stadiums have seats, and a small concert beside them.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+use testkit::Failure;
+
+use super::ground::Ground;
+use crate::{deployment::Deployment, world::World};
+
+const HUGE: &str = "HUGE";
+const SMALL: &str = "SMALL";
+/// Dates of the huge concert.
+const DATES: u32 = 10;
+/// Seats of the small concert, and its waiting users.
+const SMALL_SEATS: u32 = 50;
+const FLAGS: [&str; 4] = ["--promote-interval", "250ms", "--admission-ttl", "2h"];
+const LIMIT: Duration = Duration::from_secs(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The cost of an opening.
+#[derive(Debug, Serialize)]
+pub struct Opening {
+    /// Users that wait for the huge concert.
+    pub waiting: u32,
+    /// Time from the opening until all of them were admitted.
+    pub huge_ms: f64,
+    /// Time from the opening of the small concert, meanwhile, until all of its users were admitted.
+    pub small_ms: f64,
+    /// The longest time between two promotion transactions in a row.
+    pub longest_step_ms: f64,
+    /// Promotion transactions.
+    pub steps: usize,
+}
+
+/// Opens a huge sale, and a small one while the huge one is busy.
+pub async fn run(ground: &Ground<'_>) -> Result<Opening, Failure> {
+    let waiting = ground.options.opening / DATES * DATES;
+    ground.progress.set_message(format!("{waiting} users wait"));
+    let mut deployment = ground.deploy(&FLAGS).await?;
+    let world = ground.world(&deployment, 0).await?;
+    world.create_venue("stadium", waiting / DATES).await?;
+    world.create_venue("club", SMALL_SEATS).await?;
+    for concert in [HUGE, SMALL] {
+        world.create_concert(concert).await?;
+    }
+    for day in 1..=DATES {
+        world.add_performance(HUGE, &format!("2034-06-{day:02}"), "stadium").await?;
+    }
+    world.add_performance(SMALL, "2034-06-18", "club").await?;
+    deployment.stop();
+    let history = deployment.history().await?;
+    history.users(waiting).await?;
+    history.waiting(HUGE, waiting).await?;
+    history.waiting(SMALL, SMALL_SEATS).await?;
+    history.settle().await?;
+    deployment.start_again().await?;
+
+    ground.progress.set_message(format!("{waiting} users are admitted"));
+    let world = ground.world(&deployment, 0).await?;
+    let opened = Instant::now();
+    world.open_sale(HUGE).await?;
+    until_waiting(&world, HUGE, i64::from(waiting) - 1).await?;
+    let small_opened = Instant::now();
+    world.open_sale(SMALL).await?;
+    until_waiting(&world, SMALL, 0).await?;
+    let small_ms = small_opened.elapsed().as_secs_f64() * 1_000.0;
+    if world.stats(HUGE).await?.waiting_count == 0 {
+        return Err("the huge sale was over before the small one: use more --opening".into());
+    }
+    until_waiting(&world, HUGE, 0).await?;
+    let huge_ms = opened.elapsed().as_secs_f64() * 1_000.0;
+    let (steps, longest_step_ms) = longest_step(&deployment);
+    Ok(Opening { waiting, huge_ms, small_ms, longest_step_ms, steps })
+}
+
+/// Waits until at most `count` users wait.
+async fn until_waiting(world: &World, concert: &str, count: i64) -> Result<(), Failure> {
+    let started = Instant::now();
+    loop {
+        let waiting = world.stats(concert).await?.waiting_count;
+        if waiting <= count {
+            return Ok(());
+        }
+        if started.elapsed() > LIMIT {
+            return Err(format!("{waiting} users of {concert} still wait after {LIMIT:?}").into());
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Returns how many promotion transactions the server has logged, and the longest time between two in a row. One pass
+/// admits all users, so this is the longest transaction, with its turn for others.
+fn longest_step(deployment: &Deployment) -> (usize, f64) {
+    let steps = deployment.admissions();
+    let gap = |pair: &[SystemTime]| pair[1].duration_since(pair[0]).unwrap_or_default();
+    let longest = steps.windows(2).map(gap).max().unwrap_or_default();
+    (steps.len(), longest.as_secs_f64() * 1_000.0)
+}
