@@ -101,8 +101,8 @@ impl History {
         .await
     }
 
-    /// Writes `count` concerts that were over `age` ago, and in each of them a user that still waits. The users have the
-    /// numbers from 1 to `user_count`.
+    /// Writes `count` concerts that were over `age` ago, and in each of them a user that still waits. The users
+    /// have the numbers from 1 to `user_count`.
     pub async fn finished(&self, count: u32, user_count: u32, age: Duration) -> Result<(), Failure> {
         self.concerts("OVER", count, age).await?;
         let over = "(SELECT concert_id FROM concert WHERE concert_code LIKE 'OVER-%')";

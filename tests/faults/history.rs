@@ -27,7 +27,8 @@ const MEMORY_LIMIT: u64 = 120_000_000;
 /// New concerts beside the old ones.
 const NEW: u64 = 10;
 
-/// A server starts, admits users of a new concert, charges wallets and idles beside years of history as it does without.
+/// A server starts, admits users of a new concert, charges wallets and idles beside years of history as it does
+/// without.
 pub async fn history_slows_neither_starts_nor_passes_nor_writes(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(1_000, |_| ()).await;

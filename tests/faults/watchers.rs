@@ -75,8 +75,8 @@ pub async fn admitted_watchers_stay_while_thousands_leave(lab: Lab) {
     let p99 = latencies[latencies.len() * 99 / 100];
 
     lab.note(format!(
-        "{} streams, {ended} ended; {leaver_count} left, p99 {p99:.1?}, slowest {:.1?}; sold out known after {told:.1?}; \
-         {calls} calls of others, refused: {:?}",
+        "{} streams, {ended} ended; {leaver_count} left, p99 {p99:.1?}, slowest {:.1?}; \
+         sold out known after {told:.1?}; {calls} calls of others, refused: {:?}",
         watcher_count + waiting.len(),
         latencies[latencies.len() - 1],
         book.failures(),

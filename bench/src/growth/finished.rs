@@ -1,4 +1,5 @@
-//! Thousands of concerts that are over, each with a user that still waits: the idle server, and a new concert beside them.
+//! Thousands of concerts that are over, each with a user that still waits: the idle server, and a new concert
+//! beside them.
 
 use std::time::{Duration, Instant};
 

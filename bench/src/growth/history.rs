@@ -1,4 +1,5 @@
-//! Years of history: how long writes take beside it, the memory of the server after a start, and the deletion of old rows.
+//! Years of history: how long writes take beside it, the memory of the server after a start, and the deletion of
+//! old rows.
 
 use std::{
     sync::Arc,

@@ -1,5 +1,5 @@
-//! How boxoffice grows: a million waiting users, tens of thousands of watchers, a hundred concerts, a stadium, and years of
-//! history.
+//! How boxoffice grows: a million waiting users, tens of thousands of watchers, a hundred concerts, a stadium, and
+//! years of history.
 
 mod admitted;
 mod concerts;
