@@ -54,8 +54,8 @@ impl Answered {
 
 /// Deletes the requests that were answered before `cutoff`.
 pub async fn delete_old(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
-    let size = StepSize::default();
-    turns::repeat(|| size.measured(|limit| delete_step(db, cutoff, limit))).await
+    let size = StepSize::gentle();
+    turns::repeat_gently(|| size.measured(|limit| delete_step(db, cutoff, limit))).await
 }
 
 async fn delete_step(db: &Database, cutoff: Micros, limit: i64) -> Result<Left, db::Error> {

@@ -53,8 +53,9 @@ where
 
 /// Gives unused space of the database file back to the file system, in steps that take turns with calls.
 pub async fn reclaim_space(db: &Database) -> Result<(), db::Error> {
-    let size = StepSize::default();
-    turns::repeat(|| size.measured(async |limit| Ok(Left::more_if(db.reclaim_pages(limit).await? == limit)))).await
+    let size = StepSize::gentle();
+    turns::repeat_gently(|| size.measured(async |limit| Ok(Left::more_if(db.reclaim_pages(limit).await? == limit))))
+        .await
 }
 
 #[cfg(test)]

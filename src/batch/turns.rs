@@ -18,6 +18,8 @@ const MAX_ROWS: i64 = 1_000;
 const MIN_ROWS: i64 = 50;
 /// Maximum time that the transaction of a step should take. Slower steps become smaller.
 const STEP_TIME: Duration = Duration::from_millis(50);
+/// The same for work that is never urgent.
+const GENTLE_STEP_TIME: Duration = Duration::from_millis(10);
 /// After this time a pass looks again at keys that had no work left.
 const ROUND_TIME: Duration = Duration::from_secs(1);
 
@@ -38,27 +40,35 @@ impl Left {
 }
 
 /// Holds the number of rows of the next step. It falls if steps take long, and rises if they are fast.
-pub struct StepSize(AtomicI64);
+pub struct StepSize {
+    rows: AtomicI64,
+    step_time: Duration,
+}
 
 impl Default for StepSize {
     fn default() -> Self {
-        Self(AtomicI64::new(MAX_ROWS))
+        Self { rows: AtomicI64::new(MAX_ROWS), step_time: STEP_TIME }
     }
 }
 
 impl StepSize {
+    /// Returns the size for work that is never urgent: its transactions are so short that calls hardly notice them.
+    pub fn gentle() -> Self {
+        Self { rows: AtomicI64::new(MIN_ROWS), step_time: GENTLE_STEP_TIME }
+    }
+
     /// Runs a step with the current number of rows, and measures its time.
     pub async fn measured<F>(&self, step: impl FnOnce(i64) -> F) -> Result<Left, db::Error>
     where
         F: Future<Output = Result<Left, db::Error>>,
     {
-        let rows = self.0.load(Ordering::Relaxed);
+        let rows = self.rows.load(Ordering::Relaxed);
         let started = Instant::now();
         let left = step(rows).await?;
         // A full step shows the time for this number of rows. The last step may have had fewer rows.
         if left == Left::More {
-            let next = if started.elapsed() > STEP_TIME { rows / 2 } else { rows * 2 };
-            self.0.store(next.clamp(MIN_ROWS, MAX_ROWS), Ordering::Relaxed);
+            let next = if started.elapsed() > self.step_time { rows / 2 } else { rows * 2 };
+            self.rows.store(next.clamp(MIN_ROWS, MAX_ROWS), Ordering::Relaxed);
         }
         Ok(left)
     }
@@ -73,6 +83,20 @@ where
         tokio::task::yield_now().await;
     }
     Ok(())
+}
+
+/// The same for work that is never urgent: it rests four times as long as each step took.
+pub async fn repeat_gently<F>(step: impl Fn() -> F) -> Result<(), db::Error>
+where
+    F: Future<Output = Result<Left, db::Error>>,
+{
+    loop {
+        let started = Instant::now();
+        if step().await? == Left::Nothing {
+            return Ok(());
+        }
+        tokio::time::sleep(4 * started.elapsed()).await;
+    }
 }
 
 /// Runs a step for each key that `due` lists, round after round, until no key has work left. Each round reads the list

@@ -50,8 +50,8 @@ pub async fn expire(db: &Database) -> Result<(), db::Error> {
 
 /// Deletes tokens that have ended and were issued before `cutoff`.
 pub async fn delete_ended(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
-    let size = StepSize::default();
-    turns::repeat(|| size.measured(|limit| delete_step(db, cutoff, limit))).await
+    let size = StepSize::gentle();
+    turns::repeat_gently(|| size.measured(|limit| delete_step(db, cutoff, limit))).await
 }
 
 async fn delete_step(db: &Database, cutoff: Micros, limit: i64) -> Result<Left, db::Error> {

@@ -35,6 +35,8 @@ const RATE_WINDOW: Duration = Duration::from_secs(60);
 const OFF_SALE_INTERVAL: Duration = Duration::from_secs(5);
 /// A concert that is off sale is dropped from memory if no caller asks about it for this time.
 const OFF_SALE_MEMORY: Duration = Duration::from_secs(60);
+/// Maximum number of departures in one query.
+const DEPARTURES_PAGE: i64 = 10_000;
 
 /// Holds the queues that this replica knows. Clones share them.
 #[derive(Clone)]
@@ -171,11 +173,27 @@ impl Shared {
             }
         }
         let mut departures: HashMap<i64, Vec<i64>> = HashMap::new();
-        let rows = store::departures_since(&self.db, &since).await?;
-        for row in rows.into_iter().chain(store::departures_ahead(&self.db, &ahead).await?) {
+        for row in store::departures_since(&self.db, &since).await? {
             departures.entry(row.concert_id).or_default().push(row.queue_number);
         }
+        for known in ahead {
+            departures.insert(known.concert_id, self.departures_behind(&known).await?);
+        }
         Ok(departures)
+    }
+
+    /// Reads all departures behind the last admitted number. The pages are short: a million rows at once take hundreds of
+    /// megabytes, and their numbers only eight.
+    async fn departures_behind(&self, known: &Known) -> Result<Vec<i64>, db::Error> {
+        let (mut numbers, mut last) = (Vec::new(), known.admitted_number);
+        loop {
+            let page = store::departures_behind(&self.db, known.concert_id, last, DEPARTURES_PAGE).await?;
+            numbers.extend(page.iter().map(|row| row.queue_number));
+            match page.last() {
+                Some(row) if page.len() as i64 == DEPARTURES_PAGE => last = row.queue_number,
+                _ => return Ok(numbers),
+            }
+        }
     }
 }
 

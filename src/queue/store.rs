@@ -338,12 +338,17 @@ pub async fn departures_since(db: &Database, known: &[Known]) -> Result<Vec<Depa
     db.query_set(sql, known, []).await
 }
 
-/// Returns all departures behind the last admitted number.
-pub async fn departures_ahead(db: &Database, known: &[Known]) -> Result<Vec<Departed>, db::Error> {
-    let sql = "SELECT t.concert_id, t.queue_number FROM {r} JOIN queue_token t
-               ON t.concert_id = r.concert_id AND t.queue_number > r.admitted_number
-               WHERE t.departure_number IS NOT NULL";
-    db.query_set(sql, known, []).await
+/// Returns the first `limit` departures of a concert behind a number, in ascending order.
+pub async fn departures_behind(
+    db: &Database,
+    concert_id: i64,
+    queue_number: i64,
+    limit: i64,
+) -> Result<Vec<Departed>, db::Error> {
+    let sql = "SELECT concert_id, queue_number FROM queue_token
+               WHERE concert_id = $1 AND queue_number > $2 AND departure_number IS NOT NULL
+               ORDER BY queue_number LIMIT $3";
+    db.query(sql, [concert_id.into(), queue_number.into(), limit.into()]).await
 }
 
 /// Deletes up to `limit` tokens that have ended and were issued before `cutoff`. Returns the number of deleted tokens.

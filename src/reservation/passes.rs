@@ -65,8 +65,8 @@ async fn expire_some(write: &Write, sweep: &Sweep, limit: i64) -> Result<Left, d
 
 /// Deletes unpaid reservations whose hold ended before `cutoff`.
 pub async fn delete_unpaid(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
-    let size = StepSize::default();
-    turns::repeat(|| size.measured(|limit| delete_step(db, cutoff, limit))).await
+    let size = StepSize::gentle();
+    turns::repeat_gently(|| size.measured(|limit| delete_step(db, cutoff, limit))).await
 }
 
 async fn delete_step(db: &Database, cutoff: Micros, limit: i64) -> Result<Left, db::Error> {
