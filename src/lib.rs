@@ -11,7 +11,7 @@
 //!
 //! # The rooms
 //!
-//! A room is a module of this crate. Each room may use only the rooms below it. A test checks this order.
+//! A room is a module of this crate. Each room may use only the rooms below it in this table. A test checks this order.
 //!
 //! | room | content |
 //! |---|---|
@@ -21,7 +21,7 @@
 //! | [`reservation`] | Hold, extend and release the seats of a token. |
 //! | [`concert`] | Dates on sale and free seats for admitted users, also as a stream. |
 //! | [`queue`] | Numbers, positions and promotion, and the check that a token is admitted. |
-//! | [`catalogue`] | The data that never change after their creation: concerts, dates, sections, prices. |
+//! | [`catalogue`] | Data that never changes after its creation: concerts, dates, sections, prices. |
 //! | [`wallet`] | Prepaid money, and a ledger of all its movements. |
 //! | [`edge`] | The first checks of a connection and a call: sockets, TLS, API keys, limits, deadlines. |
 //! | [`token`] | The signed queue token, and the interceptor that verifies it. |
@@ -67,8 +67,8 @@
 //! 1. A seat of a performance is SOLD to at most one payment. A SOLD seat belongs to exactly one PAID payment, and every
 //!    seat of a PAID payment is SOLD.
 //! 2. A wallet's balance is the sum of its ledger entries and is never below 0. The last entry stores the balance.
-//! 3. A promotion never admits more tokens than the concert has capacity for. Tokens are admitted in the order of their
-//!    numbers.
+//! 3. A promotion never raises the number of ACTIVE tokens of a concert above its capacity. Tokens are admitted in the
+//!    order of their numbers.
 //! 4. An acknowledged write is durable. A refused call changes nothing. A repeated `request_id` has one effect.
 //!
 //! The database resolves races between replicas. Rows are locked in the order counter, token, wallet, reservation,

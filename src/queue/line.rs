@@ -79,7 +79,7 @@ pub struct News {
     is_sold_out: bool,
 }
 
-/// Holds one queue as this replica knows it.
+/// Holds one queue in the memory of this replica.
 pub struct Line {
     view: RwLock<Option<Arc<View>>>,
     news: watch::Sender<News>,
@@ -128,7 +128,7 @@ struct Told {
 }
 
 impl Line {
-    /// Returns the last view that was published. It is empty until the first refresh.
+    /// Returns the last published view. The view is empty until the first refresh.
     pub fn view(&self) -> Arc<View> {
         self.view.read().clone().unwrap_or_default()
     }
@@ -143,7 +143,7 @@ impl Line {
         self.touched.store(self.created.elapsed().as_millis() as i64, Ordering::Relaxed);
     }
 
-    /// Tells whether the queue has watchers, or a caller asked about it within `memory`.
+    /// Tells whether the queue is in use: it has watchers, or a caller asked about it within `memory`.
     pub fn is_wanted(&self, memory: Duration) -> bool {
         let touched = Duration::from_millis(self.touched.load(Ordering::Relaxed).unsigned_abs());
         let is_watched = self.news.receiver_count() + self.is_sold_out.receiver_count() > 0;

@@ -11,9 +11,9 @@ use crate::{
     rpc::Error,
 };
 
-/// Poll interval at the front of the queue. It equals the default interval of promotion.
+/// Poll interval at the front of the queue, equal to the default interval of promotion.
 const SHORTEST_POLL: Duration = Duration::from_secs(2);
-/// Maximum poll interval. It is longer if the polls of all waiting users would exceed the budget.
+/// Maximum poll interval, unless the polls of all waiting users would exceed the budget. Then the interval is longer.
 const LONGEST_POLL: Duration = Duration::from_secs(30);
 
 /// Returns the number of tokens that may be admitted now: the unsold seats minus the ACTIVE tokens, never negative.

@@ -69,7 +69,7 @@ impl Snapshots {
         let plan = RwLock::new(rules::poll_plan(&[], poll_budget));
         let shared = Arc::new(Shared { db, lines: RwLock::default(), plan, poll_budget, past: Mutex::default() });
         let refreshed = shared.clone();
-        // A shutdown does not wait for a refresh, so this lane gets a task tracker of its own.
+        // A shutdown must not wait for a refresh, so this lane has its own task tracker.
         let refreshes = Lane::start("queue.refresh", 1, &TaskTracker::new(), move |calls: &[()]| {
             let shared = refreshed.clone();
             Box::pin(async move {

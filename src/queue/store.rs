@@ -173,7 +173,7 @@ pub struct Demand {
     pub completed_count: i64,
 }
 
-/// Returns the demand of one concert at the time of the transaction; `None` if there is no such concert.
+/// Returns the demand of one concert at the time of the transaction. Returns `None` if there is no such concert.
 pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db::Error> {
     let sql = "SELECT c.paused, c.open_time, c.max_active_count, c.claim_ttl,
                       CAST(COALESCE(SUM(CASE WHEN p.sale_end_time > $2 THEN p.seat_count - p.sold_seat_count END), 0)
@@ -206,7 +206,7 @@ pub struct Grant {
     pub count: i64,
     /// The end of the admission.
     pub expire_time: Micros,
-    /// The end of the admission after its first use; `None` if no early use is required.
+    /// The end of the admission after its first use. `None` means that no early use is required.
     pub claimed_expire_time: Option<Micros>,
 }
 
@@ -324,7 +324,7 @@ rows! {
     }
 }
 
-/// A departure that changes the positions of the users behind it.
+/// A departure that changes the positions of the users with higher numbers.
 #[derive(FromQueryResult)]
 pub struct Departed {
     /// The concert.

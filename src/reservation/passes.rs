@@ -18,8 +18,7 @@ use crate::{
 
 const HOLDS: &str = "holds";
 const UNPAID_RESERVATIONS: &str = "unpaid reservations";
-/// Period before the current time that a pass reads again. A hold in it may have committed late or may have been
-/// locked.
+/// Period that a pass reads again. A hold that ended in this period may have committed late or may have been locked.
 const LATENESS: Duration = Duration::from_secs(60);
 /// Maximum interval between two writes of the progress to the database, even if the pass finds nothing.
 const NOTE_INTERVAL: Duration = Duration::from_secs(600);

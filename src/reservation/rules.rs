@@ -81,7 +81,7 @@ pub fn require_on_sale(performance: &Performance, now: Micros) -> Result<(), Err
 
 /// Returns [`Error::SeatHeldByCaller`]: the caller's own hold `mine` has some of the wanted seats.
 ///
-/// The variant has the reason SEAT_HELD. It also carries the id of the reservation.
+/// The variant has the reason SEAT_HELD and the id of the reservation.
 pub fn held_by_caller(mine: &Reservation, wanted: &[i32], now: Micros) -> Error {
     let held = seat_numbers(mine);
     Error::SeatHeldByCaller {

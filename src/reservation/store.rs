@@ -303,7 +303,7 @@ pub async fn add_takings(write: &Write, takings: &[Takings]) -> Result<(), db::E
     write.change_set(sql, takings, []).await
 }
 
-/// Returns a user's reservation; `None` if it does not exist or belongs to another user.
+/// Returns a user's reservation. Returns `None` if it does not exist or belongs to another user.
 pub async fn find(db: &Database, user_id: Uuid, reservation_id: Uuid) -> Result<Option<reservation::Model>, db::Error> {
     let row = reservation::Entity::find_by_id(reservation_id)
         .filter(reservation::Column::UserId.eq(user_id))

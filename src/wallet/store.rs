@@ -21,7 +21,7 @@ pub struct Wallet {
     pub user_id: Uuid,
     /// The sum of the entries, in the smallest unit of the currency.
     pub balance: i64,
-    /// The number of entries. It equals the number of the last entry.
+    /// The number of entries, which equals the number of the last entry.
     pub entry_count: i64,
     /// The time at which the wallet was opened.
     pub open_time: Micros,
