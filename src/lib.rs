@@ -56,16 +56,16 @@
 //!   A new failure also needs a variant in `rpc/error.rs` and a reason in `error_reason.proto`.
 //! - **A query**: a function in `store.rs` with `query_set`, `execute_set` or `change_set` (see `db/write.rs`).
 //!   `db/statement.rs` explains `{r}` and `{lock}`. `tests/api/plans.rs` must run the query.
-//! - **An RPC**: its proto, from which `build.rs` generates the code, and a method in `service.rs`. A write also needs a
-//!   verb file, and a lane that the `new` function of the service starts.
+//! - **An RPC**: its proto, from which `build.rs` generates the code, and a method in `service.rs`. A write also needs
+//!   a verb file, and a lane that the `new` function of the service starts.
 //! - **A setting**: `app/cli.rs` for the server, or `edge/settings.rs` for limits and TLS. Pass the setting on in
 //!   `app/routes.rs` or `app/background.rs`. Describe it in `docs/configuration.md`.
 //! - **A column**: a new file in `migration/src`, the entity in `db/entity`, and the statements in `store.rs`.
 //!
 //! # Guarantees
 //!
-//! 1. A seat of a performance is SOLD to at most one payment. A SOLD seat belongs to exactly one PAID payment, and every
-//!    seat of a PAID payment is SOLD.
+//! 1. A seat of a performance is SOLD to at most one payment. A SOLD seat belongs to exactly one PAID payment, and
+//!    every seat of a PAID payment is SOLD.
 //! 2. A wallet's balance is the sum of its ledger entries and is never below 0. The last entry stores the balance.
 //! 3. A promotion never raises the number of ACTIVE tokens of a concert above its capacity. Tokens are admitted in the
 //!    order of their numbers.
