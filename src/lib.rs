@@ -1,68 +1,80 @@
-//! boxoffice sells the seats of a concert that everyone wants at the same second. Users take a place in a queue, are
-//! admitted as seats allow, hold seats for some minutes, and pay from a prepaid wallet.
+//! boxoffice sells the seats of a concert that many users want in the same second. Each user gets a number in a queue
+//! and is admitted when seats are free. An admitted user holds seats for some minutes and pays from a prepaid wallet.
 //!
 //! # Two ideas
 //!
-//! **Every write is a batch, and a batch of one is the common case.** Calls of one kind wait in a lane ([`batch`]). The
-//! lane takes all that wait, runs *load, decide, store* in one transaction, and answers each caller after the commit.
+//! **Every write is a batch.** Calls of one kind wait in a lane ([`batch`]). The lane takes all waiting calls and runs
+//! *load, decide, store* in one transaction. It answers each caller after the commit. Most batches have one call.
 //!
-//! **Cost follows what is live.** A call, a pass or a start pays for what waits, is admitted, is held or is on sale
-//! now. It never pays for history.
+//! **Cost does not grow with history.** The cost of a call, a background pass or a start depends on the tokens that
+//! wait or are admitted, the seats that are held, and the dates on sale. It does not depend on past sales.
 //!
 //! # The rooms
 //!
-//! Each room may use the rooms below it, and no other. A test holds the code to this order.
+//! A room is a module of this crate. Each room may use only the rooms below it in this table. A test checks this order.
 //!
-//! | room | what it does |
+//! | room | content |
 //! |---|---|
-//! | [`app`] | The program: command line, server, background, demo, logs and metrics. |
-//! | [`payment`] | Pay and refund: money and seats change hands together. |
-//! | [`admin`] | What the operator creates, changes and counts. |
-//! | [`reservation`] | Hold, extend, release: seats kept for one token. |
-//! | [`concert`] | What is on sale now, for admitted users: dates and free seats, also as a stream. |
-//! | [`queue`] | Numbers, positions, promotion, and the question whether a token is admitted. |
-//! | [`catalogue`] | What never changes once it was created: concerts, dates, sections, prices. |
-//! | [`wallet`] | Prepaid money, and a ledger of everything that moved. |
-//! | [`edge`] | What a connection and a call pass first: sockets, TLS, API keys, limits, deadlines. |
-//! | [`token`] | The signed queue token, and the interceptor that reads it. |
+//! | [`app`] | The program: command line, server, background passes, demo, logs and metrics. |
+//! | [`payment`] | Pay and refund: money and seats change in one transaction. |
+//! | [`admin`] | Venues, concerts and performances, and the control and the counts of a sale. |
+//! | [`reservation`] | Hold, extend and release the seats of a token. |
+//! | [`concert`] | Dates on sale and free seats for admitted users, also as a stream. |
+//! | [`queue`] | Numbers, positions and promotion, and the check that a token is admitted. |
+//! | [`catalogue`] | Data that never changes after its creation: concerts, dates, sections, prices. |
+//! | [`wallet`] | Prepaid money, and a ledger of all its movements. |
+//! | [`edge`] | The first checks of a connection and a call: sockets, TLS, API keys, limits, deadlines. |
+//! | [`token`] | The signed queue token, and the interceptor that verifies it. |
 //! | [`batch`] | Lanes, replays of a `request_id`, and background passes in short steps. |
 //! | [`db`] | Connections, transactions, statements about sets of rows, entities. |
-//! | [`rpc`] | One call: errors and their only mapping to a status, messages, fields, pages, deadline. |
-//! | [`clock`] | The time that decisions go by. |
+//! | [`rpc`] | Parts of a call: errors and their status codes, messages, fields, pages, deadlines. |
+//! | [`clock`] | The time for decisions. |
 //!
-//! Inside a capability: `service.rs` (gRPC in, gRPC out), a file per verb or `operations.rs` (decides over a slice of
-//! commands), `store.rs` (every query), `rules.rs` (pure functions with their tests), `passes.rs` (its background
-//! work).
+//! A capability is a room with a gRPC service. Its files:
 //!
-//! # A seat is sold
+//! - `service.rs` reads the request, submits a command to a lane, and builds the response.
+//! - A file per verb, such as `hold.rs`, or `operations.rs` decides a batch of commands.
+//! - `store.rs` has every query.
+//! - `rules.rs` has pure functions with their tests.
+//! - `passes.rs` has the background work.
 //!
-//! 1. `HoldSeats` passes [`edge`]: its API key, a permit, its deadline. The interceptor of [`token`] verifies the
-//!    token.
+//! # How a seat is sold
+//!
+//! 1. `HoldSeats` passes [`edge`], which checks the API key, the limits and the deadline. The interceptor of [`token`]
+//!    verifies the token.
 //! 2. `reservation/service.rs` reads the fields, finds the performance in the [`catalogue`], and submits a command.
-//! 3. The lane runs `reservation/hold.rs`: it locks tokens, loads seats, decides each command in order by `rules.rs`,
-//!    and stores all holds with one statement per table. A unique key decides between replicas; the loser runs again.
-//! 4. `Pay` does the same in `payment/pay.rs`: token, wallet, reservation, seats and the counts of the date, one
-//!    commit.
-//! 5. `queue/passes.rs` sees the changed counts and admits the next users; `queue/line.rs` wakes those who watch.
+//! 3. The lane runs `reservation/hold.rs`, which locks tokens and loads seats. It decides each command in order with
+//!    the functions in `rules.rs`. It stores all holds with one statement per table. If two replicas take the same
+//!    seat, a unique key refuses the second one, and its batch runs again.
+//! 4. `Pay` runs `payment/pay.rs` in the same way. One commit changes the token, the wallet, the reservation, the seats
+//!    and the counts of the date.
+//! 5. `queue/passes.rs` reads the changed counts and admits the next users. `queue/line.rs` wakes their watchers.
 //!
 //! # Where to add
 //!
-//! A rule: a function in the capability's `rules.rs`. A query: its `store.rs` (a test looks at its plan on both
-//! engines). An RPC: its proto, then `service.rs`. A setting: `app/cli.rs` or `edge/settings.rs`, and
-//! `docs/configuration.md`. A table: a new file in `migration/`, its entity in `db/entity`.
+//! - **A rule**: a function in `rules.rs`. Call it where its verb decides, such as `HoldBatch::decide` in `hold.rs`.
+//!   A new failure also needs a variant in `rpc/error.rs` and a reason in `error_reason.proto`.
+//! - **A query**: a function in `store.rs` with `query_set`, `execute_set` or `change_set` (see `db/write.rs`).
+//!   `db/statement.rs` explains `{r}` and `{lock}`. `tests/api/plans.rs` must run the query.
+//! - **An RPC**: its proto, from which `build.rs` generates the code, and a method in `service.rs`. A write also needs
+//!   a verb file, and a lane that the `new` function of the service starts.
+//! - **A setting**: `app/cli.rs` for the server, or `edge/settings.rs` for limits and TLS. Pass the setting on in
+//!   `app/routes.rs` or `app/background.rs`. Describe it in `docs/configuration.md`.
+//! - **A column**: a new file in `migration/src`, the entity in `db/entity`, and the statements in `store.rs`.
 //!
-//! # What always holds
+//! # Guarantees
 //!
-//! 1. A seat of a performance is SOLD to at most one payment. A SOLD seat has exactly one PAID payment, and the
-//!    reverse.
-//! 2. A wallet's balance is the sum of its entries, as its last entry says it, and never below 0.
-//! 3. ACTIVE tokens of a concert never exceed its capacity at the moment of a promotion. Promotion follows the numbers.
-//! 4. What was acknowledged is durable. What was refused left no trace. A repeated `request_id` has one effect.
+//! 1. A seat of a performance is SOLD to at most one payment. A SOLD seat belongs to exactly one PAID payment, and
+//!    every seat of a PAID payment is SOLD.
+//! 2. A wallet's balance is the sum of its ledger entries and is never below 0. The last entry stores the balance.
+//! 3. A promotion never raises the number of ACTIVE tokens of a concert above its capacity. Tokens are admitted in the
+//!    order of their numbers.
+//! 4. An acknowledged write is durable. A refused call changes nothing. A repeated `request_id` has one effect.
 //!
-//! The database settles races between replicas: rows are locked in the order counter, token, wallet, reservation, seat,
-//! performance, each by key, and conditional writes check how many rows they changed. An expiry is true at the moment
-//! it is due; the passes only tidy up. Memory may say that a user waits. Only the database says that a user is
-//! admitted.
+//! The database resolves races between replicas. Rows are locked in the order counter, token, wallet, reservation,
+//! seat, performance, and by key within a table. Conditional writes check the number of changed rows. A hold or an
+//! admission ends exactly at its expiry, even before a background pass updates its row. Memory may show that a user
+//! waits. Only the database shows that a user is admitted.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -82,8 +94,8 @@ pub mod rpc;
 pub mod token;
 pub mod wallet;
 
-/// Chooses the one implementation of cryptography, before anything uses it.
+/// Installs ring as the cryptography provider of rustls. Call it before the first use of TLS.
 pub fn install_crypto() {
-    // It fails only if it was chosen before.
+    // The installation fails only if a provider was installed before, which is harmless.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -1,5 +1,5 @@
-//! The operations of AdminService: create, add, update, count. They are rare, so each batch runs its commands one by
-//! one.
+//! The operations of AdminService: create, add, update, count. These calls are rare, so each batch runs its commands
+//! one by one.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     rpc::Error,
 };
 
-/// The period of the counts "in the last minute".
+/// Period of the counts of the last minute.
 const LAST_MINUTE: Duration = Duration::from_secs(60);
 
 /// A command that creates a venue.
@@ -33,31 +33,32 @@ pub struct CreateConcert {
     pub concert_code: String,
     /// The name for display.
     pub name: String,
-    /// No token is admitted before this time; `None`: now.
+    /// The time at which admission starts. `None` means now.
     pub open_time: Option<Micros>,
-    /// Maximum number of ACTIVE tokens; 0: no maximum.
+    /// Maximum number of ACTIVE tokens. 0 means no maximum.
     pub max_active_count: i32,
-    /// Maximum number of seats of one user.
+    /// Maximum number of seats per user.
     pub seats_per_user_limit: i32,
-    /// Time for the first use of an admission, in microseconds; 0: no limit, `None`: the server's default.
+    /// Maximum time for the first use of an admission, in microseconds. 0 means no limit. `None` means the server's
+    /// default.
     pub claim_ttl: Option<Micros>,
 }
 
-/// A command that puts a date on sale.
+/// A command that adds a performance.
 pub struct AddPerformance {
     /// The code of the concert.
     pub concert_code: String,
     /// The date, in ISO 8601.
     pub date: String,
-    /// When the performance starts.
+    /// The start of the performance.
     pub start_time: Micros,
-    /// When the sale ends; `None`: when the performance starts.
+    /// The end of the sale. `None` means the start of the performance.
     pub sale_end_time: Option<Micros>,
     /// The id of the venue.
     pub venue_id: String,
-    /// The price of a seat in all other sections, in the smallest unit of the currency.
+    /// The price of a seat in the sections without a price of their own, in the smallest unit of the currency.
     pub price: i64,
-    /// The prices of single sections, by the name of the section.
+    /// The prices of sections with a price of their own, by the name of the section.
     pub section_prices: HashMap<String, i64>,
 }
 
@@ -67,15 +68,15 @@ pub struct UpdateSale {
     pub concert_code: String,
     /// Whether admission is paused.
     pub paused: Option<bool>,
-    /// No token is admitted before this time.
+    /// The time at which admission starts.
     pub open_time: Option<Micros>,
-    /// Maximum number of ACTIVE tokens; 0: no maximum.
+    /// Maximum number of ACTIVE tokens. 0 means no maximum.
     pub max_active_count: Option<i32>,
-    /// Time for the first use of an admission, in microseconds; 0: no limit.
+    /// Maximum time for the first use of an admission, in microseconds. 0 means no limit.
     pub claim_ttl: Option<Micros>,
 }
 
-/// Tells whether the database has a concert.
+/// Tells whether the database has at least one concert.
 pub async fn has_concerts(write: &Write) -> Result<bool, db::Error> {
     store::has_concerts(write).await
 }
@@ -112,8 +113,9 @@ pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch
 
 /// Adds performances.
 ///
-/// A command fails with CONCERT_NOT_FOUND or VENUE_NOT_FOUND, or with INVALID_ARGUMENT if a price names no section of
-/// the venue. It fails with ALREADY_EXISTS if the concert already has a performance on this date.
+/// A command fails with CONCERT_NOT_FOUND or VENUE_NOT_FOUND. It fails with INVALID_ARGUMENT if a price is for a
+/// section that the venue does not have. It fails with ALREADY_EXISTS if the concert already has a performance on this
+/// date.
 pub async fn add_performances(write: &Write, commands: &[AddPerformance]) -> Batch<()> {
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
@@ -155,7 +157,7 @@ async fn add_performance(write: &Write, command: &AddPerformance) -> Result<Resu
     Ok(if added { Ok(()) } else { Err(taken("performance", &what)) })
 }
 
-/// Changes sales. A command fails with CONCERT_NOT_FOUND.
+/// Changes sales. A command fails with CONCERT_NOT_FOUND if there is no such concert.
 pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<concert::Model> {
     let mut answers = Vec::with_capacity(commands.len());
     for c in commands {
@@ -181,7 +183,7 @@ pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<conce
     Ok(answers)
 }
 
-/// Counts the sales of concerts. Callers that ask about the same concert at the same time share a count.
+/// Counts the sales of concerts. Concurrent callers for the same concert share one count.
 pub async fn count(db: &Database, concert_ids: &[i64]) -> Batch<store::Counts> {
     let now = db.now();
     let since = now - clock::micros(LAST_MINUTE);

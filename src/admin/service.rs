@@ -1,4 +1,4 @@
-//! AdminService. It has a listener of its own.
+//! AdminService, which has its own listener.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,8 +32,8 @@ const DEFAULT_SEATS_PER_USER: i32 = 4;
 const MAX_SEATS_PER_USER: i32 = 100;
 const MAX_SECTIONS: usize = 100;
 const MAX_SECTION_SEATS: i32 = 100_000;
-/// Maximum price of a seat, in the smallest unit of the currency. The takings of 9 million seats at this price fit into
-/// an int64.
+/// Maximum price of a seat, in the smallest unit of the currency. The revenue of 9 million seats at this price fits
+/// into an int64.
 const MAX_PRICE: i64 = 1_000_000_000_000;
 const CLAIM_TTL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 const STATS_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(3_600);
@@ -212,14 +212,14 @@ impl AdminService for AdminApi {
         fields.done()?;
         let concert = self.catalogue.concert(&request.concert_code).await?;
         let mut ticks = tokio::time::interval(interval.unwrap_or(DEFAULT_STATS_INTERVAL));
-        // A slow reader gets the current counts, not a burst of the ones it missed.
+        // A slow reader gets the current counts, and none of the counts that it missed.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watcher = StatsWatcher { api: self.clone(), concert, ticks };
         Ok(Response::new(Box::pin(stream::try_unfold(watcher, StatsWatcher::next))))
     }
 }
 
-/// Holds the state of an open WatchSaleStats.
+/// Holds the state of an open WatchSaleStats stream.
 struct StatsWatcher {
     api: AdminApi,
     concert: Arc<Concert>,
@@ -227,7 +227,7 @@ struct StatsWatcher {
 }
 
 impl StatsWatcher {
-    /// Waits for the next counts. If the database is away, an open stream is delayed and does not end.
+    /// Waits for the next counts. If the database is unavailable, an open stream is delayed but does not end.
     async fn next(mut self) -> Result<Option<(proto::WatchSaleStatsResponse, Self)>, Status> {
         loop {
             tokio::select! {

@@ -1,4 +1,4 @@
-//! Queries that create venues, concerts and performances, and that change and count a sale.
+//! Queries that create venues, concerts and performances, change a sale, and count a sale.
 
 use sea_orm::{ActiveModelTrait, ActiveValue::Set, ColumnTrait, EntityTrait, FromQueryResult, QueryFilter};
 
@@ -33,7 +33,7 @@ pub async fn insert_venue(
     Ok(true)
 }
 
-/// Returns the sections of a venue in order. The list is empty if there is no such venue.
+/// Returns the sections of a venue in order. Returns an empty list if there is no such venue.
 pub async fn sections(write: &Write, venue_id: &str) -> Result<Vec<section::Model>, db::Error> {
     use sea_orm::QueryOrder;
     let rows = section::Entity::find()
@@ -59,7 +59,7 @@ pub async fn insert_concert(
     Ok(Some(row))
 }
 
-/// Returns the concert with this code; `None` if there is none.
+/// Returns the concert with this code. Returns `None` if there is no such concert.
 pub async fn find_concert(write: &Write, concert_code: &str) -> Result<Option<concert::Model>, db::Error> {
     let row = concert::Entity::find().filter(concert::Column::ConcertCode.eq(concert_code)).one(write.conn()).await?;
     Ok(row)
@@ -70,8 +70,9 @@ pub async fn update_concert(write: &Write, row: concert::ActiveModel) -> Result<
     Ok(row.update(write.conn()).await?)
 }
 
-/// Inserts the performance of a concert on a date, with the prices of the sections in order. Returns `false` if the
-/// concert already has a performance on this date.
+/// Inserts the performance of a concert on a date, with the prices of the sections in order.
+///
+/// Returns `false` if the concert already has a performance on this date.
 pub async fn insert_performance(
     write: &Write,
     concert_id: i64,
@@ -97,7 +98,7 @@ pub async fn insert_performance(
     Ok(true)
 }
 
-/// Tells whether the database has a concert.
+/// Tells whether the database has at least one concert.
 pub async fn has_concerts(write: &Write) -> Result<bool, db::Error> {
     Ok(concert::Entity::find().one(write.conn()).await?.is_some())
 }
@@ -131,16 +132,16 @@ pub struct Counts {
     pub payments: i64,
     /// The sum of the payments that were not refunded, in the smallest unit of the currency.
     pub revenue: i64,
-    /// When the next token to be admitted was issued; `None` if no token waits.
+    /// The issue time of the first waiting token. `None` means that no token waits.
     pub oldest_issue_time: Option<Micros>,
 }
 
-/// Returns the counts of a concert's sale at `now`. Admissions and payments are those after `since`.
+/// Returns the counts of a concert's sale at `now`. Admissions and payments are counted from `since`. Returns `None` if
+/// the concert has no queue.
 ///
-/// It reads stored counts and the rows of the last minutes, not the history. Returns `None` if the concert has no
-/// queue.
+/// The query reads stored counts and the rows of the last minutes. It does not read older rows.
 pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) -> Result<Option<Counts>, db::Error> {
-    // Tokens are admitted in the order of their numbers. So the tokens admitted after `since` have the last numbers.
+    // Tokens are admitted in the order of their numbers, so the tokens admitted after `since` have the last numbers.
     let sql = "SELECT q.issued_number AS issued_count, q.admitted_count, q.departed_count AS left_count,
             q.left_admitted_count, q.expired_count,
             (SELECT COUNT(*) FROM queue_token d

@@ -1,7 +1,7 @@
 //! The catalogue in memory: the parts of concerts and performances that never change, such as names, seats and prices.
 //!
-//! The database never updates or deletes these parts. So an entry stays correct on every replica once it was read.
-//! Values that change, such as `paused` and the number of sold seats, are not here.
+//! The database never updates or deletes these parts, so an entry in memory stays correct on every replica. Values that
+//! change are not here, such as `paused` and the number of sold seats.
 
 mod performance;
 mod store;
@@ -18,7 +18,7 @@ use crate::{
 };
 use performance::number_seats;
 
-/// Finds concerts and performances. It asks the database only the first time.
+/// Finds concerts and performances. Each one is read from the database only once.
 pub struct Catalogue {
     db: Database,
     concerts: RwLock<HashMap<String, Arc<Concert>>>,
@@ -37,7 +37,7 @@ impl Catalogue {
         Self { db, concerts: RwLock::default(), performances: RwLock::default() }
     }
 
-    /// Returns the concert with this code. Fails with CONCERT_NOT_FOUND.
+    /// Returns the concert with this code. Fails with CONCERT_NOT_FOUND if there is no such concert.
     pub async fn concert(&self, concert_code: &str) -> Result<Arc<Concert>, Error> {
         let known = self.concerts.read().get(concert_code).cloned();
         if let Some(concert) = known {
@@ -54,14 +54,15 @@ impl Catalogue {
         Ok(concert)
     }
 
-    /// Returns the row of the concert with this code from the database, with the values that change. Fails with
-    /// CONCERT_NOT_FOUND.
+    /// Returns the row of the concert with this code from the database, including the values that change.
+    ///
+    /// Fails with CONCERT_NOT_FOUND if there is no such concert.
     pub async fn concert_now(&self, concert_code: &str) -> Result<concert::Model, Error> {
         let row = store::concert(&self.db, concert_code).await?;
         row.ok_or_else(|| Error::ConcertNotFound { concert_code: concert_code.to_owned() })
     }
 
-    /// Returns the performance of a concert on a date; `None` if there is none.
+    /// Returns the performance of a concert on a date. Returns `None` if there is no such performance.
     pub async fn performance(&self, concert_id: i64, date: &str) -> Result<Option<Arc<Performance>>, Error> {
         let key = (concert_id, date.to_owned());
         let known = self.performances.read().by_date.get(&key).cloned();
@@ -74,7 +75,8 @@ impl Catalogue {
         }
     }
 
-    /// Returns the performance with this key. The key comes from a row, so a missing performance is an internal error.
+    /// Returns the performance with this key. The key must come from a row, so a missing performance is an internal
+    /// error.
     pub async fn performance_by_id(&self, performance_id: i64) -> Result<Arc<Performance>, Error> {
         let known = self.performances.read().by_id.get(&performance_id).cloned();
         if let Some(performance) = known {

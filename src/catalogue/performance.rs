@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::{clock::Micros, rpc::proto};
 
-/// Maximum size of the seats in one message, in bytes: 3.5 MiB. gRPC clients accept 4 MiB by default.
+/// Maximum size of the seats in one message: 3.5 MiB, in bytes. gRPC clients accept 4 MiB by default.
 const SEATS_MESSAGE: usize = 7 << 19;
-/// Maximum encoded size of a seat without its texts, in bytes.
+/// Maximum encoded size of a seat without its strings, in bytes.
 const SEAT_NUMBERS: usize = 40;
 
 /// The parts of a concert that never change.
@@ -31,9 +31,9 @@ pub struct Performance {
     pub concert: Arc<Concert>,
     /// The date, in ISO 8601.
     pub date: String,
-    /// When the performance starts.
+    /// The start of the performance.
     pub start_time: Micros,
-    /// When the sale ends.
+    /// The end of the sale.
     pub sale_end_time: Micros,
     /// The name of the venue for display.
     pub venue_name: String,
@@ -48,16 +48,16 @@ pub struct Performance {
 pub struct Section {
     /// The name, unique in the venue.
     pub name: String,
-    /// The number of its first seat.
+    /// The number of the section's first seat.
     pub first_seat: i32,
-    /// The number of its last seat.
+    /// The number of the section's last seat.
     pub last_seat: i32,
     /// The price of a seat, in the smallest unit of the currency.
     pub price: i64,
 }
 
 impl Performance {
-    /// Returns the section of a seat; `None` if there is no such seat.
+    /// Returns the section of a seat. Returns `None` if there is no such seat.
     pub fn section(&self, seat_number: i32) -> Option<&Section> {
         let index = self.sections.partition_point(|section| section.last_seat < seat_number);
         self.sections.get(index).filter(|section| section.first_seat <= seat_number)
@@ -68,7 +68,7 @@ impl Performance {
         self.sections.iter().map(|section| section.price).min().unwrap_or_default()
     }
 
-    /// Converts it to the message of the API, with `available_seat_count` seats that can be held.
+    /// Converts the performance to the message of the API, with `available_seat_count` free seats.
     pub fn to_proto(&self, available_seat_count: i32) -> proto::Performance {
         proto::Performance {
             concert_code: self.concert.concert_code.clone(),
@@ -90,7 +90,7 @@ impl Performance {
         i32::try_from(SEATS_MESSAGE / bytes).unwrap_or(i32::MAX)
     }
 
-    /// Converts the seats with these `numbers` to messages of the API. `states` holds the state of every seat of the
+    /// Converts the seats with these `numbers` to messages of the API. `states` has the state of every seat of the
     /// performance, in order.
     pub fn seats_to_proto(&self, states: &[proto::SeatState], numbers: impl Iterator<Item = i32>) -> Vec<proto::Seat> {
         let seat = |seat_number: i32| {
@@ -108,7 +108,7 @@ impl Performance {
         numbers.filter_map(seat).collect()
     }
 
-    /// Returns the state of every seat in order. `taken` are the seats that cannot be held, with their states.
+    /// Returns the state of every seat in order. `taken` has the number and state of each seat that cannot be held.
     pub fn states(&self, taken: impl Iterator<Item = (i32, proto::SeatState)>) -> Vec<proto::SeatState> {
         let mut states = vec![proto::SeatState::Available; self.seat_count.max(0) as usize];
         for (seat_number, state) in taken {

@@ -23,8 +23,8 @@ pub async fn performance_id(db: &Database, concert_id: i64, date: &str) -> Resul
     Ok(row.map(|row| row.performance_id))
 }
 
-/// Returns a performance with its concert, its venue and the sections of the venue. A section is `(name, seat count,
-/// price)`; the sections are in order.
+/// Returns a performance with its concert, its venue and the sections of the venue in order. A section is `(name, seat
+/// count, price)`.
 #[allow(clippy::type_complexity, reason = "a row of a join, taken apart at once")]
 pub async fn performance(
     db: &Database,
@@ -46,7 +46,7 @@ pub async fn performance(
         .order_by_asc(section_price::Column::SectionNumber)
         .all(conn)
         .await?;
-    // AddPerformance inserts a price for every section.
+    // AddPerformance inserts a price for every section, so every section has one.
     let priced = sections
         .into_iter()
         .zip(prices)

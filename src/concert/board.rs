@@ -1,8 +1,8 @@
-//! The seat boards that WatchSeats reads. Each watched performance has one reader, which queries its seats and
-//! publishes their states.
+//! The seat boards for WatchSeats. Each watched performance has one reader, which queries the seats and publishes their
+//! states.
 //!
-//! A watcher compares the published states with those it sent last. So a slow watcher gets fewer and larger messages.
-//! The reader starts with the first watcher of a performance and stops after the last one.
+//! A watcher compares the published states with the states that it sent last. A slow watcher therefore sends fewer and
+//! larger messages. The reader starts with the first watcher of a performance and stops after the last one.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// The interval between two reads. Watchers see states of at most this age, plus the time of a query.
+/// Interval between two reads. The states that a watcher sees are at most this old, plus the duration of a query.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The state of every seat of a performance, in the order of the seats.
@@ -84,8 +84,9 @@ impl Boards {
         }
     }
 
-    /// Removes the board if it has no watchers or the server stops, and tells whether it did. The lock of the boards
-    /// keeps a new watcher from subscribing to a board that is being removed.
+    /// Removes the board if it has no watchers or if the server stops. Tells whether the board was removed.
+    ///
+    /// The lock on the boards prevents a new watcher from subscribing to a board that is being removed.
     fn close_unless_watched(&self, performance: &Performance, board: &watch::Sender<States>, stopped: bool) -> bool {
         let mut boards = self.boards.lock();
         let closed = stopped || board.receiver_count() == 0;
@@ -96,7 +97,7 @@ impl Boards {
     }
 }
 
-/// Holds the state of an open WatchSeats.
+/// Holds the state of an open WatchSeats stream.
 struct Watcher {
     performance: Arc<Performance>,
     states: watch::Receiver<States>,
@@ -107,8 +108,9 @@ struct Watcher {
     end: BoxFuture<'static, Error>,
 }
 
-/// Returns the stream of WatchSeats: first every seat, then the seats that change. It ends with the error of `end`,
-/// which says how the token ended, or with SHUTTING_DOWN.
+/// Returns the stream of WatchSeats: first all seats, then the seats that change.
+///
+/// The stream ends with the error of `end`, which is the reason why the token ended, or with SHUTTING_DOWN.
 pub fn changes(
     performance: Arc<Performance>,
     states: watch::Receiver<States>,
@@ -142,7 +144,7 @@ impl Watcher {
         }
     }
 
-    /// Waits for a change that the caller has not received.
+    /// Waits until the states differ from the states that the caller has received.
     async fn wait(&mut self) -> Result<(), Error> {
         if self.known.is_none() {
             return Ok(());
@@ -153,7 +155,7 @@ impl Watcher {
         }
     }
 
-    /// Returns the numbers of the seats from `first` on that the caller must be sent, up to the size of one message.
+    /// Returns the numbers of the seats to send, starting at `first`, up to the size of one message.
     fn changed(&self, now: &States, first: i32) -> Vec<i32> {
         let is_news = |seat: &i32| {
             let index = (*seat - 1) as usize;

@@ -1,4 +1,4 @@
-//! Reads that many callers need at the same time. One query answers them all.
+//! Reads that many callers need at the same time. All concurrent callers share one query.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,17 +10,17 @@ use crate::{
     rpc::{Error, proto},
 };
 
-/// A performance with seats that can still be held.
+/// A performance with free seats.
 pub struct Availability {
     /// The performance.
     pub performance_id: i64,
-    /// Its date, in ISO 8601.
+    /// The date of the performance, in ISO 8601.
     pub date: String,
-    /// The number of seats that can be held now.
+    /// The number of free seats.
     pub available_seat_count: i64,
 }
 
-/// Returns the performances of each concert that are on sale and have a seat to hold, soonest first.
+/// Returns the performances of each concert that are on sale and have a free seat, earliest first.
 pub async fn open_performances(db: &Database, concert_ids: &[i64]) -> Batch<Arc<Vec<Availability>>> {
     let now = db.now();
     let on_sale = store::on_sale(db, &distinct(concert_ids.iter().copied()), now).await?;
@@ -34,14 +34,14 @@ pub async fn open_performances(db: &Database, concert_ids: &[i64]) -> Batch<Arc<
     Ok(share(concert_ids, rows.collect()))
 }
 
-/// Returns the held and sold seats of each performance, by number.
+/// Returns the held and sold seats of each performance, in the order of their numbers.
 pub async fn taken_seats(db: &Database, performance_ids: &[i64]) -> Batch<Arc<Vec<TakenSeat>>> {
     let rows = store::taken_seats(db, &distinct(performance_ids.iter().copied()), db.now()).await?;
     let rows = rows.into_iter().map(|row| (row.performance_id, row)).collect();
     Ok(share(performance_ids, rows))
 }
 
-/// Returns the rows of each requested id. Callers that asked for the same id share them.
+/// Returns the rows of each requested id. Callers with the same id share the rows.
 fn share<T>(asked: &[i64], rows: Vec<(i64, T)>) -> Vec<Result<Arc<Vec<T>>, Error>> {
     let mut by_id: HashMap<i64, Vec<T>> = HashMap::new();
     for (id, row) in rows {
@@ -51,7 +51,7 @@ fn share<T>(asked: &[i64], rows: Vec<(i64, T)>) -> Vec<Result<Arc<Vec<T>>, Error
     asked.iter().map(|id| Ok(by_id.get(id).cloned().unwrap_or_default())).collect()
 }
 
-/// Returns the state of every seat of a performance in order. `taken` are the held and sold seats.
+/// Returns the state of every seat of a performance in order. `taken` has the held and sold seats.
 pub fn states(performance: &Performance, taken: &[TakenSeat]) -> Vec<proto::SeatState> {
     performance.states(taken.iter().map(|seat| (seat.seat_number, state_to_proto(seat.state))))
 }

@@ -1,4 +1,4 @@
-//! ConcertService: concerts, dates on sale, and seats.
+//! ConcertService: concerts, performances on sale, and seats.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::{
     token::{self, Bearer},
 };
 
-/// Minimum number of items in a list that is compressed, where the client accepts it. An item has 30 to 100 bytes.
+/// Minimum number of items in a list for compression, if the client accepts it. An item has 30 to 100 bytes.
 const COMPRESSED_ITEMS: usize = 40;
 
 /// Serves ConcertService.
@@ -38,8 +38,7 @@ pub struct ConcertApi {
 }
 
 impl ConcertApi {
-    /// Starts the lanes in which callers with the same question share a query. Streams end when `stopping` is
-    /// cancelled.
+    /// Starts the lanes in which concurrent callers share one query. Streams end when `stopping` is cancelled.
     pub fn new(
         db: Database,
         catalogue: Arc<Catalogue>,
@@ -61,7 +60,7 @@ impl ConcertApi {
     }
 }
 
-/// The fields that ListSeats and WatchSeats have in common.
+/// The common fields of ListSeats and WatchSeats.
 struct Date {
     concert_code: String,
     user_id: String,
@@ -69,8 +68,9 @@ struct Date {
 }
 
 impl ConcertApi {
-    /// Checks the request and the token of a caller. Returns the token's bearer, and the performance or the error
-    /// PERFORMANCE_NOT_FOUND.
+    /// Checks the request and the token of a caller.
+    ///
+    /// Returns the token's bearer. Also returns the performance, or the error PERFORMANCE_NOT_FOUND.
     async fn find(
         &self,
         extensions: &tonic::Extensions,
@@ -163,7 +163,7 @@ impl ConcertService for ConcertApi {
             let Ok(performance) = &performance else { return Ok(Arc::default()) };
             self.taken_seats.submit((), performance.performance_id).await
         };
-        // Both queries run at the same time. The error of the token comes before the error of the performance.
+        // Both queries run concurrently. If both fail, the caller gets the error of the token.
         let (token, taken) = tokio::join!(self.admission.require_active(&bearer), taken);
         token?;
         let (performance, taken) = (performance?, taken?);
@@ -192,7 +192,7 @@ impl ConcertService for ConcertApi {
     }
 }
 
-/// Leaves a short list uncompressed: it would cost more time than it saves bytes.
+/// Disables compression for a short list, because compression would take more time than it saves.
 fn sized<T>(mut response: Response<T>, item_count: usize) -> Response<T> {
     if item_count < COMPRESSED_ITEMS {
         response.disable_compression();

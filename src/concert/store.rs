@@ -1,4 +1,4 @@
-//! Queries of concerts, dates on sale, and seats.
+//! Queries of concerts, performances on sale, and seats.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// Returns up to `limit` concerts in the order of their codes. `after` is the code of the last one on the previous
+/// Returns up to `limit` concerts in the order of their codes. `after` is the code of the last concert on the previous
 /// page.
 pub async fn concerts(db: &Database, after: Option<&str>, limit: usize) -> Result<Vec<concert::Model>, db::Error> {
     let mut query = concert::Entity::find().order_by_asc(concert::Column::ConcertCode).limit(limit as u64);
@@ -29,13 +29,13 @@ pub struct OnSale {
     pub concert_id: i64,
     /// The performance.
     pub performance_id: i64,
-    /// Its date, in ISO 8601.
+    /// The date of the performance, in ISO 8601.
     pub date: String,
     /// The number of seats that are not paid for.
     pub unsold_seat_count: i64,
 }
 
-/// Returns the performances of each concert that are on sale at `now` and not sold out, soonest first.
+/// Returns the performances of each concert that are on sale at `now` and not sold out, earliest first.
 pub async fn on_sale(db: &Database, concert_ids: &[i64], now: Micros) -> Result<Vec<OnSale>, db::Error> {
     let sql = "SELECT p.concert_id, p.performance_id, p.date,
                       CAST(p.seat_count - p.sold_seat_count AS BIGINT) AS unsold_seat_count
@@ -52,8 +52,8 @@ struct Held {
     seat_count: i64,
 }
 
-/// Returns the number of held seats of each performance at `now`. It reads only holds that end after `now`, so its cost
-/// follows the holds of the last minutes.
+/// Returns the number of held seats of each performance at `now`. Only holds that end after `now` are read, so the
+/// number of rows read does not grow with the history.
 pub async fn held_seat_counts(db: &Database, now: Micros) -> Result<HashMap<i64, i64>, db::Error> {
     let sql = "SELECT performance_id, CAST(SUM(seat_count) AS BIGINT) AS seat_count FROM reservation
                WHERE expire_time > $1 AND state = 'HELD' GROUP BY performance_id";
@@ -68,11 +68,11 @@ pub struct TakenSeat {
     pub performance_id: i64,
     /// The seat's number, from 1.
     pub seat_number: i32,
-    /// The state: held or sold.
+    /// The state of the seat: held or sold.
     pub state: reserved_seat::State,
 }
 
-/// Returns the seats of the performances that are sold, or held at `now`, in the order of their numbers.
+/// Returns the taken seats of the performances, in the order of their numbers. A taken seat is sold, or held at `now`.
 pub async fn taken_seats(db: &Database, performance_ids: &[i64], now: Micros) -> Result<Vec<TakenSeat>, db::Error> {
     let sql = "SELECT s.performance_id, s.seat_number, s.state
                FROM {r} JOIN reserved_seat s ON s.performance_id = r.id

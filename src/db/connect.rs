@@ -1,4 +1,4 @@
-//! The settings of the connections to each engine.
+//! The connection settings for each engine.
 
 use std::{str::FromStr, time::Duration};
 
@@ -6,31 +6,31 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, sqlx};
 
 use super::error::Error;
 
-/// Maximum time that a call waits for a connection. After it the call fails: the database counts as away.
+/// Maximum time that a call waits for a connection. After this time the call fails with [`Error::Away`].
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Maximum time that a write waits while another process holds SQLite's write lock.
+/// Maximum time that a write waits for SQLite's write lock while another process holds it.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Number of rows that SQLite's thread sends before it waits for the reader.
+/// Maximum number of rows that SQLite's thread sends before it waits for the reader.
 const ROW_BUFFER: usize = 1_024;
-/// Number of pages of 4 KiB in SQLite's log before a checkpoint. A sale changes the same pages again and again. With
-/// the usual 1,000 pages, each batch would write them twice.
+/// Number of pages of 4 KiB in SQLite's write-ahead log before a checkpoint. The default is 1,000 pages. A sale changes
+/// the same pages again and again, so with the default each batch would write them twice.
 const WAL_PAGES: &str = "8192";
-/// Maximum number of connections of one replica to PostgreSQL.
+/// Maximum number of PostgreSQL connections of one replica.
 const POSTGRES_CONNECTIONS: u32 = 16;
-/// Number of read-only connections to SQLite. Each one is a thread.
+/// Number of read-only SQLite connections. Each connection is a thread.
 const SQLITE_READERS: u32 = 4;
-/// Maximum number of statements that a connection keeps prepared.
+/// Maximum number of prepared statements that a connection keeps.
 const STATEMENT_CACHE: usize = 200;
 
-/// The settings of each session on PostgreSQL.
+/// The settings of each PostgreSQL session.
 const POSTGRES_SETTINGS: [(&str, &str); 9] = [
     ("statement_timeout", "10s"),
-    // A paused replica loses its locks before it delays two promotions.
+    // A replica that is paused in a transaction loses its locks before it delays two promotions.
     ("idle_in_transaction_session_timeout", "2s"),
-    // An acknowledged booking survives a crash, even if the server's default is off.
+    // An acknowledged booking survives a crash, even if PostgreSQL's default for this setting is off.
     ("synchronous_commit", "on"),
-    // Every statement finds its rows by key. PostgreSQL keeps a plan as long as the statement stays prepared. A plan
-    // from the time when a table was empty would scan that table during the whole sale.
+    // Every statement finds its rows by key. PostgreSQL keeps a plan while the statement stays prepared. A plan that
+    // was made for an empty table would scan this table during the whole sale.
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
@@ -39,10 +39,11 @@ const POSTGRES_SETTINGS: [(&str, &str); 9] = [
     ("jit", "off"),
 ];
 
-/// Creates a pool of connections to PostgreSQL. A connection is opened at its first use. Fails with [`Error::Defect`]
-/// if the URL cannot be parsed.
+/// Creates a pool of connections to PostgreSQL. A connection is opened at its first use.
+///
+/// Fails with [`Error::Defect`] if the URL cannot be parsed.
 pub async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
-    // The libraries would print the URL in their error, and it may hold a password.
+    // The URL may contain a password, and the libraries would print the URL in their errors.
     let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
     if !is_postgres || sqlx::postgres::PgConnectOptions::from_str(url).is_err() {
         let sentence =
@@ -56,7 +57,9 @@ pub async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
     Ok(Database::connect(options).await?)
 }
 
-/// Creates the only connection that writes to SQLite. Fails with [`Error::Defect`] if the URL cannot be parsed.
+/// Creates the only connection that writes to SQLite.
+///
+/// Fails with [`Error::Defect`] if the URL cannot be parsed.
 pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
     sqlx::sqlite::SqliteConnectOptions::from_str(url).map_err(|error| Error::Defect(error.to_string()))?;
     let mut options = options(url);
@@ -73,7 +76,7 @@ pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
     Ok(Database::connect(options).await?)
 }
 
-/// Creates the read-only connections to SQLite. The file may not exist yet: the writer creates it.
+/// Creates the read-only connections to SQLite. The file may not exist yet, because the writer creates it.
 pub async fn sqlite_readers(url: &str) -> Result<DatabaseConnection, Error> {
     let mut options = options(url);
     options
@@ -88,21 +91,21 @@ fn options(url: &str) -> ConnectOptions {
         .connect_lazy(true)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
-        // Tests read the statements at this level. A log shows them only if its filter asks for them.
+        // Tests read the statements at this level. A log shows statements only if its filter includes this level.
         .sqlx_logging_level(tracing::log::LevelFilter::Trace);
     options
 }
 
-/// Tells whether a connection may be used for another transaction. If not, the pool closes it.
+/// Tells whether a connection can start another transaction. If not, the pool closes the connection.
 ///
-/// If a COMMIT fails on a full disk, SQLite rolls back by itself. The ROLLBACK of sqlx after it fails, and sqlx then
-/// counts the transaction as open for ever. Later transactions would become savepoints: acknowledged, but never
-/// committed.
+/// If a COMMIT fails because the disk is full, SQLite rolls back automatically. The later ROLLBACK of sqlx then fails,
+/// and sqlx counts the transaction as open forever. Later transactions would become savepoints: they would be
+/// acknowledged, but never committed.
 async fn is_out_of_transactions(conn: &mut sqlx::SqliteConnection) -> Result<bool, sqlx::Error> {
     use sqlx::Connection;
     if conn.is_in_transaction() {
-        // The ROLLBACK of a dropped transaction may still be in the queue of SQLite's thread. The thread answers in
-        // order, so a ping waits for it.
+        // The ROLLBACK of a dropped transaction may still be in the queue of SQLite's thread. The thread works in
+        // order, so the ping returns after the ROLLBACK.
         conn.ping().await?;
     }
     Ok(!conn.is_in_transaction())
@@ -112,9 +115,9 @@ fn sqlite(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteCo
     options
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
-        // SQLite's thread sends the rows of a batch together.
+        // SQLite's thread sends this many rows together.
         .row_buffer_size(ROW_BUFFER)
-        // Memory for the pages of a sale: 64 MiB. SQLite reads a negative number as KiB.
+        // 64 MiB of memory for the pages of a sale. SQLite reads a negative number as KiB.
         .pragma("cache_size", "-65536")
         .pragma("temp_store", "MEMORY")
         .statement_cache_capacity(STATEMENT_CACHE)

@@ -1,4 +1,4 @@
-//! Database errors, by their meaning for the transaction.
+//! Database errors, classified by their effect on the transaction.
 
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 
@@ -7,17 +7,18 @@ use crate::rpc;
 /// The reason why a transaction failed, or why its outcome is unknown.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// Another transaction changed a row first, or holds a lock on it. Nothing was written; run the transaction again.
+    /// Another transaction changed a row first, or holds a lock on it. Nothing was written. The transaction must run
+    /// again.
     #[error("another transaction changed or locked a row first")]
     Lost,
-    /// The database cannot be reached or refuses to work. Nothing was written; retry a limited number of times, then
-    /// report it.
+    /// The database cannot be reached or refuses to work. Nothing was written. The lane retries a limited number of
+    /// times and then reports the error.
     #[error("the database cannot be reached or refuses to work: {0}")]
     Away(String),
-    /// The connection broke during the commit. The transaction may have happened; do not run it again.
+    /// The connection broke during the commit. The transaction may have been committed, so it must not run again.
     #[error("the connection broke during the commit: {0}")]
     Unknown(String),
-    /// Any other error is a defect. One command of the batch causes it.
+    /// Any other error is a defect, which one command of the batch causes.
     #[error("{0}")]
     Defect(String),
 }
@@ -60,8 +61,8 @@ impl From<Error> for rpc::Error {
 
 fn of_sqlx(error: &sqlx::Error, text: String) -> Error {
     match error {
-        // Another replica wrote the row first, and the next run will see it. If the violation stays, the lane stops
-        // retrying and splits the batch.
+        // Another replica wrote the row first, and the next run will see the row. If the violation remains, the lane
+        // stops its retries and splits the batch.
         sqlx::Error::Database(error) if error.is_unique_violation() => Error::Lost,
         sqlx::Error::Database(error) => of_code(&error.code().unwrap_or_default(), text),
         sqlx::Error::Io(_)
@@ -74,17 +75,17 @@ fn of_sqlx(error: &sqlx::Error, text: String) -> Error {
     }
 }
 
-/// Classifies an error code. Codes of PostgreSQL have five characters. Codes of SQLite are extended result codes in
+/// Classifies an error code. PostgreSQL's codes have five characters. SQLite's codes are extended result codes in
 /// decimal.
 fn of_code(code: &str, text: String) -> Error {
     if code.len() == 5 {
         return match code {
             // Serialization failure, deadlock, lock not available.
             "40001" | "40P01" | "55P03" => Error::Lost,
-            // The statement was cancelled by its timeout, or the session ended because it was idle in a transaction.
+            // The statement reached its timeout, or the session was idle in a transaction for too long.
             "57014" | "25P03" => Error::Away(text),
-            // The connection failed, the database does not exist, resources ran out, the server shuts down, or I/O
-            // failed.
+            // The connection failed, the database does not exist, resources ran out, the server shuts down, or an I/O
+            // operation failed.
             _ if ["08", "3D", "53", "57", "58"].contains(&&code[..2]) => Error::Away(text),
             _ => Error::Defect(text),
         };

@@ -26,16 +26,16 @@ pub use write::Write;
 
 use crate::clock::{Clock, Micros};
 
-/// The advisory lock that replicas take to migrate the schema one after the other.
+/// The advisory lock that serializes schema migrations between replicas.
 const MIGRATION_LOCK: i64 = 0x0b0c_0ff1_ce00;
-/// Maximum number of retries of a migration that lost a race, with this pause before each.
+/// Maximum number of retries of a migration that lost a race. `MIGRATION_PAUSE` is the pause before each retry.
 const MIGRATION_TURNS: u32 = 20;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 
 /// Number of unused pages that stay in SQLite's file.
 const SPARE_PAGES: i64 = 256;
 
-/// Holds the connections to the database and the clock of its decisions. Clones share both.
+/// Holds the connections to the database, and the clock for decisions. Clones share both.
 #[derive(Clone)]
 pub struct Database {
     writer: DatabaseConnection,
@@ -44,8 +44,9 @@ pub struct Database {
 }
 
 impl Database {
-    /// Creates the connections to `url` (`sqlite://...` or `postgres://...`). A connection is opened at its first use,
-    /// so this fails only if the URL cannot be parsed.
+    /// Creates the connections to `url` (`sqlite://...` or `postgres://...`). A connection is opened at its first use.
+    ///
+    /// Fails only if the URL cannot be parsed.
     pub async fn new(url: &str, clock: Clock) -> Result<Self, Error> {
         if url.starts_with("sqlite:") {
             let (writer, reader) = (connect::sqlite_writer(url).await?, connect::sqlite_readers(url).await?);
@@ -55,12 +56,14 @@ impl Database {
         Ok(Self { writer: pool.clone(), reader: pool, clock })
     }
 
-    /// Migrates the schema to the latest version. If replicas start together, one of them migrates and the others wait.
+    /// Migrates the schema to the latest version. If several replicas start together, one replica migrates and the
+    /// others wait.
     pub async fn migrate(&self) -> Result<(), Error> {
         let mut turns = 0;
         loop {
             match self.migrate_once().await {
-                // SQLite does not wait for the lock that it takes to switch a new file to WAL.
+                // SQLite does not wait for the lock that it takes to switch a new file to WAL, so the migration is
+                // retried.
                 Err(Error::Lost) if turns < MIGRATION_TURNS => turns += 1,
                 migrated => return migrated,
             }
@@ -71,7 +74,7 @@ impl Database {
     async fn migrate_once(&self) -> Result<(), Error> {
         let write = self.begin().await?;
         if self.engine() == DatabaseBackend::Postgres {
-            // A migration of a large table takes longer than the timeout of a statement.
+            // The migration of a large table takes longer than the timeout of a statement.
             write.conn().execute_unprepared("SET LOCAL statement_timeout = 0").await?;
             let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
             write.conn().execute_unprepared(&lock).await?;
@@ -80,7 +83,7 @@ impl Database {
         write.commit().await
     }
 
-    /// Begins a write transaction. On SQLite it holds the write lock from now on.
+    /// Begins a write transaction. On SQLite, the transaction holds the write lock from the start.
     pub async fn begin(&self) -> Result<Write, Error> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -110,7 +113,7 @@ impl Database {
         Ok(T::find_by_statement(statement::of_values(self.engine(), sql, values)).all(&self.reader).await?)
     }
 
-    /// Reads rows that belong to a set of rows, outside a transaction. An empty set makes no query.
+    /// Reads rows that belong to a set of rows, outside a transaction. For an empty set, no query is made.
     pub async fn query_set<T: FromQueryResult, R: Row>(
         &self,
         sql: &str,
@@ -123,8 +126,8 @@ impl Database {
         Ok(T::find_by_statement(statement::of_rows(self.engine(), sql, rows, values)).all(&self.reader).await?)
     }
 
-    /// Gives up to `limit` unused pages of SQLite's file back to the file system, and returns their number. PostgreSQL
-    /// reuses space by itself, so there it returns 0.
+    /// Returns up to `limit` unused pages of SQLite's file to the file system, and returns their number. PostgreSQL
+    /// reuses space automatically, so there the result is 0.
     ///
     /// A file that was created before incremental vacuum was enabled keeps its size.
     pub async fn reclaim_pages(&self, limit: i64) -> Result<i64, Error> {
@@ -133,7 +136,7 @@ impl Database {
         }
         let write = self.begin().await?;
         let before = unused_pages(&write).await?;
-        // A few unused pages stay in the file, because new rows will need them.
+        // Some unused pages stay in the file for new rows.
         let count = (before - SPARE_PAGES).clamp(0, limit);
         if count > 0 {
             write.conn().execute_unprepared(&format!("PRAGMA incremental_vacuum({count})")).await?;
@@ -152,7 +155,7 @@ impl Database {
         self.writer.get_database_backend()
     }
 
-    /// Tells whether the engine runs one write transaction at a time.
+    /// Tells whether the engine allows only one write transaction at a time.
     pub fn has_one_writer(&self) -> bool {
         self.engine() != DatabaseBackend::Postgres
     }
@@ -167,8 +170,8 @@ impl Database {
         self.clock.sleep_until(at).await;
     }
 
-    /// Sets the clock to PostgreSQL's clock, which all replicas share. SQLite has only the machine's clock, so there
-    /// nothing changes.
+    /// Sets the clock to PostgreSQL's clock, which all replicas share. SQLite has no clock of its own, so there the
+    /// clock stays unchanged.
     pub async fn anchor_clock(&self) -> Result<(), Error> {
         if self.engine() != DatabaseBackend::Postgres {
             return Ok(());

@@ -1,11 +1,12 @@
 //! Statements about sets of rows, written once for both engines.
 //!
-//! A set of rows is bound as one JSON parameter. So a statement has the same text for one row and for 500 rows, and
-//! stays prepared. In the text, `{r}` stands for a table `r` with the rows bound as `$1`. Its columns are those of the
-//! row's type.
+//! A set of rows is bound as one JSON parameter. The text of a statement is therefore the same for one row and for 500
+//! rows, and the statement stays prepared. In the text, `{r}` stands for a table `r` with the rows that are bound as
+//! `$1`. Its columns are the columns of the row's type.
 //!
-//! `{lock}` and `{lock of t}` lock rows on PostgreSQL. The lock does not block inserts of rows that refer to them.
-//! `{skip locked}` skips locked rows on PostgreSQL. SQLite has one writer and needs neither.
+//! `{lock}` and `{lock of t}` lock rows on PostgreSQL. These locks do not block inserts of rows that refer to the
+//! locked rows. `{skip locked}` skips locked rows on PostgreSQL. On SQLite all of them are empty: SQLite has one writer
+//! and needs no locks.
 
 use std::fmt::Write;
 
@@ -94,20 +95,20 @@ macro_rules! rows {
 }
 pub(crate) use rows;
 
-/// Returns a statement about the set `rows`, bound as `$1`. The `values` are bound from `$2` on.
+/// Returns a statement about the set `rows`, bound as `$1`. The `values` are bound from `$2`.
 pub fn of_rows<R: Row>(
     engine: DatabaseBackend,
     sql: &str,
     rows: &[R],
     values: impl IntoIterator<Item = Value>,
 ) -> Statement {
-    // Rows are tuples of numbers, strings and ids, which always have a JSON form.
+    // Rows are tuples of numbers, strings and ids, so they can always be written as JSON.
     let rows = serde_json::to_string(&Set(rows)).unwrap_or_default();
     let values = std::iter::once(Value::from(rows)).chain(values);
     Statement::from_sql_and_values(engine, expand(engine, sql, R::COLUMNS), values)
 }
 
-/// Returns a statement without a set of rows. The `values` are bound from `$1` on.
+/// Returns a statement without a set of rows. The `values` are bound from `$1`.
 pub fn of_values(engine: DatabaseBackend, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
     Statement::from_sql_and_values(engine, expand(engine, sql, &[]), values)
 }
@@ -154,8 +155,8 @@ fn push_table(sql: &mut String, engine: DatabaseBackend, columns: &[(&str, Type)
             (false, _) => write!(sql, "{comma}value->>{index} AS {name}"),
         };
     }
-    // The condition is true for every row. It makes PostgreSQL expect few rows. The plan then starts with the set and
-    // finds the joined rows by key, even while the statistics show empty tables.
+    // The condition is true for every row, but PostgreSQL then expects few rows. The plan starts with the set and finds
+    // the joined rows by key, even if the statistics show empty tables.
     let source = match postgres {
         true => "jsonb_array_elements($1::JSONB) WHERE jsonb_typeof(value) = 'array'",
         false => "json_each($1)",

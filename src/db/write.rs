@@ -1,4 +1,4 @@
-//! A write transaction and its ways to run a statement.
+//! A write transaction and its methods to run a statement.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::clock::{Clock, Micros};
 
-/// Holds a write transaction and the time of its decisions.
+/// Holds a write transaction, and the time for its decisions.
 ///
-/// Methods with the suffix `_set` run a statement about a set of rows, which is `{r}` in its text. An empty set runs no
-/// statement.
+/// Methods with the suffix `_set` run a statement about a set of rows, which is `{r}` in its text. For an empty set, no
+/// statement is run.
 pub struct Write {
     txn: DatabaseTransaction,
     clock: Clock,
@@ -25,13 +25,13 @@ impl Write {
         Self { txn, now: AtomicI64::new(clock.now()), clock }
     }
 
-    /// Returns the time of the transaction's decisions.
+    /// Returns the time for the transaction's decisions.
     pub fn now(&self) -> Micros {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// Reads the clock again. A transaction that waited for locks must decide by the time at which it has them. In the
-    /// meantime an admission may have ended and its place may have gone to another user.
+    /// Reads the clock again. A transaction that waited for locks must decide with the time after the wait. During the
+    /// wait, an admission may have ended and another user may have been admitted.
     pub fn renew_now(&self) {
         self.now.store(self.clock.now(), Ordering::Relaxed);
     }

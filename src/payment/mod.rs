@@ -1,4 +1,4 @@
-//! Payments: a wallet pays for held seats, and a refund reverses that.
+//! Payments: a wallet pays for held seats, and a refund reverses the payment.
 
 pub mod pay;
 pub mod refund;

@@ -24,22 +24,22 @@ use crate::{
     wallet::{Posting, Wallets},
 };
 
-/// The name under which a request is remembered if its payment was already made.
+/// The name of this RPC in `answered_request`: a request for a payment that was already made is recorded there.
 const RPC: &str = "Pay";
 
 /// A command that pays for a reservation.
 pub struct Pay {
     /// The caller's token.
     pub token: TokenKey,
-    /// The concert of the token, as the API names it.
+    /// The code of the token's concert.
     pub concert_code: String,
     /// The token's user.
     pub user_id: Uuid,
-    /// The reservation; `None`: the one that the token holds.
+    /// The reservation. `None` means the only reservation that the token holds.
     pub reservation_id: Option<Uuid>,
     /// A UUID chosen by the client; a retry with the same id returns the first answer.
     pub request_id: Option<Uuid>,
-    /// The retry delay to answer if the token still waits.
+    /// The retry delay in the error NOT_ADMITTED.
     pub retry_after: Duration,
 }
 
@@ -48,8 +48,8 @@ pub type Paid = (Payment, Reservation);
 
 /// Pays in the order of the commands. Rows are locked in the order token, wallet, reservation, seat, performance.
 ///
-/// A payment completes its token and releases the token's other holds. A command for a paid reservation returns its
-/// payment.
+/// A payment completes its token and releases the token's other holds. A command for a paid reservation returns the
+/// existing payment.
 pub async fn pay(write: &Write, catalogue: Arc<Catalogue>, commands: &[Pay]) -> Batch<Paid> {
     let mut batch = PayBatch::load(write, &catalogue, commands).await?;
     let answers = commands.iter().map(|command| batch.decide(command)).collect();
@@ -57,7 +57,7 @@ pub async fn pay(write: &Write, catalogue: Arc<Catalogue>, commands: &[Pay]) -> 
     Ok(answers)
 }
 
-/// Holds everything that decides a batch of payments, including the effects of earlier commands in the batch.
+/// Holds the data that decide a batch of payments, including the effects of earlier commands in the batch.
 struct PayBatch {
     now: Micros,
     tokens: HashMap<TokenKey, Token>,
@@ -136,15 +136,17 @@ impl PayBatch {
         Ok(self.book(command.token, payment, reservation))
     }
 
-    /// Returns the known reservations of a token, in any state.
+    /// Returns the loaded reservations of a token, in any state.
     fn of_token(&self, key: TokenKey) -> impl Iterator<Item = &Reservation> {
         let ids = self.of_tokens.get(&key).into_iter().flatten();
         ids.filter_map(|id| self.reservations.get(id))
     }
 
-    /// Returns the payment of a reservation that the same user has already paid, or `None`. Fails with
-    /// RESERVATION_NOT_FOUND or TOKEN_CONCERT_MISMATCH if the named reservation is not one of the user's for this
-    /// concert.
+    /// Returns the payment of a reservation that the same user has already paid. Returns `None` if there is no such
+    /// payment.
+    ///
+    /// Fails with RESERVATION_NOT_FOUND or TOKEN_CONCERT_MISMATCH if the named reservation does not belong to the user
+    /// and the concert.
     fn paid_before(&self, command: &Pay, token: &Token, of_token: &[&Reservation]) -> Result<Option<Paid>, Error> {
         let reservation = match command.reservation_id {
             Some(id) => {
@@ -166,7 +168,7 @@ impl PayBatch {
         }))
     }
 
-    /// Returns the first answer if the first request was the same.
+    /// Returns the first answer. Returns `None` if the first request was different.
     fn replay(&self, command: &Pay, first: &Payment) -> Option<Paid> {
         let reservation = self.reservations.get(&first.reservation_id)?;
         let same = first.user_id == command.user_id
@@ -174,12 +176,12 @@ impl PayBatch {
                 Some(id) => id == first.reservation_id,
                 None => command.is_of_token(reservation),
             };
-        // The first answer showed the payment as PAID, even if it was refunded later.
+        // The first answer had the state PAID, even if the payment was refunded later.
         let first = Payment { state: State::Paid, refund_time: None, ..first.clone() };
         same.then(|| (first, reservation.clone()))
     }
 
-    /// Records a payment in the batch, so that the later commands see it.
+    /// Records a payment for the later commands of the batch.
     fn book(&mut self, key: TokenKey, payment: Payment, reservation: Reservation) -> Paid {
         let is_dropped = |v: &&Reservation| {
             v.reservation_id != reservation.reservation_id
@@ -213,12 +215,13 @@ impl PayBatch {
         queue::operations::complete(write, &completed).await?;
         store::insert(write, &self.payments).await?;
         self.wallets.save(write).await?;
-        // This comes last: it locks the performance, and all payments for a date share that lock.
+        // This step is last, because it locks the performance. All payments for a date share this lock.
         reservations::settle(write, &self.paid, &self.dropped).await
     }
 }
 
-/// Returns the payments of these requests: those that the requests made, and those that were already made.
+/// Returns the payments that belong to these requests. A request made its payment, or was answered with an existing
+/// one.
 async fn load_replays(
     write: &Write,
     request_ids: &[Uuid],
@@ -235,9 +238,9 @@ async fn load_replays(
     Ok((answered, earlier))
 }
 
-/// Returns the reservations that the batch needs. These are the reservations that the tokens own and those that
-/// commands and replays name. A token that owns nothing adds its newest reservation, which shows whether a hold
-/// expired.
+/// Returns the reservations that the batch needs: those that the tokens own, and those that commands and replays name.
+///
+/// For a token that owns no reservation, the newest one is included. It shows whether a hold expired.
 async fn load_reservations(
     write: &Write,
     commands: &[Pay],

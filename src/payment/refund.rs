@@ -1,4 +1,4 @@
-//! RefundPayment: give back the money and free the seats, in one transaction.
+//! RefundPayment: return the money and free the seats, in one transaction.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
     wallet::{Posting, Wallets},
 };
 
-/// The name under which a request is remembered if its payment was already refunded.
+/// The name of this RPC in `answered_request`: a request for a payment that was already refunded is recorded there.
 const RPC: &str = "RefundPayment";
 
 /// A command that refunds a payment.
@@ -31,16 +31,16 @@ pub struct Refund {
     pub user_id: Uuid,
     /// The payment.
     pub payment_id: Uuid,
-    /// The performance that was paid for: refunds close when it starts. `None` if there is no such payment.
+    /// The paid performance. A refund is refused after its start. `None` means that there is no such payment.
     pub performance: Option<Arc<Performance>>,
-    /// A UUID chosen by the client; it is refused if it was used for another payment.
+    /// A UUID chosen by the client. An id that was used for another payment is refused.
     pub request_id: Option<Uuid>,
 }
 
 /// Refunds payments in the order of the commands. Rows are locked in the order wallet, reservation, seat, performance.
 ///
-/// A command for a refunded payment returns that payment. A command fails with PAYMENT_NOT_FOUND if the payment belongs
-/// to another user, and with REFUND_CLOSED if the performance has started.
+/// A command for a refunded payment returns the same payment. A command fails with PAYMENT_NOT_FOUND if the payment
+/// belongs to another user, and with REFUND_CLOSED if the performance has started.
 pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Paid> {
     let mut batch = RefundBatch::load(write, commands).await?;
     let answers = commands.iter().map(|command| batch.decide(write.now(), command)).collect();
@@ -48,7 +48,7 @@ pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Paid> {
     Ok(answers)
 }
 
-/// Holds everything that decides a batch of refunds, including the effects of earlier commands in the batch.
+/// Holds the data that decide a batch of refunds, including the effects of earlier commands in the batch.
 struct RefundBatch {
     payments: HashMap<Uuid, Payment>,
     reservations: HashMap<Uuid, Reservation>,
@@ -66,7 +66,7 @@ impl RefundBatch {
         let wallets = Wallets::lock(write, commands.iter().map(|c| c.user_id)).await?;
         let named = store::find_many(write, &ids).await?;
         let reservations = reservations::lock(write, named.iter().map(|p| p.reservation_id)).await?;
-        // Another replica may have refunded a payment in between, so it is read again under the locks.
+        // Another replica may have refunded a payment before the locks were taken, so the payments are read again.
         let payments = store::find_many(write, &ids).await?;
         write.renew_now();
         let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
@@ -123,7 +123,7 @@ impl RefundBatch {
 }
 
 impl Refund {
-    /// Checks that refunds are still open at `now`: the performance has not started. Fails with REFUND_CLOSED.
+    /// Checks that the performance has not started at `now`. Fails with REFUND_CLOSED.
     fn require_open(&self, now: Micros) -> Result<(), Error> {
         match self.performance.as_ref().map(|performance| performance.start_time) {
             Some(start_time) if start_time <= now => {

@@ -95,6 +95,7 @@ impl PaymentService for PaymentApi {
         Ok(Response::new(proto::PayResponse { payment: Some(self.to_proto(paid).await?) }))
     }
 
+    // Needs no token: the calling service has authenticated `user_id`.
     async fn refund_payment(
         &self,
         request: Request<proto::RefundPaymentRequest>,
@@ -116,6 +117,7 @@ impl PaymentService for PaymentApi {
         Ok(Response::new(proto::RefundPaymentResponse { payment: Some(self.to_proto(paid).await?) }))
     }
 
+    // Needs no token: the calling service has authenticated `user_id`.
     async fn get_payment(
         &self,
         request: Request<proto::GetPaymentRequest>,
@@ -130,6 +132,7 @@ impl PaymentService for PaymentApi {
         Ok(Response::new(proto::GetPaymentResponse { payment: Some(self.to_proto(paid).await?) }))
     }
 
+    // Needs no token: the calling service has authenticated `user_id`.
     async fn list_payments(
         &self,
         request: Request<proto::ListPaymentsRequest>,

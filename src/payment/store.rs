@@ -29,18 +29,18 @@ pub async fn by_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<payme
     write.query_set(sql, request_ids, []).await
 }
 
-/// Returns the payments that these requests refunded.
+/// Returns the payments that were refunded by these requests.
 pub async fn by_refund_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<payment::Model>, db::Error> {
     let sql = "SELECT p.* FROM payment p JOIN {r} ON p.refund_request_id = r.id";
     write.query_set(sql, request_ids, []).await
 }
 
 rows! {
-    /// A payment that is refunded.
+    /// A payment to refund.
     pub struct Refunded {
         /// The payment.
         pub payment_id: Uuid,
-        /// The request that refunds it.
+        /// The request that makes the refund.
         pub request_id: Option<Uuid>,
     }
 
@@ -63,7 +63,7 @@ pub async fn refund(write: &Write, payments: &[Refunded]) -> Result<(), db::Erro
     write.change_set(sql, payments, [write.now().into()]).await
 }
 
-/// Inserts payments, all PAID at the time of the transaction.
+/// Inserts payments in the state PAID, with the time of the transaction.
 pub async fn insert(write: &Write, payments: &[payment::Model]) -> Result<(), db::Error> {
     let rows: Vec<NewPayment> = payments
         .iter()
@@ -83,7 +83,7 @@ pub async fn insert(write: &Write, payments: &[payment::Model]) -> Result<(), db
     write.execute_set(sql, &rows, [write.now().into()]).await.map(drop)
 }
 
-/// Returns a payment and its reservation; `None` if the payment does not exist or belongs to another user.
+/// Returns a payment and its reservation. Returns `None` if the payment does not exist or belongs to another user.
 pub async fn find(
     db: &Database,
     user_id: Uuid,

@@ -1,4 +1,5 @@
-//! Looks up the token of a caller and checks that it is admitted. Every call that needs an admission asks here first.
+//! Looks up the token of a caller and checks that it is admitted. Every call that needs an admission uses [`Admission`]
+//! first.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ use crate::{
     token::{Bearer, TokenKey},
 };
 
-/// Looks up tokens by key. Calls that arrive together share a query.
+/// Looks up tokens by key. Concurrent calls share one query.
 #[derive(Clone)]
 pub struct Admission {
     db: Database,
@@ -31,8 +32,9 @@ impl Admission {
         Self { db, snapshots, find, claim }
     }
 
-    /// Returns the row of a token, and records the first use of its admission. Fails with TOKEN_INVALID if the token
-    /// has no row or if the row belongs to another user.
+    /// Returns the row of a token, and records the first use of its admission.
+    ///
+    /// Fails with TOKEN_INVALID if the token has no row or if the row belongs to another user.
     pub async fn find(&self, bearer: &Bearer) -> Result<Token, Error> {
         let token = own_row(bearer, self.find.submit((), bearer.key()).await?)?;
         match rules::claimed(&token, self.db.now()) {
@@ -41,8 +43,8 @@ impl Admission {
         }
     }
 
-    /// Does the same as [`Admission::find`] for an open stream: it waits for a free place in the lane, where a call
-    /// fails with OVERLOADED.
+    /// Returns the same as [`Admission::find`], for an open stream. If the lane is full, the stream waits for a free
+    /// place; a call fails with OVERLOADED.
     pub async fn find_patiently(&self, bearer: &Bearer) -> Result<Token, Error> {
         let token = own_row(bearer, self.find.submit_patiently((), bearer.key()).await?)?;
         match rules::claimed(&token, self.db.now()) {
@@ -51,8 +53,9 @@ impl Admission {
         }
     }
 
-    /// Returns the row of a token that is admitted now. Fails with NOT_ADMITTED, TOKEN_EXPIRED, TOKEN_COMPLETED or
-    /// TOKEN_LEFT for any other token.
+    /// Returns the row of a token that is admitted now.
+    ///
+    /// Fails with NOT_ADMITTED, TOKEN_EXPIRED, TOKEN_COMPLETED or TOKEN_LEFT for any other token.
     pub async fn require_active(&self, bearer: &Bearer) -> Result<Token, Error> {
         let token = self.find(bearer).await?;
         rules::require_active(&token, self.db.now(), self.retry_after(bearer))?;
@@ -78,7 +81,7 @@ impl Admission {
         self.snapshots.poll_after(bearer.concert_id, bearer.queue_number)
     }
 
-    /// Returns the queue of a concert. Reads it from the database if this replica does not know it yet.
+    /// Returns the queue of a concert. If this replica does not know the queue yet, the database is queried.
     pub async fn line(&self, concert_id: i64) -> Result<Arc<Line>, Error> {
         self.snapshots.line(concert_id).await
     }
@@ -93,7 +96,7 @@ impl Admission {
         self.db.now()
     }
 
-    /// Waits until the clock reaches `at`. Without a time it never returns.
+    /// Waits until the clock reaches `at`. Never returns if `at` is `None`.
     pub async fn sleep_until(&self, at: Option<Micros>) {
         match at {
             Some(at) => self.db.sleep_until(at).await,

@@ -1,4 +1,4 @@
-//! One queue in memory: its counters, the users that are known to wait in it, and its watchers.
+//! One queue in memory: its counters, the known waiting users, and its watchers.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,9 +22,9 @@ use crate::db::{
     entity::queue_token::{Model as Token, TokenKey},
 };
 
-/// Minimum time between two queries for all watched admissions that ended.
+/// Minimum interval between two queries about all watched admissions.
 const ENDED_INTERVAL: Duration = Duration::from_millis(500);
-/// Maximum number of tokens in one such query.
+/// Maximum number of tokens in one query about watched admissions.
 const ENDED_TOKENS: usize = 1_000;
 
 /// Holds the counters of one queue as the last refresh read them.
@@ -34,18 +34,18 @@ pub struct View {
     pub issued_number: i64,
     /// The last number that was admitted.
     pub admitted_number: i64,
-    /// The numbers behind the last admitted one whose tokens left, ascending.
+    /// The numbers of tokens that left and are behind the last admitted number, ascending.
     pub departed: Arc<Vec<i64>>,
     /// The number of tokens that left.
     pub departed_count: i64,
     /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
-    /// The measured rate of admission per second; `None` while no token was admitted.
+    /// The measured number of admissions per second. `None` means that no token was admitted in the measured period.
     pub admissions_per_second: Option<f64>,
 }
 
 impl View {
-    /// Tells whether `queue_number` certainly waits. If not, only its row can tell.
+    /// Tells whether `queue_number` certainly waits. If the result is `false`, the caller must read the row.
     pub fn waits(&self, queue_number: i64) -> bool {
         queue_number > self.admitted_number
             && queue_number <= self.issued_number
@@ -71,7 +71,7 @@ impl View {
     }
 }
 
-/// The part of a view that is worth a message to a waiting user: the watcher wakes up when it changes.
+/// The parts of a view that are sent to waiting users. A watcher wakes up when one of them changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct News {
     admitted_number: i64,
@@ -79,7 +79,7 @@ pub struct News {
     is_sold_out: bool,
 }
 
-/// Holds one queue as this replica knows it.
+/// Holds one queue in the memory of this replica.
 pub struct Line {
     view: RwLock<Option<Arc<View>>>,
     news: watch::Sender<News>,
@@ -104,11 +104,11 @@ impl Default for Line {
     }
 }
 
-/// The numbers at which users wait, as far as this replica has read their rows.
+/// The numbers at which users wait, from the rows that this replica has read.
 #[derive(Default)]
 struct Waiting {
     first_number: i64,
-    /// One mark per number, from `first_number` on; 0 means that the user is not known.
+    /// One mark per number, starting at `first_number`. 0 means that the user is not known.
     marks: VecDeque<u32>,
 }
 
@@ -116,7 +116,7 @@ struct Waiting {
 #[derive(Default)]
 struct Admitted {
     watchers: HashMap<i64, Vec<oneshot::Sender<Token>>>,
-    /// The watched numbers that no query has asked about yet.
+    /// The watched numbers that no query has covered yet.
     fresh: Vec<i64>,
     told: Option<Told>,
 }
@@ -128,12 +128,12 @@ struct Told {
 }
 
 impl Line {
-    /// Returns the last view that was published. It is empty until the first refresh.
+    /// Returns the last published view. The view is empty until the first refresh.
     pub fn view(&self) -> Arc<View> {
         self.view.read().clone().unwrap_or_default()
     }
 
-    /// Tells whether the queue has been read from the database.
+    /// Tells whether this replica has read the queue from the database.
     pub fn is_read(&self) -> bool {
         self.view.read().is_some()
     }
@@ -143,14 +143,14 @@ impl Line {
         self.touched.store(self.created.elapsed().as_millis() as i64, Ordering::Relaxed);
     }
 
-    /// Tells whether the queue has watchers, or a caller asked about it within `memory`.
+    /// Tells whether the queue is in use: it has watchers, or a caller asked about it within `memory`.
     pub fn is_wanted(&self, memory: Duration) -> bool {
         let touched = Duration::from_millis(self.touched.load(Ordering::Relaxed).unsigned_abs());
         let is_watched = self.news.receiver_count() + self.is_sold_out.receiver_count() > 0;
         is_watched || self.created.elapsed().saturating_sub(touched) < memory
     }
 
-    /// Replaces the view, and wakes the watchers for which something changed.
+    /// Replaces the view, and wakes the watchers that are affected by a change.
     pub fn publish(&self, view: View) {
         let (news, admitted_number) = (view.news(), view.admitted_number);
         *self.view.write() = Some(Arc::new(view));
@@ -160,7 +160,7 @@ impl Line {
         self.is_sold_out.send_if_modified(|old| std::mem::replace(old, news.is_sold_out) != news.is_sold_out);
     }
 
-    /// Returns a receiver of the news for waiting users: their positions move, or the concert sells out.
+    /// Returns a receiver of the news for waiting users: a position has changed, or the concert is sold out.
     pub fn follow_news(&self) -> watch::Receiver<News> {
         self.news.subscribe()
     }
@@ -170,23 +170,24 @@ impl Line {
         self.is_sold_out.subscribe()
     }
 
-    /// Records that the user waits at this number. The caller has read this from the token's row.
+    /// Records that the user waits at this number. The caller must have read the token's row as WAITING.
     pub fn note_waiting(&self, queue_number: i64, user_id: Uuid) {
         let admitted_number = self.view().admitted_number;
         self.waiting.lock().note(queue_number, mark(user_id), admitted_number);
     }
 
-    /// Tells whether the row at this number is known to belong to this user and to wait.
+    /// Tells whether the row at this number is known to be WAITING and to belong to this user.
     pub fn is_noted(&self, queue_number: i64, user_id: Uuid) -> bool {
         self.waiting.lock().mark_of(queue_number) == Some(mark(user_id))
     }
 
-    /// Returns a receiver of the token's row. It receives the row when the admission ends early. It does not receive an
-    /// expiry: the watcher knows the time at which the admission expires.
+    /// Returns a receiver that gets the token's row when the admission ends early.
+    ///
+    /// An expiry is not sent: the watcher knows the time at which the admission expires.
     pub fn follow_end(&self, queue_number: i64) -> oneshot::Receiver<Token> {
         let (tell, ended) = oneshot::channel();
         let mut admitted = self.admitted.lock();
-        // The token may have ended since its row was read, so the next refresh asks about it.
+        // The token may have ended after its row was read, so the next refresh queries it.
         admitted.fresh.push(queue_number);
         admitted.watchers.entry(queue_number).or_default().push(tell);
         ended
@@ -194,8 +195,8 @@ impl Line {
 
     /// Sends the rows of watched tokens that ended to their watchers.
     ///
-    /// The database is asked about all watched tokens only if `ended_count` has changed, and at most twice per second.
-    /// The next refresh always asks about new watchers.
+    /// All watched tokens are queried only if `ended_count` has changed, and at most twice per second. The tokens of
+    /// new watchers are queried at the next refresh in any case.
     pub async fn tell_ended(&self, db: &Database, concert_id: i64, ended_count: i64) -> Result<(), db::Error> {
         let due = self.admitted.lock().due(ended_count);
         for numbers in due.chunks(ENDED_TOKENS) {
@@ -264,8 +265,9 @@ impl Waiting {
     }
 }
 
-/// Returns 32 bits of a user's id, never 0. This only has to show that a row belongs to another user: the token itself
-/// is signed.
+/// Returns 32 bits of a user's id, never 0.
+///
+/// The mark only detects a number that belongs to another user. 32 bits are enough, because the token is signed.
 fn mark(user_id: Uuid) -> u32 {
     let (high, low) = user_id.as_u64_pair();
     let folded = high ^ low;

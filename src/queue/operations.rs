@@ -30,8 +30,8 @@ pub struct Issue {
     pub user_id: Uuid,
 }
 
-/// Issues tokens in the order of the commands. A user with a live token gets that token again. Any other user gets the
-/// next number.
+/// Issues tokens in the order of the commands. A user with a live token gets the same token again. Any other user gets
+/// the next number.
 ///
 /// A command fails with USER_NOT_FOUND if its user has no wallet.
 pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
@@ -105,8 +105,8 @@ pub struct Leave {
     pub user_id: Uuid,
 }
 
-/// Lets tokens leave in the order of the commands. Returns each token as it was before. A token that has ended stays
-/// unchanged.
+/// Removes tokens from their queues, in the order of the commands. Returns each token as it was before the command. A
+/// token that has ended stays unchanged.
 ///
 /// A command fails with TOKEN_INVALID if the token belongs to another user or has no row.
 pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
@@ -140,13 +140,14 @@ fn departure((key, departure_number): (TokenKey, i64)) -> Departure {
     Departure { concert_id: key.concert_id, queue_number: key.queue_number, departure_number }
 }
 
-/// Returns the locked token of a caller. Fails with TOKEN_INVALID if the token has no row or if the row belongs to
-/// another user.
+/// Returns the locked token of a caller.
+///
+/// Fails with TOKEN_INVALID if the token has no row or if the row belongs to another user.
 pub fn token_of(tokens: &HashMap<TokenKey, Token>, key: TokenKey, user_id: Uuid) -> Result<&Token, Error> {
     tokens.get(&key).filter(|token| token.user_id == user_id).ok_or(Error::TokenInvalid)
 }
 
-/// Locks the tokens with these keys. Then reads the time of the transaction again, because it may have waited for the
+/// Locks the tokens with these keys, and renews the time of the transaction. The transaction may have waited for the
 /// locks.
 pub async fn lock(write: &Write, keys: impl Iterator<Item = TokenKey>) -> Result<HashMap<TokenKey, Token>, db::Error> {
     let tokens = by_key(store::lock(write, &distinct(keys)).await?);
@@ -166,7 +167,7 @@ pub async fn lock_for_use(
     Ok(tokens)
 }
 
-/// Records the first use of admissions, and returns the tokens as they are afterwards.
+/// Records the first use of admissions, and returns the updated tokens.
 pub async fn claim(write: &Write, keys: &[TokenKey]) -> Batch<Token> {
     let tokens = lock_for_use(write, keys.iter().copied()).await?;
     Ok(keys.iter().map(|key| tokens.get(key).cloned().ok_or(Error::TokenInvalid)).collect())

@@ -1,7 +1,7 @@
 //! The background passes of the queue: promotion, expiry of admissions, and deletion of old tokens.
 //!
-//! Each step of promotion and expiry is one short transaction for one concert, under the lock of its counter. Concerts
-//! take turns, so a small one does not wait for a huge one.
+//! Each step of promotion and expiry is one short transaction for one concert. The step locks the concert's counter.
+//! Concerts take turns, so a small concert does not wait for a large one.
 
 use std::time::Duration;
 
@@ -19,14 +19,16 @@ use crate::{
 /// Holds the durations of an admission.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    /// The duration of an admission after its first use, or from the start if no `claim_ttl` applies.
+    /// The duration of an admission from its first use. If there is no limit for the first use, it counts from the
+    /// promotion.
     pub admission_ttl: Duration,
-    /// The time for the first use, for concerts that set none; `None`: no limit.
+    /// The default time in which an admitted user must make a first call. A concert can set its own. `None` means no
+    /// limit.
     pub claim_ttl: Option<Duration>,
 }
 
-/// Admits as many waiting tokens as there is room for, in the order of each queue. Replicas may run this at the same
-/// time: each step locks the counter and counts again.
+/// Admits waiting tokens in the order of each queue, up to the number of free places. Replicas may run this function
+/// concurrently: each step locks the counter and counts again.
 pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     let size = StepSize::default();
     let done = turns::take(
@@ -98,7 +100,7 @@ async fn expire_step(db: &Database, concert_id: i64, limit: i64) -> Result<Left,
 
 async fn lock_counter(write: &Write, concert_id: i64) -> Result<Option<queue_counter::Model>, db::Error> {
     let counter = store::lock_counters(write, &[concert_id]).await?.into_iter().next();
-    // The lock may have taken long, so the time is read again.
+    // The transaction may have waited for the lock, so the time is read again.
     write.renew_now();
     Ok(counter)
 }
@@ -109,8 +111,8 @@ async fn expire_some(write: &Write, counter: &mut queue_counter::Model, limit: i
     Ok(Left::more_if(expired == limit))
 }
 
-/// Admits up to `limit` tokens, and returns their number. The caller has already expired all admissions that have
-/// ended.
+/// Admits up to `limit` tokens, and returns the number of admitted tokens. The caller must have expired all admissions
+/// that have ended.
 async fn admit(write: &Write, counter: &mut queue_counter::Model, terms: Terms, limit: i64) -> Result<i64, db::Error> {
     let Some(demand) = store::demand(write, counter.concert_id).await? else {
         return Ok(0);

@@ -13,10 +13,11 @@ use crate::{
     token::Bearer,
 };
 
-/// The poll interval of an admitted user.
+/// Poll interval of an admitted user.
 const ACTIVE_POLL: Duration = Duration::from_secs(5);
 
-/// Returns the position of a token. It comes from memory if the token certainly waits, otherwise from its row.
+/// Returns the position of a token. If the token certainly waits, the position comes from memory. Otherwise it comes
+/// from the token's row.
 ///
 /// Fails with TOKEN_INVALID if the token has no row or if the row belongs to another user.
 pub async fn locate(admission: &Admission, bearer: &Bearer) -> Result<proto::QueuePosition, Error> {
@@ -25,7 +26,7 @@ pub async fn locate(admission: &Admission, bearer: &Bearer) -> Result<proto::Que
         return Ok(position);
     }
     let token = admission.find(bearer).await?;
-    // The row may be newer than the view that was read above.
+    // The row may be newer than the first view, so the view is read again.
     let view = line.view();
     Ok(match rules::state_at(&token, admission.now()) {
         State::Waiting => {
@@ -36,7 +37,8 @@ pub async fn locate(admission: &Admission, bearer: &Bearer) -> Result<proto::Que
     })
 }
 
-/// Returns the position of a token that certainly waits and whose row is known to belong to its user; otherwise `None`.
+/// Returns the position of a token that certainly waits. Returns `None` if the token may not wait, or if its row is not
+/// known to belong to its user.
 pub fn in_memory(admission: &Admission, bearer: &Bearer, line: &Line) -> Option<proto::QueuePosition> {
     let view = line.view();
     let is_known = view.waits(bearer.queue_number) && line.is_noted(bearer.queue_number, bearer.user_id);
@@ -57,7 +59,7 @@ pub fn waiting(admission: &Admission, bearer: &Bearer, view: &View) -> proto::Qu
     }
 }
 
-/// Returns the position of a token that does not wait and is in `state`.
+/// Returns the position of a token in any `state` except WAITING.
 pub fn over_or_active(token: &Token, state: State, view: &View) -> proto::QueuePosition {
     proto::QueuePosition {
         state: state_to_proto(state).into(),

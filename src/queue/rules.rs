@@ -1,4 +1,4 @@
-//! The arithmetic of a queue: pure functions on plain values.
+//! The rules of a queue: pure functions on plain values.
 
 use std::time::Duration;
 
@@ -11,16 +11,15 @@ use crate::{
     rpc::Error,
 };
 
-/// The poll interval at the front of the queue. It equals the default interval of promotion.
+/// Poll interval at the front of the queue, equal to the default interval of promotion.
 const SHORTEST_POLL: Duration = Duration::from_secs(2);
-/// The longest poll interval. It grows if all waiting users together would exceed the budget of calls.
+/// Maximum poll interval, unless the polls of all waiting users would exceed the budget. Then the interval is longer.
 const LONGEST_POLL: Duration = Duration::from_secs(30);
 
-/// Returns the number of tokens that may be admitted now, never negative. It is the number of unsold seats minus the
-/// number of ACTIVE tokens.
+/// Returns the number of tokens that may be admitted now: the unsold seats minus the ACTIVE tokens, never negative.
 ///
-/// A `max_active_count` above 0 limits the ACTIVE tokens; 0 means no limit. Source: the seed's scheduler; the limit per
-/// concert is in the contract.
+/// A `max_active_count` above 0 limits the ACTIVE tokens. 0 means no limit. Source: `Concert.max_active_count` in
+/// concert_service.proto.
 pub fn free_places(unsold_seat_count: i64, active_count: i64, max_active_count: i32) -> i64 {
     let capacity = match max_active_count {
         0 => unsold_seat_count,
@@ -29,22 +28,22 @@ pub fn free_places(unsold_seat_count: i64, active_count: i64, max_active_count: 
     (capacity - active_count).max(0)
 }
 
-/// Returns the number of admitted tokens that have not ended: not left, expired or completed. A token past its expiry
-/// counts until its row is set to EXPIRED.
+/// Returns the number of admitted tokens that have not left, expired or completed. A token past its expiry counts until
+/// its row is set to EXPIRED.
 pub fn active_count(counter: &Counter, completed_count: i64) -> i64 {
     counter.admitted_count - counter.left_admitted_count - counter.expired_count - completed_count
 }
 
-/// Tells whether a concert admits users at `now`: it is not paused, and its `open_time` has come.
+/// Tells whether a concert admits users at `now`: admission is not paused, and `open_time` is not in the future.
 pub fn admits(paused: bool, open_time: Micros, now: Micros) -> bool {
     !paused && open_time <= now
 }
 
-/// Returns the number of waiting places up to and including `queue_number`. These are the numbers after the last
-/// admitted one, without those that left.
+/// Returns the number of waiting tokens up to and including `queue_number`: the numbers after the last admitted one,
+/// without those that left.
 ///
-/// `departed` is ascending. Its numbers up to `admitted_number` do not count. Source: the contract's
-/// `QueuePosition.position`.
+/// `departed` must be ascending. Its numbers up to `admitted_number` are ignored. Source: `QueuePosition.position` in
+/// queue_service.proto.
 pub fn position(queue_number: i64, admitted_number: i64, departed: &[i64]) -> i64 {
     let from = departed.partition_point(|number| *number <= admitted_number);
     let to = departed.partition_point(|number| *number < queue_number);
@@ -52,8 +51,8 @@ pub fn position(queue_number: i64, admitted_number: i64, departed: &[i64]) -> i6
     (queue_number - admitted_number - gone).max(1)
 }
 
-/// Returns the time in which `position` users are admitted at `admissions_per_second`; `None` while the rate is
-/// unknown. The result is between 1 second and 1 year.
+/// Returns the time in which `position` users are admitted at `admissions_per_second`. The result is between 1 second
+/// and 1 year. Returns `None` if the rate is unknown.
 pub fn estimated_wait(position: i64, admissions_per_second: Option<f64>) -> Option<Duration> {
     let rate = admissions_per_second.filter(|rate| *rate > 0.0)?;
     let seconds = (position as f64 / rate).ceil();
@@ -61,23 +60,24 @@ pub fn estimated_wait(position: i64, admissions_per_second: Option<f64>) -> Opti
     Some(Duration::from_secs(seconds.clamp(1.0, 31_536_000.0) as u64))
 }
 
-/// Holds the poll intervals for all positions. They keep all waiting users together within a budget of calls per
-/// second.
+/// Holds the poll intervals for all positions. With these intervals, the polls of all waiting users stay within a
+/// budget of calls per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PollPlan {
-    /// Up to this position the interval is the shortest one. These users get half of the budget.
+    /// The last position with the shortest interval. Users up to this position get half of the budget.
     front: f64,
-    /// The interval per position, in seconds, behind the front. These users get a quarter of the budget.
+    /// The interval behind the front, in seconds per position. Users behind the front get a quarter of the budget.
     seconds_per_place: f64,
-    /// The longest interval, in seconds. These users get the last quarter of the budget.
+    /// The maximum interval, in seconds. Users with this interval get the last quarter of the budget.
     longest_seconds: f64,
 }
 
-/// Returns the plan for queues with `waiting_counts` waiting users each, within `budget` calls per second in total.
+/// Returns the poll plan for a set of queues. `waiting_counts` has the number of waiting users of each queue. `budget`
+/// is the total number of calls per second.
 ///
-/// With n queues, the first `front` = budget / n users of each queue poll every 2 seconds. Behind them the interval is
-/// c x position. So a queue of w users makes ln(w / front) / c calls per second. The longest interval adds at most all
-/// / longest calls per second.
+/// With n queues, the first `front` = budget / n users of each queue poll every 2 seconds. Behind the front, the
+/// interval is c x position. A queue of w users then makes ln(w / front) / c calls per second. All users with the
+/// longest interval together add at most (all users / longest interval) calls per second.
 pub fn poll_plan(waiting_counts: &[i64], budget: f64) -> PollPlan {
     let counts: Vec<f64> = waiting_counts.iter().filter(|count| **count > 0).map(|count| *count as f64).collect();
     let front = (budget / counts.len().max(1) as f64).max(1.0);
@@ -90,26 +90,26 @@ pub fn poll_plan(waiting_counts: &[i64], budget: f64) -> PollPlan {
     }
 }
 
-/// Returns the time after which a waiting user should poll again. It is 2 seconds at the front and grows with the
+/// Returns the time after which a waiting user should poll again. The time is 2 seconds at the front and grows with the
 /// position.
 ///
-/// Up to 10 % are added, so that users who joined together do not poll together. The first position gets no addition.
+/// Up to 10 % of jitter is added, because users who joined together should not poll together. The first position gets
+/// no jitter.
 pub fn poll_after(position: i64, queue_number: i64, plan: &PollPlan) -> Duration {
     let place = position as f64;
     let base = match place <= plan.front {
         true => SHORTEST_POLL,
         false => Duration::from_secs_f64((plan.seconds_per_place * place).min(plan.longest_seconds)).max(SHORTEST_POLL),
     };
-    // A multiplicative hash spreads neighbours in the queue evenly.
+    // A multiplicative hash gives users with adjacent numbers different jitter.
     let spread = (queue_number.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32;
     let jitter = base.mul_f64(0.1 * f64::from(spread) / f64::from(u32::MAX));
     if position <= 1 { base } else { base.saturating_add(jitter) }
 }
 
-/// Returns the end of an admission that starts at `now`, and the end that replaces it after the first use.
+/// Returns the end of an admission that starts at `now`, and the end that applies after the first use.
 ///
-/// The second value is `None` if no early use is required. That is so if `claim_ttl` is `None`, 0, or not shorter than
-/// the admission.
+/// The second value is `None` if no early use is required: `claim_ttl` is `None`, 0, or not shorter than the admission.
 pub fn admission_end(now: Micros, admission_ttl: Micros, claim_ttl: Option<Micros>) -> (Micros, Option<Micros>) {
     let end = now.saturating_add(admission_ttl);
     match claim_ttl {
@@ -118,15 +118,15 @@ pub fn admission_end(now: Micros, admission_ttl: Micros, claim_ttl: Option<Micro
     }
 }
 
-/// Returns the token as it is after a first use at `now`. Returns `None` if the token needs no first use or is not
-/// admitted at `now`.
+/// Returns the token after a first use at `now`. Returns `None` if the token needs no first use or is not admitted at
+/// `now`.
 pub fn claimed(token: &Token, now: Micros) -> Option<Token> {
     let end = token.claimed_expire_time.filter(|_| state_at(token, now) == State::Active)?;
     Some(Token { expire_time: Some(end), claimed_expire_time: None, ..token.clone() })
 }
 
 /// Returns the state of a token at `now`. An admission ends exactly at its expiry, even before a pass has set the row
-/// to EXPIRED. Source: the contract, "Expiry is true at the moment it is due".
+/// to EXPIRED. Source: `QueueState` in queue_service.proto.
 pub fn state_at(token: &Token, now: Micros) -> State {
     match token.state {
         State::Active if token.expire_time.is_some_and(|at| at <= now) => State::Expired,
@@ -135,7 +135,8 @@ pub fn state_at(token: &Token, now: Micros) -> State {
 }
 
 /// Checks that a token is admitted at `now`. Fails with NOT_ADMITTED, TOKEN_EXPIRED, TOKEN_COMPLETED or TOKEN_LEFT.
-/// `retry_after` goes into NOT_ADMITTED.
+///
+/// `retry_after` is the retry delay in the error NOT_ADMITTED.
 pub fn require_active(token: &Token, now: Micros, retry_after: Duration) -> Result<(), Error> {
     match state_at(token, now) {
         State::Active => Ok(()),
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_position_leaves_out_only_departures_ahead_of_it() {
-        // 2 was admitted before it left, 5 and 7 are ahead, 12 is behind.
+        // Number 2 was admitted before it left. Numbers 5 and 7 are ahead of 10. Number 12 is behind it.
         assert_eq!(position(10, 4, &[2, 5, 7, 12]), 4);
     }
 

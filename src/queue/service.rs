@@ -1,4 +1,4 @@
-//! QueueService: take a token, watch its position, leave.
+//! QueueService: issue a token, get or watch its position, leave the queue.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -37,8 +37,8 @@ pub struct QueueApi {
 }
 
 impl QueueApi {
-    /// Starts the lane that issues tokens. In the lane `leave`, tokens leave and their held seats are released. Streams
-    /// end when `stopping` is cancelled.
+    /// Starts the lane that issues tokens. `leave` is the lane that removes tokens from the queue and releases their
+    /// held seats. Streams end when `stopping` is cancelled.
     pub fn new(
         db: &Database,
         catalogue: Arc<Catalogue>,
@@ -58,8 +58,8 @@ impl QueueApi {
         }
     }
 
-    /// Returns the bearer of a call about the caller's own place in a queue. Fails if the token is missing or invalid,
-    /// or belongs to another user or concert.
+    /// Returns the bearer of a call about the caller's own place in a queue. Fails if the token is missing or invalid.
+    /// Also fails if the token belongs to another user or concert.
     async fn own_bearer(
         &self,
         extensions: &tonic::Extensions,
@@ -132,7 +132,7 @@ impl QueueService for QueueApi {
     ) -> Result<Response<Positions>, Status> {
         let (_, extensions, request) = request.into_parts();
         let bearer = self.own_bearer(&extensions, &request.concert_code, &request.user_id).await?;
-        // A problem with the token is the answer to the call, not an error in the stream.
+        // If the token is not valid, the call fails before the stream starts.
         let (first, watcher) = Watcher::open(self.admission.clone(), bearer, self.stopping.clone()).await?;
         let later = stream::try_unfold(watcher, Watcher::next);
         let positions = stream::once(std::future::ready(Ok(first))).chain(later);
@@ -148,8 +148,8 @@ impl QueueService for QueueApi {
         let bearer = self.own_bearer(&extensions, &request.concert_code, &request.user_id).await?;
         let leave = Leave { key: bearer.key(), user_id: bearer.user_id };
         self.leave.submit(bearer.concert_id, leave).await?;
-        // The next GetPosition here must not count the place that has just become free. The user has left even if the
-        // refresh fails.
+        // After the refresh, GetPosition on this replica no longer counts the token that left. The user has left even
+        // if the refresh fails.
         let _ = self.admission.snapshots().refresh_shared().await;
         Ok(Response::new(proto::LeaveQueueResponse {}))
     }

@@ -1,9 +1,9 @@
-//! The queues in memory. A poll of a waiting user reads them and costs no query.
+//! The queues in memory. A poll of a waiting user reads memory and makes no query.
 //!
-//! One query about the concerts on sale refreshes them every 250 ms. A promotion or a departure on this replica also
-//! refreshes them, and callers that arrive together share one refresh. A concert that is off sale is read when a caller
-//! asks about it, and again at most every 5 seconds. Watchers wait for news of their concert, without a query, timer or
-//! channel of their own.
+//! One query about the concerts on sale refreshes the queues every 250 ms. A promotion or a departure on this replica
+//! also refreshes them. Concurrent callers share one refresh. The queue of a concert that is off sale is read only on
+//! request, at most once every 5 seconds. All watchers of a concert share one channel. They make no queries while they
+//! wait.
 //!
 //! Memory may show that a token still waits. Only the database shows that a token is admitted.
 
@@ -29,11 +29,11 @@ use crate::{
     rpc::Error,
 };
 
-/// The period over which the rate of admission is measured.
+/// Period over which the rate of admission is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
-/// The interval between two reads of a concert that is off sale, while callers ask about it.
+/// Minimum interval between two reads of a concert that is off sale.
 const OFF_SALE_INTERVAL: Duration = Duration::from_secs(5);
-/// A concert that is off sale is dropped from memory if no caller asks about it for this time.
+/// Time without requests after which a concert that is off sale is removed from memory.
 const OFF_SALE_MEMORY: Duration = Duration::from_secs(60);
 /// Maximum number of departures in one query.
 const DEPARTURES_PAGE: i64 = 10_000;
@@ -50,11 +50,12 @@ struct Shared {
     lines: RwLock<HashMap<i64, Arc<Line>>>,
     plan: RwLock<PollPlan>,
     poll_budget: f64,
-    /// Locked during a refresh, so that an older result never replaces a newer one.
+    /// The values of the last refresh, per concert. A refresh holds this lock, so that an older result never replaces a
+    /// newer one.
     past: Mutex<HashMap<i64, Past>>,
 }
 
-/// Holds the state of a queue from which its next refresh continues.
+/// Holds the state of one queue that its next refresh starts from.
 struct Past {
     samples: VecDeque<(Micros, i64)>,
     departure_number: i64,
@@ -63,14 +64,14 @@ struct Past {
 }
 
 impl Snapshots {
-    /// Creates the snapshots without any queue. All waiting users together should make at most `poll_budget` calls per
-    /// second.
+    /// Creates the snapshots without any queue. `poll_budget` is the maximum number of polls per second of all waiting
+    /// users.
     pub fn new(db: Database, poll_budget: u32) -> Self {
         let poll_budget = f64::from(poll_budget.max(1));
         let plan = RwLock::new(rules::poll_plan(&[], poll_budget));
         let shared = Arc::new(Shared { db, lines: RwLock::default(), plan, poll_budget, past: Mutex::default() });
         let refreshed = shared.clone();
-        // A shutdown does not wait for a refresh, so this lane gets a task tracker of its own.
+        // A shutdown must not wait for a refresh, so this lane has its own task tracker.
         let refreshes = Lane::start("queue.refresh", 1, &TaskTracker::new(), move |calls: &[()]| {
             let shared = refreshed.clone();
             Box::pin(async move {
@@ -81,7 +82,7 @@ impl Snapshots {
         Self { shared, refreshes }
     }
 
-    /// Returns a queue. Reads it from the database if this replica does not know it yet.
+    /// Returns a queue. If this replica does not know the queue yet, the database is queried.
     pub async fn line(&self, concert_id: i64) -> Result<Arc<Line>, Error> {
         if let Some(line) = self.shared.known(concert_id) {
             return Ok(line);
@@ -97,19 +98,19 @@ impl Snapshots {
         rules::poll_after(position, queue_number, &self.shared.plan.read())
     }
 
-    /// Reads the counters of all queues, and wakes the watchers of the queues that moved.
+    /// Reads the counters of all queues, and wakes the watchers of the queues that changed.
     pub async fn refresh(&self) -> Result<(), db::Error> {
         self.shared.refresh().await
     }
 
-    /// Does the same as [`Snapshots::refresh`]. Callers that arrive during a refresh share the next one.
+    /// Refreshes all queues, as [`Snapshots::refresh`] does. Callers that arrive during a refresh share the next one.
     pub async fn refresh_shared(&self) -> Result<(), Error> {
         self.refreshes.submit_patiently((), ()).await
     }
 }
 
 impl Shared {
-    /// Returns a queue that has been read, and records that it was asked for.
+    /// Returns a queue that has been read, and records the request. Returns `None` if the queue has not been read yet.
     fn known(&self, concert_id: i64) -> Option<Arc<Line>> {
         let line = self.lines.read().get(&concert_id).cloned()?;
         line.touch();
@@ -145,12 +146,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Returns the concerts off sale that must be read now, and drops those that no caller asks about.
+    /// Returns the concerts off sale that must be read now. Removes those that no caller has requested recently.
     fn off_sale_to_read(&self, on_sale: &HashSet<i64>, past: &mut HashMap<i64, Past>) -> Vec<i64> {
         let mut lines = self.lines.write();
         lines.retain(|id, line| on_sale.contains(id) || line.is_wanted(OFF_SALE_MEMORY));
         past.retain(|id, _| lines.contains_key(id) || on_sale.contains(id));
-        // A sale that has just ended is read immediately: waiting users must see that no seats are left.
+        // A concert whose sale has just ended is read immediately: waiting users must see that no seats are left.
         let is_due =
             |id: &i64| past.get(id).is_none_or(|past| past.was_on_sale || past.read_at.elapsed() >= OFF_SALE_INTERVAL);
         let off_sale = lines.keys().copied().filter(|id| !on_sale.contains(id));
@@ -182,7 +183,7 @@ impl Shared {
         Ok(departures)
     }
 
-    /// Reads all departures behind the last admitted number. The pages are short: a million rows at once take hundreds of
+    /// Reads all departures behind the last admitted number, page by page: a million rows in one answer take hundreds of
     /// megabytes, and their numbers only eight.
     async fn departures_behind(&self, known: &Known) -> Result<Vec<i64>, db::Error> {
         let (mut numbers, mut last) = (Vec::new(), known.admitted_number);
@@ -203,7 +204,7 @@ impl Past {
     }
 }
 
-/// Returns the departed numbers behind the last admitted one, ascending.
+/// Returns the departed numbers behind the last admitted number, ascending.
 fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_number: i64) -> Arc<Vec<i64>> {
     let passed = old.partition_point(|number| *number <= admitted_number);
     if new.is_empty() && passed == 0 {
@@ -219,8 +220,8 @@ fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_number: i64) -> Arc<Vec<i6
 
 /// Returns the admissions per second over [`RATE_WINDOW`], from samples of the number of admitted tokens.
 ///
-/// The first promotion of a sale admits as many users as there are seats and says nothing about the rate. The
-/// measurement therefore begins after it.
+/// The first promotion of a sale admits one user per free seat and would distort the rate. The measurement therefore
+/// starts after the first promotion.
 fn rate(samples: &mut VecDeque<(Micros, i64)>, now: Micros, admitted_count: i64) -> Option<f64> {
     if samples.back().is_some_and(|(_, before)| *before == 0) {
         samples.clear();

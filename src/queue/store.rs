@@ -15,8 +15,8 @@ use crate::{
     },
 };
 
-/// Returns the counters of the concerts, locked in the order of their ids. A write that changes a queue's order takes
-/// these locks first.
+/// Returns the counters of the concerts, locked in the order of their ids. A write that changes the order of a queue
+/// must take these locks first.
 pub async fn lock_counters(write: &Write, concert_ids: &[i64]) -> Result<Vec<queue_counter::Model>, db::Error> {
     let sql = "SELECT c.* FROM queue_counter c JOIN {r} ON c.concert_id = r.id ORDER BY c.concert_id {lock of c}";
     write.query_set(sql, concert_ids, []).await
@@ -69,7 +69,7 @@ rows! {
 /// Returns the WAITING and ACTIVE tokens of the users in the concerts, locked in the order of their keys. An ACTIVE
 /// token may be past its expiry.
 ///
-/// (`+ 0` stops the planner from searching all tokens of the concert for a user.)
+/// `+ 0` in the statement stops the planner from reading all tokens of the concert to find one user.
 pub async fn lock_live(write: &Write, places: &[Place]) -> Result<Vec<queue_token::Model>, db::Error> {
     let sql = "SELECT t.* FROM queue_token t JOIN {r} ON t.user_id = r.user_id AND t.concert_id + 0 = r.concert_id
                WHERE NOT t.ended ORDER BY t.concert_id, t.queue_number {lock of t}";
@@ -91,7 +91,7 @@ pub async fn find(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_token::M
     db.query_set(sql, keys, []).await
 }
 
-/// Returns those of the tokens that have ended: expired, completed or left.
+/// Returns the tokens with these keys that have ended: expired, completed or left.
 pub async fn find_ended(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_token::Model>, db::Error> {
     let sql = "SELECT t.* FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number WHERE t.ended";
@@ -128,7 +128,7 @@ pub async fn end(write: &Write, keys: &[TokenKey], state: State) -> Result<(), d
     write.execute_set(sql, keys, [state.to_value().into()]).await.map(drop)
 }
 
-/// Records the first use of locked ACTIVE tokens: the admission then lasts until its full end.
+/// Records the first use of locked ACTIVE tokens. The admission then lasts until `claimed_expire_time`.
 pub async fn claim(write: &Write, keys: &[TokenKey]) -> Result<(), db::Error> {
     let sql = "UPDATE queue_token SET expire_time = claimed_expire_time, claimed_expire_time = NULL FROM {r}
                WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number
@@ -143,7 +143,7 @@ rows! {
         pub concert_id: i64,
         /// The token's number.
         pub queue_number: i64,
-        /// The number of the departure, dense from 1 per concert.
+        /// The number of the departure, from 1 without gaps per concert.
         pub departure_number: i64,
     }
 }
@@ -158,13 +158,14 @@ pub async fn depart(write: &Write, departures: &[Departure]) -> Result<(), db::E
 /// The values that decide how many tokens of a concert a promotion may admit.
 #[derive(FromQueryResult)]
 pub struct Demand {
-    /// No token is admitted while this is true.
+    /// Whether admission is paused.
     pub paused: bool,
-    /// No token is admitted before this time.
+    /// The time at which admission starts.
     pub open_time: Micros,
-    /// Maximum number of ACTIVE tokens; 0: no maximum.
+    /// Maximum number of ACTIVE tokens. 0 means no maximum.
     pub max_active_count: i32,
-    /// Time for the first use of an admission, in microseconds; 0: no limit, `None`: the server's default.
+    /// Maximum time for the first use of an admission, in microseconds. 0 means no limit. `None` means the server's
+    /// default.
     pub claim_ttl: Option<Micros>,
     /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
@@ -172,7 +173,7 @@ pub struct Demand {
     pub completed_count: i64,
 }
 
-/// Returns the demand of one concert at the time of the transaction; `None` if there is no such concert.
+/// Returns the demand of one concert at the time of the transaction. Returns `None` if there is no such concert.
 pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db::Error> {
     let sql = "SELECT c.paused, c.open_time, c.max_active_count, c.claim_ttl,
                       CAST(COALESCE(SUM(CASE WHEN p.sale_end_time > $2 THEN p.seat_count - p.sold_seat_count END), 0)
@@ -186,8 +187,8 @@ pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db
 
 /// Sets up to `limit` tokens of a concert whose admission has ended to EXPIRED, and returns their number.
 ///
-/// It waits for tokens that a call has locked: that call may be the first use, which extends the admission. (`+ 0`
-/// makes SQLite use the index of admissions.)
+/// The statement waits for locked tokens. The call that holds the lock may be the first use, which extends the
+/// admission. `+ 0` makes SQLite use the index of admissions.
 pub async fn expire(write: &Write, concert_id: i64, limit: i64) -> Result<u64, db::Error> {
     let sql = "WITH due AS MATERIALIZED (
                    SELECT concert_id, queue_number FROM queue_token
@@ -205,7 +206,7 @@ pub struct Grant {
     pub count: i64,
     /// The end of the admission.
     pub expire_time: Micros,
-    /// The end of the admission after its first use; `None` if no early use is required.
+    /// The end of the admission after its first use. `None` means that no early use is required.
     pub claimed_expire_time: Option<Micros>,
 }
 
@@ -216,11 +217,11 @@ pub struct Admitted {
     pub queue_number: i64,
 }
 
-/// Admits the first waiting tokens after the last admitted number, and returns their numbers. (`|| ''` stops the
-/// planner from using an index that is not in the order of the queue.)
+/// Admits the first waiting tokens after the last admitted number, and returns their numbers.
 ///
-/// The rows are chosen once, in a materialized step. Without it PostgreSQL may run the subquery again for each row that
-/// it updates. The subquery would then skip the updated rows and admit more than `count`.
+/// The rows are selected once, in a materialized step. Without this step, PostgreSQL may run the subquery again for
+/// each row that it updates. The subquery would then skip the updated rows and admit more than `count` tokens. `|| ''`
+/// stops the planner from using an index that is not in the order of the queue.
 pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant) -> Result<Vec<Admitted>, db::Error> {
     let sql = "WITH next AS MATERIALIZED (
                    SELECT queue_number FROM queue_token
@@ -247,8 +248,8 @@ pub struct Due {
     pub concert_id: i64,
 }
 
-/// Returns the concerts that may admit a token now. They are open and not paused, and have unsold seats on sale and
-/// waiting users.
+/// Returns the concerts that may admit a token now. Their admission has started and is not paused. They have unsold
+/// seats on sale and waiting users.
 pub async fn concerts_to_promote(db: &Database) -> Result<Vec<Due>, db::Error> {
     let sql = "SELECT s.concert_id FROM (
                    SELECT DISTINCT p.concert_id + 0 AS concert_id FROM performance p
@@ -259,8 +260,9 @@ pub async fn concerts_to_promote(db: &Database) -> Result<Vec<Due>, db::Error> {
     db.query(sql, [db.now().into()]).await
 }
 
-/// Returns the concerts with ACTIVE tokens whose admission has ended. (`+ 0` stops SQLite from reading all tokens in
-/// the order of their concerts to find the distinct ones.)
+/// Returns the concerts with ACTIVE tokens whose admission has ended.
+///
+/// `+ 0` stops SQLite from reading all tokens in the order of their concerts to find the distinct concerts.
 pub async fn concerts_to_expire(db: &Database) -> Result<Vec<Due>, db::Error> {
     let sql =
         "SELECT DISTINCT concert_id + 0 AS concert_id FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1";
@@ -280,15 +282,16 @@ pub struct Progress {
     pub admitted_count: i64,
     /// The number of tokens that left.
     pub departed_count: i64,
-    /// The number of admitted tokens that have ended: left, expired or completed. It leaves out completed tokens of
-    /// dates that are no longer on sale.
+    /// The number of admitted tokens that have left, expired or completed. Completed tokens of dates that are no longer
+    /// on sale are not counted.
     pub ended_count: i64,
     /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
 }
 
-/// Returns the progress of the concerts with a date on sale, all at the same moment. (`+ 0` stops SQLite from reading
-/// all dates in the order of their concerts to group them.)
+/// Returns the progress of the concerts with a date on sale, all at the same moment.
+///
+/// `+ 0` stops SQLite from reading all dates in the order of their concerts to group them.
 pub async fn progress_on_sale(db: &Database) -> Result<Vec<Progress>, db::Error> {
     let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
                       q.left_admitted_count + q.expired_count + s.completed_count AS ended_count,
@@ -310,7 +313,7 @@ pub async fn progress_off_sale(db: &Database, concert_ids: &[i64]) -> Result<Vec
 }
 
 rows! {
-    /// The departures of a concert that a replica has already read.
+    /// The departures of a concert that this replica has already read.
     pub struct Known {
         /// The concert.
         pub concert_id: i64,
@@ -321,7 +324,7 @@ rows! {
     }
 }
 
-/// A departure that changes the positions of the users behind it.
+/// A departure that changes the positions of the users with higher numbers.
 #[derive(FromQueryResult)]
 pub struct Departed {
     /// The concert.
@@ -330,7 +333,7 @@ pub struct Departed {
     pub queue_number: i64,
 }
 
-/// Returns the departures after the last one that was read.
+/// Returns the departures after the last departure that this replica has read.
 pub async fn departures_since(db: &Database, known: &[Known]) -> Result<Vec<Departed>, db::Error> {
     let sql = "SELECT t.concert_id, t.queue_number FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.departure_number > r.departure_number

@@ -1,9 +1,9 @@
-//! An open WatchPosition. It sends the position of one token each time the position changes.
+//! An open WatchPosition stream. It sends the position of one token each time the position changes.
 //!
-//! The watcher of a waiting user wakes up on news of the queue and reads memory. The watcher of an admitted user knows
-//! the time at which the admission expires. It also wakes up if the token ends earlier, if the concert sells out, or if
-//! seats come back. Neither makes a query while nothing changes. If the database is away, an open stream is delayed and
-//! does not end.
+//! The watcher of a waiting user wakes up when the queue changes, and reads memory. The watcher of an admitted user has
+//! a timer for the expiry. It also wakes up if the token ends earlier, if the concert sells out, or if seats become
+//! free again. No watcher makes a query while nothing changes. If the database is unavailable, an open stream is
+//! delayed but does not end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,10 +25,10 @@ use crate::{
     token::Bearer,
 };
 
-/// The pause before a watcher asks again after the database did not answer.
+/// Pause before a retry when the database did not answer.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Holds the state of an open WatchPosition.
+/// Holds the state of an open WatchPosition stream.
 pub struct Watcher {
     admission: Admission,
     bearer: Arc<Bearer>,
@@ -48,7 +48,7 @@ enum Stage {
     Ended(Token),
 }
 
-/// The parts of the last message whose change is worth a new message.
+/// The parts of the last message. If one of them changes, the watcher sends a new message.
 #[derive(PartialEq)]
 struct Sent {
     state: i32,
@@ -67,7 +67,7 @@ impl Sent {
         }
     }
 
-    /// Tells whether it is the last message of the stream.
+    /// Tells whether this message is the last one of the stream.
     fn is_final(&self) -> bool {
         let state = QueueState::try_from(self.state).unwrap_or_default();
         matches!(state, QueueState::Expired | QueueState::Completed | QueueState::Left)
@@ -75,8 +75,9 @@ impl Sent {
 }
 
 impl Watcher {
-    /// Opens the watcher of a token, and returns its first position. Fails with TOKEN_INVALID if the token has no row
-    /// or if the row belongs to another user.
+    /// Creates the watcher of a token, and returns its first position.
+    ///
+    /// Fails with TOKEN_INVALID if the token has no row or if the row belongs to another user.
     pub async fn open(
         admission: Admission,
         bearer: Arc<Bearer>,
@@ -125,7 +126,7 @@ impl Watcher {
                     tokio::select! {
                         Some(row) = OptionFuture::from(ended.as_mut()) => {
                             *ended = None;
-                            // The sender is dropped only together with the queue itself.
+                            // The channel closes without a row only when the queue is removed from memory.
                             *token = row.unwrap_or_else(|_| token.clone());
                         }
                         _ = is_sold_out.changed() => {}
@@ -141,7 +142,7 @@ impl Watcher {
         }
     }
 
-    /// Returns the position now. It asks the database only if the token was just admitted or has left.
+    /// Returns the current position. The database is queried only if the token was just admitted or has left.
     async fn position(&mut self) -> Result<proto::QueuePosition, Error> {
         if let Stage::Waiting(_) = &self.stage {
             if let Some(position) = self.position_in_memory() {
@@ -163,7 +164,7 @@ impl Watcher {
         position::in_memory(&self.admission, &self.bearer, &self.line)
     }
 
-    /// Returns the row of the token. Tries again while the database is away or the lane is full.
+    /// Returns the row of the token. Retries while the database is unavailable or the lane is full.
     async fn row(&self) -> Result<Token, Error> {
         loop {
             match self.admission.find_patiently(&self.bearer).await {
@@ -177,9 +178,9 @@ impl Watcher {
         }
     }
 
-    /// Moves to the stage that the row shows, and returns its position.
+    /// Enters the stage that matches the row, and returns the position.
     fn take(&mut self, token: Token) -> proto::QueuePosition {
-        // The row may be newer than the view that was read before.
+        // The row may be newer than the first view, so the view is read again.
         let view = self.line.view();
         let state = rules::state_at(&token, self.admission.now());
         if state == State::Waiting {

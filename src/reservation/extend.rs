@@ -22,22 +22,22 @@ use crate::{
 
 /// A command that extends a hold.
 pub struct Extend {
-    /// The hold and the caller.
+    /// The reservation to extend and its caller, in the same form as for a release.
     pub hold: Release,
     /// A UUID chosen by the client; a retry with the same id returns the first answer.
     pub request_id: Option<Uuid>,
 }
 
-/// An accepted extension, as its first answer showed it.
+/// An accepted extension with the values of its first answer.
 struct Accepted {
     reservation_id: Uuid,
     expire_time: Micros,
 }
 
-/// Extends holds in the order of the commands. `hold_ttl` counts from the time of the extension.
+/// Extends holds in the order of the commands. Each extension lasts `hold_ttl` from now.
 ///
-/// A command fails if its token is not admitted, or if the reservation is not held by its caller. It fails with
-/// EXTENSION_LIMIT_EXCEEDED if the hold was extended twice already.
+/// A command fails if its token is not admitted, or if the reservation is not held by its caller. A command fails with
+/// EXTENSION_LIMIT_EXCEEDED if the hold was already extended twice.
 pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> Batch<Reservation> {
     let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.hold.token)).await?;
     let mut reservations = lock(write, commands.iter().map(|c| c.hold.reservation_id)).await?;
@@ -77,8 +77,8 @@ pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> B
         }
         answers.push(answer);
     }
-    // One statement per extension: several extensions of one hold in a batch build on each other, and extensions are
-    // rare.
+    // Each extension is one statement, because several extensions of one hold in a batch build on each other.
+    // Extensions are rare.
     for (extension, reservation) in extended {
         store::extend(write, extension, &owned_seats(&[reservation])).await?;
     }
@@ -86,7 +86,7 @@ pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> B
 }
 
 impl Extend {
-    /// Returns the first answer if the first request was the same.
+    /// Returns the first answer. Returns `None` if the first request was different.
     fn replay(&self, first: &Accepted, reservations: &HashMap<Uuid, Reservation>) -> Option<Reservation> {
         let reservation = reservations.get(&first.reservation_id).filter(|v| v.user_id == self.hold.user_id)?;
         let same = first.reservation_id == self.hold.reservation_id;

@@ -28,7 +28,7 @@ use crate::{
     rpc::Error,
 };
 
-/// The name under which a request is remembered if its seats were already held.
+/// The name of this RPC in `answered_request`: a request whose seats were already held is recorded there.
 const RPC: &str = "HoldSeats";
 
 /// A command that holds seats.
@@ -37,20 +37,21 @@ pub struct Hold {
     pub token: TokenKey,
     /// The token's user.
     pub user_id: Uuid,
-    /// The performance, or the error to answer if there is none.
+    /// The performance. An error is the answer of the command if there is no such performance.
     pub performance: Result<Arc<Performance>, Error>,
     /// The seat numbers: at least one, ascending, without duplicates.
     pub seat_numbers: Vec<i32>,
     /// A UUID chosen by the client; a retry with the same id returns the first answer.
     pub request_id: Option<Uuid>,
-    /// The retry delay to answer if the token still waits.
+    /// The retry delay in the error NOT_ADMITTED.
     pub retry_after: Duration,
 }
 
-/// Holds seats in the order of the commands. If two commands want the same seat, the first one gets it. All seats of a
-/// command are held, or none.
+/// Holds seats in the order of the commands. If two commands want the same seat, the first command gets it. All seats
+/// of a command are held, or none.
 ///
-/// A hold lasts `hold_ttl`, but not longer than the admission of its token. Source: the contract's `HoldSeats`.
+/// A hold lasts `hold_ttl`, but not longer than the admission of its token. Source: `HoldSeats` in
+/// reservation_service.proto.
 pub async fn hold(write: &Write, commands: &[Hold], hold_ttl: Duration) -> Batch<Reservation> {
     let mut batch = HoldBatch::load(write, commands).await?;
     let answers: Vec<_> = commands.iter().map(|command| batch.decide(command, clock::micros(hold_ttl))).collect();
@@ -58,7 +59,7 @@ pub async fn hold(write: &Write, commands: &[Hold], hold_ttl: Duration) -> Batch
     Ok(answers)
 }
 
-/// Holds everything that decides a batch of holds, including the effects of earlier commands in the batch.
+/// Holds the data that decide a batch of holds, including the effects of earlier commands in the batch.
 struct HoldBatch {
     now: Micros,
     tokens: HashMap<TokenKey, Token>,
@@ -69,7 +70,7 @@ struct HoldBatch {
     held: Vec<Reservation>,
 }
 
-/// An accepted hold, as its first answer showed it.
+/// An accepted hold with the values of its first answer.
 struct Accepted {
     seat_numbers: String,
     answer: Reservation,
@@ -132,7 +133,7 @@ impl HoldBatch {
         Ok(reservation)
     }
 
-    /// Marks seats as taken, so that the later commands of the batch see it.
+    /// Marks seats as taken for the later commands of the batch.
     fn take(&mut self, command: &Hold, reservation: &Reservation) {
         for seat_number in &command.seat_numbers {
             let seat = reserved_seat::Model {
@@ -148,7 +149,7 @@ impl HoldBatch {
         self.held.push(reservation.clone());
     }
 
-    /// Remembers a request whose seats were already held.
+    /// Records a request whose seats were already held.
     fn remember_unchanged(&mut self, command: &Hold, mine: &Reservation) {
         let seat_numbers = rules::write_seat_numbers(&command.seat_numbers);
         let id = command.request_id;
@@ -204,8 +205,8 @@ impl Hold {
         Owner { user_id: self.user_id, concert_id: self.token.concert_id }
     }
 
-    /// Returns the seats to look up. A command for more seats than a user may have fails without a look-up, so it gets
-    /// none. A long list must not delay the rest of the batch.
+    /// Returns the seats to query. A command for more seats than a user may have fails without a query, so its seats
+    /// are left out. A long list must not delay the other commands of the batch.
     fn seat_keys(&self) -> Vec<SeatKey> {
         let Ok(performance) = &self.performance else {
             return Vec::new();
@@ -217,7 +218,7 @@ impl Hold {
         self.seat_numbers.iter().map(|seat_number| SeatKey { performance_id, seat_number: *seat_number }).collect()
     }
 
-    /// Tells whether the reservation is a hold of the caller's token for the same performance.
+    /// Tells whether the reservation belongs to the caller's token and to the same performance.
     fn is_of_token(&self, reservation: &Reservation) -> bool {
         reservation.state == State::Held
             && reservation.queue_number == self.token.queue_number
@@ -228,19 +229,19 @@ impl Hold {
         self.performance.as_ref().is_ok_and(|performance| performance.performance_id == reservation.performance_id)
     }
 
-    /// Tells whether this reservation of the token already holds all the seats.
+    /// Tells whether the caller's token already holds all the seats with this reservation.
     fn is_held_by(&self, reservation: &Reservation) -> bool {
         let held = rules::seat_numbers(reservation);
         self.is_of_token(reservation) && self.seat_numbers.iter().all(|seat| held.contains(seat))
     }
 
-    /// Tells whether this reservation of the token already holds some of the seats.
+    /// Tells whether the caller's token already holds some of the seats with this reservation.
     fn overlaps(&self, reservation: &Reservation) -> bool {
         let held = rules::seat_numbers(reservation);
         self.is_of_token(reservation) && self.seat_numbers.iter().any(|seat| held.contains(seat))
     }
 
-    /// Returns the first answer if the first request was the same.
+    /// Returns the first answer. Returns `None` if the first request was different.
     fn replay(&self, first: &Accepted) -> Option<Reservation> {
         let same = first.answer.user_id == self.user_id
             && self.is_for_performance(&first.answer)

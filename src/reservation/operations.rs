@@ -1,5 +1,5 @@
 //! Operations on reservations for payments and the queue: settle, refund, leave. The operations of the RPCs are in
-//! files of their own.
+//! separate files.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,13 +23,13 @@ use crate::{
     rpc::Error,
 };
 
-/// Lets tokens leave the queue, and releases the seats that they hold.
+/// Removes tokens from the queue, and releases the seats that they hold.
 pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
     let answers = queue::operations::leave(write, commands).await?;
     let left: Vec<TokenOfUser> =
         answers.iter().flatten().filter(|token| queue::rules::is_live(token, write.now())).map(token_of_user).collect();
     let held = store::of_tokens(write, &left).await?;
-    // A hold past its expiry stays as it is: a pass sets it to EXPIRED.
+    // A hold past its expiry is left unchanged: the expiry pass sets it to EXPIRED.
     let held: Vec<_> = held.into_iter().filter(|v| rules::state_at(v, write.now()) == State::Held).collect();
     let held: BTreeMap<Uuid, Reservation> = held.into_iter().map(|v| (v.reservation_id, v)).collect();
     free(write, &held.into_values().collect::<Vec<_>>(), State::Released).await?;
@@ -38,13 +38,13 @@ pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
 
 /// Returns the reservations that locked tokens hold or have paid. A hold may be past its expiry.
 ///
-/// The rows are not locked. Only calls with the token, the expiry pass and refunds change them. The version shows a
-/// change by the pass or a refund.
+/// The rows are not locked. Other writers of these rows are the expiry pass and refunds. Their changes are detected by
+/// the version of the row.
 pub async fn of_tokens(write: &Write, tokens: &[&Token]) -> Result<Vec<Reservation>, db::Error> {
     store::of_tokens(write, &tokens.iter().copied().map(token_of_user).collect::<Vec<_>>()).await
 }
 
-/// Returns the newest reservation of each token among those that the token neither holds nor has paid.
+/// Returns the newest ended reservation of each token. An ended reservation is neither held nor paid.
 pub async fn newest_ended(write: &Write, tokens: &[&Token]) -> Result<Vec<Reservation>, db::Error> {
     store::newest_ended(write, &tokens.iter().copied().map(token_of_user).collect::<Vec<_>>()).await
 }
@@ -63,7 +63,7 @@ pub async fn lock(
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
-/// Settles HELD reservations: `paid` become PAID and their seats SOLD, `dropped` become RELEASED.
+/// Settles HELD reservations. The `paid` ones become PAID and their seats SOLD. The `dropped` ones become RELEASED.
 ///
 /// Fails with [`db::Error::Lost`] if another transaction changed one of them.
 pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]) -> Result<(), db::Error> {
@@ -95,13 +95,13 @@ pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::E
     store::add_takings(write, &by_performance(takings)).await
 }
 
-/// Moves HELD reservations to the state `to`, and frees their seats.
+/// Sets HELD reservations to the state `to`, and frees their seats.
 pub(super) async fn free(write: &Write, reservations: &[Reservation], to: State) -> Result<(), db::Error> {
     store::end(write, &versions(reservations), State::Held, to).await?;
     store::free_seats(write, &owned_seats(reservations), reserved_seat::State::Held).await.map(drop)
 }
 
-/// Returns all seats of reservations, in the order in which they are locked.
+/// Returns all seats of reservations in lock order.
 pub(super) fn owned_seats(reservations: &[Reservation]) -> Vec<OwnedSeat> {
     let of_one = |v: &Reservation| {
         let (performance_id, reservation_id) = (v.performance_id, v.reservation_id);
@@ -111,7 +111,7 @@ pub(super) fn owned_seats(reservations: &[Reservation]) -> Vec<OwnedSeat> {
     distinct(reservations.iter().flat_map(of_one))
 }
 
-/// Adds up takings into one sum per performance.
+/// Adds takings up to one sum per performance.
 fn by_performance(takings: impl Iterator<Item = Takings>) -> Vec<Takings> {
     let mut sums: BTreeMap<i64, Takings> = BTreeMap::new();
     for one in takings {

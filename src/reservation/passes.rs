@@ -1,7 +1,7 @@
 //! The background passes of reservations: expiry of holds, and deletion of old unpaid reservations.
 //!
-//! Both go through the reservations in the order in which their holds end, and remember how far they have come. An
-//! index of the held reservations alone would make this unnecessary. But then every payment would have to change that
+//! Both passes read the reservations in the order of the ends of their holds, and record their progress. An index of
+//! only the held reservations would make the progress unnecessary. But then every payment would have to update that
 //! index.
 
 use std::{
@@ -18,12 +18,12 @@ use crate::{
 
 const HOLDS: &str = "holds";
 const UNPAID_RESERVATIONS: &str = "unpaid reservations";
-/// A pass looks back this far, because a hold may commit late or may have been locked by another transaction.
+/// Period that a pass reads again. A hold that ended in this period may have committed late or may have been locked.
 const LATENESS: Duration = Duration::from_secs(60);
-/// The pass records its progress in the database at least this often, even if it finds nothing.
+/// Maximum interval between two writes of the progress to the database, even if the pass finds nothing.
 const NOTE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Holds the progress of the expiry pass on this replica, in microseconds since the Unix epoch.
+/// Holds the progress of the expiry pass on this replica. Both values are in microseconds since the Unix epoch.
 #[derive(Default)]
 pub struct Sweep {
     reached: AtomicI64,

@@ -26,19 +26,19 @@ use crate::{
 pub struct Release {
     /// The caller's token.
     pub token: TokenKey,
-    /// The concert of the token, as the API names it.
+    /// The code of the token's concert.
     pub concert_code: String,
     /// The token's user.
     pub user_id: Uuid,
     /// The reservation.
     pub reservation_id: Uuid,
-    /// The retry delay to answer if the token still waits.
+    /// The retry delay in the error NOT_ADMITTED.
     pub retry_after: Duration,
 }
 
-/// Releases reservations in the order of the commands. A reservation that was released or has expired stays as it is.
+/// Releases reservations in the order of the commands. A reservation that was released or has expired stays unchanged.
 ///
-/// A command fails with NO_HELD_SEAT if the reservation was paid or refunded. It also fails if its token is not
+/// A command fails with NO_HELD_SEAT if the reservation was paid or refunded. A command also fails if its token is not
 /// admitted, or if the reservation belongs to another user.
 pub async fn release(write: &Write, commands: &[Release]) -> Batch<Reservation> {
     let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;

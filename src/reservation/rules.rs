@@ -1,5 +1,4 @@
-//! The rules of holds: when they end, which seats are free, and how many seats a user may have. Pure functions on plain
-//! values.
+//! The rules of reservations: the end of a hold, free seats, and the limit of seats per user. All functions are pure.
 
 use std::collections::HashMap;
 
@@ -14,8 +13,8 @@ use crate::{
     rpc::Error,
 };
 
-/// Returns the end of a hold that starts at `now`: after `hold_ttl`, but not later than the end of its token's
-/// admission. Source: the contract, "A hold lasts the hold time and never outlives its token".
+/// Returns the end of a hold that starts at `now`. The hold ends after `hold_ttl`, but not later than the admission of
+/// its token. Source: `Reservation.expire_time` in reservation_service.proto.
 pub fn expire_time(now: Micros, hold_ttl: Micros, token_expire_time: Micros) -> Micros {
     now.saturating_add(hold_ttl).min(token_expire_time)
 }
@@ -23,8 +22,9 @@ pub fn expire_time(now: Micros, hold_ttl: Micros, token_expire_time: Micros) -> 
 /// The maximum number of extensions of a hold. A constraint in the schema has the same limit.
 pub const EXTENSION_LIMIT: i32 = 2;
 
-/// Returns the end of a hold that is extended at `now`. It is `hold_ttl` from now, but not later than the end of the
-/// token's admission and not earlier than before. Source: the contract's `ExtendReservation`.
+/// Returns the end of a hold that is extended at `now`. The hold ends `hold_ttl` from now, but not later than the
+/// admission of its token. An extension never shortens a hold. Source: `ExtendReservation` in
+/// reservation_service.proto.
 pub fn extended_expire_time(
     reservation: &Reservation,
     now: Micros,
@@ -34,8 +34,9 @@ pub fn extended_expire_time(
     expire_time(now, hold_ttl, token_expire_time).max(reservation.expire_time)
 }
 
-/// Returns the number of the next extension, from 1, after `extension_count` extensions. Fails with
-/// EXTENSION_LIMIT_EXCEEDED.
+/// Returns the number of the next extension, from 1, after `extension_count` extensions.
+///
+/// Fails with EXTENSION_LIMIT_EXCEEDED if no further extension is allowed.
 pub fn next_extension(reservation: &Reservation, extension_count: i32) -> Result<i32, Error> {
     if extension_count < EXTENSION_LIMIT {
         return Ok(extension_count + 1);
@@ -47,7 +48,7 @@ pub fn next_extension(reservation: &Reservation, extension_count: i32) -> Result
 }
 
 /// Returns the state of a reservation at `now`. A hold ends exactly at its expiry, even before a pass has set the row
-/// to EXPIRED. Source: the contract, "Expiry is true at the moment it is due".
+/// to EXPIRED. Source: `ReservationState` in reservation_service.proto.
 pub fn state_at(reservation: &Reservation, now: Micros) -> State {
     match reservation.state {
         State::Held if reservation.expire_time <= now => State::Expired,
@@ -55,18 +56,18 @@ pub fn state_at(reservation: &Reservation, now: Micros) -> State {
     }
 }
 
-/// Tells whether the reservation has a payment: PAID or REFUNDED.
+/// Tells whether the state of the reservation is PAID or REFUNDED.
 pub fn is_settled(reservation: &Reservation) -> bool {
     matches!(reservation.state, State::Paid | State::Refunded)
 }
 
-/// Tells whether the user owns the seats of the reservation at `now`: HELD or PAID.
+/// Tells whether the reservation owns its seats at `now`: its state is HELD or PAID.
 pub fn owns_seats(reservation: &Reservation, now: Micros) -> bool {
     matches!(state_at(reservation, now), State::Held | State::Paid)
 }
 
-/// Checks that a performance is on sale at `now`: before its `sale_end_time`. Fails with SALE_CLOSED. Source: the
-/// contract, "A performance is sold until its `sale_end_time`".
+/// Checks that `now` is before the `sale_end_time` of a performance. Fails with SALE_CLOSED. Source:
+/// `Performance.sale_end_time` in concert_service.proto.
 pub fn require_on_sale(performance: &Performance, now: Micros) -> Result<(), Error> {
     if now < performance.sale_end_time {
         return Ok(());
@@ -78,7 +79,9 @@ pub fn require_on_sale(performance: &Performance, now: Micros) -> Result<(), Err
     })
 }
 
-/// Returns the error SEAT_HELD with the id of the caller's own hold, which has some of the wanted seats.
+/// Returns [`Error::SeatHeldByCaller`]: the caller's own hold `mine` has some of the wanted seats.
+///
+/// The variant has the reason SEAT_HELD and the id of the reservation.
 pub fn held_by_caller(mine: &Reservation, wanted: &[i32], now: Micros) -> Error {
     let held = seat_numbers(mine);
     Error::SeatHeldByCaller {
@@ -88,13 +91,13 @@ pub fn held_by_caller(mine: &Reservation, wanted: &[i32], now: Micros) -> Error 
     }
 }
 
-/// Tells whether a seat is taken at `now`: sold, or in a hold that has not ended.
+/// Tells whether a seat is taken at `now`: the seat is sold, or its hold has not ended.
 pub fn is_taken(seat: &reserved_seat::Model, now: Micros) -> bool {
     seat.state == reserved_seat::State::Sold || seat.expire_time > now
 }
 
-/// Returns the sum of the prices, in the smallest unit of the currency. Fails with SEAT_NOT_FOUND if the venue lacks
-/// one of the seats.
+/// Returns the sum of the prices, in the smallest unit of the currency. Fails with SEAT_NOT_FOUND if a seat does not
+/// exist in the venue.
 pub fn total_price(performance: &Performance, seat_numbers: &[i32]) -> Result<i64, Error> {
     let prices: Vec<Option<i64>> =
         seat_numbers.iter().map(|seat| performance.section(*seat).map(|section| section.price)).collect();
@@ -105,12 +108,13 @@ pub fn total_price(performance: &Performance, seat_numbers: &[i32]) -> Result<i6
             seat_count: performance.seat_count,
         });
     }
-    // A request of 64 KiB names less than 65,536 seats, and a price is at most 10^12. So the sum fits into an i64.
+    // The sum fits into an i64. A request of 64 KiB has fewer than 65,536 seat numbers, and a price is at most 10^12.
     Ok(prices.into_iter().flatten().sum())
 }
 
-/// Checks that a user gets no more seats than `seats_per_user_limit`. `owned` is the number of seats that the user
-/// holds or has paid. Fails with SEAT_LIMIT_EXCEEDED.
+/// Checks that a user gets no more seats than `seats_per_user_limit`. Fails with SEAT_LIMIT_EXCEEDED.
+///
+/// `owned` is the number of seats that the user already holds or has paid.
 pub fn require_below_limit(owned: i32, wanted: usize, seats_per_user_limit: i32) -> Result<(), Error> {
     let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
     if owned.saturating_add(wanted) <= seats_per_user_limit {
@@ -119,8 +123,10 @@ pub fn require_below_limit(owned: i32, wanted: usize, seats_per_user_limit: i32)
     Err(Error::SeatLimitExceeded { seats_per_user_limit, seat_count: owned })
 }
 
-/// Checks that no seat is taken at `now`. Fails with SEAT_SOLD if some are sold, otherwise with SEAT_HELD if some are
-/// held. The retry delay of SEAT_HELD is the time until the last of those holds ends.
+/// Checks that no seat is taken at `now`. Fails with SEAT_SOLD if a seat is sold, otherwise with SEAT_HELD if a seat is
+/// held.
+///
+/// The retry delay of SEAT_HELD is the time until the last of the holds ends.
 pub fn require_free(
     performance_id: i64,
     seat_numbers: &[i32],
@@ -145,13 +151,13 @@ pub fn require_free(
     }
 }
 
-/// Returns the first answer to the request that made a reservation. Later changes of the reservation do not change it.
+/// Returns a reservation as its HoldSeats call first answered it, without later changes.
 pub fn first_answer(reservation: &Reservation) -> Reservation {
     Reservation { state: State::Held, expire_time: reservation.first_expire_time, ..reservation.clone() }
 }
 
-/// Checks that a reservation is held at `now`. Fails with HOLD_EXPIRED if the hold has expired, otherwise with
-/// NO_HELD_SEAT.
+/// Checks that a reservation is held at `now`. Fails with HOLD_EXPIRED if the hold has expired. Fails with NO_HELD_SEAT
+/// in any other state.
 pub fn require_held(reservation: &Reservation, now: Micros) -> Result<(), Error> {
     match state_at(reservation, now) {
         State::Held => Ok(()),
@@ -160,10 +166,10 @@ pub fn require_held(reservation: &Reservation, now: Micros) -> Result<(), Error>
     }
 }
 
-/// Returns the one held reservation of a token at `now`, from all reservations of the token.
+/// Returns the only held reservation of a token at `now`, from all reservations of the token.
 ///
-/// Fails with INVALID_ARGUMENT if there are several. If there is none, it fails with HOLD_EXPIRED if the newest one has
-/// expired, otherwise with NO_HELD_SEAT.
+/// Fails with INVALID_ARGUMENT if the token has several held reservations. If it has none and its newest reservation
+/// has expired, the error is HOLD_EXPIRED. In any other case the error is NO_HELD_SEAT.
 pub fn the_one_held<'a>(reservations: &[&'a Reservation], now: Micros) -> Result<&'a Reservation, Error> {
     let held: Vec<&Reservation> = reservations.iter().copied().filter(|r| state_at(r, now) == State::Held).collect();
     match held[..] {
@@ -183,7 +189,7 @@ fn hold_expired(reservation: &Reservation) -> Error {
     Error::HoldExpired { reservation_id: reservation.reservation_id.to_string(), expire_time: reservation.expire_time }
 }
 
-/// Returns seat numbers in the form of the row: a JSON array.
+/// Converts seat numbers to the JSON array of the row.
 pub fn write_seat_numbers(seat_numbers: &[i32]) -> String {
     let seats: Vec<String> = seat_numbers.iter().map(i32::to_string).collect();
     format!("[{}]", seats.join(","))
@@ -191,7 +197,7 @@ pub fn write_seat_numbers(seat_numbers: &[i32]) -> String {
 
 /// Returns the seat numbers of a row.
 pub fn seat_numbers(reservation: &Reservation) -> Vec<i32> {
-    // The text comes from the function above, so it always parses.
+    // `write_seat_numbers` made the text, so it always parses.
     serde_json::from_str(&reservation.seat_numbers).unwrap_or_default()
 }
 

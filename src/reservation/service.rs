@@ -40,7 +40,7 @@ pub struct ReservationApi {
 }
 
 impl ReservationApi {
-    /// Starts the lanes of reservations. A hold lasts `hold_ttl`.
+    /// Starts the lanes of reservations. `hold_ttl` is the duration of a hold.
     pub fn new(
         db: Database,
         catalogue: Arc<Catalogue>,
@@ -64,7 +64,7 @@ impl ReservationApi {
         }
     }
 
-    /// Returns the command about a reservation with its caller.
+    /// Returns a command with a reservation and its caller.
     fn release_by(&self, bearer: &Bearer, reservation_id: Uuid) -> Release {
         Release {
             token: bearer.key(),
@@ -75,7 +75,7 @@ impl ReservationApi {
         }
     }
 
-    /// Converts a row to the message of the API, in `state`.
+    /// Converts a row to the message of the API, with the given `state`.
     async fn to_proto(&self, row: Reservation, state: State) -> Result<proto::Reservation, Error> {
         let performance = self.catalogue.performance_by_id(row.performance_id).await?;
         let seats = rules::seat_numbers(&row).into_iter().filter_map(|seat_number| {
@@ -173,6 +173,7 @@ impl ReservationService for ReservationApi {
         Ok(Response::new(proto::ReleaseReservationResponse { reservation: Some(self.to_proto_now(row).await?) }))
     }
 
+    // Needs no token: the calling service has authenticated `user_id`.
     async fn get_reservation(
         &self,
         request: Request<proto::GetReservationRequest>,
@@ -184,6 +185,7 @@ impl ReservationService for ReservationApi {
         Ok(Response::new(proto::GetReservationResponse { reservation: Some(self.to_proto_now(row).await?) }))
     }
 
+    // Needs no token: the calling service has authenticated `user_id`.
     async fn list_reservations(
         &self,
         request: Request<proto::ListReservationsRequest>,

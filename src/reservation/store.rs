@@ -39,7 +39,7 @@ rows! {
         pub concert_id: i64,
         /// The number of the token.
         pub queue_number: i64,
-        /// When the token was issued. All its reservations are newer.
+        /// The time at which the token was issued. All its reservations are newer.
         pub issue_time: i64,
     }
 }
@@ -59,7 +59,7 @@ pub async fn of_tokens(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<rese
     write.query_set(sql, tokens, []).await
 }
 
-/// Returns the newest reservation of each token among those that the token neither holds nor has paid.
+/// Returns the newest ended reservation of each token. An ended reservation is neither held nor paid.
 pub async fn newest_ended(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM {r} JOIN reservation v ON v.reservation_id = (
                    SELECT x.reservation_id FROM reservation x
@@ -76,8 +76,8 @@ pub async fn lock(write: &Write, ids: &[Uuid]) -> Result<Vec<reservation::Model>
     write.query_set(sql, ids, []).await
 }
 
-/// Returns up to `limit` HELD reservations whose hold ended after `since`, locked. Skips rows that another transaction
-/// has locked; a later pass finds them.
+/// Returns up to `limit` HELD reservations whose hold ended after `since` and before now, locked. Rows that another
+/// transaction has locked are skipped. A later pass finds them.
 pub async fn lock_due(write: &Write, since: Micros, limit: i64) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT * FROM reservation WHERE expire_time > $1 AND expire_time <= $2 AND state = 'HELD'
                ORDER BY expire_time LIMIT $3 {lock} {skip locked}";
@@ -113,7 +113,7 @@ rows! {
         pub seat_number: i32,
         /// The reservation.
         pub reservation_id: Uuid,
-        /// When the hold ends, in microseconds since the Unix epoch.
+        /// The end of the hold, in microseconds since the Unix epoch.
         pub expire_time: i64,
     }
 }
@@ -140,7 +140,7 @@ rows! {
     }
 }
 
-/// Inserts reservations, all HELD from now on.
+/// Inserts reservations in the state HELD.
 pub async fn insert(write: &Write, reservations: &[reservation::Model]) -> Result<(), db::Error> {
     let rows: Vec<NewReservation> = reservations
         .iter()
@@ -166,7 +166,7 @@ pub async fn insert(write: &Write, reservations: &[reservation::Model]) -> Resul
     write.execute_set(sql, &rows, [write.now().into()]).await.map(drop)
 }
 
-/// Takes seats in the order of their numbers. It takes only seats that are free or whose hold has ended.
+/// Takes seats in the order of their numbers. Only free seats and seats whose hold has ended can be taken.
 ///
 /// Fails with [`db::Error::Lost`] if another transaction took one of them.
 pub async fn take_seats(write: &Write, seats: &[TakenSeat]) -> Result<(), db::Error> {
@@ -189,7 +189,7 @@ rows! {
     }
 }
 
-/// Sets HELD reservations to PAID. It changes no indexed column, so that a payment changes no index.
+/// Sets HELD reservations to PAID. No indexed column changes, so no index is updated.
 ///
 /// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
 pub async fn set_paid(write: &Write, reservations: &[Versioned]) -> Result<(), db::Error> {
@@ -199,7 +199,7 @@ pub async fn set_paid(write: &Write, reservations: &[Versioned]) -> Result<(), d
     write.change_set(sql, reservations, []).await
 }
 
-/// Moves reservations from the state `from` to the state `to`, in which they own no seats.
+/// Sets reservations in the state `from` to the state `to`. Reservations in the state `to` own no seats.
 ///
 /// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
 pub async fn end(write: &Write, reservations: &[Versioned], from: State, to: State) -> Result<(), db::Error> {
@@ -209,8 +209,8 @@ pub async fn end(write: &Write, reservations: &[Versioned], from: State, to: Sta
     write.change_set(sql, reservations, [to.to_value().into(), from.to_value().into()]).await
 }
 
-/// Returns the extensions of these reservations and the extensions that these requests made. A row may be returned
-/// twice.
+/// Returns the extensions of these reservations, and the extensions that these requests made. The result may contain a
+/// row twice.
 pub async fn extensions(
     write: &Write,
     reservation_ids: &[Uuid],
@@ -234,14 +234,14 @@ rows! {
         pub extension_number: i32,
         /// The new end of the hold, in microseconds since the Unix epoch.
         pub expire_time: i64,
-        /// The request that asked for it.
+        /// The request that made the extension.
         pub request_id: Option<Uuid>,
     }
 }
 
 /// Extends a locked hold of `seats`.
 ///
-/// Fails with [`db::Error::Lost`] if the hold has changed, or has lost a seat, since it was read.
+/// Fails with [`db::Error::Lost`] if the hold has changed or lost a seat since it was read.
 pub async fn extend(write: &Write, extension: Extension, seats: &[OwnedSeat]) -> Result<(), db::Error> {
     let extension = [extension];
     let hold = "UPDATE reservation SET expire_time = r.expire_time, version = reservation.version + 1 FROM {r}
@@ -257,7 +257,7 @@ pub async fn extend(write: &Write, extension: Extension, seats: &[OwnedSeat]) ->
     write.execute_set(made, &extension, []).await.map(drop)
 }
 
-/// Frees the seats that still belong to these reservations in `state`. Returns the number of seats that were freed.
+/// Frees the seats that still belong to these reservations in `state`. Returns the number of freed seats.
 pub async fn free_seats(write: &Write, seats: &[OwnedSeat], state: reserved_seat::State) -> Result<u64, db::Error> {
     let sql = "DELETE FROM reserved_seat WHERE state = $2 AND (performance_id, seat_number, reservation_id) IN (
                    SELECT r.performance_id, r.seat_number, r.reservation_id FROM {r})";
@@ -303,7 +303,7 @@ pub async fn add_takings(write: &Write, takings: &[Takings]) -> Result<(), db::E
     write.change_set(sql, takings, []).await
 }
 
-/// Returns a user's reservation; `None` if it does not exist or belongs to another user.
+/// Returns a user's reservation. Returns `None` if it does not exist or belongs to another user.
 pub async fn find(db: &Database, user_id: Uuid, reservation_id: Uuid) -> Result<Option<reservation::Model>, db::Error> {
     let row = reservation::Entity::find_by_id(reservation_id)
         .filter(reservation::Column::UserId.eq(user_id))
@@ -312,8 +312,8 @@ pub async fn find(db: &Database, user_id: Uuid, reservation_id: Uuid) -> Result<
     Ok(row)
 }
 
-/// Returns up to `limit` reservations of a user, newest first. `before` is the hold time and the id of the last one on
-/// the previous page.
+/// Returns up to `limit` reservations of a user, newest first. `before` has the hold time and the id of the last
+/// reservation on the previous page.
 pub async fn list(
     db: &Database,
     user_id: Uuid,
@@ -322,7 +322,8 @@ pub async fn list(
 ) -> Result<Vec<reservation::Model>, db::Error> {
     use reservation::Column;
     let mut found = Vec::new();
-    // The index keeps the reservations that own seats apart from the others. Each part is in the order of the list.
+    // The index separates reservations that own seats from the others. Each part of the index is in the order of the
+    // list.
     for live in [true, false] {
         let mut query = reservation::Entity::find()
             .filter(Column::UserId.eq(user_id))
@@ -345,17 +346,17 @@ pub async fn list(
 /// The progress of a pass.
 #[derive(FromQueryResult)]
 pub struct Reached {
-    /// The pass has finished everything up to this time.
+    /// The time up to which the pass has finished.
     pub reached_time: Micros,
 }
 
-/// Returns the progress of a pass, in microseconds since the Unix epoch; 0 if it has none.
+/// Returns the progress of a pass, in microseconds since the Unix epoch. Returns 0 if the pass has no progress yet.
 pub async fn reached(write: &Write, pass: &str) -> Result<Micros, db::Error> {
     let found = write.query("SELECT reached_time FROM pass_cursor WHERE name = $1", [pass.into()]).await?;
     Ok(found.first().map_or(0, |row: &Reached| row.reached_time))
 }
 
-/// Records the progress of a pass. It never goes back.
+/// Records the progress of a pass. An earlier time than the recorded one is ignored.
 pub async fn set_reached(write: &Write, pass: &str, reached_time: Micros) -> Result<(), db::Error> {
     let sql = "UPDATE pass_cursor SET reached_time = $2 WHERE name = $1 AND reached_time < $2";
     write.execute(sql, [pass.into(), reached_time.into()]).await.map(drop)
@@ -368,7 +369,8 @@ pub struct Aged {
     pub expire_time: Micros,
 }
 
-/// Returns the end of the `limit`-th hold after `since`; `None` if fewer than `limit` ended before `cutoff`.
+/// Returns the end of the `limit`-th hold that ended after `since` and before `cutoff`. Returns `None` if fewer holds
+/// ended.
 pub async fn end_of_step(
     write: &Write,
     since: Micros,
@@ -381,7 +383,7 @@ pub async fn end_of_step(
     Ok(found.first().map(|row: &Aged| row.expire_time))
 }
 
-/// Deletes the unpaid reservations whose hold ended after `since` and up to `until`, and their extensions.
+/// Deletes the unpaid reservations whose hold ended after `since` and not after `until`. Also deletes their extensions.
 pub async fn delete_unpaid(write: &Write, since: Micros, until: Micros) -> Result<(), db::Error> {
     let extensions = "DELETE FROM reservation_extension WHERE reservation_id IN (
                           SELECT reservation_id FROM reservation

@@ -1,4 +1,4 @@
-//! The ledger: every amount of money is posted here.
+//! The ledger: every movement of money is recorded here.
 
 use std::collections::HashMap;
 
@@ -28,7 +28,7 @@ pub struct Wallets {
 pub struct Posting {
     /// The reason for the movement.
     pub kind: Kind,
-    /// The amount in the smallest unit of the currency: above 0 if money comes in, below 0 if it goes out.
+    /// The amount in the smallest unit of the currency: above 0 for incoming money, below 0 for outgoing money.
     pub amount: i64,
     /// The payment that moved the money, for payments and refunds.
     pub payment_id: Option<Uuid>,
@@ -37,7 +37,7 @@ pub struct Posting {
 }
 
 impl Wallets {
-    /// Locks the wallets of the users. A user without a wallet gets none.
+    /// Locks the wallets of the users. Users without a wallet are left out.
     pub async fn lock(write: &Write, user_ids: impl Iterator<Item = Uuid>) -> Result<Self, db::Error> {
         let rows = store::lock(write, &distinct(user_ids)).await?;
         Ok(Self { rows: rows.into_iter().map(|row| (row.user_id, row)).collect(), entries: Vec::new() })
@@ -48,9 +48,9 @@ impl Wallets {
         self.rows.get(&user_id).ok_or_else(|| unknown(user_id))
     }
 
-    /// Adds an entry to a wallet, and returns it.
+    /// Adds an entry to a wallet, and returns the entry.
     ///
-    /// Fails with USER_NOT_FOUND, INSUFFICIENT_BALANCE or BALANCE_LIMIT_EXCEEDED; then it adds nothing.
+    /// Fails with USER_NOT_FOUND, INSUFFICIENT_BALANCE or BALANCE_LIMIT_EXCEEDED. In these cases no entry is added.
     pub fn post(&mut self, user_id: Uuid, posting: Posting, now: Micros) -> Result<ledger_entry::Model, Error> {
         let wallet = self.rows.get_mut(&user_id).ok_or_else(|| unknown(user_id))?;
         wallet.balance = rules::balance_after(wallet.balance, posting.amount)?;

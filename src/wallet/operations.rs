@@ -25,7 +25,7 @@ pub struct Charge {
     pub request_id: Option<Uuid>,
 }
 
-/// Opens the wallets of the users. A wallet that exists stays as it is.
+/// Opens the wallets of the users. An existing wallet stays unchanged.
 pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
     store::open(write, &distinct(user_ids.iter().copied())).await?;
     let wallets = Wallets::lock(write, user_ids.iter().copied()).await?;
@@ -34,8 +34,8 @@ pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
 
 /// Charges wallets in the order of the commands.
 ///
-/// A command fails with USER_NOT_FOUND, BALANCE_LIMIT_EXCEEDED, or REQUEST_ID_CONFLICT if its `request_id` was used for
-/// another charge.
+/// A command fails with USER_NOT_FOUND or BALANCE_LIMIT_EXCEEDED. It fails with REQUEST_ID_CONFLICT if its `request_id`
+/// was used for another charge.
 pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::Model> {
     let mut wallets = Wallets::lock(write, commands.iter().map(|c| c.user_id)).await?;
     let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
@@ -57,7 +57,7 @@ pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::M
 }
 
 impl Charge {
-    /// Tells whether this command would make the same entry.
+    /// Tells whether this command would add the same entry.
     fn made(&self, entry: &ledger_entry::Model) -> bool {
         (entry.user_id, entry.kind, entry.amount) == (self.user_id, Kind::Charge, self.amount)
     }
@@ -67,7 +67,7 @@ impl Charge {
     }
 }
 
-/// Returns those of the users that have a wallet.
+/// Returns the users that have a wallet.
 pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Uuid>, db::Error> {
     Ok(store::known(write, user_ids).await?.into_iter().map(|user| user.user_id).collect())
 }
@@ -85,8 +85,8 @@ pub struct BookedPayment {
     pub payment_id: Uuid,
 }
 
-/// Returns up to `limit` payments of a user, newest first. `before` is the entry number of the last one on the previous
-/// page.
+/// Returns up to `limit` payments of a user, newest first. `before` is the entry number of the last payment on the
+/// previous page.
 pub async fn payments(
     db: &Database,
     user_id: Uuid,

@@ -1,8 +1,8 @@
-//! The rule of a balance: a pure function on plain values.
+//! The rule of a balance, as a pure function.
 
 use crate::rpc::Error;
 
-/// Returns the balance after `amount` is added; a negative amount is taken away. Both are in the smallest unit of the
+/// Returns the balance after `amount` is added. A negative amount is subtracted. Both are in the smallest unit of the
 /// currency.
 ///
 /// Fails with INSUFFICIENT_BALANCE if the result is below 0, and with BALANCE_LIMIT_EXCEEDED if it does not fit into an

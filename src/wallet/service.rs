@@ -31,7 +31,7 @@ pub struct WalletApi {
 }
 
 impl WalletApi {
-    /// Starts the lanes of wallets. Amounts are in the smallest unit of `currency_code`.
+    /// Starts the lanes of wallets. All amounts are in the smallest unit of `currency_code`.
     pub fn new(db: Database, currency_code: &str, tasks: &TaskTracker) -> Self {
         Self {
             open: write_lane(&db, "wallet.open", tasks, |write, users| Box::pin(operations::open(write, users))),

@@ -21,13 +21,13 @@ pub struct Wallet {
     pub user_id: Uuid,
     /// The sum of the entries, in the smallest unit of the currency.
     pub balance: i64,
-    /// The number of entries. It equals the number of the last entry.
+    /// The number of entries, which equals the number of the last entry.
     pub entry_count: i64,
-    /// When the wallet was opened.
+    /// The time at which the wallet was opened.
     pub open_time: Micros,
 }
 
-/// Opens a wallet for each user that has none.
+/// Opens a wallet for each user without a wallet.
 pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {
     let sql = "INSERT INTO wallet (user_id, open_time)
                SELECT r.id, $2 FROM {r} WHERE true ORDER BY r.id
@@ -35,7 +35,7 @@ pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {
     write.execute_set(sql, user_ids, [write.now().into()]).await.map(drop)
 }
 
-/// Returns a query of [`Wallet`]s from `source`, which names the table of wallets `w`.
+/// Returns a query for [`Wallet`]s. `source` is SQL that names the table of wallets `w`.
 fn wallets(source: &str) -> String {
     format!(
         "SELECT w.user_id, w.open_time, COALESCE(e.balance_after, 0) AS balance,
@@ -47,8 +47,8 @@ fn wallets(source: &str) -> String {
 
 /// Returns the wallets of the users, locked in the order of their ids.
 pub async fn lock(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Wallet>, db::Error> {
-    // PostgreSQL shows a statement only rows that were committed when the statement began. So the lock is a statement
-    // of its own, before the query.
+    // PostgreSQL shows a statement only rows that were committed before the statement began. The lock is therefore a
+    // separate statement before the query.
     let lock = "SELECT 1 FROM wallet w JOIN {r} ON w.user_id = r.id ORDER BY w.user_id {lock of w}";
     write.lock_set(lock, user_ids).await?;
     write.query_set(&wallets("{r} JOIN wallet w ON w.user_id = r.id"), user_ids, []).await
@@ -61,7 +61,7 @@ pub struct User {
     pub user_id: Uuid,
 }
 
-/// Returns those of the users that have a wallet.
+/// Returns the users that have a wallet.
 pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<User>, db::Error> {
     write.query_set("SELECT w.user_id FROM wallet w JOIN {r} ON w.user_id = r.id", user_ids, []).await
 }
@@ -84,7 +84,7 @@ rows! {
     }
 }
 
-/// Inserts the entries of locked wallets.
+/// Inserts entries of locked wallets.
 pub async fn add_entries(write: &Write, entries: &[ledger_entry::Model]) -> Result<(), db::Error> {
     let entries: Vec<NewEntry> = entries
         .iter()
@@ -105,14 +105,16 @@ pub async fn add_entries(write: &Write, entries: &[ledger_entry::Model]) -> Resu
     write.execute_set(sql, &entries, [write.now().into()]).await.map(drop)
 }
 
-/// Returns the wallet of a user; `None` if the user has none.
+/// Returns the wallet of a user. Returns `None` if the user has no wallet.
 pub async fn find(db: &Database, user_id: Uuid) -> Result<Option<Wallet>, db::Error> {
     let found = db.query(&wallets("(SELECT * FROM wallet WHERE user_id = $1) AS w"), [user_id.into()]).await?;
     Ok(found.into_iter().next())
 }
 
-/// Returns up to `limit` entries of a user, of one `kind` or of all kinds, newest first. `before` is the entry number
-/// of the last one on the previous page.
+/// Returns up to `limit` entries of a user, newest first. `kind` selects one kind of entry, or all kinds if it is
+/// `None`.
+///
+/// `before` is the entry number of the last entry on the previous page.
 pub async fn entries(
     db: &Database,
     user_id: Uuid,

@@ -130,6 +130,10 @@ async fn scenario(world: &World) {
     let (stays, goes) = (world.waiting("IU").await, world.waiting("IU").await);
     stays.position().await.unwrap();
     goes.leave().await.unwrap();
+    // A server that starts now reads the departures that still matter.
+    let another = crate::harness::start(&world.settings, &world.clock, false).await;
+    another.ready().await.unwrap();
+    another.stop().await;
     world.advance(Duration::from_secs(100 * 86_400));
     world.tidy().await;
     tokio::time::sleep(Duration::from_millis(600)).await;

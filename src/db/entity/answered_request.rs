@@ -1,4 +1,4 @@
-//! An accepted request that changed nothing, because its work was already done. No other row holds its `request_id`.
+//! An accepted request that changed nothing, because its work was already done. Its `request_id` is in no other table.
 
 use sea_orm::entity::prelude::*;
 
@@ -9,16 +9,16 @@ pub struct Model {
     /// A UUID chosen by the client.
     #[sea_orm(primary_key, auto_increment = false)]
     pub request_id: Uuid,
-    /// The RPC. An id belongs to one RPC.
+    /// The name of the RPC. A `request_id` belongs to one RPC.
     #[sea_orm(primary_key, auto_increment = false)]
     pub rpc: String,
-    /// The content of the request, in one line. A retry must have the same content.
+    /// The content of the request, as one line. A retry must have the same content.
     pub request: String,
     /// The id of the reservation or payment in the answer.
     pub answer_id: Uuid,
     /// The end of the hold in the answer.
     pub expire_time: Option<i64>,
-    /// When the request was answered.
+    /// The time of the answer.
     pub create_time: i64,
 }
 

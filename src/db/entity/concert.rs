@@ -14,15 +14,16 @@ pub struct Model {
     pub concert_code: String,
     /// The name for display.
     pub name: String,
-    /// No token is admitted before this time.
+    /// The time at which admission starts.
     pub open_time: i64,
-    /// No token is admitted while this is true.
+    /// Whether admission is paused.
     pub paused: bool,
-    /// Maximum number of ACTIVE tokens; 0: only the unsold seats limit it.
+    /// Maximum number of ACTIVE tokens. 0 means that only the unsold seats limit them.
     pub max_active_count: i32,
     /// Maximum number of seats of one user, held and paid together.
     pub seats_per_user_limit: i32,
-    /// Time for the first use of an admission, in microseconds; 0: no limit, `None`: the server's default.
+    /// Maximum time for the first use of an admission, in microseconds. 0 means no limit. `None` means the server's
+    /// default.
     pub claim_ttl: Option<i64>,
 }
 

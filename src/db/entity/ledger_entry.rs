@@ -21,12 +21,12 @@ pub struct Model {
     /// The owner of the wallet.
     #[sea_orm(primary_key, auto_increment = false)]
     pub user_id: Uuid,
-    /// The number of the entry, dense from 1 per wallet.
+    /// The number of the entry, from 1 without gaps per wallet.
     #[sea_orm(primary_key, auto_increment = false)]
     pub entry_number: i64,
     /// The reason for the movement.
     pub kind: Kind,
-    /// The amount: above 0 if money came in, below 0 if it went out.
+    /// The amount: above 0 for incoming money, below 0 for outgoing money.
     pub amount: i64,
     /// The balance after this entry.
     pub balance_after: i64,
@@ -34,7 +34,7 @@ pub struct Model {
     pub payment_id: Option<Uuid>,
     /// The request that made the entry, for charges.
     pub request_id: Option<Uuid>,
-    /// When the entry was made.
+    /// The time of the entry.
     pub create_time: i64,
 }
 

@@ -1,4 +1,4 @@
-//! The tables as SeaORM entities without behaviour, one file per table. They mirror `migration/`.
+//! The tables as SeaORM entities without behaviour, one file per table. They match the schema in `migration/`.
 //!
 //! Times are microseconds since the Unix epoch (UTC). Money is in the smallest unit of the currency.
 

@@ -19,7 +19,7 @@ pub struct Model {
     /// The key, a UUID of version 7.
     #[sea_orm(primary_key, auto_increment = false)]
     pub payment_id: Uuid,
-    /// The reservation that was paid for.
+    /// The paid reservation.
     pub reservation_id: Uuid,
     /// The user that paid.
     pub user_id: Uuid,
@@ -29,13 +29,13 @@ pub struct Model {
     pub price: i64,
     /// The state.
     pub state: State,
-    /// When it was paid.
+    /// The time of the payment.
     pub pay_time: i64,
-    /// When it was refunded.
+    /// The time of the refund.
     pub refund_time: Option<i64>,
     /// The request that made the payment.
     pub request_id: Option<Uuid>,
-    /// The request that refunded it.
+    /// The request that made the refund.
     pub refund_request_id: Option<Uuid>,
 }
 

@@ -13,9 +13,9 @@ pub struct Model {
     pub concert_id: i64,
     /// The date, in ISO 8601; unique in the concert.
     pub date: String,
-    /// When the performance starts.
+    /// The start of the performance.
     pub start_time: i64,
-    /// When the sale ends.
+    /// The end of the sale.
     pub sale_end_time: i64,
     /// The venue.
     pub venue_id: String,

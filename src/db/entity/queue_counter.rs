@@ -13,9 +13,9 @@ pub struct Model {
     pub issued_number: i64,
     /// The last number that was admitted. No token up to this number waits.
     pub admitted_number: i64,
-    /// The number of tokens that were admitted. Tokens that left while they waited do not count.
+    /// The number of tokens that were admitted. Tokens that left while they were waiting are not counted.
     pub admitted_count: i64,
-    /// The number of tokens that left, whether admitted or not.
+    /// The number of tokens that left, before or after their admission.
     pub departed_count: i64,
     /// The number of tokens that left after they were admitted.
     pub left_admitted_count: i64,

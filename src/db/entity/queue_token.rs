@@ -12,7 +12,7 @@ pub enum State {
     Active,
     /// The admission expired.
     Expired,
-    /// The user has paid.
+    /// A payment completed the token.
     Completed,
     /// The user left the queue.
     Left,
@@ -25,22 +25,22 @@ pub struct Model {
     /// The concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub concert_id: i64,
-    /// The number in the queue, dense from 1 per concert.
+    /// The number in the queue, from 1 without gaps per concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub queue_number: i64,
     /// The user.
     pub user_id: Uuid,
-    /// The state. ACTIVE past `expire_time` means EXPIRED, even before a pass sets it.
+    /// The state. An ACTIVE token past its `expire_time` is EXPIRED, even before a pass sets the state.
     pub state: State,
-    /// When the token was issued.
+    /// The time of issue.
     pub issue_time: i64,
-    /// When the token was admitted.
+    /// The time of admission.
     pub admit_time: Option<i64>,
-    /// When the admission ends.
+    /// The end of the admission.
     pub expire_time: Option<i64>,
     /// The value of `expire_time` after the first use. `None` after the first use, or if no early use is required.
     pub claimed_expire_time: Option<i64>,
-    /// The number of the departure, dense from 1 per concert.
+    /// The number of the departure, from 1 without gaps per concert.
     pub departure_number: Option<i64>,
 }
 
@@ -50,7 +50,7 @@ crate::db::rows! {
     pub struct TokenKey {
         /// The key of the concert in the database.
         pub concert_id: i64,
-        /// The number in the queue, dense from 1.
+        /// The number in the queue, from 1 without gaps.
         pub queue_number: i64,
     }
 }

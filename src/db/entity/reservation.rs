@@ -12,7 +12,7 @@ pub enum State {
     Held,
     /// The seats are paid for.
     Paid,
-    /// The user released the seats before paying.
+    /// The user released the seats before a payment.
     Released,
     /// The hold expired.
     Expired,
@@ -29,9 +29,9 @@ pub struct Model {
     pub reservation_id: Uuid,
     /// The user.
     pub user_id: Uuid,
-    /// The concert. With `queue_number` it is the key of the token.
+    /// The concert. The key of the token is `concert_id` and `queue_number`.
     pub concert_id: i64,
-    /// The number of the token. With `concert_id` it is the key of the token.
+    /// The number of the token. The key of the token is `concert_id` and `queue_number`.
     pub queue_number: i64,
     /// The performance.
     pub performance_id: i64,
@@ -41,17 +41,17 @@ pub struct Model {
     pub seat_count: i32,
     /// The sum of the prices of the seats.
     pub total_price: i64,
-    /// The state. HELD past `expire_time` means EXPIRED, even before a pass sets it.
+    /// The state. A HELD reservation past its `expire_time` is EXPIRED, even before a pass sets the state.
     pub state: State,
-    /// Whether the state is HELD or PAID. A payment does not change this value, so it changes no index.
+    /// Whether the state is HELD or PAID. A payment leaves this value unchanged, so no index is updated.
     pub live: bool,
-    /// The number of changes of the row: the optimistic lock. Source: the seed's `version`.
+    /// The number of changes of the row, for optimistic locking.
     pub version: i64,
-    /// When the seats were taken.
+    /// The time at which the seats were taken.
     pub hold_time: i64,
-    /// The value of `expire_time` when the seats were taken.
+    /// The first value of `expire_time`, before any extension.
     pub first_expire_time: i64,
-    /// When the hold ends.
+    /// The end of the hold.
     pub expire_time: i64,
     /// The request that made the reservation.
     pub request_id: Option<Uuid>,

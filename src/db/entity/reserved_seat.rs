@@ -24,9 +24,9 @@ pub struct Model {
     pub seat_number: i32,
     /// The reservation that holds or has paid the seat.
     pub reservation_id: Uuid,
-    /// The state. HELD past `expire_time` means that the seat is free, even before a pass removes the row.
+    /// The state. A HELD seat past its `expire_time` is free, even before a pass removes the row.
     pub state: State,
-    /// When the hold ends. It has no meaning for a sold seat.
+    /// The end of the hold. This value has no meaning for a sold seat.
     pub expire_time: i64,
 }
 

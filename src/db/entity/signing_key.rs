@@ -6,13 +6,13 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, derive_more::Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "signing_key")]
 pub struct Model {
-    /// The `kid` in the header of its tokens. A newer key has a higher one.
+    /// The `kid` in the header of the tokens that this key signs. A newer key has a higher number.
     #[sea_orm(primary_key, auto_increment = false)]
     pub key_id: i64,
     /// The secret, in hexadecimal.
     #[debug("***")]
     pub secret: String,
-    /// When the key was made.
+    /// The time at which the key was created.
     pub create_time: i64,
 }
 

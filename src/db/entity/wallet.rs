@@ -9,7 +9,7 @@ pub struct Model {
     /// The owner.
     #[sea_orm(primary_key, auto_increment = false)]
     pub user_id: Uuid,
-    /// When the wallet was opened.
+    /// The time at which the wallet was opened.
     pub open_time: i64,
 }
 
