@@ -1,8 +1,9 @@
-//! The clock that decisions use. An instant is a whole number of microseconds since the Unix epoch, in UTC.
+//! The clock that all time-dependent code uses. An instant is a whole number of microseconds since the Unix epoch, in
+//! UTC.
 //!
-//! On PostgreSQL all replicas use the database's clock. Each replica reads that clock now and then, and counts on from
-//! the reading with the machine's monotonic clock. So a replica whose own clock is wrong by an hour decides like the
-//! others.
+//! On PostgreSQL all replicas use the database's clock. Each replica reads that clock every few seconds. Between two
+//! readings it adds the time of its machine's monotonic clock. So a replica with a wrong system clock still has the
+//! same time as the others.
 
 use std::{
     sync::Arc,
@@ -15,13 +16,13 @@ use tokio::sync::watch;
 /// Microseconds since the Unix epoch, or a duration in microseconds.
 pub type Micros = i64;
 
-/// A more precise reading replaces an older one immediately. After this time, a less precise reading does so as well.
+/// Age after which a less precise reading may replace a reading. A more precise reading always replaces it.
 const ANCHOR_AGE: Duration = Duration::from_secs(30);
-/// A reading with a longer round trip never replaces an older one: its error is up to half of the round trip. The
-/// machine's monotonic clock needs hours for an error of that size.
+/// Maximum round trip of a less precise reading that replaces an older one. The error of a reading is up to half of its
+/// round trip. The machine's monotonic clock needs hours to reach such an error.
 const MAX_ROUND_TRIP: Duration = Duration::from_millis(500);
 
-/// A clock; clones show the same time.
+/// A clock. Clones show the same time.
 #[derive(Clone)]
 pub struct Clock(Arc<Kind>);
 
@@ -37,12 +38,12 @@ struct Anchor {
 }
 
 impl Clock {
-    /// Returns the machine's clock. After [`Clock::anchor`] it shows the time of the clock that was read.
+    /// Returns the machine's clock. After [`Clock::anchor`] it shows the time of the other clock.
     pub fn system() -> Self {
         Self(Arc::new(Kind::System(RwLock::new(None))))
     }
 
-    /// Returns a clock for tests, which moves only by [`Clock::advance`].
+    /// Returns a clock for tests. Only [`Clock::advance`] changes its time.
     pub fn manual(start: Micros) -> Self {
         Self(Arc::new(Kind::Manual(watch::Sender::new(start))))
     }
@@ -58,9 +59,11 @@ impl Clock {
         }
     }
 
-    /// Sets the clock by `reading`, which another clock was asked for at `asked` and returned just now.
+    /// Sets the clock to the time of another clock. The caller requested the `reading` at `asked` and has just received
+    /// it.
     ///
-    /// Of several readings the one with the shortest round trip counts, since its error is at most half of that.
+    /// The clock prefers the reading with the shortest round trip, because the error of a reading is at most half of
+    /// its round trip.
     pub fn anchor(&self, asked: Instant, reading: Micros) {
         let Kind::System(slot) = &*self.0 else {
             return;
@@ -79,16 +82,16 @@ impl Clock {
     /// Waits until the clock shows `at` or later.
     pub async fn sleep_until(&self, at: Micros) {
         match &*self.0 {
-            // One millisecond more, because timers are less precise than the clock.
+            // Add one millisecond, because timers are less precise than the clock.
             Kind::System(_) => tokio::time::sleep(until(at, self.now()) + Duration::from_millis(1)).await,
             Kind::Manual(now) => {
-                // This fails only without a sender, which lives as long as the clock.
+                // This fails only if the sender was dropped, and the clock keeps the sender.
                 let _ = now.subscribe().wait_for(|now| *now >= at).await;
             }
         }
     }
 
-    /// Moves a manual clock forward. It does nothing to the machine's clock.
+    /// Moves a manual clock forward. It has no effect on the machine's clock.
     pub fn advance(&self, by: Duration) {
         if let Kind::Manual(now) = &*self.0 {
             now.send_modify(|now| *now += micros(by));
@@ -96,7 +99,7 @@ impl Clock {
     }
 }
 
-/// Returns a duration in microseconds, or the maximum if it is too long.
+/// Converts a duration to microseconds. Returns the maximum if the duration is too long.
 pub fn micros(span: Duration) -> Micros {
     Micros::try_from(span.as_micros()).unwrap_or(Micros::MAX)
 }

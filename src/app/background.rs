@@ -1,4 +1,4 @@
-//! The work in the background: prepares the database when the server starts, then runs the passes.
+//! The background work of a server: prepares the database, then runs the passes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,19 +14,19 @@ use crate::{
     token,
 };
 
-/// How often the snapshots of the queues, which polling reads, are refreshed.
+/// Interval between refreshes of the queue snapshots. Polls read these snapshots.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
-/// How often a replica reads what replicas share: the signing keys and the database's clock.
+/// Interval between reads of the state that replicas share: the signing keys and the database's clock.
 const SHARED_STATE_INTERVAL: Duration = Duration::from_secs(5);
 const _: () = assert!(token::rotation::NOTICE.as_secs() >= 3 * SHARED_STATE_INTERVAL.as_secs());
-/// How often old rows are deleted.
+/// Interval between deletions of old rows.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
-/// How long to wait before the next attempt to prepare a database that cannot be reached.
+/// Delay before the next attempt to prepare the database, if it cannot be reached.
 const PREPARE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Prepares the database, starts the passes and makes the server ready. Waits for a database that cannot be reached.
+/// Prepares the database, starts the passes and makes the server ready. Retries until the database can be reached.
 ///
-/// Promotion, expiry and tidying run only with `run_background`; tests run them by hand.
+/// The promotion, expiry and tidy passes run only with `run_background`. Tests run them explicitly.
 pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_background: bool) {
     let first_key = match token::new_secret() {
         Ok(secret) => secret,
@@ -54,19 +54,19 @@ pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_backgrou
     readiness.set_ready().await;
 }
 
-/// Admits waiting users, as seats allow.
+/// Admits waiting users, up to the capacity of each concert.
 pub async fn promote(core: &Core) -> Result<(), db::Error> {
     let Settings { admission_ttl, claim_ttl, .. } = core.settings;
     queue::passes::promote(&core.db, &core.snapshots, Terms { admission_ttl, claim_ttl }).await
 }
 
-/// Ends admissions and holds that have expired.
+/// Updates the rows of admissions and holds that have expired.
 pub async fn expire(core: &Core) -> Result<(), db::Error> {
     queue::passes::expire(&core.db).await?;
     reservation::passes::expire(&core.db, &core.sweep).await
 }
 
-/// Deletes what is older than the retention time, and gives its space back.
+/// Deletes rows that are older than the retention time, and returns free space to the file system.
 pub async fn tidy(core: &Core) -> Result<(), db::Error> {
     let cutoff = core.db.now() - clock::micros(core.settings.retention);
     queue::passes::delete_ended(&core.db, cutoff).await?;
@@ -82,7 +82,7 @@ async fn prepare(core: &Core, first_key: &[u8]) -> Result<(), db::Error> {
     core.snapshots.refresh().await
 }
 
-/// Reads what replicas share: the database's clock and the signing keys.
+/// Reads the state that replicas share: the database's clock and the signing keys.
 async fn read_shared_state(core: &Core) -> Result<(), db::Error> {
     core.db.anchor_clock().await?;
     let keys = token::store::keys(&core.db).await?;
@@ -90,7 +90,7 @@ async fn read_shared_state(core: &Core) -> Result<(), db::Error> {
     Ok(())
 }
 
-/// A pass over the shared parts of a server.
+/// A background pass. It gets the shared parts of the server.
 type Pass = fn(Arc<Core>) -> BoxFuture<'static, Result<(), db::Error>>;
 
 fn run(core: &Arc<Core>, name: &'static str, period: Duration, pass: Pass) {

@@ -1,4 +1,4 @@
-//! The command line. Each setting is a flag and an environment variable; its default stands beside it.
+//! The command line. Each setting is a flag and an environment variable.
 
 use std::{ffi::OsStr, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -14,7 +14,7 @@ pub struct Cli {
     /// The command; `serve` by default.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The settings, which may stand before or after the command.
+    /// The settings. They may be before or after the command.
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -32,7 +32,7 @@ pub enum Command {
     Migrate,
     /// Check whether the server at the address of `--listen` is ready: exit code 0 if it is, 1 if not.
     Health(HealthOptions),
-    /// Create API keys for the services that call boxoffice.
+    /// Create API keys for services that call boxoffice.
     ApiKey {
         /// The command for API keys.
         #[command(subcommand)]
@@ -81,7 +81,7 @@ pub enum ApiKeyCommand {
 /// The commands for signing keys.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum SigningKeyCommand {
-    /// Create a new signing key. All servers sign with it after 15 to 20 seconds; older tokens stay valid.
+    /// Create a new signing key. All servers sign with it after 15 to 20 seconds. Older tokens stay valid.
     Rotate,
     /// Print all signing keys without their secrets.
     List,
@@ -103,7 +103,7 @@ pub struct Settings {
         hide_env_values = true,
         default_value = "sqlite://boxoffice.db?mode=rwc"
     )]
-    // The URL may hold a password.
+    // The URL may contain a password.
     #[debug("***")]
     pub database_url: String,
     /// Address of the public services. Port 0 selects a free port, which is logged.
@@ -124,7 +124,7 @@ pub struct Settings {
         value_parser = duration_above_zero
     )]
     pub promote_interval: Duration,
-    /// Time between two cleanups of ended admissions and holds. They end on time regardless of it.
+    /// Time between two cleanups of ended admissions and holds. They end on time even without a cleanup.
     #[arg(
         long,
         global = true,
@@ -142,10 +142,12 @@ pub struct Settings {
         value_parser = duration_above_zero
     )]
     pub admission_ttl: Duration,
-    /// Time within which an admission must be used, or it ends early. A concert can have its own. Off by default.
+    /// Maximum time until the first use of an admission. An unused admission ends after it. A concert can have its own
+    /// value. Off by default.
     #[arg(long, global = true, env = "BOXOFFICE_CLAIM_TTL", value_parser = duration_above_zero)]
     pub claim_ttl: Option<Duration>,
-    /// Target for the GetPosition calls per second of all waiting users together. Users far back poll less often.
+    /// Target for the GetPosition calls per second of all waiting users together. Users far back in the queue poll less
+    /// often.
     #[arg(long, global = true, env = "BOXOFFICE_POLL_BUDGET", default_value = "5000")]
     pub poll_budget: u32,
     /// Duration of a hold. A hold never lasts longer than its admission.
@@ -160,7 +162,7 @@ pub struct Settings {
         value_parser = duration_above_zero
     )]
     pub drain_timeout: Duration,
-    /// How long ended tokens, unpaid reservations and request ids are kept; at least 1 day
+    /// Time for which ended tokens, unpaid reservations and request ids are kept; at least 1 day.
     #[arg(long, global = true, env = "BOXOFFICE_RETENTION", default_value = "90d", value_parser = retention)]
     pub retention: Duration,
     /// ISO 4217 code of the currency. All amounts are in its smallest unit.

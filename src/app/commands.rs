@@ -20,10 +20,10 @@ use crate::{
     token::{self, rotation},
 };
 
-/// Why a command failed, as a message for the operator.
+/// The error of a command, as a message for the operator.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves until the process gets SIGTERM or SIGINT.
+/// Runs the server until the process receives SIGTERM or SIGINT.
 pub async fn serve(settings: Settings, demo: bool) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -54,7 +54,7 @@ pub async fn serve(settings: Settings, demo: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Brings the schema of the database up to date.
+/// Applies the pending migrations to the database.
 pub async fn migrate(settings: Settings) -> Result<(), Failure> {
     let db = Database::new(&settings.database_url, Clock::system()).await?;
     db.migrate().await?;
@@ -62,7 +62,7 @@ pub async fn migrate(settings: Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Asks the server at the public listener for its health, and fails unless it serves.
+/// Checks the health of the server at the public listener. Fails if the server does not report SERVING.
 pub async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failure> {
     let mut address = settings.listen;
     if address.ip().is_unspecified() {
@@ -98,7 +98,7 @@ pub async fn health(settings: Settings, options: HealthOptions) -> Result<(), Fa
     }
 }
 
-/// Makes an API key and prints it. The file of keys gets only its digest.
+/// Creates an API key and prints it with its line for the API keys file. That line holds only the digest of the key.
 pub fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
     let ApiKeyCommand::New { name, admin } = command;
     let (key, line) = credential::new_key(&name, admin)?;
@@ -107,7 +107,7 @@ pub fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes, lists or drops the signing keys in the database.
+/// Creates, lists or drops signing keys in the database.
 pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(), Failure> {
     if settings.token_key.is_some() {
         return Err(
@@ -151,13 +151,14 @@ fn read(file: &std::path::Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()).into())
 }
 
-/// Returns the message of an error with the messages of its causes.
+/// Returns the message of an error, followed by the messages of its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Returns the message of an error at the start. The operator sees the cause of an internal error; callers never do.
+/// Converts a startup error to a message for the operator. The message contains the cause of an internal error, which
+/// callers never see.
 fn describe(error: Error) -> Failure {
     match error {
         Error::Internal(cause) => cause.to_string().into(),

@@ -1,4 +1,4 @@
-//! What the services, the listeners and the background passes of one server share.
+//! The state that the services, the listeners and the background passes of one server share.
 
 use std::sync::Arc;
 
@@ -17,22 +17,22 @@ pub struct Core {
     pub db: Database,
     /// The catalogue, cached in memory.
     pub catalogue: Arc<Catalogue>,
-    /// The queues as polling reads them, in memory.
+    /// The queue snapshots that polls read, in memory.
     pub snapshots: Snapshots,
     /// The keys that sign and verify queue tokens.
     pub key_ring: Arc<KeyRing>,
     /// TLS settings and API keys.
     pub transport: Transport,
-    /// How far this server has swept holds.
+    /// The progress of this server in its cleanup of holds.
     pub sweep: Sweep,
-    /// The tasks to wait for when the server stops.
+    /// The tasks that must end before the server stops.
     pub tasks: TaskTracker,
-    /// Cancelled when the server begins to drain.
+    /// Cancelled when the server starts to drain.
     pub stopping: CancellationToken,
 }
 
 impl Core {
-    /// Reads the files of TLS and of API keys, and connects to nothing yet.
+    /// Reads the TLS and API key files. It does not connect to the database yet.
     pub async fn new(settings: Settings, clock: Clock) -> Result<Self, Error> {
         let db = Database::new(&settings.database_url, clock).await?;
         Ok(Self {

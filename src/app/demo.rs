@@ -1,4 +1,5 @@
-//! Fills an empty database for `serve --demo` with a small, realistic catalogue, and prints a tour of grpcurl calls.
+//! Implements `serve --demo`: fills an empty database with a small, realistic catalogue, and prints a tour of grpcurl
+//! calls.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -11,7 +12,7 @@ use crate::{
     wallet,
 };
 
-/// A user with an open and empty wallet.
+/// The user of the tour. The wallet of this user is open and empty.
 pub const USER_ID: &str = "0192f0c1-0000-7000-8000-000000000001";
 const OTHER_USER_IDS: [&str; 2] = ["0192f0c1-0000-7000-8000-000000000002", "0192f0c1-0000-7000-8000-000000000003"];
 
@@ -19,10 +20,10 @@ const OTHER_USER_IDS: [&str; 2] = ["0192f0c1-0000-7000-8000-000000000002", "0192
 const FIRST_START_TIME: Micros = 2_034_237_600_000_000;
 const DAY: Micros = 86_400_000_000;
 
-/// Fills the database if it has no concerts. Returns whether it did.
+/// Fills the database if it has no concerts. Returns true if it filled the database.
 pub async fn fill(db: &Database) -> Result<bool, db::Error> {
     match db.write(|write| Box::pin(fill_empty(write))).await {
-        // Another server that started at the same time has filled the database.
+        // Another server started at the same time and has filled the database.
         Err(db::Error::Lost) => Ok(false),
         filled => filled,
     }
@@ -97,7 +98,7 @@ fn require<T>(answers: Vec<Result<T, crate::rpc::Error>>) -> Result<(), db::Erro
     }
 }
 
-/// Returns the tour: calls that a user can paste into a shell as they are.
+/// Returns the tour: calls that a user can copy into a shell without changes.
 pub fn tour(filled: bool, address: SocketAddr, admin_address: SocketAddr) -> String {
     let filled = if filled { "The empty database now has a demo." } else { "The database already has concerts." };
     format!(

@@ -1,4 +1,4 @@
-//! Serves the services of a listener: HTTP/2 settings, the gate, and TLS.
+//! Serves the services of a listener. Applies the HTTP/2 settings, the gate, and TLS.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,30 +29,30 @@ pub const PUBLIC_SERVICES: [&str; 5] = [
 /// The name of the service of the admin listener.
 pub const ADMIN_SERVICE: &str = admin_service_server::SERVICE_NAME;
 
-/// Maximum number of calls in flight on one connection. A client queues further calls.
+/// Maximum number of in-flight calls on one connection. The client queues further calls.
 const MAX_STREAMS: u32 = 20_000;
-/// Receive window of a connection, in bytes. h2 closes a connection when its unread small frames exceed half of the
-/// window, and it counts about 200 bytes for each. This window has room for [`MAX_STREAMS`] of them.
+/// Receive window of a connection, in bytes. h2 closes a connection if its unread small frames exceed half of the
+/// window. It counts about 200 bytes for each frame. This window has room for [`MAX_STREAMS`] small frames.
 const CONNECTION_WINDOW: u32 = 8 << 20;
-/// Maximum number of streams that the server resets for errors of the client, over the life of a connection, before it
-/// is closed.
+/// Maximum number of streams of a connection that the server resets because of client errors. After this number, the
+/// server closes the connection.
 const MAX_RESETS: usize = 1_024;
-/// Maximum number of calls that a client cancelled before the server accepted them, before the connection is closed:
-/// the protection from rapid resets. Clients with short deadlines cancel hundreds of calls when the server is busy. The
-/// server scans all of them in one go, so thousands would stall it.
+/// Maximum number of calls that a client cancels before the server accepts them. After this number, the server closes
+/// the connection, as protection from the rapid reset attack. Clients with short deadlines cancel hundreds of calls if
+/// the server is busy. The server scans all cancelled calls without a pause, so thousands would block it.
 const MAX_PENDING_RESETS: usize = 512;
-/// Maximum size of the metadata of a call. Larger metadata is answered with HTTP 431.
+/// Maximum size of the metadata of a call. The server answers larger metadata with HTTP 431.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
-/// Maximum size of a request of the public services, which need a few hundred bytes.
+/// Maximum size of a request of the public services. A usual request has a few hundred bytes.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
-/// The same for AdminService: a venue is larger.
+/// Maximum size of a request of AdminService. A venue can be larger than the public limit.
 const MAX_ADMIN_REQUEST_BYTES: usize = 1 << 20;
-/// A connection without traffic for this long is pinged.
+/// Time without traffic after which the server pings a connection.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// A connection that does not answer a ping within this time is closed.
+/// Maximum time for the answer to a ping. After this time, the server closes the connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A listener that serves until the server stops.
+/// The task of a listener. It ends when the server stops.
 pub type Serving = JoinHandle<Result<(), transport::Error>>;
 
 /// Serves the public services on `socket`.

@@ -1,15 +1,15 @@
 //! The program: the command line, its commands, and the server that `serve` starts.
 //!
-//! The server is put together here, one step per file:
+//! Each file of this module has one task:
 //!
 //! | file | task |
 //! |---|---|
 //! | [`server`] | starts and stops a server |
 //! | `core.rs` | holds the parts that the others share |
-//! | `routes.rs` | makes the services of both listeners |
-//! | `listener.rs` | serves them over HTTP/2, behind the gate |
+//! | `routes.rs` | creates the services of both listeners |
+//! | `listener.rs` | serves them with HTTP/2, TLS and the gate |
 //! | `background.rs` | prepares the database, then runs the passes |
-//! | `readiness.rs` | tells when the server serves |
+//! | `readiness.rs` | tracks whether the server is ready |
 
 mod background;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! Whether the server serves: as health says it, as calls find it, and as [`Readiness::wait`] tells it.
+//! The readiness of a server. Controls the health service, an interceptor for calls, and [`Readiness::wait`].
 
 use std::sync::{
     Arc,
@@ -18,7 +18,7 @@ use crate::{
     rpc::Error,
 };
 
-/// The readiness of a server; clones share it. At first the server is not ready.
+/// The readiness of a server. Clones share the same state. A new server is not ready.
 #[derive(Clone)]
 pub struct Readiness {
     is_ready: Arc<AtomicBool>,
@@ -27,7 +27,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Returns the readiness of a new server, and the health service that tells it to callers.
+    /// Returns the readiness of a new server, and the health service that reports it to callers.
     pub async fn new() -> (Self, HealthServer<impl Health>) {
         let (health, service) = tonic_health::server::health_reporter();
         let readiness = Self { is_ready: Arc::default(), outcome: watch::Sender::new(None), health };
@@ -35,24 +35,24 @@ impl Readiness {
         (readiness, service)
     }
 
-    /// Lets calls pass and sets health to SERVING.
+    /// Accepts calls and sets health to SERVING.
     pub async fn set_ready(&self) {
         self.is_ready.store(true, Ordering::Release);
         self.set_health(ServingStatus::Serving).await;
         self.outcome.send_replace(Some(Ok(())));
     }
 
-    /// Says that the server will never be ready.
+    /// Marks the server as failed: it will never be ready.
     pub fn set_failed(&self, error: Error) {
         self.outcome.send_replace(Some(Err(error)));
     }
 
-    /// Sets health to NOT_SERVING, so that load balancers send their calls elsewhere. Calls still pass.
+    /// Sets health to NOT_SERVING, so that load balancers send calls to other servers. The server still accepts calls.
     pub async fn set_stopping(&self) {
         self.set_health(ServingStatus::NotServing).await;
     }
 
-    /// Waits until the server is ready; fails if it never will be.
+    /// Waits until the server is ready. Fails after [`Readiness::set_failed`].
     pub async fn wait(&self) -> Result<(), Error> {
         let mut outcome = self.outcome.subscribe();
         let outcome = outcome.wait_for(Option::is_some).await.map_err(|_| Error::ShuttingDown)?;
@@ -68,7 +68,7 @@ impl Readiness {
     }
 
     async fn set_health(&self, status: ServingStatus) {
-        // The empty name stands for the whole server.
+        // In the health protocol, the empty name means the whole server.
         for service in ["", ADMIN_SERVICE].into_iter().chain(PUBLIC_SERVICES) {
             self.health.set_service_status(service, status).await;
         }

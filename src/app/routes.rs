@@ -1,4 +1,4 @@
-//! The services of both listeners: makes them of the shared parts, and adds health and reflection.
+//! Creates the services of both listeners, and adds health and reflection.
 
 use tonic::{
     codec::CompressionEncoding,
@@ -31,14 +31,15 @@ use crate::{
 };
 
 const HEALTH_SERVICE: &str = "grpc.health.v1.Health";
-/// Maximum size of a request of health or reflection, which is a name.
+/// Maximum size of a request of health or reflection. Such a request contains only a name.
 const MAX_PROBE_BYTES: usize = 4 << 10;
 
 /// Returns the services of the public listener.
 pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Health>) -> Result<Routes, Error> {
     let (db, tasks, catalogue, stopping) = (&core.db, &core.tasks, &core.catalogue, &core.stopping);
     let admission = Admission::new(db.clone(), core.snapshots.clone(), tasks);
-    // Leaving the queue releases held seats, and the queue lies below the reservations.
+    // This lane is created here because leaving the queue releases held seats, and the queue module does not depend on
+    // reservations.
     let leave = write_lane(db, "queue.leave", tasks, |write, commands| {
         Box::pin(reservation::operations::leave(write, commands))
     });
@@ -58,7 +59,7 @@ pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Heal
     }
     let routes = Routes::new(intercepted!(queue_server::QueueServiceServer::new(queue)))
         .add_service(intercepted!(
-            // Lists of seats are large and compress well. The service leaves small answers as they are.
+            // Lists of seats are large and compress well. The service does not compress small responses.
             concert_server::ConcertServiceServer::new(concert)
                 .send_compressed(CompressionEncoding::Zstd)
                 .send_compressed(CompressionEncoding::Gzip)
@@ -77,13 +78,13 @@ pub fn admin(core: &Core, readiness: &Readiness, health: HealthServer<impl Healt
     with_probes(routes, health, &[ADMIN_SERVICE])
 }
 
-/// Adds health, and reflection of `services` in both versions that clients ask for.
+/// Adds health, and reflection of `services`. Clients use two versions of reflection, so both are added.
 fn with_probes(routes: Routes, health: HealthServer<impl Health>, services: &[&str]) -> Result<Routes, Error> {
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // With these, clients like grpcurl print the details of errors.
+            // Clients like grpcurl need these descriptors to print the details of errors.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .with_service_name(HEALTH_SERVICE);
         services.iter().fold(builder, |builder, service| builder.with_service_name(*service))

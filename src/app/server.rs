@@ -1,4 +1,4 @@
-//! The server: starts, tells when it is ready, and stops.
+//! Starts and stops a server.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -18,15 +18,15 @@ use crate::{
     rpc::Error,
 };
 
-/// The sockets that a server listens on. A test binds them to port 0.
+/// The sockets on which a server listens. Tests bind them to port 0.
 pub struct Listeners {
-    /// For the public services.
+    /// The socket of the public services.
     pub public: TcpListener,
-    /// For AdminService.
+    /// The socket of AdminService.
     pub admin: TcpListener,
 }
 
-/// A server that was started.
+/// A running server.
 pub struct Server {
     /// The address of the public services.
     pub address: SocketAddr,
@@ -38,10 +38,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server. Health says NOT_SERVING and calls fail with UNAVAILABLE until the database is reached and
-    /// migrated: see [`Server::ready`].
+    /// Starts a server. Until the database is reached and migrated, health reports NOT_SERVING and calls fail with
+    /// UNAVAILABLE. [`Server::ready`] waits until then.
     ///
-    /// Without `run_background` the passes run only by [`Server::promote`], [`Server::expire`] and
+    /// Without `run_background`, these passes run only when the caller calls [`Server::promote`], [`Server::expire`] or
     /// [`Server::tidy`].
     pub async fn start(
         settings: Settings,
@@ -66,7 +66,7 @@ impl Server {
         Ok(Self { address, admin_address, core, readiness, serving })
     }
 
-    /// Waits until the server serves; fails if the database can never be used.
+    /// Waits until the server is ready. Fails if the server can never become ready.
     pub async fn ready(&self) -> Result<(), Error> {
         self.readiness.wait().await
     }
@@ -93,9 +93,10 @@ impl Server {
 
     /// Stops the server gracefully.
     ///
-    /// Health says NOT_SERVING first, and calls are still served for the lame-duck time, so that clients which watch
-    /// health lose no call. Then streams end with UNAVAILABLE, clients are told to close their connections, calls in
-    /// flight finish, and the lanes drain. After the drain timeout the rest is cut off.
+    /// First, health reports NOT_SERVING. The server still accepts calls for the lame-duck time, so that calls of
+    /// clients which watch health do not fail. Then streams end with UNAVAILABLE, and clients are asked to close their
+    /// connections. In-flight calls finish and the lanes drain. Work that is not done after the drain timeout is
+    /// cancelled.
     pub async fn stop(self) {
         let Core { tasks, settings, stopping, .. } = &*self.core;
         self.readiness.set_stopping().await;

@@ -7,13 +7,15 @@ use tracing_subscriber::EnvFilter;
 
 use crate::app::cli::{LogFormat, Settings};
 
-/// Upper bounds of the histogram of call durations, in seconds, as OpenTelemetry recommends them. Buckets of several
-/// replicas can be added up.
+/// Upper bounds of the histogram of call durations, in seconds, as OpenTelemetry recommends. All replicas have the same
+/// buckets, so their counts can be added.
 const CALL_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
-/// Starts logging to standard error, and serves metrics if they have a listener. Fails with a message for the operator.
+/// Starts logging to standard error. Serves metrics if a listener is configured for them. Fails with a message for the
+/// operator.
 pub fn start(settings: &Settings) -> Result<(), String> {
-    // The INFO lines of these crates are noise to operators. The operator's own directives come later and win.
+    // The INFO lines of these crates are noise to operators. The directives of the operator come later, so they take
+    // precedence.
     let directives = format!("sea_orm_migration=warn,sqlx=warn,{}", settings.log);
     let filter = EnvFilter::try_new(directives)
         .map_err(|error| format!("BOXOFFICE_LOG is not a level or directives: {error}"))?;

@@ -1,8 +1,8 @@
-//! Requests that were accepted but changed nothing.
+//! Remembers requests that were accepted but changed nothing.
 //!
-//! A request that changes something leaves its `request_id` in the row that it makes. A request makes no row if its
-//! seats are already held, or its payment is already made or refunded. It is remembered here, so that its id cannot be
-//! used for another request.
+//! A request that changes something stores its `request_id` in the row that it inserts. A request inserts no such row
+//! if its seats are already held, or if its payment was already made or refunded. This module stores such a request in
+//! a table, so that its id cannot be used for another request.
 
 use uuid::Uuid;
 
@@ -21,14 +21,14 @@ rows! {
     }
 }
 
-/// Holds the requests of one RPC that a batch must remember.
+/// The new requests of one RPC that a batch must store.
 pub struct Answered {
     rpc: &'static str,
     new: Vec<NewAnswer>,
 }
 
 impl Answered {
-    /// Returns those of the requests that are remembered, and an empty list for new ones.
+    /// Loads the stored requests that have one of `request_ids`. Returns them, with an empty list for new requests.
     pub async fn load(
         write: &Write,
         rpc: &'static str,
@@ -39,7 +39,8 @@ impl Answered {
         Ok((Self { rpc, new: Vec::new() }, known))
     }
 
-    /// Remembers a request that changed nothing. A retry must have the same content as `request`.
+    /// Adds a request that changed nothing to the list of new requests. A retry must have the same content as
+    /// `request`.
     pub fn note(&mut self, request_id: Option<Uuid>, request: String, answer_id: Uuid, expire_time: Option<Micros>) {
         self.new.extend(request_id.map(|request_id| NewAnswer { request_id, request, answer_id, expire_time }));
     }

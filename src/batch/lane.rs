@@ -1,16 +1,17 @@
-//! The batching lane: calls of one kind wait here and are served together.
+//! The batching lane: collects calls of one kind and runs them in batches.
 //!
-//! A worker takes all commands that wait, up to [`WIDTH`](super::pace::WIDTH), and hands them to the operation as one
-//! slice. After the commit it answers each caller. There is no timer: an idle lane serves a single call immediately,
-//! and a busy lane grows its batches by itself.
+//! A worker takes all commands that wait, up to [`WIDTH`](super::pace::WIDTH), and passes them to the operation as one
+//! slice. After the commit it answers each caller. A lane has no timer. An idle lane runs a single call immediately. In
+//! a busy lane more calls wait, so the batches become larger.
 //!
-//! A failure stays small:
+//! A failure affects as few calls as possible:
 //!
-//! - A batch that lost a race, or could not reach the database, is run again.
-//! - A batch with an unexpected error is split, until the command that causes the error is alone.
-//! - A panic answers INTERNAL, and the worker goes on.
-//! - A call that would wait too long is refused with OVERLOADED immediately.
-//! - A command whose caller has gone, or whose deadline has passed, is never started.
+//! - A batch is retried if it conflicts with another replica or cannot reach the database.
+//! - A batch with an unexpected error is split in two, again and again, until only the command that causes the error
+//!   fails.
+//! - After a panic the calls of the batch fail with INTERNAL, and the worker continues.
+//! - A call that would wait too long fails with OVERLOADED immediately.
+//! - A command is not started if it was cancelled or its deadline has passed.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -26,10 +27,10 @@ use crate::{
     rpc::Error,
 };
 
-/// Number of workers of a write lane where the database has several writers. Each worker has a transaction of its own.
+/// Number of workers of a write lane, if the database allows several writers. Each worker has its own transaction.
 const WRITE_WORKERS: usize = 2;
 
-/// A lane for commands `C` with answers `R`. Clones share its workers.
+/// A lane for commands `C` with answers `R`. Clones share the same workers.
 ///
 /// The workers end when the last clone is dropped and all waiting commands have been served.
 pub struct Lane<C, R> {
@@ -47,7 +48,7 @@ where
     C: Send + Sync + 'static,
     R: Send + 'static,
 {
-    /// Starts a lane of `worker_count` workers on `tasks`. `name` labels its metrics.
+    /// Starts a lane with `worker_count` workers as some of `tasks`. `name` is the label of its metrics.
     pub fn start<F>(name: &'static str, worker_count: usize, tasks: &TaskTracker, work: F) -> Self
     where
         F: for<'a> Fn(&'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync + 'static,
@@ -56,16 +57,16 @@ where
         Self { workers: (0..worker_count).map(|_| Worker::start(name, tasks, work.clone())).collect() }
     }
 
-    /// Waits in the lane and returns the answer. Commands with the same `shard` run on the same worker, in the order of
+    /// Queues a command and returns its answer. Commands with the same `shard` run on the same worker, in the order of
     /// arrival.
     ///
-    /// Dropping the future withdraws a command that was not started.
+    /// Dropping the future cancels a command that was not started.
     pub async fn submit(&self, shard: impl Hash, command: C) -> Result<R, Error> {
         self.worker(shard).submit(command).await
     }
 
-    /// The same for a stream that is open: it waits for its turn however long that takes, and is never refused. The
-    /// number of streams bounds how many commands wait so.
+    /// Queues a command for an open stream and returns its answer. The command is never refused and has no maximum
+    /// waiting time. The limit on streams also limits the number of these commands.
     pub async fn submit_patiently(&self, shard: impl Hash, command: C) -> Result<R, Error> {
         self.worker(shard).submit_patiently(command).await
     }
@@ -100,8 +101,7 @@ where
     })
 }
 
-/// Starts a lane that runs `operation` on each batch without a transaction: callers that ask at the same time share a
-/// query.
+/// Starts a lane that runs `operation` on each batch without a transaction. Concurrent callers share one query.
 pub fn read_lane<C, R, F>(db: &Database, name: &'static str, tasks: &TaskTracker, operation: F) -> Lane<C, R>
 where
     C: Send + Sync + 'static,
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(runs.load(Ordering::SeqCst), 4);
     }
 
-    /// A lane whose batches wait for a signal, the signal, and the number of commands that were started.
+    /// Returns a lane whose batches wait for a signal. Also returns the signal and the number of started commands.
     fn held_lane() -> (Lane<u32, u32>, TaskTracker, tokio::sync::watch::Sender<bool>, Arc<AtomicUsize>) {
         let seen = Arc::new(AtomicUsize::new(0));
         let counted = seen.clone();
@@ -259,7 +259,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_millis(20);
         let late = rpc::within(deadline, lane.submit(0, 1)).await;
         assert!(matches!(late, Err(Error::DeadlineExceeded)));
-        // This call was not polled after its deadline, so it still waits for an answer.
+        // This future is not polled after its deadline, so its call is not cancelled.
         let mut unpolled = Box::pin(rpc::within(Instant::now() + Duration::from_millis(200), lane.submit(0, 2)));
         assert!(unpolled.as_mut().now_or_never().is_none());
         tokio::time::advance(Duration::from_millis(220)).await;
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(seen.load(Ordering::SeqCst), 2);
     }
 
-    /// A command that panics in its worker when it is withdrawn.
+    /// A command that panics in its worker when it is cancelled.
     struct Fatal(bool);
 
     impl Drop for Fatal {
@@ -306,11 +306,11 @@ mod tests {
         assert_eq!(submit(false).await.unwrap().unwrap(), 1);
     }
 
-    /// Returns how many calls a second are answered in time when `rate` calls a second arrive, and each gives up after
-    /// `patience`. Refused calls are retried once, when they are told to. It is measured for two seconds, after one
-    /// second to settle.
+    /// Returns the number of calls per second that are answered in time if `rate` calls per second arrive. Each call
+    /// has the deadline `patience`. A refused call is retried once, after its retry delay. The measurement starts after
+    /// one second and lasts two seconds.
     ///
-    /// A full batch takes 122 ms, so at most 4,197 calls a second can be answered.
+    /// A full batch takes 122 ms, so the lane can answer at most 4,197 calls per second.
     async fn goodput(rate: u32, patience: Duration) -> u32 {
         let (lane, _tasks) = lane(|commands| {
             async move {

@@ -1,4 +1,4 @@
-//! The machinery of writes: lanes that serve waiting calls together, and the loop of the background passes.
+//! Lanes, which run waiting calls in batches, and the loop of the background passes.
 
 pub mod answered;
 mod lane;
@@ -13,7 +13,7 @@ pub use lane::{Lane, read_lane, write_lane};
 pub use replay::Replays;
 pub use worker::Batch;
 
-/// Returns the items in ascending order and each once: the order in which rows are locked.
+/// Returns the items without duplicates and in ascending order. Rows are locked in this order.
 pub fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut items: Vec<T> = items.collect();
     items.sort_unstable();

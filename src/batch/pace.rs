@@ -1,10 +1,10 @@
-//! Decides which commands a worker refuses: those that it could not answer in time.
+//! Decides which commands a worker refuses because it cannot answer them in time.
 //!
-//! If the queue is longer than callers wait, the worker does work for callers that have gone. So a command is refused
-//! immediately when the batches before it will take too long, judged by how long recent batches took.
+//! If a queue is too long, the worker runs commands whose callers no longer wait. So a command is refused immediately
+//! if the batches before it will take too long. The duration of recent batches is the estimate for the next ones.
 //!
-//! A command that fits the next batch may wait for any time that its caller allows, since refusing it would make
-//! nothing faster. A command that finds no other waiting is always taken, so that there are recent batches to judge by.
+//! A command that fits into the next batch may wait until its deadline, because a refusal would not make other commands
+//! faster. If no other command waits, a command is always accepted, so that the estimate stays current.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -18,25 +18,25 @@ use crate::rpc::{Error, Pressure};
 
 /// Maximum number of commands in one batch.
 pub const WIDTH: usize = 512;
-/// Maximum number of commands that wait for one worker; further ones are refused.
+/// Maximum number of commands that wait for one worker. Further commands are refused.
 pub const CAPACITY: usize = 8_192;
-/// How long a command may wait for its batch to begin, unless it fits the next batch.
+/// Maximum time until the batch of a command begins. It does not apply to commands that fit into the next batch.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const IDLE: u64 = u64::MAX;
 
-/// How fast a worker is.
+/// Measures the duration of the batches of a worker.
 pub struct Pace {
     origin: Instant,
-    /// How long recent batches took, in microseconds: each new batch counts half.
+    /// Average duration of recent batches, in microseconds. Each new batch has a weight of one half.
     recent: AtomicU64,
-    /// When the running batch began, in microseconds after the origin, or [`IDLE`].
+    /// The start of the running batch, in microseconds after the origin, or [`IDLE`].
     began: AtomicU64,
     pressure: Pressure,
     shed: Counter,
 }
 
 impl Pace {
-    /// Returns the pace of a worker that has run no batch. `name` is the lane's.
+    /// Returns the pace of a new worker. `name` is the name of the lane.
     pub fn new(name: &'static str) -> Self {
         Self {
             shed: metrics::counter!("boxoffice_shed_total", "limit" => name),
@@ -47,13 +47,13 @@ impl Pace {
         }
     }
 
-    /// Notes that a batch begins.
+    /// Records the start of a batch.
     pub fn begin(&self, now: Instant) {
         self.began.store(micros(now.saturating_duration_since(self.origin)), Ordering::Relaxed);
     }
 
-    /// Notes that the batch ended. A batch that was not `served`, because the database could not be reached, says
-    /// nothing about the others.
+    /// Records the end of a batch. The duration counts only if the batch was `served`: if the database could not be
+    /// reached, the duration is no estimate for other batches.
     pub fn end(&self, took: Duration, served: bool) {
         self.began.store(IDLE, Ordering::Relaxed);
         if served {
@@ -63,15 +63,16 @@ impl Pace {
         }
     }
 
-    /// Returns how long recent batches took.
+    /// Returns the average duration of recent batches.
     pub fn recent(&self) -> Duration {
         Duration::from_micros(self.recent.load(Ordering::Relaxed))
     }
 
-    /// Lets a command wait behind `waiting` others if it can be answered within its caller's `patience`.
+    /// Accepts a command behind `waiting` others if the worker can answer it within `patience`, the time until its
+    /// deadline.
     ///
-    /// Fails with OVERLOADED. Fails with STORAGE_UNAVAILABLE if the running batch hangs, because then the database is
-    /// the cause.
+    /// Fails with OVERLOADED. Fails with STORAGE_UNAVAILABLE if the running batch hangs, because the database is then
+    /// the probable cause.
     pub fn admit(&self, now: Instant, waiting: usize, patience: Option<Duration>) -> Result<(), Error> {
         if waiting == 0 {
             return Ok(());
@@ -84,7 +85,7 @@ impl Pace {
         if batches_before > 0 && start > LONGEST_WAIT {
             return Err(self.refuse());
         }
-        // Batches vary, so a quarter more is allowed for: an answer that comes too late is wasted work.
+        // The durations of batches vary, so add a quarter. An answer after the deadline is wasted work.
         if patience.is_none_or(|patience| start + batch + batch / 4 <= patience) {
             return Ok(());
         }
@@ -98,7 +99,7 @@ impl Pace {
         Error::Overloaded { retry_after: self.pressure.refuse() }
     }
 
-    /// Returns how long the running batch has taken so far.
+    /// Returns the time since the running batch began.
     fn elapsed(&self, now: Instant) -> Option<Duration> {
         let began = self.began.load(Ordering::Relaxed);
         let now = micros(now.saturating_duration_since(self.origin));
@@ -120,7 +121,7 @@ mod tests {
         Duration::from_millis(count)
     }
 
-    /// Returns a pace of batches of 100 ms each, and the instant at which one began.
+    /// Returns the pace of a worker with batches of 100 ms, and the start of the running batch.
     fn busy() -> (Pace, Instant) {
         let pace = Pace::new("test");
         let now = pace.origin + SECOND;
@@ -135,7 +136,7 @@ mod tests {
         pace.admit(now, 9 * WIDTH, Some(30 * SECOND)).unwrap();
         assert!(matches!(pace.admit(now, 10 * WIDTH, Some(30 * SECOND)), Err(Error::Overloaded { .. })));
         assert!(pace.admit(now, 10 * WIDTH, None).is_err());
-        // When the running batch is done, there is one batch less to wait for.
+        // After the running batch, the command waits for one batch less.
         pace.admit(now + millis(100), 10 * WIDTH, None).unwrap();
     }
 
@@ -173,7 +174,7 @@ mod tests {
         let (pace, now) = busy();
         pace.admit(now + 2 * SECOND, 1, Some(30 * SECOND)).unwrap();
         assert!(matches!(pace.admit(now + 2 * SECOND, 1, Some(SECOND)), Err(Error::StorageUnavailable)));
-        // A batch that failed without the database does not count as a slow one.
+        // The duration of a batch that could not reach the database does not count.
         pace.end(2 * SECOND, false);
         pace.admit(now + 2 * SECOND, 9 * WIDTH, None).unwrap();
     }

@@ -1,6 +1,6 @@
-//! The loop of every background pass.
+//! Runs the background passes.
 //!
-//! A pass is idempotent and takes no input. So it may fail, be late, or run on several replicas at the same time.
+//! A pass is idempotent and has no input. So a pass may fail, start late, or run on several replicas at the same time.
 
 use std::{
     future::Future,
@@ -18,8 +18,8 @@ use crate::{
     rpc,
 };
 
-/// Runs `pass` every `period` until `stopping` is cancelled, and records its duration. A failure or a panic is logged,
-/// and the next run tries again.
+/// Starts a task that runs `pass` every `period` until `stopping` is cancelled. Records the duration of each run. Logs
+/// a failure or a panic, and continues with the next run.
 pub fn every<F, P>(name: &'static str, period: Duration, tasks: &TaskTracker, stopping: &CancellationToken, pass: P)
 where
     P: Fn() -> F + Send + Sync + 'static,
@@ -51,7 +51,8 @@ where
     });
 }
 
-/// Gives unused space of the database file back to the file system, in steps that take turns with calls.
+/// Returns unused space of the database file to the file system. It works in short steps, so that calls can run between
+/// them.
 pub async fn reclaim_space(db: &Database) -> Result<(), db::Error> {
     let size = StepSize::gentle();
     turns::repeat_gently(|| size.measured(async |limit| Ok(Left::more_if(db.reclaim_pages(limit).await? == limit))))

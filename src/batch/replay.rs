@@ -1,4 +1,4 @@
-//! Replays: a request that is sent again with its `request_id` gets its first answer, and has no second effect.
+//! Replays of requests. A retry with the same `request_id` gets the first answer and has no second effect.
 
 use std::collections::HashMap;
 
@@ -6,27 +6,27 @@ use uuid::Uuid;
 
 use crate::rpc::Error;
 
-/// Holds the answers to earlier requests of one RPC, by `request_id`. Each accepted request of a batch is added, so a
-/// request and its retry may be in the same batch.
+/// Holds the answers to earlier requests of one RPC, by `request_id`. The caller adds each accepted request of a batch,
+/// so a request and its retry may be in the same batch.
 pub struct Replays<A>(HashMap<Uuid, A>);
 
 impl<A> Replays<A> {
-    /// Creates it with the answers to requests that were accepted before this batch.
+    /// Returns replays with the answers to requests that were accepted before this batch.
     pub fn new(accepted: impl IntoIterator<Item = (Option<Uuid>, A)>) -> Self {
         Self(accepted.into_iter().filter_map(|(request_id, answer)| Some((request_id?, answer))).collect())
     }
 
-    /// Returns the first answer to a request; `None` if the request is new or has no id.
+    /// Returns the first answer to a request, or `None` if the request is new or has no id.
     ///
-    /// `replay` makes the answer from the record of the first request. If it returns `None`, the first request was
-    /// different, and the result is REQUEST_ID_CONFLICT.
+    /// `replay` creates the answer from the record of the first request. It returns `None` if the first request was
+    /// different. The result is then REQUEST_ID_CONFLICT.
     pub fn find<R>(&self, request_id: Option<Uuid>, replay: impl FnOnce(&A) -> Option<R>) -> Option<Result<R, Error>> {
         let request_id = request_id?;
         let first = self.0.get(&request_id)?;
         Some(replay(first).ok_or_else(|| Error::RequestIdConflict { request_id: request_id.to_string() }))
     }
 
-    /// Remembers the answer to an accepted request.
+    /// Adds the answer to an accepted request.
     pub fn remember(&mut self, request_id: Option<Uuid>, answer: A) {
         self.0.extend(request_id.map(|request_id| (request_id, answer)));
     }

@@ -1,4 +1,4 @@
-//! Runs long work of a background pass in short steps that take turns.
+//! Splits long work of a background pass into short steps, so that calls and other work can run between them.
 
 use std::{
     collections::HashSet,
@@ -23,17 +23,17 @@ const GENTLE_STEP_TIME: Duration = Duration::from_millis(10);
 /// After this time a pass looks again at keys that had no work left.
 const ROUND_TIME: Duration = Duration::from_secs(1);
 
-/// Tells whether a step left work of its kind.
+/// The result of a step: whether more work is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
-    /// There may be more work.
+    /// More work may be left.
     More,
-    /// All work is done.
+    /// No work is left.
     Nothing,
 }
 
 impl Left {
-    /// Returns [`Left::More`] if the step was full.
+    /// Returns [`Left::More`] if the step handled its maximum number of rows.
     pub fn more_if(is_full: bool) -> Self {
         if is_full { Self::More } else { Self::Nothing }
     }
@@ -65,7 +65,7 @@ impl StepSize {
         let rows = self.rows.load(Ordering::Relaxed);
         let started = Instant::now();
         let left = step(rows).await?;
-        // A full step shows the time for this number of rows. The last step may have had fewer rows.
+        // Adjust the number only after a full step. The last step may have had fewer rows.
         if left == Left::More {
             let next = if started.elapsed() > self.step_time { rows / 2 } else { rows * 2 };
             self.rows.store(next.clamp(MIN_ROWS, MAX_ROWS), Ordering::Relaxed);
@@ -74,7 +74,7 @@ impl StepSize {
     }
 }
 
-/// Runs `step` until no work is left. Calls get their turn between steps.
+/// Runs `step` until no work is left. Calls can run between the steps.
 pub async fn repeat<F>(step: impl Fn() -> F) -> Result<(), db::Error>
 where
     F: Future<Output = Result<Left, db::Error>>,
@@ -102,7 +102,7 @@ where
 /// Runs a step for each key that `due` lists, round after round, until no key has work left. Each round reads the list
 /// again, so that new work gets its turn.
 ///
-/// A step that fails ends the turns of its own key only. The first such error is returned at the end.
+/// If a step fails, only its own key gets no further steps. At the end, the function returns the first error.
 pub async fn take<'a, K: Hash + Eq + Copy>(
     due: impl Fn() -> BoxFuture<'a, Result<Vec<K>, db::Error>>,
     step: impl Fn(K) -> BoxFuture<'a, Result<Left, db::Error>>,
@@ -127,7 +127,7 @@ pub async fn take<'a, K: Hash + Eq + Copy>(
         if !is_more {
             return first_error.map_or(Ok(()), Err);
         }
-        // While a pass is busy with one key, other keys may get new work.
+        // During the steps of one key, other keys may get new work.
         if round_start.elapsed() > ROUND_TIME {
             (done, round_start) = (HashSet::new(), Instant::now());
         }

@@ -1,6 +1,6 @@
-//! A worker of a lane: takes all commands that wait for it, runs them as one batch, and answers each caller.
+//! A worker of a lane. Takes all waiting commands, runs them as one batch, and answers each caller.
 //!
-//! Batches run in tasks of their own, so a caller that goes away never leaves a transaction open.
+//! Each batch runs in a separate task. So a caller that cancels its call does not interrupt the transaction.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -17,18 +17,19 @@ use crate::{
     rpc::{self, Error},
 };
 
-/// The outcome of a batch: an answer for each command, in order. After an error nothing was written, unless the error
-/// says that the outcome is unknown.
+/// The outcome of a batch: an answer for each command, in order. If the batch failed, nothing was written, except with
+/// an error that reports an unknown outcome.
 pub type Batch<R> = Result<Vec<Result<R, Error>>, db::Error>;
 
 /// The operation of a lane, on a slice of commands.
 pub type Work<C, R> = Arc<dyn for<'a> Fn(&'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync>;
 
-/// Maximum number of times that a batch is run again after it lost a race, and for how long. Each loss is the progress
-/// of another replica.
+/// Maximum number of retries of a batch that conflicts with another replica. After each conflict the other replica has
+/// made progress.
 const MAX_RACES: u32 = 20;
+/// Time after which a batch is neither retried after a conflict nor split.
 const MAX_RACING: Duration = Duration::from_secs(4);
-/// Maximum number of times that a batch is run again because the database could not be reached: enough for a stale
+/// Maximum number of retries of a batch if the database cannot be reached. This is enough to replace a stale
 /// connection.
 const MAX_RECONNECTS: u32 = 2;
 
@@ -40,7 +41,7 @@ struct Pending<C, R> {
     deadline: Option<Instant>,
 }
 
-/// The queue of a worker, and how fast the worker is.
+/// The queue of a worker, and the pace of the worker.
 pub struct Worker<C, R> {
     queue: mpsc::Sender<Pending<C, R>>,
     pace: Arc<Pace>,
@@ -51,7 +52,7 @@ where
     C: Send + Sync + 'static,
     R: Send + 'static,
 {
-    /// Starts a worker on `tasks`. `name` is the lane's.
+    /// Starts a worker as one of `tasks`. `name` is the name of the lane.
     pub fn start(name: &'static str, tasks: &TaskTracker, work: Work<C, R>) -> Self {
         let (sender, queue) = mpsc::channel(CAPACITY);
         let pace = Arc::new(Pace::new(name));
@@ -59,7 +60,7 @@ where
         Self { queue: sender, pace }
     }
 
-    /// Queues a command and returns its answer. Dropping the future withdraws a command that was not started.
+    /// Queues a command and returns its answer. Dropping the future cancels a command that was not started.
     pub async fn submit(&self, command: C) -> Result<R, Error> {
         let (since, patience) = (Instant::now(), rpc::remaining());
         self.pace.admit(since, self.queue.max_capacity() - self.queue.capacity(), patience)?;
@@ -72,7 +73,8 @@ where
         answer.await.unwrap_or_else(|_| Err(Error::internal("a command was lost with its worker")))
     }
 
-    /// The same, but waits for a place in the queue. The command is never refused and has no deadline.
+    /// Queues a command and returns its answer. If the queue is full, waits for space. The command is never refused and
+    /// has no deadline.
     pub async fn submit_patiently(&self, command: C) -> Result<R, Error> {
         let (reply, answer) = oneshot::channel();
         let pending = Pending { command, reply, since: Instant::now(), deadline: None };
@@ -81,8 +83,8 @@ where
     }
 }
 
-/// Keeps a worker running. If it dies, the callers of its batch are answered INTERNAL and another worker takes over the
-/// queue.
+/// Restarts a worker after a panic. The callers of the failed batch receive INTERNAL. The new worker continues with the
+/// same queue.
 async fn supervise<C, R>(
     name: &'static str,
     mut queue: mpsc::Receiver<Pending<C, R>>,
@@ -129,17 +131,17 @@ where
             .all(|answer| matches!(answer, Err(Error::StorageUnavailable | Error::OutcomeUnknown { .. })));
         pace.end(started.elapsed(), served);
         for (reply, answer) in replies.into_iter().zip(answers) {
-            // If the caller has gone, its command took effect all the same.
+            // If the caller has cancelled the call, the command took effect, and its answer is dropped.
             let _ = reply.send(answer);
         }
         busy.record(started.elapsed());
     }
 }
 
-/// Returns the commands that are still worth running, and where their answers go.
+/// Returns the commands to run, and the channels for their answers.
 ///
-/// Leaves out commands whose caller has gone or whose deadline has passed. If more commands wait than fit one batch, it
-/// also leaves out those that would be answered after their deadline.
+/// Removes commands that were cancelled or whose deadline has passed. If more commands wait than one batch can hold, it
+/// also removes commands whose answer would come after their deadline.
 #[allow(clippy::type_complexity, reason = "two vectors of the same length")]
 fn take_those_in_time<C, R>(
     waiting: &mut Vec<Pending<C, R>>,
@@ -165,7 +167,7 @@ fn take_those_in_time<C, R>(
     (commands, replies)
 }
 
-/// Runs a batch until every command has an answer: retries it, or splits it in two.
+/// Runs a batch until every command has an answer. After an error, it retries the batch or splits it in two.
 fn settle<'a, C, R>(name: &'static str, work: &'a Work<C, R>, commands: &'a [C]) -> BoxFuture<'a, Vec<Result<R, Error>>>
 where
     C: Send + Sync,

@@ -1,8 +1,8 @@
-//! API keys: they say which service calls, and whether it may call AdminService.
+//! API keys. A key identifies the calling service and states whether that service may call AdminService.
 //!
-//! The file of API keys holds their SHA-256 digests, not the keys. Passwords need a slow hash like Argon2 because
-//! people choose passwords that can be guessed. An API key is 256 random bits, which cannot be guessed at any speed,
-//! and its hash is computed for every call.
+//! The file of API keys holds their SHA-256 digests, not the keys. A slow hash like Argon2 is not needed: it protects
+//! passwords that can be guessed, but an API key is 256 random bits. A fast hash is needed, because the server hashes
+//! the key of every call.
 
 use std::collections::HashMap;
 
@@ -13,10 +13,10 @@ use subtle::ConstantTimeEq;
 
 use crate::token::{self, NoRandomBytes};
 
-/// The metadata that carries an API key. `authorization` carries the queue token.
+/// The metadata key of the API key. The queue token has another one, `authorization`.
 pub const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Every API key begins with this, so that secret scanners find a key that was published by mistake.
+/// The prefix of every API key. Secret scanners use it to find a key that was published by mistake.
 const PREFIX: &str = "boxoffice_";
 /// The format of a line of the file, for error messages.
 const LINE: &str = "NAME:SHA256 or NAME:SHA256:admin, as `boxoffice api-key new NAME` prints it";
@@ -24,7 +24,7 @@ const LINE: &str = "NAME:SHA256 or NAME:SHA256:admin, as `boxoffice api-key new 
 /// The API keys of a file, by the first bytes of their digests.
 pub struct ApiKeys(HashMap<[u8; 8], ApiKey>);
 
-/// What the file says about one API key.
+/// The name and the rights of one API key.
 pub struct ApiKey {
     /// The name of the calling service.
     pub name: String,
@@ -34,10 +34,10 @@ pub struct ApiKey {
 }
 
 impl ApiKeys {
-    /// Reads lines of `name:sha256-in-hex[:admin]`, and skips empty lines and those that begin with `#`. A name may
-    /// have several keys.
+    /// Parses lines of the form `name:sha256-in-hex[:admin]`. Skips empty lines and lines that begin with `#`. A name
+    /// may have several keys.
     ///
-    /// Fails for a file without a key: it would refuse every call, and is more likely half written.
+    /// Fails for a file without keys: such a file is probably incomplete, and it would refuse every call.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(text).map_err(|_| "the file of API keys is not UTF-8 text".to_owned())?;
         let mut keys = HashMap::new();
@@ -58,15 +58,15 @@ impl ApiKeys {
         Ok(Self(keys))
     }
 
-    /// Returns whether there is an API key with the admin right.
+    /// Returns whether at least one API key has the admin right.
     pub fn has_admin(&self) -> bool {
         self.0.values().any(|key| key.is_admin)
     }
 
-    /// Returns what the file says about the API key that a caller shows.
+    /// Verifies the API key that a caller sent. Returns its name and rights, or `None` if the key is unknown.
     ///
-    /// The candidate is found by bytes of the digest, which tell nothing about the key. The rest is compared in
-    /// constant time.
+    /// The first bytes of the digest select a candidate. They reveal nothing about the key. The whole digest is then
+    /// compared in constant time.
     pub fn find(&self, shown: &[u8]) -> Option<&ApiKey> {
         let digest = digest(shown);
         let key = self.0.get(&index(&digest))?;
@@ -88,7 +88,7 @@ impl ApiKey {
     }
 }
 
-/// Returns a new API key for the service `name`, and the line for it in the file.
+/// Creates an API key for the service `name`. Returns the key and its line for the file.
 pub fn new_key(name: &str, is_admin: bool) -> Result<(String, String), NoRandomBytes> {
     let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(token::new_secret()?));
     let right = if is_admin { ":admin" } else { "" };
@@ -96,7 +96,7 @@ pub fn new_key(name: &str, is_admin: bool) -> Result<(String, String), NoRandomB
     Ok((key, line))
 }
 
-/// Returns whether `name` may stand in the file: 1 to 64 letters, digits, `.`, `_` and `-`.
+/// Returns whether `name` is a valid name of a service: 1 to 64 letters, digits, `.`, `_` and `-`.
 pub fn is_name(name: &str) -> bool {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(is_letter)

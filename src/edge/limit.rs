@@ -1,4 +1,4 @@
-//! Limits on what is in flight.
+//! Limits on in-flight calls, streams and connections.
 
 use std::sync::{
     Arc,
@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::rpc::{Error, Pressure};
 
-/// A limit that refuses immediately and never makes a caller wait.
+/// A maximum number of permits. It refuses immediately when no permit is free.
 pub struct Limit {
     free: Arc<Semaphore>,
     pressure: Pressure,
@@ -18,7 +18,7 @@ pub struct Limit {
     shed: Counter,
 }
 
-/// A permit of a limit; dropping it gives it back.
+/// A permit of a limit. Dropping it releases it.
 pub struct Permit {
     limit: Arc<Limit>,
     share: Option<Arc<Share>>,
@@ -40,20 +40,21 @@ impl Limit {
         })
     }
 
-    /// Takes a permit; fails with OVERLOADED if none is free.
+    /// Takes a permit. Fails with OVERLOADED if none is free.
     pub fn try_acquire(self: &Arc<Self>) -> Result<Permit, Error> {
         let permit = self.free.clone().try_acquire_owned().map_err(|_| self.refuse())?;
         self.in_flight.increment(1);
         Ok(Permit { limit: self.clone(), share: None, _permit: permit })
     }
 
-    /// Takes a permit for one of several users of the limit, none of which may hold more permits than are free for the
-    /// others.
+    /// Takes a permit for one of several users of the limit. Fails with OVERLOADED if this user already holds as many
+    /// permits as are free.
     pub fn try_acquire_fairly(self: &Arc<Self>, share: &Arc<Share>) -> Result<Permit, Error> {
         self.try_acquire_up_to(self.free.available_permits(), share)
     }
 
-    /// Takes a permit for one of several users of the limit, each of which may hold at most `max` permits.
+    /// Takes a permit for one of several users of the limit. Fails with OVERLOADED if this user already holds `max`
+    /// permits.
     pub fn try_acquire_up_to(self: &Arc<Self>, max: usize, share: &Arc<Share>) -> Result<Permit, Error> {
         if share.0.load(Ordering::Relaxed) >= max {
             return Err(self.refuse());

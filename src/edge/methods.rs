@@ -1,4 +1,5 @@
-//! The methods of the listener's services, read from the protobuf descriptors, and the metrics of each.
+//! The methods of the services of a listener, with the metrics of each method. They are read from the protobuf
+//! descriptors.
 
 use std::{
     collections::HashMap,
@@ -41,18 +42,19 @@ pub struct Methods(HashMap<String, Arc<Method>>);
 
 /// One method of a service.
 pub struct Method {
-    /// Whether the method answers with a stream.
+    /// Whether the method returns a stream.
     pub is_stream: bool,
-    /// How many permits its calls hold.
+    /// Counts the permits that calls of this method hold.
     pub share: Arc<Share>,
     name: String,
     durations: [OnceLock<Histogram>; CODES.len()],
 }
 
 impl Methods {
-    /// Returns the methods of `services`, which are full names.
+    /// Returns the methods of `services`. Each service is given by its full name.
     pub fn of(services: &[&str]) -> Self {
-        // The descriptors are compiled in. Should they not decode, no method is known, and the tests below fail.
+        // The descriptors are compiled in. If they were invalid, no method would be found and the tests below would
+        // fail.
         let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default().file;
         let mut methods = HashMap::new();
         for file in &files {
@@ -68,7 +70,7 @@ impl Methods {
         Self(methods)
     }
 
-    /// Returns the method at a path.
+    /// Returns the method with this path.
     pub fn find(&self, path: &str) -> Option<Arc<Method>> {
         self.0.get(path).cloned()
     }
@@ -79,12 +81,12 @@ impl Method {
         Self { is_stream, share: Arc::default(), name, durations: Default::default() }
     }
 
-    /// Returns whether `response` is the beginning of a stream.
+    /// Returns whether `response` opens a stream.
     pub fn opens_stream<B>(&self, response: &Response<B>) -> bool {
         self.is_stream && !status::is_failure(response.headers())
     }
 
-    /// Records in the metrics how long a call took and how it ended.
+    /// Records the duration and the status code of a call in the metrics.
     pub fn record(&self, code: Code, took: Duration) {
         let Some(code_name) = CODES.get(code as usize) else { return };
         let histogram = self.durations[code as usize].get_or_init(|| {

@@ -1,42 +1,44 @@
-//! The edge: what every connection and every request passes before a service sees it.
+//! The edge: handles connections, TLS, credentials, limits and deadlines before a service handles a request.
 //!
 //! # A connection
 //!
-//! [`incoming`] limits the connections, [`tls`] does the handshake, and [`speaking`] closes connections that do not
-//! begin to speak HTTP/2. [`Transport`] holds the TLS settings and the API keys of both listeners; their files are read
-//! again when they change.
+//! [`incoming`] limits the connections, [`tls`] does the handshake, and [`speaking`] closes connections on which the
+//! client does not start HTTP/2. [`Transport`] holds the TLS settings and the API keys of both listeners, and reloads
+//! their files when they change.
 //!
 //! # A request
 //!
-//! The [`Gate`] wraps the services of a listener in tower layers. A call passes them from top to bottom, its answer
-//! from bottom to top:
+//! The [`Gate`] wraps the services of a listener in tower layers. A request passes the layers from top to bottom. The
+//! response passes them from bottom to top:
 //!
 //! | layer | task |
 //! |---|---|
 //! | `SetSensitiveRequestHeaders` | keeps tokens and API keys out of logs |
-//! | `gate/durations.rs` | records how long the call took, to the last message of a stream |
-//! | `gate/answers.rs` | turns an error or a panic into a status with details |
-//! | `gate/shutdown.rs` | refuses calls once the server shuts down |
+//! | `gate/durations.rs` | records the duration of the call, for a stream until its last message |
+//! | `gate/answers.rs` | converts an error or a panic to a status with details |
+//! | `gate/shutdown.rs` | refuses calls during shutdown |
 //! | `gate/deadlines.rs` | ends the call or the stream at its deadline |
-//! | `gate/callers.rs` | asks for a client certificate or an API key, where the operator wants one |
-//! | `gate/permits.rs` | takes a permit of the limit on calls or streams; reads the request whole (`gate/inbox.rs`) |
+//! | `gate/callers.rs` | verifies the client certificate or the API key, if the operator requires one |
+//! | `gate/permits.rs` | takes a permit for the call or stream, and reads the request (`gate/inbox.rs`) |
 //!
-//! Health, reflection and unknown paths pass a short stack of their own: `gate/answers.rs` and `gate/probes.rs`.
+//! Requests for health, reflection and unknown paths pass only two layers: `gate/answers.rs` and `gate/probes.rs`.
 //!
 //! # Why the layers are written here
 //!
 //! `ServiceBuilder`, `layer_fn` and `service_fn` of tower compose them; tokio's semaphore counts the permits.
 //! Ready-made layers do not fit:
 //!
-//! - tower's `ConcurrencyLimit` makes callers wait and its `LoadShed` knows one limit for all. Here a refusal is
-//!   immediate and says when to retry, no method takes more than half, and a call without its request gives its permit
-//!   back.
-//! - tower's and tonic's timeouts know one fixed time, end at the headers of a stream, and answer without details.
+//! - tower's `ConcurrencyLimit` makes callers wait, and its `LoadShed` has one limit for all methods. Here a refusal is
+//!   immediate and has a retry delay. One method may use at most half of the permits. A call whose request has not
+//!   arrived holds no permit.
+//! - The timeouts of tower and tonic have one fixed duration. They stop at the headers of a stream, and their errors
+//!   have no details.
 //! - tower-http's `CatchPanic` moves every response body to a new allocation and does not watch the bodies of streams.
-//! - tower-http's `RequestBodyLimit` answers with HTTP 413, which gRPC clients see as UNKNOWN.
-//! - The ready-made layers for gRPC metrics read the status from the headers, where a failed stream still looks well.
+//! - tower-http's `RequestBodyLimit` answers with HTTP 413, which gRPC clients report as UNKNOWN.
+//! - The ready-made layers for gRPC metrics read the status from the headers only. A stream that fails later is
+//!   recorded as OK.
 //!
-//! The layers do not box their futures, except for the innermost one: a call costs the gate one allocation.
+//! Only the innermost layer boxes its future, so the gate makes one allocation per call.
 
 pub mod credential;
 mod gate;

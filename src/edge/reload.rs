@@ -1,7 +1,7 @@
-//! Values that are made from files, and made again when the files change.
+//! Values that are created from files. When the files change, the values are created again.
 //!
-//! The contents are compared and not the modification times, because a link, a rename or a copy may replace a file
-//! without a newer time.
+//! A change is detected by the contents of the files. The modification time is not enough: a link, a rename or a copy
+//! can replace a file without a newer time.
 
 use std::{fs, mem, path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,14 +12,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::batch::passes;
 
-/// How often the files are read.
+/// Interval between reads of the files.
 const READ_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What was read last: a digest of the contents, or why the files could not be read.
+/// The result of the last read: a digest of the contents, or the error.
 type Seen = Result<[u8; 32], String>;
 type Maker<T> = dyn Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync;
 
-/// A value and the files that it is made from.
+/// A value and the files from which it is created.
 pub struct Reloaded<T> {
     what: &'static str,
     files: Vec<PathBuf>,
@@ -29,8 +29,8 @@ pub struct Reloaded<T> {
 }
 
 impl<T: Send + Sync + 'static> Reloaded<T> {
-    /// Makes the value from the contents of `files`, or fails with a message for the operator. `what` names the value
-    /// in messages.
+    /// Creates the value from the contents of `files`. Fails with a message for the operator. `what` is the name of the
+    /// value in messages.
     pub fn open(
         what: &'static str,
         files: Vec<PathBuf>,
@@ -42,12 +42,13 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         Ok(Self { what, files, make: Box::new(make), value: ArcSwap::from_pointee(value), last_seen })
     }
 
-    /// Returns the value that was made last.
+    /// Returns the current value.
     pub fn current(&self) -> Guard<Arc<T>> {
         self.value.load()
     }
 
-    /// Reads the files once. If they changed and cannot be used, logs that once and keeps the value.
+    /// Reads the files, and replaces the value if they changed. If the new contents are invalid, logs the error once
+    /// and keeps the value.
     fn read_again(&self) {
         let contents = read(&self.files);
         let seen = contents.as_ref().map(|contents| digest(contents)).map_err(String::clone);
@@ -71,7 +72,7 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
     }
 }
 
-/// Reads the files of `reloaded` every few seconds until `stopping` is cancelled.
+/// Starts a task that reads the files of `reloaded` every few seconds until `stopping` is cancelled.
 pub fn follow<T: Send + Sync + 'static>(reloaded: Arc<Reloaded<T>>, tasks: &TaskTracker, stopping: &CancellationToken) {
     passes::every("reload", READ_INTERVAL, tasks, stopping, move || {
         let reloaded = reloaded.clone();

@@ -4,10 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-/// Limits on what is in flight. A call above a limit is refused immediately with OVERLOADED, which says when to retry.
+/// Limits on in-flight calls, streams and connections. A call above a limit fails immediately with OVERLOADED and a
+/// retry delay.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// Maximum number of calls in flight on a listener. One method may use at most half of them; streams do not count.
+    /// Maximum number of in-flight calls on a listener, without streams. One method may use at most half of them.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CALLS", default_value = "16384", value_parser = count)]
     pub max_calls: usize,
     /// Maximum number of open streams (WatchPosition, WatchSeats, WatchSaleStats) on a listener.
@@ -29,13 +30,13 @@ pub struct Limits {
         value_parser = duration_above_zero
     )]
     pub call_timeout: Duration,
-    /// How long a stopping server still serves calls after health says NOT_SERVING, so that clients which watch health
-    /// can leave. 0s turns this off.
+    /// Time for which a stopping server still accepts calls after health reports NOT_SERVING. Clients that watch health
+    /// use this time to change to another server. 0s means no such time.
     #[arg(long, global = true, env = "BOXOFFICE_LAME_DUCK", default_value = "500ms", value_parser = duration)]
     pub lame_duck: Duration,
 }
 
-/// TLS and API keys. Changed files are read again without a restart.
+/// TLS and API keys. The server reloads changed files without a restart.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TransportSettings {
     /// PEM file of the server's certificate and its chain. With it, both listeners accept only TLS.
@@ -44,16 +45,16 @@ pub struct TransportSettings {
     /// PEM file of the private key of the server's certificate.
     #[arg(long, global = true, env = "BOXOFFICE_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// PEM file of the CA that signs client certificates. Clients must show one; where API keys are in use, either one
-    /// or an API key.
+    /// PEM file of the CA that signs client certificates. Clients must present a certificate of this CA. If API keys
+    /// are configured too, an API key is enough.
     #[arg(long, global = true, env = "BOXOFFICE_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
     /// PEM file of the CA that signs client certificates for the admin listener. Default: the same CA as for the public
     /// listener.
     #[arg(long, global = true, env = "BOXOFFICE_ADMIN_TLS_CLIENT_CA", value_name = "FILE")]
     pub admin_tls_client_ca: Option<PathBuf>,
-    /// File of the API keys, made with `boxoffice api-key new`. With it, calls must send a key in the metadata
-    /// `x-api-key`, unless the client shows a certificate.
+    /// File of the API keys, made with `boxoffice api-key new`. With it, each call must have a key in the metadata
+    /// `x-api-key`, unless the client presents a certificate.
     #[arg(long, global = true, env = "BOXOFFICE_API_KEYS_FILE", value_name = "FILE")]
     pub api_keys_file: Option<PathBuf>,
 }
@@ -69,7 +70,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}: write 500ms, 2s or 10m"))
 }
 
-/// Parses a number from 1 to the most permits that a semaphore can hold.
+/// Parses a number from 1 to the maximum number of permits of a semaphore.
 fn count(text: &str) -> Result<usize, String> {
     let count: usize = text.parse().map_err(|_| "must be a number".to_owned())?;
     let bounds = 1..=tokio::sync::Semaphore::MAX_PERMITS;

@@ -1,4 +1,4 @@
-//! Accepts connections: limits their number, and closes those that stay silent.
+//! Accepts connections and limits their number. Closes connections on which the client sends nothing.
 
 use std::{
     io,
@@ -22,11 +22,11 @@ use super::limit::{Limit, Permit, Share};
 
 /// Length of the preface that every HTTP/2 client sends first.
 const PREFACE_BYTES: usize = 24;
-/// How long a client may take to send the preface. hyper itself would wait for ever.
+/// Maximum time for a client to send the preface. hyper itself has no timeout for the preface.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may be idle before TCP probes whether the client is still there.
+/// Time after which TCP sends a keepalive probe on an idle connection.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-/// How long to wait after an error, such as no free file descriptor, before the next connection is accepted.
+/// Delay before the next accept after an error, for example when no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts at most `max` simultaneous connections; further ones are closed immediately.
@@ -51,9 +51,10 @@ pub fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Res
     })
 }
 
-/// Closes connections that do not begin to speak HTTP/2: after a timeout, or when `stopping` is cancelled.
+/// Closes connections on which the client does not send the HTTP/2 preface before a timeout. When `stopping` is
+/// cancelled, it closes them immediately.
 ///
-/// With TLS, the connections come here after their handshake.
+/// With TLS, the timeout starts after the handshake.
 pub fn speaking<IO>(
     connections: impl Stream<Item = io::Result<IO>>,
     stopping: CancellationToken,
@@ -75,18 +76,18 @@ pub struct Connection {
     _permit: Permit,
 }
 
-/// A connection that has a timeout until the client has sent the preface.
+/// A connection with a timeout for the preface.
 pub struct Speaking<IO> {
     stream: IO,
     preface: Option<Box<Preface>>,
 }
 
-/// The client at the other end of a connection, as the extensions of its requests name it.
+/// The client of a connection. Each request of the connection has it in its extensions.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
-    /// Counts its requests that are still arriving.
+    /// Counts the client's arriving requests.
     pub arriving: Arc<Share>,
-    /// Counts its calls of health and reflection.
+    /// Counts the client's health checks and reflection calls.
     pub probes: Arc<Share>,
 }
 
@@ -99,7 +100,7 @@ impl Peer {
     }
 }
 
-/// The rest of the preface that a client still has to send.
+/// The part of the preface that the client has not sent yet.
 struct Preface {
     missing_bytes: usize,
     deadline: Pin<Box<Sleep>>,
@@ -156,7 +157,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Speaking<IO> {
     }
 }
 
-/// Implements `AsyncWrite` by the inner stream.
+/// Implements `AsyncWrite` by calling the inner stream.
 macro_rules! write_through {
     ($connection:ty $(, $io:ident)?) => {
         impl$(<$io: AsyncWrite + Unpin>)? AsyncWrite for $connection {

@@ -1,4 +1,4 @@
-//! Failures as callers receive them. The failures that tonic makes itself get details as well.
+//! Converts errors to gRPC responses and trailers. Also adds details to the errors that tonic creates.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
@@ -9,10 +9,10 @@ use crate::rpc::Error;
 
 const STATUS: &str = "grpc-status";
 const DETAILS: &str = "grpc-status-details-bin";
-/// Tells clients which compression the server can read.
+/// The header that tells clients which compression the server supports.
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
-/// Returns the response to a call that failed before it had one.
+/// Returns the response for a call that failed.
 pub fn failure(error: Error) -> Response<Body> {
     Status::from(error).into_http()
 }
@@ -23,22 +23,22 @@ pub fn trailers(error: Error) -> Result<Frame<Bytes>, Status> {
     Status::from(error).add_header(&mut trailers).map(|()| Frame::trailers(trailers))
 }
 
-/// Returns whether the headers of a response say that the call failed.
+/// Returns whether the headers of a response contain the status of a failed call.
 pub fn is_failure(headers: &HeaderMap) -> bool {
     code(headers) != Code::Ok
 }
 
-/// Returns the status code in the headers or trailers of a response; OK if there is none, as in the headers of a
-/// stream.
+/// Returns the status code in the headers or trailers of a response. Returns OK if there is no status, as in the
+/// headers of a stream.
 pub fn code(headers: &HeaderMap) -> Code {
     headers.get(STATUS).map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()))
 }
 
-/// Adds details to a failure that has none.
+/// Adds details to an error response that tonic created.
 ///
-/// tonic makes two kinds: UNIMPLEMENTED, and three codes for a request that it cannot read or that is too large. The
-/// latter becomes INVALID_ARGUMENT, since the caller has to change the request. Failures of health and reflection stay
-/// as their protocols define them.
+/// tonic answers an unknown method or compression with UNIMPLEMENTED. tonic answers a request that is invalid or too
+/// large with one of three codes. This function replaces those codes by INVALID_ARGUMENT, because the caller must
+/// change the request. It does not change errors of health and reflection, whose protocols define them.
 pub fn complete(response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
     if headers.contains_key(DETAILS) {

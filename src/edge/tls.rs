@@ -1,4 +1,4 @@
-//! TLS with rustls: each connection's handshake runs in a task of its own and has a timeout.
+//! TLS with rustls. Each handshake runs in a separate task and has a timeout.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -19,13 +19,13 @@ use super::reload::Reloaded;
 /// The TLS configuration of a listener, made from its files.
 pub type Tls = Reloaded<ServerConfig>;
 
-/// How long a handshake may take before the connection is closed.
+/// Maximum time for a TLS handshake. The connection is closed after this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns the configuration of a server that speaks TLS 1.3 or 1.2 and HTTP/2. All files are PEM.
 ///
-/// With `client_ca`, clients show a certificate that this CA signed. They have to with `must_show_certificate`, and may
-/// without.
+/// With `client_ca`, clients may present a certificate that this CA signed. With `must_show_certificate` they must
+/// present one.
 pub fn server_config(
     cert: &[u8],
     key: &[u8],
@@ -70,11 +70,11 @@ fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
-/// Returns the connections of `sockets` that completed their handshake. Handshakes run concurrently, so none waits for
-/// a slow one.
+/// Returns the connections of `sockets` that completed their handshake. Handshakes run concurrently, so a slow
+/// handshake does not delay the others.
 ///
-/// Each handshake uses the whole configuration of its time. So a client cannot resume a session that an earlier
-/// configuration, with an earlier client CA, had accepted.
+/// Each handshake uses the current configuration, including its session cache. So a client cannot resume a session of
+/// an older configuration, which may have had another client CA.
 pub fn accept<S, IO>(sockets: S, config: Arc<Tls>) -> impl Stream<Item = io::Result<TlsStream<IO>>>
 where
     S: Stream<Item = io::Result<IO>>,
@@ -107,7 +107,7 @@ where
 {
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(socket)).await {
         Ok(Ok(connection)) => Some(connection),
-        // At DEBUG, because any client can cause any number of these.
+        // Logged at DEBUG, because a client can cause any number of these errors.
         Ok(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake failed");
             None

@@ -1,8 +1,8 @@
-//! TLS, client certificates and API keys of both listeners, and the rule that AdminService is never open to the
-//! network.
+//! TLS, client certificates and API keys of both listeners. Also checks that AdminService is never reachable from the
+//! network without a credential.
 //!
-//! All of these are optional and read from files. The files are read again when they change, so certificates and keys
-//! are replaced without a restart.
+//! TLS, certificates and keys are optional and are read from files. The server reloads changed files, so an operator
+//! can replace certificates and keys without a restart.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -16,7 +16,7 @@ use super::{
     tls::{self, Tls},
 };
 
-/// How clients connect to the two listeners, and what they have to show.
+/// The TLS configurations of the two listeners, and the credentials that clients must present.
 pub struct Transport {
     public_tls: Option<Arc<Tls>>,
     admin_tls: Option<Arc<Tls>>,
@@ -25,12 +25,12 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Reads the files that the settings name. Fails with a message for the operator if a file cannot be used or
-    /// another one is missing.
+    /// Reads the files that the settings name. Fails with a message for the operator if a file cannot be used or if a
+    /// required file is missing.
     pub fn open(settings: &TransportSettings) -> Result<Self, String> {
         let TransportSettings { tls_cert, tls_key, tls_client_ca, admin_tls_client_ca, api_keys_file } = settings;
         let admin_client_ca = admin_tls_client_ca.as_ref().or(tls_client_ca.as_ref());
-        // With API keys, a client shows either a certificate when it connects or an API key with each call.
+        // If API keys are configured, a client may send an API key with each call instead of a certificate.
         let must_show_certificate = api_keys_file.is_none();
         let server_files = match (tls_cert, tls_key) {
             (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
@@ -62,8 +62,8 @@ impl Transport {
         })
     }
 
-    /// Refuses an admin listener that the network could reach without a credential. Warns of a public listener without
-    /// TLS.
+    /// Fails if the network could reach the admin listener without TLS or without a credential. Logs a warning if the
+    /// network could reach the public listener without TLS.
     pub fn check(&self, public: SocketAddr, admin: SocketAddr) -> Result<(), String> {
         if self.public_tls.is_none() && !is_local(public) {
             tracing::warn!(
@@ -94,17 +94,17 @@ impl Transport {
         self.admin_tls.clone()
     }
 
-    /// Returns the check of callers of the public services.
+    /// Returns the credential check for the public services.
     pub fn public_caller_check(&self) -> CallerCheck {
         CallerCheck::new(self.api_keys.clone(), false)
     }
 
-    /// Returns the check of callers of AdminService.
+    /// Returns the credential check for AdminService.
     pub fn admin_caller_check(&self) -> CallerCheck {
         CallerCheck::new(self.api_keys.clone(), true)
     }
 
-    /// Reads the files again when they change, until `stopping` is cancelled.
+    /// Starts tasks that reload the files when they change, until `stopping` is cancelled.
     pub fn follow_files(&self, tasks: &TaskTracker, stopping: &CancellationToken) {
         for tls in [&self.public_tls, &self.admin_tls].into_iter().flatten() {
             reload::follow(tls.clone(), tasks, stopping);

@@ -183,8 +183,8 @@ impl Shared {
         Ok(departures)
     }
 
-    /// Reads all departures behind the last admitted number, page by page: a million rows in one answer take hundreds of
-    /// megabytes, and their numbers only eight.
+    /// Reads all departures behind the last admitted number, page by page. A million rows in one answer take hundreds
+    /// of megabytes; their numbers take eight.
     async fn departures_behind(&self, known: &Known) -> Result<Vec<i64>, db::Error> {
         let (mut numbers, mut last) = (Vec::new(), known.admitted_number);
         loop {

@@ -1,7 +1,7 @@
-//! The codec of all services: that of tonic-prost, with buffers that fit the message.
+//! The codec of all services: the codec of tonic-prost with smaller buffers.
 //!
-//! The buffers of tonic-prost take 8 KiB per call and direction, and a stream keeps them as long as it is open. Most
-//! messages here have 100 to 200 bytes, and a replica keeps tens of thousands of streams open.
+//! tonic-prost allocates 8 KiB per call and direction, and a stream keeps these buffers until it ends. Most messages
+//! have 100 to 200 bytes, and a replica has tens of thousands of open streams.
 
 use std::marker::PhantomData;
 
@@ -12,15 +12,15 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-/// Initial size of a decoder's buffer, in bytes; it grows as needed.
+/// Initial size of the buffer of a decoder, in bytes. The buffer grows if necessary.
 const BUFFER: usize = 256;
-/// Messages of a stream that are ready at the same time are sent together, up to this number of bytes.
+/// Maximum number of bytes of the messages of a stream that are sent together.
 const YIELD: usize = 32 * 1_024;
 
 /// Encodes messages `T` and decodes messages `U`.
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
-/// Encodes messages `T` into a buffer that grows once per message.
+/// Encodes messages `T`. Its buffer grows at most once per message.
 pub struct Encoder<T>(PhantomData<T>);
 
 impl<T, U> Default for Codec<T, U> {
@@ -54,12 +54,13 @@ impl<T: Message> codec::Encoder for Encoder<T> {
 
     fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         buffer.reserve(message.encoded_len());
-        // The buffer has room for it, so this does not fail.
+        // `reserve` made enough room, so this does not fail.
         message.encode_raw(buffer);
         Ok(())
     }
 
-    /// Reserves next to nothing before there is a message. The size is not 0, since compression divides by it.
+    /// Returns a buffer size of almost 0, because `encode` reserves the size of the message. The size is not 0, because
+    /// compression divides by it.
     fn buffer_settings(&self) -> BufferSettings {
         BufferSettings::new(1, YIELD)
     }

@@ -11,7 +11,7 @@ tokio::task_local! {
     static CURRENT: Instant;
 }
 
-/// Maximum number of digits of a `grpc-timeout`, as the gRPC specification has it.
+/// Maximum number of digits of a `grpc-timeout`, from the gRPC specification.
 const MAX_DIGITS: usize = 8;
 
 /// Returns the time that the current call has left, or `None` outside of a call.
@@ -19,7 +19,7 @@ pub fn remaining() -> Option<Duration> {
     CURRENT.try_with(|deadline| deadline.saturating_duration_since(Instant::now())).ok()
 }
 
-/// Returns the caller's `grpc-timeout`, if there is one. Fails with INVALID_ARGUMENT if it is ill-formed.
+/// Returns the caller's `grpc-timeout`, if there is one. Fails with INVALID_ARGUMENT if it is malformed.
 pub fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
     let Some(value) = headers.get("grpc-timeout") else {
         return Ok(None);
@@ -45,19 +45,19 @@ fn parse(text: &str) -> Option<Duration> {
     })
 }
 
-/// Runs `call` until `deadline`, and not beyond it. Fails with DEADLINE_EXCEEDED.
+/// Runs `call` until it ends. Fails with DEADLINE_EXCEEDED when `deadline` passes first.
 pub async fn within<F: Future>(deadline: Instant, call: F) -> Result<F::Output, Error> {
     if deadline <= Instant::now() {
         return Err(Error::DeadlineExceeded);
     }
     let mut call = pin!(CURRENT.scope(deadline, call));
-    // A call that is answered from memory is done here and needs no timer.
+    // A call that is answered from memory ends here, so it needs no timer.
     if let Poll::Ready(answer) = futures::poll!(call.as_mut()) {
         return Ok(answer);
     }
     let mut sleep = pin!(tokio::time::sleep_until(deadline));
-    // The clock decides as well, not only the timer. Timers of the same millisecond fire in any order, so another
-    // timer, like tonic's own, may have woken this task first.
+    // Check the clock too, not only the timer. Timers of the same millisecond fire in any order, so another timer may
+    // have woken this task first, for example the timer of tonic.
     poll_fn(|cx| match deadline <= Instant::now() || sleep.as_mut().poll(cx).is_ready() {
         true => Poll::Ready(Err(Error::DeadlineExceeded)),
         false => call.as_mut().poll(cx).map(Ok),
@@ -106,7 +106,7 @@ mod tests {
         runtime.block_on(async {
             let mut call = pin!(within(deadline, std::future::pending::<()>()));
             assert!(futures::poll!(call.as_mut()).is_pending());
-            // No timer fires while the only thread sleeps.
+            // The test has one thread, so no timer fires during this sleep.
             std::thread::sleep(Duration::from_millis(10));
             assert!(matches!(futures::poll!(call), Poll::Ready(Err(Error::DeadlineExceeded))));
         });

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::proto::{self, ErrorReason};
 use crate::clock::Micros;
 
-/// The trailer by which stock clients are told about their retries.
+/// The trailer that tells stock clients when to retry, or not to retry.
 const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "boxoffice";
@@ -148,7 +148,7 @@ pub struct Violation {
 }
 
 impl Error {
-    /// Returns an internal error. `cause` goes to the log, not to the caller.
+    /// Returns an internal error. `cause` is logged, but the caller does not see it.
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(Arc::from(cause.into()))
     }
@@ -270,8 +270,8 @@ impl Error {
 }
 
 impl Error {
-    /// Returns the error of a write that the caller sent with this `request_id`. Without an id, a write whose outcome
-    /// is unknown must not be retried blindly: it could have its effect twice.
+    /// Marks an OutcomeUnknown error as safe to retry if the write had a `request_id`. Without one, a retry could apply
+    /// the write twice.
     pub fn of_request(self, request_id: Option<Uuid>) -> Self {
         match self {
             Self::OutcomeUnknown { .. } => Self::OutcomeUnknown { may_retry: request_id.is_some() },
@@ -279,10 +279,11 @@ impl Error {
         }
     }
 
-    /// Returns what stock clients are told about their retries, in milliseconds (gRFC A6); below 0: do not retry.
+    /// Returns the value of the trailer `grpc-retry-pushback-ms` (gRFC A6): the retry delay in milliseconds, or -1 to
+    /// forbid retries.
     ///
-    /// Source: a failure that had no effect and is worth a retry says when; a write whose outcome is unknown and that
-    /// has no `request_id` says never. Everything else is left to the client's own policy.
+    /// OVERLOADED and SHUTTING_DOWN have a delay, because the server did nothing. A write with an unknown outcome and
+    /// without a `request_id` must not be retried. For all other errors the client uses its own retry policy.
     fn retry_pushback(&self) -> Option<i64> {
         match self {
             Self::Overloaded { .. } | Self::ShuttingDown => {

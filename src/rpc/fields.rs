@@ -16,13 +16,13 @@ const MAX_NAME_LENGTH: usize = 200;
 
 /// Collects the violations of one request.
 ///
-/// A reader returns a value even for an invalid field. The values may be used only after [`Fields::done`] returned
-/// `Ok`.
+/// Each method that reads a field returns a value even if the field is invalid. Use the values only after
+/// [`Fields::done`] has returned `Ok`.
 #[derive(Default)]
 pub struct Fields(Vec<Violation>);
 
 impl Fields {
-    /// Fails with INVALID_ARGUMENT and all violations, if there are any.
+    /// Fails with INVALID_ARGUMENT if there are violations. The error lists all of them.
     pub fn done(self) -> Result<(), Error> {
         if self.0.is_empty() {
             return Ok(());
@@ -44,7 +44,7 @@ impl Fields {
         id.unwrap_or_default()
     }
 
-    /// Reads a UUID; an empty field is `None`.
+    /// Reads an optional UUID. Returns `None` for an empty field.
     pub fn optional_uuid(&mut self, field: &str, value: &str) -> Option<Uuid> {
         if value.is_empty() { None } else { Some(self.uuid(field, value)) }
     }
@@ -83,14 +83,14 @@ impl Fields {
         at.unwrap_or_default()
     }
 
-    /// Reads a time; an unset field is `None`.
+    /// Reads an optional time. Returns `None` for an unset field.
     pub fn optional_instant(&mut self, field: &str, value: Option<&prost_types::Timestamp>) -> Option<Micros> {
         value.map(|value| self.instant(field, Some(value)))
     }
 }
 
 impl Fields {
-    /// Reads a duration within `bounds`; an unset field is `None`.
+    /// Reads an optional duration within `bounds`. Returns `None` for an unset field.
     pub fn optional_span(
         &mut self,
         field: &str,

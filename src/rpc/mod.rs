@@ -1,5 +1,4 @@
-//! The parts of a gRPC call that every room needs: messages, fields, pages, the deadline, and errors with their
-//! statuses.
+//! The parts of a gRPC call that all modules use: messages, fields, pages, deadlines, and errors with their statuses.
 
 pub mod codec;
 mod deadline;

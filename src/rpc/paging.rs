@@ -21,7 +21,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Reads `page_size` and `page_token`. `list` names the list and its filters; the token of another list is refused.
+    /// Reads `page_size` and `page_token`. `list` names the list and its filters. A token of another list is refused.
     pub fn read(list: String, page_size: i32, page_token: &str) -> Result<Self, Error> {
         Self::read_within(list, page_size, page_token, DEFAULT_SIZE, MAX_SIZE)
     }
@@ -42,13 +42,13 @@ impl Page {
         Ok(Self { size: size as usize, after, list })
     }
 
-    /// Returns the cursor that `read` parses. Fails with INVALID_ARGUMENT if it was tampered with.
+    /// Parses the cursor with `read`. Fails with INVALID_ARGUMENT if the cursor is invalid.
     pub fn cursor<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
         let tampered = || Error::invalid("page_token", "must be a next_page_token of the same list, or empty");
         self.after.as_deref().map(|after| read(after).ok_or_else(tampered)).transpose()
     }
 
-    /// Returns the cursor that [`Page::by_time_and_id`] made.
+    /// Parses a cursor of [`Page::by_time_and_id`].
     pub fn time_and_id(&self) -> Result<Option<(Micros, Uuid)>, Error> {
         self.cursor(|cursor| {
             let (time, id) = cursor.split_once('/')?;
@@ -61,8 +61,8 @@ impl Page {
         format!("{time}/{id}")
     }
 
-    /// Cuts `items` to the page and returns the token of the next page. The query asked for one item more than the page
-    /// has.
+    /// Truncates `items` to the page size and returns the token of the next page. The query must have requested one
+    /// item more than the page size.
     pub fn cut<T>(&self, mut items: Vec<T>, cursor: impl Fn(&T) -> String) -> (Vec<T>, String) {
         let more = items.len() > self.size;
         items.truncate(self.size);
@@ -74,7 +74,7 @@ impl Page {
     }
 }
 
-/// Encodes a page token in hexadecimal, which is safe in any header, URL and shell.
+/// Encodes a page token in hexadecimal, so that it needs no escaping in headers, URLs and shells.
 fn encode(list: &str, cursor: &str) -> String {
     hex::encode(format!("{list}\n{cursor}"))
 }
@@ -82,7 +82,7 @@ fn encode(list: &str, cursor: &str) -> String {
 fn decode(list: &str, token: &str) -> Option<String> {
     let text = String::from_utf8(hex::decode(token).ok()?).ok()?;
     let (named, cursor) = text.split_once('\n')?;
-    // Our cursors have no control characters, and PostgreSQL rejects NUL in a text.
+    // A valid cursor has no control characters. PostgreSQL fails on a text that contains NUL.
     let is_ours = named == list && !cursor.chars().any(char::is_control);
     is_ours.then(|| cursor.to_owned())
 }

@@ -1,4 +1,4 @@
-//! Panics: a defect that panics fails the call in which it happens, and nothing else.
+//! Converts a panic to an error, so that a panic fails only its own call.
 
 use std::any::Any;
 

@@ -1,17 +1,17 @@
-//! The retry delay of refused calls. It grows with the number of refusals and is spread, so that retries do not arrive
-//! together.
+//! Computes the retry delay of refused calls. The delay grows with the number of refusals. It has jitter, so that
+//! retries do not arrive at the same time.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Refusals are counted over this long.
+/// Duration of the window in which refusals are counted.
 const WINDOW: Duration = Duration::from_secs(1);
-/// Bounds of the delay, before it is spread.
+/// Bounds of the delay, before jitter is added.
 const MIN_DELAY: Duration = Duration::from_millis(500);
 const MAX_DELAY: Duration = Duration::from_secs(5);
-/// The multiples of this number, modulo 1, fill the interval from 0 to 1 evenly, however many there are.
+/// Source of the jitter. The multiples of this number, modulo 1, are spread evenly between 0 and 1.
 const GOLDEN_RATIO: f64 = 0.618_033_988_749_895;
 
 /// Counts the recent refusals of a limit.
@@ -27,19 +27,19 @@ struct Window {
 }
 
 impl Pressure {
-    /// Returns the pressure on a limit that takes `capacity` calls at a time.
+    /// Returns a counter for a limit of `capacity` concurrent calls.
     pub fn new(capacity: usize) -> Self {
         let window = Window { since: Instant::now(), refused: 0, refused_before: 0 };
         Self { capacity: capacity.max(1) as f64, window: Mutex::new(window) }
     }
 
-    /// Counts a refusal and returns the delay before the retry.
+    /// Counts a refusal and returns the retry delay.
     pub fn refuse(&self) -> Duration {
         self.refuse_at(Instant::now())
     }
 
-    /// The delay in seconds is the number of refusals per second divided by the capacity, plus or minus 50 %. So
-    /// retries arrive no faster than they can be served.
+    /// Counts a refusal at `now` and returns the retry delay. In seconds, the delay is refusals per second divided by
+    /// the capacity, plus or minus 50 %. So retries do not arrive faster than the server can handle them.
     fn refuse_at(&self, now: Instant) -> Duration {
         let mut window = self.window.lock();
         let age = now.saturating_duration_since(window.since);
@@ -66,7 +66,7 @@ mod tests {
         assert!(longest(100) <= Duration::from_millis(750));
         assert!(longest(2_900) > Duration::from_secs(3));
         assert!(longest(100_000) <= Duration::from_millis(7_500));
-        // Refusals of the previous second still count, older ones do not.
+        // Refusals of the previous second are counted. Older ones are not.
         assert!(pressure.refuse_at(now + WINDOW) > Duration::from_secs(2));
         assert!(pressure.refuse_at(now + 4 * WINDOW) <= Duration::from_millis(750));
     }

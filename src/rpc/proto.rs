@@ -25,7 +25,8 @@ pub fn timestamp(at: Micros) -> prost_types::Timestamp {
     }
 }
 
-/// Returns a caller's instant, truncated to microseconds; `None` outside the years 1 to 9999 or with ill-formed nanos.
+/// Converts a caller's instant, truncated to microseconds. Returns `None` if the year is not 1 to 9999 or the nanos are
+/// invalid.
 pub fn from_timestamp(at: &prost_types::Timestamp) -> Option<Micros> {
     let years_1_to_9999 = -62_135_596_800..=253_402_300_799;
     let valid = years_1_to_9999.contains(&at.seconds) && (0..1_000_000_000).contains(&at.nanos);
@@ -40,14 +41,14 @@ pub fn duration(span: Duration) -> prost_types::Duration {
     }
 }
 
-/// Returns a caller's duration; `None` if it is negative or has ill-formed nanos. The conversion in prost-types
-/// overflows for the smallest int64, so it is not used.
+/// Converts a caller's duration. Returns `None` if it is negative or the nanos are invalid. The conversion of
+/// prost-types is not used, because it overflows for the smallest int64.
 pub fn from_duration(span: &prost_types::Duration) -> Option<Duration> {
     let nanos = u32::try_from(span.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
     Some(Duration::new(u64::try_from(span.seconds).ok()?, nanos))
 }
 
-/// Returns an instant as a text like `2026-12-24T10:00:00.000000Z`, for the metadata of errors.
+/// Formats an instant like `2026-12-24T10:00:00.000000Z`, for the metadata of errors.
 pub fn rfc3339(at: Micros) -> String {
     DateTime::from_timestamp_micros(at)
         .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))

@@ -1,20 +1,20 @@
-//! What a queue token says.
+//! The contents of a queue token.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{db::entity::queue_token::TokenKey, rpc::Error};
 
-/// The bearer of a queue token, as the token names it: the JWT's claims.
+/// The bearer of a queue token. The fields are the claims of the JWT.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bearer {
     /// The user that the token was issued to.
     #[serde(rename = "sub")]
     pub user_id: Uuid,
-    /// The concert, as callers name it.
+    /// The code of the concert.
     #[serde(rename = "con")]
     pub concert_code: String,
-    /// The concert, as the database names it.
+    /// The id of the concert in the database.
     #[serde(rename = "cid")]
     pub concert_id: i64,
     /// The user's number in the queue of the concert.
@@ -23,17 +23,17 @@ pub struct Bearer {
 }
 
 impl Bearer {
-    /// Returns the key of the token's row.
+    /// Returns the key of the token's row in the database.
     pub fn key(&self) -> TokenKey {
         TokenKey { concert_id: self.concert_id, queue_number: self.queue_number }
     }
 
-    /// Refuses a request for another user than the token's own.
+    /// Fails with TOKEN_USER_MISMATCH if `user_id` is not the user of the token.
     pub fn require_user(&self, user_id: Uuid) -> Result<(), Error> {
         if self.user_id == user_id { Ok(()) } else { Err(Error::TokenUserMismatch) }
     }
 
-    /// Refuses a request about another concert than the token's own.
+    /// Fails with TOKEN_CONCERT_MISMATCH if `concert_id` is not the concert of the token.
     pub fn require_concert(&self, concert_id: i64) -> Result<(), Error> {
         if self.concert_id == concert_id {
             return Ok(());

@@ -1,6 +1,7 @@
-//! The interceptor that reads the queue token of every call.
+//! The interceptor that verifies the queue token of every call.
 //!
-//! It refuses no call itself: some methods need no token. A method that needs one asks for the bearer.
+//! The interceptor refuses no call, because some methods need no token. A method that needs a token calls [`bearer`],
+//! which fails without a valid one.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::rpc::Error;
 #[derive(Clone)]
 pub struct TokenInterceptor(Arc<KeyRing>);
 
-/// The bearer of the call's token, or why there is none.
+/// The bearer of the token, or the error if the token is missing or invalid.
 #[derive(Clone)]
 struct Verified(Result<Arc<Bearer>, Error>);
 
@@ -32,7 +33,7 @@ impl Interceptor for TokenInterceptor {
     }
 }
 
-/// Returns the bearer of the caller's token; fails with TOKEN_MISSING, TOKEN_INVALID or STORAGE_UNAVAILABLE.
+/// Returns the bearer of the caller's token. Fails with TOKEN_MISSING, TOKEN_INVALID or STORAGE_UNAVAILABLE.
 pub fn bearer(extensions: &Extensions) -> Result<Arc<Bearer>, Error> {
     match extensions.get::<Verified>() {
         Some(Verified(bearer)) => bearer.clone(),
@@ -40,7 +41,7 @@ pub fn bearer(extensions: &Extensions) -> Result<Arc<Bearer>, Error> {
     }
 }
 
-/// Returns the token of the metadata `authorization: Bearer <token>`.
+/// Reads the token from the metadata `authorization: Bearer <token>`.
 fn bearer_token(metadata: &MetadataMap) -> Result<&str, Error> {
     let value = metadata.get("authorization").ok_or(Error::TokenMissing)?;
     let value = value.to_str().map_err(|_| Error::TokenInvalid)?.trim();

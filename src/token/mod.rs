@@ -1,10 +1,10 @@
-//! The queue token: a JWT, signed with HS256, that names a user and the user's place in the queue of a concert.
+//! The queue token: a JWT, signed with HS256. It contains the user, the concert, and the user's number in the queue.
 //!
-//! A server verifies a token without a query. The token does not say what its bearer may do now, because that changes:
-//! the row of the token in the database says it.
+//! A server verifies a token without a database query. The token does not contain its state, because the state changes.
+//! The state is in the token's row in the database.
 //!
-//! The signing keys are made at the first start and kept in the database, so every replica verifies the tokens of every
-//! other. An operator may configure a key instead.
+//! The first server that starts creates a signing key in the database. All replicas share the keys, so each replica can
+//! verify the tokens of the others. An operator may configure a key instead.
 
 mod bearer;
 mod interceptor;

@@ -1,4 +1,4 @@
-//! The signing keys in memory: they sign new tokens and verify the tokens of callers.
+//! Holds the signing keys in memory. Signs new tokens and verifies the tokens of callers.
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -15,28 +15,28 @@ const CONFIGURED_KEY_ID: &str = "configured";
 
 /// A key that signs tokens.
 pub struct SigningKey {
-    /// The id by which tokens name the key, as the JWT's `kid`.
+    /// The id of the key. It is the `kid` of the JWTs that the key signs.
     pub id: String,
-    /// At least 32 bytes.
+    /// The secret; at least 32 bytes.
     pub secret: SecretSlice<u8>,
 }
 
-/// The signing keys that a server knows. The default knows none.
+/// The signing keys of a server. The default has no keys.
 #[derive(Default)]
 pub struct KeyRing(ArcSwap<Keys>);
 
 #[derive(Default, Clone)]
 struct Keys {
     signer: Option<(Header, EncodingKey)>,
-    /// By the encoded header of the tokens that the key signs. All tokens of a key have the same header, because all
-    /// are made here.
+    /// The keys by the encoded header of their tokens. All tokens of a key have the same header, because only boxoffice
+    /// creates them.
     verifiers: HashMap<String, DecodingKey>,
     read_at: Option<Instant>,
 }
 
 impl KeyRing {
-    /// Replaces the keys by `keys`, which were read just now. The last one signs, unless the operator `configured` a
-    /// secret.
+    /// Replaces all keys by `keys`, which the caller has just read. The last key signs, unless the operator has
+    /// `configured` a secret.
     pub fn replace(&self, mut keys: Vec<SigningKey>, configured: Option<&SecretString>) {
         if let Some(secret) = configured {
             let secret = secret.expose_secret().as_bytes().to_vec();
@@ -50,17 +50,17 @@ impl KeyRing {
         self.0.store(Arc::new(Keys { signer, verifiers, read_at: Some(Instant::now()) }));
     }
 
-    /// Returns the token of `bearer`. It is the same each time, as long as the same key signs.
+    /// Signs a token for `bearer`. The same key always returns the same token.
     pub fn sign(&self, bearer: &Bearer) -> Result<String, Error> {
         let keys = self.0.load();
         let (header, key) = keys.signer.as_ref().ok_or(Error::StorageUnavailable)?;
         encode(header, bearer, key).map_err(Error::internal)
     }
 
-    /// Returns the bearer of a token that one of the keys has signed.
+    /// Verifies the signature of a token and returns its bearer.
     ///
-    /// Fails with TOKEN_INVALID. Fails with STORAGE_UNAVAILABLE if the token names an unknown key while the keys are
-    /// stale: the key may be a new one that this server could not read.
+    /// Fails with TOKEN_INVALID. Fails with STORAGE_UNAVAILABLE if the token names an unknown key and the keys are
+    /// stale: the key may be new, and this server may not have read it yet.
     pub fn verify(&self, token: &str) -> Result<Bearer, Error> {
         let keys = self.0.load();
         keys.verified_bearer(token).ok_or_else(|| {
@@ -70,7 +70,7 @@ impl KeyRing {
 }
 
 impl Keys {
-    /// Returns whether another server may sign with a key that was made after these were read.
+    /// Returns whether the keys are so old that another server may already sign with a newer key.
     fn are_stale(&self) -> bool {
         self.read_at.is_none_or(|at| at.elapsed() >= rotation::NOTICE)
     }
@@ -79,8 +79,8 @@ impl Keys {
         token.split_once('.').is_some_and(|(header, _)| self.verifiers.contains_key(header))
     }
 
-    /// Returns the bearer if the signature is right; it is compared in constant time. A token does not say when it
-    /// expires: its row in the database does.
+    /// Returns the bearer if the signature is valid. The signature is compared in constant time. The expiry time is not
+    /// checked here: it is in the token's row in the database, not in the token.
     fn verified_bearer(&self, token: &str) -> Option<Bearer> {
         let (message, signature) = token.rsplit_once('.')?;
         let (header, payload) = message.split_once('.')?;
@@ -98,13 +98,13 @@ impl SigningKey {
         header
     }
 
-    /// Returns the first part of the tokens that this key signs.
+    /// Returns the encoded header of the tokens that this key signs.
     fn encoded_header(&self) -> Option<String> {
         serde_json::to_vec(&self.header()).ok().map(|header| URL_SAFE_NO_PAD.encode(header))
     }
 }
 
-/// No secret could be made, because the operating system returned no random bytes.
+/// The error of [`new_secret`]: the operating system returned no random bytes.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the operating system returned no random bytes: check its random number generator and try again")]
 pub struct NoRandomBytes;

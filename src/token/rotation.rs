@@ -1,13 +1,13 @@
-//! The rotation of signing keys: which key signs, and which may be dropped.
+//! The rotation of signing keys. Decides which key signs and which keys may be dropped.
 //!
-//! Each server reads the keys every few seconds, and a new key signs only when it is [`NOTICE`] old. So every server
-//! knows a key before any server signs with it, and no server meets a token that it cannot verify.
+//! Each server reads the keys every few seconds. A new key does not sign until its age is [`NOTICE`]. So every server
+//! has read a key before any server signs with it, and every server can verify every token.
 
 use std::time::Duration;
 
 use crate::clock::{Micros, micros, until};
 
-/// The age at which a new key begins to sign: several times the interval in which servers read the keys.
+/// The age at which a new key begins to sign. It is several times the interval between reads of the keys.
 pub const NOTICE: Duration = Duration::from_secs(15);
 
 /// A signing key without its secret.
@@ -15,27 +15,27 @@ pub const NOTICE: Duration = Duration::from_secs(15);
 pub struct SigningKeyInfo {
     /// The id of the key; a newer key has a higher id.
     pub key_id: i64,
-    /// When the key was made.
+    /// The time at which the key was created.
     pub create_time: Micros,
 }
 
 impl SigningKeyInfo {
-    /// Returns when the key begins to sign, unless it is the first.
+    /// Returns the time at which the key begins to sign. The first key signs immediately.
     pub fn sign_time(&self) -> Micros {
         self.create_time.saturating_add(micros(NOTICE))
     }
 }
 
-/// Returns which of `keys`, oldest first, signs: the newest that every server knows. The first key signs immediately,
-/// since there is no other.
+/// Returns the key that signs: the newest key that every server has read. `keys` are sorted from oldest to newest. The
+/// first key signs immediately, because there is no other key.
 pub fn signer(keys: &[SigningKeyInfo], now: Micros) -> Option<SigningKeyInfo> {
     keys.iter().rev().find(|key| key.sign_time() <= now).or(keys.first()).copied()
 }
 
-/// Returns why a key may not be dropped yet, as a message for the operator, or `None` if it may.
+/// Returns `None` if a key may be dropped. Otherwise returns the reason, as a message for the operator.
 ///
-/// The newest key has to stay. The others stay until the newest has signed for [`NOTICE`]: until then a server that has
-/// not read the keys may sign with an older one.
+/// The newest key may never be dropped. An older key may be dropped when the newest has signed for [`NOTICE`]. Before
+/// that time, a server that has not read the newest key may still sign with an older one.
 pub fn refusal(keys: &[SigningKeyInfo], key_id: i64, now: Micros) -> Option<String> {
     let Some(newest) = keys.last().filter(|_| keys.iter().any(|key| key.key_id == key_id)) else {
         return Some(format!("there is no signing key {key_id}: `boxoffice signing-key list` shows the keys"));
@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(signer_at(&[100, 200], 215), Some(2));
         assert_eq!(signer_at(&[100, 200, 205], 216), Some(2));
         assert_eq!(signer_at(&[100, 200, 205], 220), Some(3));
-        // The first was made by a machine whose clock was ahead.
+        // The clock of the machine that created the first key was ahead.
         assert_eq!(signer_at(&[999, 200], 215), Some(2));
     }
 

@@ -1,4 +1,4 @@
-//! The signing keys in the database.
+//! Reads and writes the signing keys in the database.
 
 use sea_orm::{EntityTrait, FromQueryResult, QueryOrder};
 
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::db::{self, Database, entity::signing_key};
 
-/// Stores the first key, unless there is one. If several replicas start at the same time, all use the key of one of
-/// them.
+/// Stores the first key if the database has none. If several replicas start at the same time, only one key is stored,
+/// and all replicas use it.
 pub async fn ensure_key(db: &Database, secret: &[u8]) -> Result<(), db::Error> {
     let write = db.begin().await?;
     let sql = "INSERT INTO signing_key (key_id, secret, create_time) VALUES (1, $1, $2) ON CONFLICT DO NOTHING";
@@ -22,7 +22,7 @@ struct NewKey {
     key_id: i64,
 }
 
-/// Stores one more key and returns its id. If two callers do so at the same time, one of them fails.
+/// Stores a new key and returns its id. Of two concurrent calls, one fails.
 pub async fn add_key(db: &Database, secret: &[u8]) -> Result<i64, db::Error> {
     let write = db.begin().await?;
     let sql = "INSERT INTO signing_key (key_id, secret, create_time)
@@ -33,7 +33,7 @@ pub async fn add_key(db: &Database, secret: &[u8]) -> Result<i64, db::Error> {
     Ok(made.key_id)
 }
 
-/// Deletes a key. The caller has asked [`rotation::refusal`] before.
+/// Deletes a key. The caller must first check with [`rotation::refusal`] that the key may be dropped.
 pub async fn drop_key(db: &Database, key_id: i64) -> Result<(), db::Error> {
     let write = db.begin().await?;
     signing_key::Entity::delete_by_id(key_id).exec(write.conn()).await?;
@@ -45,7 +45,7 @@ pub async fn list(db: &Database) -> Result<Vec<SigningKeyInfo>, db::Error> {
     Ok(rows(db).await?.iter().map(info).collect())
 }
 
-/// Returns all keys; the key that signs now is the last.
+/// Returns all keys. The last one is the key that signs now.
 pub async fn keys(db: &Database) -> Result<Vec<SigningKey>, db::Error> {
     let mut rows = rows(db).await?;
     let infos: Vec<SigningKeyInfo> = rows.iter().map(info).collect();

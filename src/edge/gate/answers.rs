@@ -1,4 +1,4 @@
-//! The layer that turns failures into statuses: an error, a panic, and a failure of tonic's own that lacks details.
+//! The layer that converts errors and panics to gRPC statuses. It also adds details to the statuses that tonic creates.
 
 use std::{convert::Infallible, panic::AssertUnwindSafe};
 
@@ -11,7 +11,7 @@ use crate::{
     rpc::{Error, caught},
 };
 
-/// Returns the layer that answers every request, even after an error or a panic.
+/// Returns the layer that converts an error or a panic to a response, so that every request gets one.
 pub fn layer<R, S: Responds<R, Error>>() -> impl Layer<S, Service = impl Responds<R, Infallible>> {
     layer_fn(|mut inner: S| {
         service_fn(move |request: R| {

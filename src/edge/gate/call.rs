@@ -1,4 +1,4 @@
-//! What the layers of the gate share: the call that they pass on, and the kind of service that they wrap and return.
+//! The types that the layers of the gate share: the call, and the trait of the services that they wrap.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use tower::Service;
 
 use crate::edge::methods::Method;
 
-/// A call of one of the listener's own services, on its way through the layers.
+/// A call of a boxoffice service, as the layers pass it on.
 pub struct Call {
-    /// The request; its body may still be arriving.
+    /// The request. Its body may not have arrived yet.
     pub request: Request<Body>,
     /// The method that the request's path names.
     pub method: Arc<Method>,
-    /// When the call arrived.
+    /// The time at which the call arrived.
     pub start: Instant,
 }
 
 /// A service that takes an `R` and returns an HTTP response, or fails with an `E`.
 ///
-/// An alias: it spares each layer a page of bounds.
+/// This alias saves each layer a long list of bounds.
 pub trait Responds<R, E>:
     Service<R, Response = Response<Body>, Error = E, Future: Send + 'static> + Clone + Send + 'static
 {

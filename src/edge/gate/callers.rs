@@ -20,7 +20,7 @@ use crate::{
     rpc::Error,
 };
 
-/// Checks who calls a listener. The default lets every caller pass.
+/// Checks the credential of each caller of a listener. The default accepts every caller.
 #[derive(Clone, Default)]
 pub struct CallerCheck {
     api_keys: Option<Arc<Reloaded<ApiKeys>>>,
@@ -28,13 +28,13 @@ pub struct CallerCheck {
 }
 
 impl CallerCheck {
-    /// Returns a check that asks for one of `api_keys`, or for nothing without them. With `admins_only` the key needs
-    /// the admin right.
+    /// Returns a check that requires one of `api_keys`. Without `api_keys` it accepts every caller. With `admins_only`
+    /// the key must have the admin right.
     pub fn new(api_keys: Option<Arc<Reloaded<ApiKeys>>>, admins_only: bool) -> Self {
         Self { api_keys, admins_only }
     }
 
-    /// Returns a check that asks for the API keys of a file with this text.
+    /// Returns a check that requires an API key of a file with this text.
     #[cfg(test)]
     pub fn of_file(text: &str) -> Result<Self, String> {
         let text = text.to_owned();
@@ -42,7 +42,7 @@ impl CallerCheck {
         Ok(Self::new(Some(Arc::new(keys)), false))
     }
 
-    /// Lets a call pass, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
+    /// Accepts a call, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
     fn check(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<(), Error> {
         let Some(api_keys) = &self.api_keys else { return Ok(()) };
         if has_certificate(extensions) {
@@ -58,13 +58,13 @@ impl CallerCheck {
     }
 }
 
-/// Returns whether the client showed a certificate when it connected. The TLS handshake has verified it against the
-/// listener's CA.
+/// Returns whether the client presented a certificate when it connected. The TLS handshake has already verified that
+/// certificate with the listener's CA.
 fn has_certificate(extensions: &Extensions) -> bool {
     extensions.get::<TlsConnectInfo<Peer>>().is_some_and(|client| client.peer_certs().is_some())
 }
 
-/// Returns the layer that refuses callers who do not pass `check`.
+/// Returns the layer that refuses callers that fail `check`.
 pub fn layer<S: Responds<Call, Error>>(
     check: CallerCheck,
     max_request_bytes: usize,

@@ -1,5 +1,5 @@
-//! The layer that ends calls at their deadline: the caller's `grpc-timeout`, and for all but streams the server's own
-//! limit.
+//! The layer that ends calls at their deadline: the caller's `grpc-timeout` or the server's call timeout. The call
+//! timeout does not apply to streams.
 
 use std::{
     pin::Pin,
@@ -19,14 +19,14 @@ use crate::{
     rpc::{self, Error},
 };
 
-/// tonic watches `grpc-timeout` as well, and would answer CANCELLED without details. Our deadline is earlier by one
-/// tick of tokio's timer, so our answer comes first.
+/// Time by which this layer ends a call before tonic does. tonic also applies `grpc-timeout`, but answers CANCELLED
+/// without details. The margin is one tick of tokio's timer.
 const TONIC_MARGIN: Duration = Duration::from_millis(1);
-/// A longer timeout counts as none.
+/// Maximum timeout of a caller. A longer one is ignored.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 
-/// Returns the layer that fails calls with DEADLINE_EXCEEDED. Without a shorter timeout of the caller's, a call may
-/// take `call_timeout`, and a stream may stay open for any time.
+/// Returns the layer that fails calls with DEADLINE_EXCEEDED. A call may take at most `call_timeout`, or less if the
+/// caller sets a shorter timeout. A stream ends only at the caller's timeout.
 pub fn layer<S: Responds<Call, Error>>(call_timeout: Duration) -> impl Layer<S, Service = impl Responds<Call, Error>> {
     layer_fn(move |mut inner: S| {
         service_fn(move |call: Call| {

@@ -1,6 +1,7 @@
-//! The outermost layer of calls: records how long each call took and how it ended.
+//! The outermost layer of calls: records the duration and the status code of each call.
 //!
-//! A stream counts until its last message, so this layer also watches the body of a stream and catches panics in it.
+//! The duration of a stream ends with its last message. So this layer also polls the body of a stream, and catches
+//! panics in it.
 
 use std::{
     convert::Infallible,
@@ -40,7 +41,7 @@ pub fn layer<S: Responds<Call, Infallible>>() -> impl Layer<S, Service = impl Re
     })
 }
 
-/// The body of a stream whose end is recorded.
+/// The body of a stream. It records the duration and the status code when the stream ends.
 struct Recorded {
     body: Body,
     method: Arc<Method>,
@@ -74,7 +75,7 @@ impl http_body::Body for Recorded {
 
 impl Drop for Recorded {
     fn drop(&mut self) {
-        // A stream without an end was left by its caller.
+        // The caller cancelled the stream before it ended.
         self.method.record(self.end.unwrap_or(Code::Cancelled), self.start.elapsed());
     }
 }

@@ -1,10 +1,10 @@
-//! Reads each request whole before a service sees it: a request is one small message.
+//! Reads each request completely before the service handles it. A request is one small message.
 //!
-//! A call whose request is still arriving gives its permit back, so that slow or silent senders keep nobody out.
-//! Arriving requests have a limit of their own, and one connection may use at most half of it.
+//! A call whose request has not arrived yet holds no permit, so that slow clients do not block other calls. Arriving
+//! requests have a separate limit. One connection may use at most half of it.
 //!
-//! Refused requests are read too, as far as they have arrived: h2 counts data after an answer as an error of the
-//! client, and closes connections that make many such errors.
+//! For a refused request, the data that has arrived is read and discarded. Otherwise h2 counts data after the response
+//! as an error of the client, and closes connections with many such errors.
 
 use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
@@ -22,14 +22,14 @@ use crate::{
     rpc::Error,
 };
 
-/// Maximum number of requests of a listener that are arriving; each takes about 10 KiB.
+/// Maximum number of arriving requests on a listener. Each takes about 10 KiB.
 const MAX_ARRIVING: usize = 65_536;
-/// How long a request may take to arrive.
+/// Maximum time for a request to arrive.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// gRPC sends a flag and a length before each message.
+/// Size of the flag and the length that gRPC sends before each message.
 const FRAME_HEADER_BYTES: usize = 5;
 
-/// Receives the requests of a listener.
+/// Receives the requests of a listener, and limits the requests that have not arrived completely.
 pub struct Inbox {
     arriving: Arc<Limit>,
     max_bytes: usize,
@@ -43,10 +43,10 @@ impl Inbox {
         Self { arriving: Limit::new("arriving", MAX_ARRIVING), max_bytes, stopping }
     }
 
-    /// Returns the request with its message in memory, and the permit that the call now holds.
+    /// Waits for the message of a request. Returns the request with its message in memory, and the permit of the call.
     ///
-    /// If the message has not arrived yet, `permit` is given back, and `retake` takes another one when the message is
-    /// there. Fails with INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED or SHUTTING_DOWN.
+    /// If the message has not arrived yet, this function releases `permit` and calls `retake` for a new one when the
+    /// message has arrived. Fails with INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED or SHUTTING_DOWN.
     pub async fn receive(
         &self,
         request: Request<Body>,
@@ -73,7 +73,7 @@ impl Inbox {
     }
 }
 
-/// Reads as much of a refused request as has arrived, and waits for no more.
+/// Reads and discards the data of a refused request that has already arrived. It does not wait for more data.
 pub async fn discard(body: Body, max_bytes: usize) {
     let _ = futures::poll!(pin!(read(body, max_bytes)));
 }

@@ -1,5 +1,4 @@
-//! The gate of a listener: the tower layers that every request passes before its service, and every answer on the way
-//! back.
+//! The gate of a listener: the tower layers between the connections and the services.
 
 mod answers;
 mod call;
@@ -42,8 +41,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Returns a gate for `services`. It refuses callers that do not pass `caller_check`, requests of more than
-    /// `max_request_bytes`, and all calls once `stopping` is cancelled.
+    /// Returns a gate for `services`. It refuses callers that fail `caller_check` and requests larger than
+    /// `max_request_bytes`. After `stopping` is cancelled it refuses all calls.
     pub fn new(
         services: &[&str],
         caller_check: CallerCheck,
@@ -62,7 +61,7 @@ impl Gate {
         }
     }
 
-    /// Puts the gate's layers around `routes`.
+    /// Wraps `routes` in the layers of the gate.
     pub fn around<S>(&self, routes: S) -> impl Responds<Request<Body>, Infallible> + use<S>
     where
         S: Responds<Request<Body>, Infallible>,
@@ -82,7 +81,7 @@ impl Gate {
             Some(method) => Either::Left(calls.call(Call { request, method, start: Instant::now() })),
             None => Either::Right(probes.call(request)),
         });
-        // A printed request shows `Sensitive` in place of these headers.
+        // These headers are secrets: their `Debug` output is `Sensitive`.
         ServiceBuilder::new()
             .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, API_KEY_HEADER]))
             .service(routed)
@@ -132,7 +131,7 @@ mod tests {
 
     type Part = Result<http_body::Frame<bytes::Bytes>, tonic::Status>;
 
-    /// Returns a request whose body does not arrive while the sender lives.
+    /// Returns a request whose body arrives only when the sender is dropped.
     fn half_sent(path: &str) -> (tokio::sync::mpsc::Sender<Part>, Request<Body>) {
         let (sender, body) = tokio::sync::mpsc::channel::<Part>(1);
         let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(body));

@@ -21,7 +21,7 @@ use crate::{
     rpc::Error,
 };
 
-/// Limits the calls and the streams that a listener has in flight.
+/// Limits the in-flight calls and the open streams of a listener.
 pub struct Permits {
     calls: Arc<Limit>,
     streams: Arc<Limit>,
@@ -29,8 +29,8 @@ pub struct Permits {
 }
 
 impl Permits {
-    /// Returns the permits that `limits` allow. Requests may have `max_request_bytes`, and stop arriving when
-    /// `stopping` is cancelled.
+    /// Returns the permits that `limits` allow. A request may have at most `max_request_bytes`. When `stopping` is
+    /// cancelled, the server stops waiting for requests that have not arrived completely.
     pub fn new(limits: &Limits, max_request_bytes: usize, stopping: CancellationToken) -> Self {
         Self {
             calls: Limit::new("calls", limits.max_calls),
@@ -41,24 +41,26 @@ impl Permits {
 
     /// Takes a permit for a call of `method`, or fails with OVERLOADED.
     ///
-    /// One method may use at most half of the calls. So methods that are answered from memory go on while calls that
-    /// wait for the database pile up.
+    /// One method may use at most half of the permits. If calls of one method wait for a slow database, calls of other
+    /// methods still get permits.
     fn try_acquire(&self, method: &Method) -> Result<Permit, Error> {
         if method.is_stream { self.streams.try_acquire() } else { self.calls.try_acquire_fairly(&method.share) }
     }
 }
 
-/// Returns the layer that runs `inner` with a permit. A stream keeps its permit until it ends.
+/// Returns the layer that takes a permit for each call and then runs `inner`. A stream keeps its permit until it ends.
 pub fn layer<S: Responds<Request<Body>, Infallible>>(
     permits: Arc<Permits>,
 ) -> impl Layer<S, Service = impl Responds<Call, Error>> {
     layer_fn(move |inner: S| {
         let permits = permits.clone();
         service_fn(move |Call { request, method, .. }| {
-            // Taken here and not when the future is first polled, so that calls which wait for a CPU count as well.
+            // The permit is taken here, before the future is first polled, so that calls which wait for a CPU count
+            // too.
             let permit = permits.try_acquire(&method);
             let (inner, permits) = (inner.clone(), permits.clone());
-            // The one allocation of the gate. Without it, each outer layer would copy this large future into its own.
+            // This is the only allocation of the gate. Without it, each outer layer would contain a copy of this large
+            // future.
             Box::pin(async move {
                 let retake = || permits.try_acquire(&method);
                 let (request, permit) = permits.inbox.receive(request, permit, retake).await?;

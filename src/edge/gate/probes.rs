@@ -1,7 +1,7 @@
-//! The layer for requests of other services than the listener's own: health, reflection, and unknown paths.
+//! The layer for probes: health checks, reflection, and requests for unknown paths.
 //!
-//! These need no API key. They have a limit of their own, of which one connection gets little, so that health is
-//! answered however many calls there are.
+//! Probes need no API key. They have a separate limit, so that the server answers health checks even when it is
+//! overloaded with calls. One connection may use only a small part of that limit.
 
 use std::{
     convert::Infallible,
@@ -29,12 +29,12 @@ use crate::{
     rpc::{self, Error},
 };
 
-/// Maximum number of probes in flight on a listener, streams among them.
+/// Maximum number of in-flight probes on a listener, including streams.
 const MAX_PROBES: usize = 32_768;
-/// The same for one connection. A client that watches health has one.
+/// Maximum number of in-flight probes on one connection. A client that watches health needs one.
 const MAX_PROBES_PER_CONNECTION: usize = 128;
 
-/// Limits the probes that a listener has in flight.
+/// Limits the in-flight probes of a listener.
 pub struct Probes {
     limit: Arc<Limit>,
     call_timeout: Duration,
@@ -42,14 +42,14 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Returns the limit of probes. Each must be answered within `call_timeout`; their streams end when `stopping` is
-    /// cancelled.
+    /// Returns the limit on probes. A probe fails if it takes longer than `call_timeout`. Streams of probes end when
+    /// `stopping` is cancelled.
     pub fn new(call_timeout: Duration, stopping: CancellationToken) -> Self {
         Self { limit: Limit::new("probes", MAX_PROBES), call_timeout, stopping }
     }
 }
 
-/// Returns the layer that runs `inner` within the limit of probes.
+/// Returns the layer that takes a permit for each probe and then runs `inner`.
 pub fn layer<S: Responds<Request<Body>, Infallible>>(
     probes: Arc<Probes>,
 ) -> impl Layer<S, Service = impl Responds<Request<Body>, Error>> {
@@ -71,8 +71,8 @@ pub fn layer<S: Responds<Request<Body>, Infallible>>(
     })
 }
 
-/// Ends the body of `response` when the server shuts down. Our own streams do that themselves; health and reflection do
-/// not.
+/// Ends the body of `response` when the server shuts down. The streams of health and reflection do not end by
+/// themselves; the streams of boxoffice do.
 fn until_shutdown(response: Response<Body>, permit: Permit, stopping: &CancellationToken) -> Response<Body> {
     let stopping = Box::pin(stopping.clone().cancelled_owned());
     response.map(|body| Body::new(UntilShutdown { body, _permit: permit, stopping, ended: false }))
@@ -94,7 +94,7 @@ impl http_body::Body for UntilShutdown {
             return Poll::Ready(None);
         }
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        // The body comes first: a watcher of health still gets NOT_SERVING before its stream ends.
+        // The body is polled first, so that a health watcher receives NOT_SERVING before its stream ends.
         if frame.is_pending() {
             ready!(self.stopping.as_mut().poll(cx));
             self.ended = true;

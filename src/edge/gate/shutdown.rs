@@ -1,4 +1,4 @@
-//! The layer that refuses new calls once the server shuts down.
+//! The layer that refuses new calls during shutdown.
 
 use std::{future::ready, sync::Arc};
 
@@ -9,7 +9,7 @@ use tower::{Layer, layer::layer_fn, service_fn};
 use super::call::{Call, Responds};
 use crate::rpc::Error;
 
-/// Returns the layer that fails calls with SHUTTING_DOWN once `stopping` is cancelled.
+/// Returns the layer that fails calls with SHUTTING_DOWN after `stopping` is cancelled.
 pub fn layer<S: Responds<Call, Error>>(
     stopping: Arc<CancellationToken>,
 ) -> impl Layer<S, Service = impl Responds<Call, Error>> {
