@@ -315,7 +315,7 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<Stri
         let is_reference = sql.starts_with("INSERT") && !sql.contains(name);
         let is_table = is_base_table(sql, name) && !is_reference;
         match verb {
-            "SCAN" => is_table && !is_page && !(is_any && !sql.contains("ORDER BY")),
+            "SCAN" => is_table && !is_page && (!is_any || sql.contains("ORDER BY")),
             "USE" => detail.contains("TEMP B-TREE") && !may_sort(sql),
             _ => false,
         }
