@@ -20,6 +20,7 @@
 //! | [`reservation`] | seats held for minutes | concert, queue, wallet |
 //! | [`payment`] | money for seats, in one transaction; `refund.rs`: and back | concert, reservation, wallet, queue |
 //! | [`admin`] | sets up and steers the sale | concert |
+//! | [`live`] | the live page: the sales and their halls as they move, in a browser | admin, concert, queue |
 //!
 //! | around them | |
 //! |---|---|
@@ -63,6 +64,7 @@ pub mod clock;
 pub mod concert;
 pub mod db;
 pub mod edge;
+pub mod live;
 pub mod payment;
 pub mod queue;
 pub mod reservation;

@@ -1,5 +1,7 @@
 //! The commands of the command line.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -12,6 +14,7 @@ use crate::{
         cli::{ApiKeyCommand, HealthOptions, Settings, SigningKeyCommand},
         demo,
         server::{Listeners, Server},
+        telemetry,
     },
     clock::Clock,
     db::Database,
@@ -23,22 +26,39 @@ use crate::{
 /// Why a command failed, as a message for the operator.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves until the process gets SIGTERM or SIGINT.
-pub async fn serve(settings: Settings, demo: bool) -> Result<(), Failure> {
+/// The address of the live page of a demo.
+const DEMO_HTTP_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// Serves until the process gets SIGTERM or SIGINT. `demo` says to fill an empty database with a demo, and how many
+/// visitors come to its sale.
+pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let bind = async |address| {
-        TcpListener::bind(address).await.map_err(|error| {
-            format!("cannot listen on {address}: {error}; choose another address or stop the program that uses it")
-        })
+    let http = match (settings.http_listen, demo) {
+        (Some(address), _) => Some(bind(address).await?),
+        // The port of a demo is only a suggestion.
+        (None, Some(_)) => match bind(DEMO_HTTP_LISTEN).await {
+            Ok(listener) => Some(listener),
+            Err(_) => Some(bind((Ipv4Addr::LOCALHOST, 0).into()).await?),
+        },
+        (None, None) => None,
     };
-    let listeners = Listeners { public: bind(settings.listen).await?, admin: bind(settings.admin_listen).await? };
+    if let Some(http) = &http {
+        settings.http_listen = Some(http.local_addr()?);
+        telemetry::start_metrics()?;
+        if demo.is_some() {
+            tracing::info!("the live page is at http://{}/", http.local_addr()?);
+        }
+    }
+    let public = bind(settings.listen).await?;
+    let listeners = Listeners { public, admin: bind(settings.admin_listen).await?, http };
     let server = Server::start(settings, Clock::system(), listeners, true).await.map_err(describe)?;
-    tracing::info!(address = %server.address, admin_address = %server.admin_address, "listening");
+    let http_address = server.http_address.map(tracing::field::display);
+    tracing::info!(address = %server.address, admin_address = %server.admin_address, http_address, "listening");
     let ready = async {
         server.ready().await.map_err(describe)?;
         tracing::info!("ready");
-        if demo {
+        if let Some(crowd) = demo {
             let filled = demo::fill(server.db()).await?;
             println!("{}", demo::tour(filled, server.address, server.admin_address));
         }
@@ -52,6 +72,12 @@ pub async fn serve(settings: Settings, demo: bool) -> Result<(), Failure> {
     tracing::info!("stopping");
     server.stop().await;
     Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        format!("cannot listen on {address}: {error}; choose another address or stop the program that uses it").into()
+    })
 }
 
 /// Brings the schema of the database up to date.

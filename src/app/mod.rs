@@ -8,6 +8,7 @@
 //! | `core.rs` | holds the parts that the others share |
 //! | `routes.rs` | makes the services of both listeners |
 //! | `listener.rs` | serves them over HTTP/2, behind the gate |
+//! | `http.rs` | serves probes, metrics and the live page over HTTP/1.1 |
 //! | `background.rs` | prepares the database, then runs the passes |
 //! | `readiness.rs` | tells when the server serves |
 
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod commands;
 mod core;
 pub mod demo;
+mod http;
 mod listener;
 mod readiness;
 mod routes;

@@ -1,7 +1,8 @@
-//! What watchers of seats read: for each performance that somebody watches, one reader that asks the database for its seats and
-//! publishes their states. A watcher compares what it sent last with what is there now, so whoever is slow gets fewer and larger messages.
+//! What watchers of seats read: for each watched performance, one reader that asks the database for its seats and publishes
+//! their states. A watcher compares what it sent last with what is there now. So a slow watcher gets fewer and larger
+//! messages.
 //!
-//! The reader starts with the first watcher of a performance and ends with the last.
+//! The reader starts with the first watcher of a performance and ends with the last. WatchSeats and the live page share it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,21 +15,25 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{operations::states, store::TakenSeat};
+use super::{
+    operations::{self, states},
+    store::TakenSeat,
+};
 use crate::{
-    batch::Lane,
+    batch::{Lane, read_lane},
     catalogue::Performance,
+    db::Database,
     rpc::{
         Error,
         proto::{SeatState, WatchSeatsResponse},
     },
 };
 
-/// How old what watchers see may be, beside the time of a query.
+/// How often a reader reads. States are at most this old, plus the time of a query.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The state of every seat of a performance, in order.
-type States = Arc<Vec<SeatState>>;
+pub type States = Arc<Vec<SeatState>>;
 
 /// The boards of all performances that somebody watches.
 pub struct Boards {
@@ -39,13 +44,23 @@ pub struct Boards {
 }
 
 impl Boards {
-    /// No boards yet; readers run on `tasks` until `stopping`.
-    pub fn new(taken_seats: Lane<i64, Arc<Vec<TakenSeat>>>, tasks: TaskTracker, stopping: CancellationToken) -> Self {
-        Self { taken_seats, boards: Mutex::default(), tasks, stopping }
+    /// Has no board yet. The readers run on `tasks` until `stopping` is cancelled.
+    pub fn new(db: &Database, tasks: &TaskTracker, stopping: CancellationToken) -> Self {
+        let taken_seats = read_lane(db, "concert.seats", tasks, |db, ids| Box::pin(operations::taken_seats(db, ids)));
+        Self { taken_seats, boards: Mutex::default(), tasks: tasks.clone(), stopping }
     }
 
-    /// Follows the states of a performance's seats. The receiver ends when the server goes down.
+    /// Returns the seats of a performance that are held or sold now. Those who ask at the same time share a query.
+    pub(super) async fn taken(&self, performance_id: i64) -> Result<Arc<Vec<TakenSeat>>, Error> {
+        self.taken_seats.submit((), performance_id).await
+    }
+
+    /// Follows the states of a performance's seats. Only the first watcher of a performance waits for a query. The receiver
+    /// ends when the server stops.
     pub async fn watch(self: &Arc<Self>, performance: &Arc<Performance>) -> Result<watch::Receiver<States>, Error> {
+        if let Some(board) = self.boards.lock().get(&performance.performance_id) {
+            return Ok(board.subscribe());
+        }
         let states = self.read(performance).await?;
         let mut boards = self.boards.lock();
         match boards.entry(performance.performance_id) {
@@ -60,7 +75,7 @@ impl Boards {
     }
 
     async fn read(&self, performance: &Performance) -> Result<States, Error> {
-        let taken = self.taken_seats.submit((), performance.performance_id).await?;
+        let taken = self.taken(performance.performance_id).await?;
         Ok(Arc::new(states(performance, &taken)))
     }
 

@@ -4,13 +4,13 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, TryStreamExt};
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::{
     board::{self, Boards},
     operations::{self, Availability, states},
-    store::{self, TakenSeat},
+    store,
 };
 use crate::{
     batch::{Lane, read_lane},
@@ -30,26 +30,23 @@ pub struct ConcertApi {
     catalogue: Arc<Catalogue>,
     admission: Admission,
     open_performances: Lane<i64, Arc<Vec<Availability>>>,
-    taken_seats: Lane<i64, Arc<Vec<TakenSeat>>>,
     boards: Arc<Boards>,
 }
 
 impl ConcertApi {
-    /// Starts the lanes in which equal reads are asked of the database once. Streams end when `stopping` is cancelled.
+    /// Starts the lane in which equal reads are asked of the database once.
     pub fn new(
         db: Database,
         catalogue: Arc<Catalogue>,
         admission: Admission,
+        boards: Arc<Boards>,
         tasks: &TaskTracker,
-        stopping: &CancellationToken,
     ) -> Self {
-        let taken_seats = read_lane(&db, "concert.seats", tasks, |db, ids| Box::pin(operations::taken_seats(db, ids)));
         Self {
-            boards: Arc::new(Boards::new(taken_seats.clone(), tasks.clone(), stopping.clone())),
+            boards,
             open_performances: read_lane(&db, "concert.performances", tasks, |db, ids| {
                 Box::pin(operations::open_performances(db, ids))
             }),
-            taken_seats,
             db,
             catalogue,
             admission,
@@ -156,7 +153,7 @@ impl ConcertService for ConcertApi {
         let (bearer, performance) = self.find(&extensions, date).await?;
         let taken = async {
             let Ok(performance) = &performance else { return Ok(Arc::default()) };
-            self.taken_seats.submit((), performance.performance_id).await
+            self.boards.taken(performance.performance_id).await
         };
         // Both are asked at once; whoever is not admitted is told that first.
         let (token, taken) = tokio::join!(self.admission.require_active(&bearer), taken);

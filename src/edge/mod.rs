@@ -6,6 +6,8 @@
 //! begin to speak HTTP/2. [`Transport`] holds the TLS settings and the API keys of both listeners; their files are read
 //! again when they change.
 //!
+//! [`web`] serves the HTTP listener, which speaks HTTP/1.1. It refuses requests that name a host outside of [`Hosts`].
+//!
 //! # A request
 //!
 //! The [`Gate`] wraps the services of a listener in tower layers. A call passes them from top to bottom, its answer
@@ -40,6 +42,7 @@
 
 pub mod credential;
 mod gate;
+mod hosts;
 mod limit;
 mod methods;
 mod reload;
@@ -48,8 +51,11 @@ mod socket;
 mod status;
 pub mod tls;
 mod transport;
+pub mod web;
 
-pub use gate::Gate;
+pub use gate::{CallerCheck, Gate};
+pub use hosts::Hosts;
+pub use limit::{Limit, Permit};
 pub use settings::{Limits, TransportSettings, duration_above_zero};
 pub use socket::{incoming, speaking};
-pub use transport::Transport;
+pub use transport::{PageAccess, Transport};

@@ -5,6 +5,7 @@
 //! | [`postgres`], [`database`] | a throwaway PostgreSQL server; a fresh database on either engine |
 //! | [`server`] | boxoffice as a process or inside this process |
 //! | [`process`], [`usage`], [`metrics`] | child processes; the CPU time and memory they use; the metrics they serve |
+//! | [`http`] | requests to the HTTP listener |
 //! | [`catalogue`], [`wallet`], [`caller`] | setting up a sale; wallets; a user with a queue token |
 //! | [`invariants`] | what must hold in the database at any time |
 //! | [`net`], [`wait`] | addresses and connections; waiting for something to happen |
@@ -17,6 +18,7 @@
 pub mod caller;
 pub mod catalogue;
 pub mod database;
+pub mod http;
 pub mod invariants;
 pub mod metrics;
 pub mod net;

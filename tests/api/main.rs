@@ -9,6 +9,7 @@ mod credentials;
 mod error_contract;
 mod extension;
 mod fuzz;
+mod http;
 mod live;
 mod no_shows;
 mod overload;

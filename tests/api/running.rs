@@ -165,7 +165,7 @@ async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
     let database = FreshDatabase::new(world.engine).await;
     let url = database.url.as_str();
     assert!(binary(url).arg("migrate").output().unwrap().status.success());
-    let mut process = serve(url, &["--demo"]).await;
+    let mut process = serve(url, &["--demo", "--demo-crowd", "0"]).await;
 
     let health = |process: &ServerProcess| {
         let address = process.address.to_string();

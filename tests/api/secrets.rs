@@ -70,7 +70,7 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
     let keys = files.write("keys", &line).display().to_string();
     let metrics_address = net::free_address().unwrap();
     let listen = metrics_address.to_string();
-    let flags = ["--demo", "--log", "trace", "--api-keys-file", &keys, "--metrics-listen", &listen];
+    let flags = ["--demo", "--demo-crowd", "0", "--log", "trace", "--api-keys-file", &keys, "--http-listen", &listen];
     let mut process = running::serve(&url, &[&flags[..], &["--token-key", TOKEN_KEY]].concat()).await;
     let mut printed = Vec::new();
     let forged = format!("forged.{}", Uuid::now_v7().simple());
