@@ -28,7 +28,12 @@ pub enum Command {
         #[arg(long)]
         demo: bool,
         /// Number of simulated visitors of the demo's sale, which opens 30 seconds after the start; 0 means none.
-        #[arg(long, env = "BOXOFFICE_DEMO_CROWD", default_value = "3000", value_parser = clap::value_parser!(u32).range(..=20_000))]
+        #[arg(
+            long,
+            env = "BOXOFFICE_DEMO_CROWD",
+            default_value = "3000",
+            value_parser = clap::value_parser!(u32).range(..=20_000)
+        )]
         demo_crowd: u32,
     },
     /// Apply the pending database migrations and exit. `serve` applies them too.
@@ -119,8 +124,8 @@ pub struct Settings {
     /// them on 127.0.0.1:8080. Port 0 selects a free port, which is logged.
     #[arg(long, global = true, env = "BOXOFFICE_HTTP_LISTEN")]
     pub http_listen: Option<SocketAddr>,
-    /// Host names under which clients reach the HTTP listener, separated by commas. `localhost` and IP addresses need not
-    /// be listed.
+    /// Host names under which clients reach the HTTP listener, separated by commas. `localhost` and IP addresses need
+    /// not be listed.
     #[arg(long, global = true, env = "BOXOFFICE_HTTP_HOSTS", value_delimiter = ',')]
     pub http_hosts: Vec<String>,
     /// Time between two promotions, which admit waiting users.

@@ -12,7 +12,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use crate::{
     app::{
         cli::{ApiKeyCommand, HealthOptions, Settings, SigningKeyCommand},
-        demo,
+        crowd, demo,
         server::{Listeners, Server},
         telemetry,
     },
@@ -50,6 +50,8 @@ pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Fail
             tracing::info!("the live page is at http://{}/", http.local_addr()?);
         }
     }
+    // The visitors of a demo have no API key and trust no certificate.
+    let is_open = settings.transport.tls_cert.is_none() && settings.transport.api_keys_file.is_none();
     let public = bind(settings.listen).await?;
     let listeners = Listeners { public, admin: bind(settings.admin_listen).await?, http };
     let server = Server::start(settings, Clock::system(), listeners, true).await.map_err(describe)?;
@@ -58,9 +60,8 @@ pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Fail
     let ready = async {
         server.ready().await.map_err(describe)?;
         tracing::info!("ready");
-        if let Some(crowd) = demo {
-            let filled = demo::fill(server.db()).await?;
-            println!("{}", demo::tour(filled, server.address, server.admin_address));
+        if let Some(crowd_size) = demo {
+            run_demo(&server, crowd_size, is_open).await?;
         }
         Ok::<(), Failure>(())
     };
@@ -71,6 +72,23 @@ pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Fail
     }
     tracing::info!("stopping");
     server.stop().await;
+    Ok(())
+}
+
+/// Fills an empty database with a demo, prints the tour, and sends visitors to a sale of the demo.
+async fn run_demo(server: &Server, crowd_size: u32, is_open: bool) -> Result<(), Failure> {
+    let filled = demo::fill(server.db()).await?;
+    println!("{}", demo::tour(filled, server.address, server.admin_address));
+    if filled && is_open && crowd_size > 0 {
+        if let Some(http_address) = server.http_address {
+            let seconds = crowd::OPENS_IN.as_secs();
+            println!(
+                "A sale with {crowd_size} visitors opens in {seconds} seconds: watch it at http://{http_address}/\n"
+            );
+        }
+        let now = proto::timestamp(server.db().now());
+        crowd::run(server.address, server.admin_address, now, crowd_size).await;
+    }
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! The host names under which the HTTP listener may be reached.
 //!
-//! A web site can let its own name point to 127.0.0.1 (DNS rebinding). A browser then takes this server for a part of that
-//! site and lets the site read the answers. The site's name is in the `Host` header, so other names than the server's own
-//! are refused. An IP address cannot be rebound.
+//! A web site can let its own name point to 127.0.0.1 (DNS rebinding). A browser then takes this server for a part of
+//! that site and lets the site read the answers. The site's name is in the `Host` header, so other names than the
+//! server's own are refused. An IP address cannot be rebound.
 
 use std::net::{IpAddr, SocketAddr};
 

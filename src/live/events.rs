@@ -1,5 +1,5 @@
-//! The events that a page reads, as JSON. Instants are in milliseconds since the Unix epoch. Money is a string, because a
-//! number of JavaScript is exact only up to 2^53.
+//! The events that a page reads, as JSON. Instants are in milliseconds since the Unix epoch. Money is a string, because
+//! a number of JavaScript is exact only up to 2^53.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -165,7 +165,7 @@ pub fn hall(performance: &Performance) -> Bytes {
     event("hall", &hall)
 }
 
-/// Returns the event of all states of seats: runs like `12a2h`, which means 12 seats that are available and 2 held ones.
+/// Returns the event of all states of seats. The runs `12a2h` mean 12 seats that are available and 2 held ones.
 pub fn all_states(states: &States) -> Bytes {
     #[derive(Serialize)]
     struct Seats {

@@ -1,7 +1,7 @@
 //! Counts the sales once per second, for all pages and for the metrics, and remembers ten minutes of each.
 //!
-//! A sale is counted again only if it may have changed: its queue moved, or tokens or holds of it can end by themselves.
-//! So the work of a sample follows from what is live, beside one query about the dates on sale.
+//! A sale is counted again only if it may have changed: its queue moved, or tokens or holds of it can end by
+//! themselves. So the work of a sample follows from what is live, beside one query about the dates on sale.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

@@ -52,7 +52,8 @@ impl Site {
         gauges::render(&self.sampler.picture())
     }
 
-    /// Lets a client with this API key pass, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
+    /// Lets a client with this API key pass, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or
+    /// ADMIN_RIGHT_MISSING.
     pub fn check_key(&self, shown: Option<&[u8]>) -> Result<(), Error> {
         match &self.access {
             PageAccess::Checked(check) => check.check_key(shown),
@@ -70,8 +71,9 @@ impl Site {
     }
 }
 
-/// Returns the key of the performance that a page shows. The caller may choose; otherwise it is where most goes on, or else
-/// the sale that opens next.
+/// Returns the key of the performance that a page shows.
+///
+/// The caller may choose. Otherwise it is where most goes on, or else the sale that opens next.
 fn choose(
     picture: &Picture,
     now: Micros,

@@ -43,9 +43,8 @@ impl<S: AsyncRead + Unpin> Answer<S> {
             if let Some(event) = line.strip_prefix("event: ") {
                 event.trim_end().clone_into(&mut current);
             }
-            match line.strip_prefix("data: ").filter(|_| current == name) {
-                Some(data) => return Ok(Some(serde_json::from_str(data)?)),
-                None => {}
+            if let Some(data) = line.strip_prefix("data: ").filter(|_| current == name) {
+                return Ok(Some(serde_json::from_str(data)?));
             }
         }
     }

@@ -5,7 +5,7 @@
 //! | [`postgres`], [`database`] | a throwaway PostgreSQL server; a fresh database on either engine |
 //! | [`server`] | boxoffice as a process or inside this process |
 //! | [`process`], [`usage`], [`metrics`] | child processes; the CPU time and memory they use; the metrics they serve |
-//! | [`http`] | requests to the HTTP listener |
+//! | [`http`], [`browser`] | requests to the HTTP listener; a browser that shows the live page |
 //! | [`catalogue`], [`wallet`], [`caller`] | setting up a sale; wallets; a user with a queue token |
 //! | [`invariants`] | what must hold in the database at any time |
 //! | [`net`], [`wait`] | addresses and connections; waiting for something to happen |
@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod browser;
 pub mod caller;
 pub mod catalogue;
 pub mod database;
@@ -29,6 +30,7 @@ pub mod usage;
 pub mod wait;
 pub mod wallet;
 
+pub use browser::Browser;
 pub use caller::Caller;
 pub use database::{Engine, FreshDatabase};
 pub use postgres::Postgres;
