@@ -11,6 +11,7 @@ mod extension;
 mod fuzz;
 mod http;
 mod live;
+mod metrics;
 mod no_shows;
 mod overload;
 mod payment;
