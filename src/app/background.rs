@@ -50,7 +50,12 @@ pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_backgrou
     run(&core, "share", SHARED_STATE_INTERVAL, |core| Box::pin(async move { read_shared_state(&core).await }));
     if core.settings.http_listen.is_some() {
         run(&core, "sample", live::INTERVAL, |core| Box::pin(async move { core.sampler.sample().await }));
-        run(&core, "upkeep", UPKEEP_INTERVAL, |_| Box::pin(async { Ok(telemetry::tidy_metrics()) }));
+        run(&core, "upkeep", UPKEEP_INTERVAL, |_| {
+            Box::pin(async {
+                telemetry::tidy_metrics();
+                Ok(())
+            })
+        });
     }
     if run_background {
         let Settings { promote_interval, expire_interval, .. } = core.settings;

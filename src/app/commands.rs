@@ -12,7 +12,8 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use crate::{
     app::{
         cli::{ApiKeyCommand, HealthOptions, Settings, SigningKeyCommand},
-        crowd, demo,
+        crowd::{self, Crowd},
+        demo,
         server::{Listeners, Server},
         telemetry,
     },
@@ -86,8 +87,8 @@ async fn run_demo(server: &Server, crowd_size: u32, is_open: bool) -> Result<(),
                 "A sale with {crowd_size} visitors opens in {seconds} seconds: watch it at http://{http_address}/\n"
             );
         }
-        let now = proto::timestamp(server.db().now());
-        crowd::run(server.address, server.admin_address, now, crowd_size).await;
+        let Server { address, admin_address, .. } = *server;
+        Crowd { address, admin_address, size: crowd_size, pace: 1.0 }.visit(server.db().now()).await;
     }
     Ok(())
 }

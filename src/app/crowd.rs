@@ -12,11 +12,14 @@ use tonic::{
 };
 use uuid::Uuid;
 
-use crate::rpc::proto::{
-    self, QueueState, SeatState, admin_service_client::AdminServiceClient,
-    concert_service_client::ConcertServiceClient, payment_service_client::PaymentServiceClient,
-    queue_service_client::QueueServiceClient, reservation_service_client::ReservationServiceClient,
-    wallet_service_client::WalletServiceClient,
+use crate::{
+    clock::{self, Micros},
+    rpc::proto::{
+        self, QueueState, SeatState, admin_service_client::AdminServiceClient,
+        concert_service_client::ConcertServiceClient, payment_service_client::PaymentServiceClient,
+        queue_service_client::QueueServiceClient, reservation_service_client::ReservationServiceClient,
+        wallet_service_client::WalletServiceClient,
+    },
 };
 
 /// The concert that the crowd wants.
@@ -25,6 +28,8 @@ const CONCERT: &str = "BTS-2034";
 const DATES: [(&str, u64); 2] = [("2034-06-18", 80), ("2034-06-25", 20)];
 /// How long after the start the sale opens. Until then visitors only queue.
 pub const OPENS_IN: Duration = Duration::from_secs(30);
+/// How long after the start the first visitor comes.
+const FIRST_ARRIVAL: Duration = Duration::from_secs(2);
 /// How long after the start the last visitor comes.
 const LAST_ARRIVAL: Duration = Duration::from_secs(110);
 /// What is left of the crowd after this time goes home.
@@ -38,48 +43,58 @@ const CHOICES: usize = 6;
 /// How often a visitor repeats a call that the server was too busy for.
 const TRIES: u32 = 8;
 
-/// Sends `size` visitors to the server and waits until the last one has gone.
-pub async fn run(address: SocketAddr, admin_address: SocketAddr, now: prost_types::Timestamp, size: u32) {
-    match tokio::time::timeout(END, visit(address, admin_address, now, size)).await {
-        Ok(Ok(())) => tracing::info!("the demo's visitors have gone"),
-        Ok(Err(error)) => tracing::warn!(%error, "the demo's visitors do not come"),
-        Err(_) => tracing::info!("the rest of the demo's visitors go home"),
-    }
+/// The visitors of a sale.
+#[derive(Debug, Clone, Copy)]
+pub struct Crowd {
+    /// Where they call the public services.
+    pub address: SocketAddr,
+    /// Where the opening of the sale is set.
+    pub admin_address: SocketAddr,
+    /// How many come.
+    pub size: u32,
+    /// How long everything takes, compared with people: 1 for a demo, less for a test.
+    pub pace: f64,
 }
 
-async fn visit(
-    address: SocketAddr,
-    admin_address: SocketAddr,
-    mut open_time: prost_types::Timestamp,
-    size: u32,
-) -> Result<(), Status> {
-    open_time.seconds += OPENS_IN.as_secs().cast_signed();
-    let change =
-        proto::UpdateSaleRequest { concert_code: CONCERT.to_owned(), open_time: Some(open_time), ..Default::default() };
-    AdminServiceClient::new(channel(admin_address)?).update_sale(change).await?;
-    let channels = (0..CONNECTIONS).map(|_| channel(address)).collect::<Result<Vec<_>, _>>()?;
-    let halls: Arc<[Hall]> = DATES.iter().map(|(date, _)| Hall::new(date)).collect();
-    let mut visitors = JoinSet::new();
-    for number in 0..size {
-        let mut dice = Dice(u64::from(number));
-        // Most come early, and more and more towards the opening.
-        let (from, to) = if dice.chance(55) {
-            (2.0, OPENS_IN.as_secs_f64())
-        } else {
-            (OPENS_IN.as_secs_f64(), LAST_ARRIVAL.as_secs_f64())
-        };
-        let arrival = Duration::from_secs_f64(from + (to - from) * dice.unit().sqrt());
-        let channel = channels[number as usize % CONNECTIONS].clone();
-        let visitor =
-            Visitor { user_id: Uuid::now_v7().to_string(), token: String::new(), channel, dice, halls: halls.clone() };
-        visitors.spawn(async move {
-            tokio::time::sleep(arrival).await;
-            // A visitor whose call fails in the end goes home, as people do.
-            let _ = visitor.visit().await;
-        });
+impl Crowd {
+    /// Sends the visitors to the sale, which opens [`OPENS_IN`] after `now`. Waits until the last one has gone.
+    pub async fn visit(self, now: Micros) {
+        match tokio::time::timeout(END, self.send(now)).await {
+            Ok(Ok(())) => tracing::info!("the demo's visitors have gone"),
+            Ok(Err(error)) => tracing::warn!(%error, "the demo's visitors do not come"),
+            Err(_) => tracing::info!("the rest of the demo's visitors go home"),
+        }
     }
-    while visitors.join_next().await.is_some() {}
-    Ok(())
+
+    async fn send(self, now: Micros) -> Result<(), Status> {
+        let open_time = Some(proto::timestamp(now + clock::micros(OPENS_IN.mul_f64(self.pace))));
+        let change = proto::UpdateSaleRequest { concert_code: CONCERT.to_owned(), open_time, ..Default::default() };
+        AdminServiceClient::new(channel(self.admin_address)?).update_sale(change).await?;
+        let channels = (0..CONNECTIONS).map(|_| channel(self.address)).collect::<Result<Vec<_>, _>>()?;
+        let halls: Arc<[Hall]> = DATES.iter().map(|(date, _)| Hall::new(date)).collect();
+        let mut visitors = JoinSet::new();
+        for number in 0..self.size {
+            let mut dice = Dice(u64::from(number));
+            // Most come early, and more and more towards the opening.
+            let (first, last) = if dice.chance(55) { (FIRST_ARRIVAL, OPENS_IN) } else { (OPENS_IN, LAST_ARRIVAL) };
+            let arrival = (first + (last - first).mul_f64(dice.unit().sqrt())).mul_f64(self.pace);
+            let visitor = Visitor {
+                user_id: Uuid::now_v7().to_string(),
+                token: String::new(),
+                channel: channels[number as usize % CONNECTIONS].clone(),
+                dice,
+                halls: halls.clone(),
+                pace: self.pace,
+            };
+            visitors.spawn(async move {
+                tokio::time::sleep(arrival).await;
+                // A visitor whose call fails in the end goes home, as people do.
+                let _ = visitor.visit().await;
+            });
+        }
+        while visitors.join_next().await.is_some() {}
+        Ok(())
+    }
 }
 
 fn channel(mut address: SocketAddr) -> Result<Channel, Status> {
@@ -116,6 +131,7 @@ struct Visitor {
     channel: Channel,
     dice: Dice,
     halls: Arc<[Hall]>,
+    pace: f64,
 }
 
 impl Visitor {
@@ -145,7 +161,8 @@ impl Visitor {
     /// Waits in the queue. Returns whether the visitor was admitted; some lose patience.
     async fn wait(&mut self) -> Result<bool, Status> {
         let patience = if self.dice.chance(6) { self.dice.between(20, 120) } else { END.as_secs() };
-        let admitted = tokio::time::timeout(Duration::from_secs(patience), self.admitted()).await;
+        let patience = Duration::from_secs(patience).mul_f64(self.pace);
+        let admitted = tokio::time::timeout(patience, self.admitted()).await;
         admitted.unwrap_or(Ok(false))
     }
 
@@ -229,7 +246,7 @@ impl Visitor {
 
     async fn hesitate(&mut self, least_seconds: u64, most_seconds: u64) {
         let millis = self.dice.between(least_seconds * 1_000, most_seconds * 1_000);
-        tokio::time::sleep(Duration::from_millis(millis)).await;
+        tokio::time::sleep(Duration::from_millis(millis).mul_f64(self.pace)).await;
     }
 
     fn request<T>(&self, message: T) -> Request<T> {

@@ -16,7 +16,7 @@ mod background;
 pub mod cli;
 pub mod commands;
 mod core;
-mod crowd;
+pub mod crowd;
 pub mod demo;
 mod http;
 mod listener;

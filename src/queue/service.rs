@@ -52,9 +52,7 @@ impl QueueApi {
             catalogue,
             keys,
             admission,
-            issue: write_lane(&db, "queue.issue", tasks, |write, commands| {
-                Box::pin(operations::issue(write, commands))
-            }),
+            issue: write_lane(db, "queue.issue", tasks, |write, commands| Box::pin(operations::issue(write, commands))),
             leave,
             stopping,
         }

@@ -273,7 +273,7 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<Stri
         let is_any = sql.contains("LIMIT 1") || sql.contains("LIMIT ?");
         let is_table = is_base_table(sql, name);
         match verb {
-            "SCAN" => is_table && !is_page && !(is_any && !sql.contains("ORDER BY")),
+            "SCAN" => is_table && !is_page && (!is_any || sql.contains("ORDER BY")),
             "USE" => detail.contains("TEMP B-TREE") && !may_sort(sql),
             _ => false,
         }
