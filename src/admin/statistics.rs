@@ -23,8 +23,10 @@ pub struct Statistics {
 
 impl Statistics {
     /// Starts the lane in which sales are counted.
-    pub fn new(db: Database, tasks: &TaskTracker) -> Self {
-        let counts = read_lane(&db, "admin.counts", tasks, |db, ids| Box::pin(operations::count(db, ids)));
+    pub fn new(db: Database) -> Self {
+        // A server that stops waits for its calls, and not for this lane, which lives as long as the server.
+        let tasks = TaskTracker::new();
+        let counts = read_lane(&db, "admin.counts", &tasks, |db, ids| Box::pin(operations::count(db, ids)));
         Self { db, counts }
     }
 

@@ -46,7 +46,10 @@ pub struct Boards {
 impl Boards {
     /// Has no board yet. The readers run on `tasks` until `stopping` is cancelled.
     pub fn new(db: &Database, tasks: &TaskTracker, stopping: CancellationToken) -> Self {
-        let taken_seats = read_lane(db, "concert.seats", tasks, |db, ids| Box::pin(operations::taken_seats(db, ids)));
+        // A server that stops waits for its calls, and not for this lane, which lives as long as the server.
+        let lane_tasks = TaskTracker::new();
+        let taken_seats =
+            read_lane(db, "concert.seats", &lane_tasks, |db, ids| Box::pin(operations::taken_seats(db, ids)));
         Self { taken_seats, boards: Mutex::default(), tasks: tasks.clone(), stopping }
     }
 
