@@ -95,13 +95,13 @@ pub fn event(name: &str, data: &impl Serialize) -> Bytes {
 }
 
 /// Returns the event of the sales that changed after the sample `known`, and of those of `known_codes` that are gone.
-/// `None` if nothing changed.
+/// `None` if nothing changed. Where `known` is 0, the event has all sales, also if there are none.
 pub fn sales(picture: &Picture, known: u64, known_codes: &[String]) -> Option<Bytes> {
     let changed = picture.sales.values().filter(|sale| sale.changed_in > known);
     let sales: Vec<SaleEvent<'_>> = changed.map(|sale| sale_event(sale)).collect();
     let is_gone = |code: &&String| picture.sales.values().all(|sale| sale.concert.concert_code != **code);
     let gone: Vec<&str> = known_codes.iter().filter(is_gone).map(String::as_str).collect();
-    if sales.is_empty() && gone.is_empty() {
+    if known > 0 && sales.is_empty() && gone.is_empty() {
         return None;
     }
     Some(event("sales", &Sales { at: millis(picture.at), sales, gone }))

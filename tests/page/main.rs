@@ -80,8 +80,9 @@ async fn assert_dots(stage: &mut Stage, caller: &Caller) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_shows_a_sale_from_its_opening_to_its_end_as_the_api_tells_it() {
     let mut stage = Stage::new(&[]).await;
-    stage.sale(50, 6, 3_600).await;
     stage.open("").await;
+    stage.text_is("#empty", "Nothing is on sale").await;
+    stage.sale(50, 6, 3_600).await;
     stage.text_is("#state", "Opens in").await;
     let mut callers = Vec::new();
     for _ in 0..12 {
@@ -133,6 +134,13 @@ async fn the_page_is_used_with_the_keyboard_and_in_a_narrow_window() {
         let wider = "document.documentElement.scrollWidth - innerWidth";
         assert_eq!(stage.browser.evaluate(wider).await.unwrap(), 0, "at {width} px");
     }
+    let rows = "handle.hall({ ...hall, sections: [{ name: 'Floor', price: '1', first_seat: 1, last_seat: 50, \
+                rows: [{ name: 'A', seat_count: 20 }, { name: 'B', seat_count: 30 }] }] }); \
+                [place.rows.map(([first, count]) => [first, count]), inRow(hall.sections[0], 20)]";
+    let rows = stage.browser.evaluate(rows).await.unwrap();
+    assert_eq!(rows, json!([[[0, 20], [20, 30]], " · row B · 1"]));
+    stage.open("").await;
+    stage.text_is("#state", "On sale").await;
     // Every control is reached by the Tab key: the theme, the sale, the date, the hall and the plot.
     let mut reached = Vec::new();
     for _ in 0..6 {
