@@ -1,8 +1,9 @@
-//! What watchers of seats read: for each watched performance, one reader that asks the database for its seats and publishes
-//! their states. A watcher compares what it sent last with what is there now. So a slow watcher gets fewer and larger
-//! messages.
+//! What watchers of seats read: for each watched performance, one reader that asks the database for its seats and
+//! publishes their states. A watcher compares what it sent last with what is there now. So a slow watcher gets fewer and
+//! larger messages.
 //!
-//! The reader starts with the first watcher of a performance and ends with the last. WatchSeats and the live page share it.
+//! The reader starts with the first watcher of a performance and ends with the last. WatchSeats and the live page share
+//! it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -58,8 +59,8 @@ impl Boards {
         self.taken_seats.submit((), performance_id).await
     }
 
-    /// Follows the states of a performance's seats. Only the first watcher of a performance waits for a query. The receiver
-    /// ends when the server stops.
+    /// Follows the states of a performance's seats. Only the first watcher of a performance waits for a query. The
+    /// receiver ends when the server stops.
     pub async fn watch(self: &Arc<Self>, performance: &Arc<Performance>) -> Result<watch::Receiver<States>, Error> {
         if let Some(board) = self.boards.lock().get(&performance.performance_id) {
             return Ok(board.subscribe());

@@ -32,7 +32,8 @@ impl<S: AsyncRead + Unpin> Answer<S> {
         Ok(text)
     }
 
-    /// Reads server-sent events up to the next one called `name`, and returns its data. `None` if the stream ends before.
+    /// Reads server-sent events up to the next one called `name`, and returns its data. Returns `None` if the stream
+    /// ends before.
     pub async fn event(&mut self, name: &str) -> Result<Option<serde_json::Value>, Failure> {
         let (mut current, mut line) = (String::new(), String::new());
         loop {

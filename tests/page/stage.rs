@@ -48,8 +48,8 @@ impl Stage {
             (net::connect(self.server.address).await, net::connect(self.server.admin_address).await);
     }
 
-    /// Creates a sale of `seat_count` seats, of which `max_active_count` users may choose at a time. It opens in `opens_in`
-    /// seconds.
+    /// Creates a sale of `seat_count` seats, of which `max_active_count` users may choose at a time. It opens in
+    /// `opens_in` seconds.
     pub async fn sale(&self, seat_count: i32, max_active_count: i32, opens_in: i64) {
         let section = |name: &str, seat_count| proto::Section { name: name.to_owned(), seat_count };
         let sections = vec![
