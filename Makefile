@@ -1,14 +1,16 @@
 # `make lint` installs buf and cargo-deny into .tools; building cargo-deny takes minutes, once.
-# `make test` needs PostgreSQL. Only root gets it installed without asking; everyone else runs `make postgres`.
+# `make test` needs PostgreSQL, Chromium and promtool. Only root gets them installed without asking; everyone else runs
+# `make postgres` and `make browser`.
 
 BUF := $(or $(shell command -v buf),.tools/bin/buf)
 DENY := $(or $(shell command -v cargo-deny),.tools/bin/cargo-deny)
 # The API as it was last released: `make lint` allows no breaking change of it.
 PROTO_IMAGE := proto/boxoffice.v1.binpb
 
-.PHONY: test torture fuzz lint breaking proto-image dependencies fmt bench have-postgres postgres
+.PHONY: test torture fuzz lint breaking proto-image dependencies fmt bench have-postgres postgres \
+	have-browser browser
 
-test: have-postgres
+test: have-postgres have-browser
 	cargo test --workspace --locked
 
 # The long form of the experiments in tests/faults: `make torture`, `make torture SECONDS=300 ARGS=killed`.
@@ -65,6 +67,21 @@ postgres: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 postgres:
 	@$(HAVE_POSTGRES) || { $(SUDO) apt-get update && \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql; }
+
+# The live page is tested in Chromium, and the alerts with promtool.
+HAVE_BROWSER = { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null && \
+	command -v promtool >/dev/null
+
+have-browser:
+	@$(HAVE_BROWSER) || { [ "$$(id -u)" = 0 ] && $(MAKE) --no-print-directory browser; } || \
+		{ echo "Chromium or promtool is missing: install them with \`make browser\`." >&2; exit 1; }
+
+# Installs Chromium, and Prometheus with promtool, by apt. Root needs no sudo.
+browser: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+browser:
+	@$(HAVE_BROWSER) || { $(SUDO) apt-get update && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+		chromium fonts-dejavu-core prometheus; }
 
 .tools/bin/buf:
 	python3 -m venv .tools

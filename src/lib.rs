@@ -16,6 +16,7 @@
 //! | room | content |
 //! |---|---|
 //! | [`app`] | The program: command line, server, background passes, demo, logs and metrics. |
+//! | [`live`] | The live page: each sale and its hall in a browser, and their gauges. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
 //! | [`admin`] | Venues, concerts and performances, and the control and the counts of a sale. |
 //! | [`reservation`] | Hold, extend and release the seats of a token. |
@@ -87,6 +88,7 @@ pub mod clock;
 pub mod concert;
 pub mod db;
 pub mod edge;
+pub mod live;
 pub mod payment;
 pub mod queue;
 pub mod reservation;

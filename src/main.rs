@@ -19,13 +19,14 @@ async fn main() -> ExitCode {
     let Cli { command, settings } = Cli::parse();
     let done = async {
         boxoffice::install_crypto();
-        telemetry::start(&settings)?;
-        match command.unwrap_or(Command::Serve { demo: false }) {
-            Command::Serve { demo } => run::serve(settings, demo).await,
-            Command::Migrate => run::migrate(settings).await,
-            Command::Health(options) => run::health(settings, options).await,
-            Command::ApiKey { command } => run::api_key(command),
-            Command::SigningKey { command } => run::signing_key(settings, command).await,
+        telemetry::start_logs(&settings)?;
+        match command {
+            None => run::serve(settings, None).await,
+            Some(Command::Serve { demo, demo_crowd }) => run::serve(settings, demo.then_some(demo_crowd)).await,
+            Some(Command::Migrate) => run::migrate(settings).await,
+            Some(Command::Health(options)) => run::health(settings, options).await,
+            Some(Command::ApiKey { command }) => run::api_key(command),
+            Some(Command::SigningKey { command }) => run::signing_key(settings, command).await,
         }
     };
     match done.await {

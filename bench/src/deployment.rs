@@ -121,7 +121,7 @@ pub async fn fresh_database(engine: Engine, postgres: Option<&Postgres>) -> Resu
 
 async fn launch(url: &str, metrics: SocketAddr, flags: &[String]) -> Result<ServerProcess, Failure> {
     let mut command = server::command(program()?);
-    command.args(["--database-url", url, "--metrics-listen", &metrics.to_string()]);
+    command.args(["--database-url", url, "--http-listen", &metrics.to_string()]);
     let mut process = ServerProcess::start(command, flags).await?;
     process.ready().await?;
     Ok(process)

@@ -2,6 +2,8 @@
 
 pub mod operations;
 mod service;
+mod statistics;
 mod store;
 
 pub use service::AdminApi;
+pub use statistics::Statistics;

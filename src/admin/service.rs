@@ -15,12 +15,12 @@ use tonic::{Request, Response, Status};
 
 use super::{
     operations::{self, AddPerformance, CreateConcert, CreateVenue, UpdateSale},
-    store::Counts,
+    statistics::Statistics,
 };
 use crate::{
-    batch::{Lane, read_lane, write_lane},
+    batch::{Lane, write_lane},
     catalogue::{Catalogue, Concert},
-    clock::{self, Micros},
+    clock,
     db::{Database, entity::concert},
     rpc::{
         Error, Fields,
@@ -42,42 +42,41 @@ const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(1);
 /// Serves AdminService.
 #[derive(Clone)]
 pub struct AdminApi {
-    db: Database,
     catalogue: Arc<Catalogue>,
     venues: Lane<CreateVenue, ()>,
     concerts: Lane<CreateConcert, concert::Model>,
     performances: Lane<AddPerformance, ()>,
     sales: Lane<UpdateSale, concert::Model>,
-    counts: Lane<i64, Counts>,
+    statistics: Statistics,
     stopping: CancellationToken,
 }
 
 impl AdminApi {
     /// Starts the lanes of AdminService. Streams end when `stopping` is cancelled.
-    pub fn new(db: Database, catalogue: Arc<Catalogue>, tasks: &TaskTracker, stopping: CancellationToken) -> Self {
+    pub fn new(
+        db: &Database,
+        catalogue: Arc<Catalogue>,
+        statistics: Statistics,
+        tasks: &TaskTracker,
+        stopping: CancellationToken,
+    ) -> Self {
         Self {
-            counts: read_lane(&db, "admin.counts", tasks, |db, ids| Box::pin(operations::count(db, ids))),
+            statistics,
             stopping,
-            venues: write_lane(&db, "admin.venues", tasks, |write, commands| {
+            venues: write_lane(db, "admin.venues", tasks, |write, commands| {
                 Box::pin(operations::create_venues(write, commands))
             }),
-            concerts: write_lane(&db, "admin.concerts", tasks, |write, commands| {
+            concerts: write_lane(db, "admin.concerts", tasks, |write, commands| {
                 Box::pin(operations::create_concerts(write, commands))
             }),
-            performances: write_lane(&db, "admin.performances", tasks, |write, commands| {
+            performances: write_lane(db, "admin.performances", tasks, |write, commands| {
                 Box::pin(operations::add_performances(write, commands))
             }),
-            sales: write_lane(&db, "admin.sales", tasks, |write, commands| {
+            sales: write_lane(db, "admin.sales", tasks, |write, commands| {
                 Box::pin(operations::update_sales(write, commands))
             }),
-            db,
             catalogue,
         }
-    }
-
-    async fn stats(&self, concert: Arc<Concert>) -> Result<proto::SaleStats, Error> {
-        let counts = self.counts.submit((), concert.concert_id).await?;
-        Ok(stats_to_proto(&concert, &counts, self.db.now()))
     }
 }
 
@@ -198,7 +197,7 @@ impl AdminService for AdminApi {
         fields.concert_code("concert_code", &concert_code);
         fields.done()?;
         let concert = self.catalogue.concert(&concert_code).await?;
-        Ok(Response::new(proto::GetSaleStatsResponse { stats: Some(self.stats(concert).await?) }))
+        Ok(Response::new(proto::GetSaleStatsResponse { stats: Some(self.statistics.of(&concert).await?) }))
     }
 
     async fn watch_sale_stats(
@@ -234,7 +233,7 @@ impl StatsWatcher {
                 () = self.api.stopping.cancelled() => return Err(Error::ShuttingDown.into()),
                 _ = self.ticks.tick() => {}
             }
-            match self.api.stats(self.concert.clone()).await {
+            match self.api.statistics.of(&self.concert).await {
                 Err(Error::StorageUnavailable | Error::Overloaded { .. }) => {}
                 stats => return Ok(Some((proto::WatchSaleStatsResponse { stats: Some(stats?) }, self))),
             }
@@ -264,27 +263,4 @@ fn check_prices(fields: &mut Fields, price: i64, prices: &[proto::SectionPrice])
     let by_section: HashMap<String, i64> = prices.iter().map(|s| (s.section.clone(), s.price)).collect();
     fields.require(by_section.len() == prices.len(), "section_prices", "must not name a section twice");
     by_section
-}
-
-fn stats_to_proto(concert: &Concert, counts: &Counts, now: Micros) -> proto::SaleStats {
-    let seats = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
-    let expired_count = counts.expired_count + counts.due_count;
-    let ended_count = counts.left_admitted_count + expired_count + counts.completed_count;
-    let left_waiting_count = counts.left_count - counts.left_admitted_count;
-    proto::SaleStats {
-        concert_code: concert.concert_code.clone(),
-        issued_count: counts.issued_count,
-        waiting_count: counts.issued_count - counts.admitted_count - left_waiting_count,
-        active_count: counts.admitted_count - ended_count,
-        expired_count,
-        completed_count: counts.completed_count,
-        left_count: counts.left_count,
-        unsold_seat_count: seats(counts.unsold_seat_count),
-        held_seat_count: seats(counts.held_seat_count),
-        sold_seat_count: seats(counts.sold_seat_count),
-        admissions_last_minute: counts.admissions,
-        payments_last_minute: counts.payments,
-        revenue: counts.revenue,
-        oldest_waiting_age: counts.oldest_issue_time.map(|at| proto::duration(clock::until(now, at))),
-    }
 }

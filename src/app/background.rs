@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
+use tokio::time::Instant;
 
 use crate::{
-    app::{cli::Settings, core::Core, readiness::Readiness},
+    app::{cli::Settings, core::Core, readiness::Readiness, telemetry},
     batch::{answered, passes},
-    clock, db,
+    clock, db, live,
     queue::{self, passes::Terms},
     reservation,
     rpc::Error,
@@ -19,6 +20,8 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// Interval between reads of the state that replicas share: the signing keys and the database's clock.
 const SHARED_STATE_INTERVAL: Duration = Duration::from_secs(5);
 const _: () = assert!(token::rotation::NOTICE.as_secs() >= 3 * SHARED_STATE_INTERVAL.as_secs());
+/// Interval between releases of the memory of recorded metrics.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between deletions of old rows.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 /// Delay before the next attempt to prepare the database, if it cannot be reached.
@@ -45,6 +48,15 @@ pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_backgrou
     }
     run(&core, "refresh", REFRESH_INTERVAL, |core| Box::pin(async move { core.snapshots.refresh().await }));
     run(&core, "share", SHARED_STATE_INTERVAL, |core| Box::pin(async move { read_shared_state(&core).await }));
+    if core.settings.http_listen.is_some() {
+        run(&core, "sample", live::INTERVAL, |core| Box::pin(async move { core.sampler.sample().await }));
+        run(&core, "upkeep", UPKEEP_INTERVAL, |_| {
+            Box::pin(async {
+                telemetry::tidy_metrics();
+                Ok(())
+            })
+        });
+    }
     if run_background {
         let Settings { promote_interval, expire_interval, .. } = core.settings;
         run(&core, "promote", promote_interval, |core| Box::pin(async move { promote(&core).await }));
@@ -57,7 +69,9 @@ pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_backgrou
 /// Admits waiting users, up to the capacity of each concert.
 pub async fn promote(core: &Core) -> Result<(), db::Error> {
     let Settings { admission_ttl, claim_ttl, .. } = core.settings;
-    queue::passes::promote(&core.db, &core.snapshots, Terms { admission_ttl, claim_ttl }).await
+    queue::passes::promote(&core.db, &core.snapshots, Terms { admission_ttl, claim_ttl }).await?;
+    *core.promoted_at.lock() = Instant::now();
+    Ok(())
 }
 
 /// Updates the rows of admissions and holds that have expired.

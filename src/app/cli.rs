@@ -24,9 +24,17 @@ pub struct Cli {
 pub enum Command {
     /// Run the server until SIGTERM or SIGINT (the default command).
     Serve {
-        /// Fill an empty database with demo concerts and users, and print a tour of grpcurl calls.
+        /// Fill an empty database with demo concerts and users, print a tour of grpcurl calls, and open a sale.
         #[arg(long)]
         demo: bool,
+        /// Number of simulated visitors of the demo's sale, which opens 30 seconds after the start; 0 means none.
+        #[arg(
+            long,
+            env = "BOXOFFICE_DEMO_CROWD",
+            default_value = "3000",
+            value_parser = clap::value_parser!(u32).range(..=20_000)
+        )]
+        demo_crowd: u32,
     },
     /// Apply the pending database migrations and exit. `serve` applies them too.
     Migrate,
@@ -112,9 +120,14 @@ pub struct Settings {
     /// Address of AdminService. Port 0 selects a free port, which is logged.
     #[arg(long, global = true, env = "BOXOFFICE_ADMIN_LISTEN", default_value = "127.0.0.1:50052")]
     pub admin_listen: SocketAddr,
-    /// Address of the Prometheus metrics over HTTP. Off by default.
-    #[arg(long, global = true, env = "BOXOFFICE_METRICS_LISTEN")]
-    pub metrics_listen: Option<SocketAddr>,
+    /// Address of the probes, the Prometheus metrics and the live page over HTTP. Off by default; `serve --demo` serves
+    /// them on 127.0.0.1:8080. Port 0 selects a free port, which is logged.
+    #[arg(long, global = true, env = "BOXOFFICE_HTTP_LISTEN")]
+    pub http_listen: Option<SocketAddr>,
+    /// Host names under which clients reach the HTTP listener, separated by commas. `localhost` and IP addresses need
+    /// not be listed.
+    #[arg(long, global = true, env = "BOXOFFICE_HTTP_HOSTS", value_delimiter = ',')]
+    pub http_hosts: Vec<String>,
     /// Time between two promotions, which admit waiting users.
     #[arg(
         long,

@@ -1,5 +1,7 @@
 //! The commands of the command line.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -10,8 +12,10 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use crate::{
     app::{
         cli::{ApiKeyCommand, HealthOptions, Settings, SigningKeyCommand},
+        crowd::{self, Crowd},
         demo,
         server::{Listeners, Server},
+        telemetry,
     },
     clock::Clock,
     db::Database,
@@ -23,24 +27,42 @@ use crate::{
 /// The error of a command, as a message for the operator.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs the server until the process receives SIGTERM or SIGINT.
-pub async fn serve(settings: Settings, demo: bool) -> Result<(), Failure> {
+/// The address of the live page of a demo.
+const DEMO_HTTP_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// Runs the server until the process receives SIGTERM or SIGINT. With `demo`, fills an empty database with a demo, and
+/// sends that many visitors to its sale.
+pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let bind = async |address| {
-        TcpListener::bind(address).await.map_err(|error| {
-            format!("cannot listen on {address}: {error}; choose another address or stop the program that uses it")
-        })
+    let http = match (settings.http_listen, demo) {
+        (Some(address), _) => Some(bind(address).await?),
+        // The port of a demo is only a suggestion.
+        (None, Some(_)) => match bind(DEMO_HTTP_LISTEN).await {
+            Ok(listener) => Some(listener),
+            Err(_) => Some(bind((Ipv4Addr::LOCALHOST, 0).into()).await?),
+        },
+        (None, None) => None,
     };
-    let listeners = Listeners { public: bind(settings.listen).await?, admin: bind(settings.admin_listen).await? };
+    if let Some(http) = &http {
+        settings.http_listen = Some(http.local_addr()?);
+        telemetry::start_metrics()?;
+        if demo.is_some() {
+            tracing::info!("the live page is at http://{}/", http.local_addr()?);
+        }
+    }
+    // The visitors of a demo have no API key and trust no certificate.
+    let is_open = settings.transport.tls_cert.is_none() && settings.transport.api_keys_file.is_none();
+    let public = bind(settings.listen).await?;
+    let listeners = Listeners { public, admin: bind(settings.admin_listen).await?, http };
     let server = Server::start(settings, Clock::system(), listeners, true).await.map_err(describe)?;
-    tracing::info!(address = %server.address, admin_address = %server.admin_address, "listening");
+    let http_address = server.http_address.map(tracing::field::display);
+    tracing::info!(address = %server.address, admin_address = %server.admin_address, http_address, "listening");
     let ready = async {
         server.ready().await.map_err(describe)?;
         tracing::info!("ready");
-        if demo {
-            let filled = demo::fill(server.db()).await?;
-            println!("{}", demo::tour(filled, server.address, server.admin_address));
+        if let Some(crowd_size) = demo {
+            run_demo(&server, crowd_size, is_open).await?;
         }
         Ok::<(), Failure>(())
     };
@@ -52,6 +74,29 @@ pub async fn serve(settings: Settings, demo: bool) -> Result<(), Failure> {
     tracing::info!("stopping");
     server.stop().await;
     Ok(())
+}
+
+/// Fills an empty database with a demo, prints the tour, and sends visitors to a sale of the demo.
+async fn run_demo(server: &Server, crowd_size: u32, is_open: bool) -> Result<(), Failure> {
+    let filled = demo::fill(server.db()).await?;
+    println!("{}", demo::tour(filled, server.address, server.admin_address));
+    if filled && is_open && crowd_size > 0 {
+        if let Some(http_address) = server.http_address {
+            let seconds = crowd::OPENS_IN.as_secs();
+            println!(
+                "A sale with {crowd_size} visitors opens in {seconds} seconds: watch it at http://{http_address}/\n"
+            );
+        }
+        let Server { address, admin_address, .. } = *server;
+        Crowd { address, admin_address, size: crowd_size, pace: 1.0 }.visit(server.db().now()).await;
+    }
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        format!("cannot listen on {address}: {error}; choose another address or stop the program that uses it").into()
+    })
 }
 
 /// Applies the pending migrations to the database.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app::cli::Settings, catalogue::Catalogue, clock::Clock, db::Database, edge::Transport, queue::Snapshots,
-    reservation::passes::Sweep, rpc::Error, token::KeyRing,
+    admin::Statistics, app::cli::Settings, catalogue::Catalogue, clock::Clock, concert::Boards, db::Database,
+    edge::Transport, live::Sampler, queue::Snapshots, reservation::passes::Sweep, rpc::Error, token::KeyRing,
 };
 
 /// The shared parts of a server.
@@ -19,6 +21,14 @@ pub struct Core {
     pub catalogue: Arc<Catalogue>,
     /// The queue snapshots that polls read, in memory.
     pub snapshots: Snapshots,
+    /// The states of the seats that somebody watches.
+    pub boards: Arc<Boards>,
+    /// The statistics of sales.
+    pub statistics: Statistics,
+    /// Counts the sales for the live page and for the metrics.
+    pub sampler: Arc<Sampler>,
+    /// When the last promotion of this server succeeded.
+    pub promoted_at: Mutex<Instant>,
     /// The keys that sign and verify queue tokens.
     pub key_ring: Arc<KeyRing>,
     /// TLS settings and API keys.
@@ -35,16 +45,25 @@ impl Core {
     /// Reads the TLS and API key files. It does not connect to the database yet.
     pub async fn new(settings: Settings, clock: Clock) -> Result<Self, Error> {
         let db = Database::new(&settings.database_url, clock).await?;
+        let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
+        let catalogue = Arc::new(Catalogue::new(db.clone()));
+        let snapshots = Snapshots::new(db.clone(), settings.poll_budget);
+        let statistics = Statistics::new(db.clone());
+        let sampler = Sampler::new(db.clone(), catalogue.clone(), snapshots.clone(), statistics.clone());
         Ok(Self {
-            catalogue: Arc::new(Catalogue::new(db.clone())),
-            snapshots: Snapshots::new(db.clone(), settings.poll_budget),
+            catalogue,
+            snapshots,
+            boards: Arc::new(Boards::new(&db, &tasks, stopping.clone())),
+            statistics,
+            sampler: Arc::new(sampler),
+            promoted_at: Mutex::new(Instant::now()),
             key_ring: Arc::default(),
             transport: Transport::open(&settings.transport).map_err(Error::internal)?,
             db,
             settings,
             sweep: Sweep::default(),
-            tasks: TaskTracker::new(),
-            stopping: CancellationToken::new(),
+            tasks,
+            stopping,
         })
     }
 }

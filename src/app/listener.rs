@@ -84,7 +84,7 @@ fn serve(core: &Core, socket: TcpListener, routes: Routes, gate: Gate, tls: Opti
     }
     let server = server.layer(layer_fn(move |routes: Routes| gate.around(routes))).add_routes(routes);
     let stopped = stopping.clone().cancelled_owned();
-    let connections = edge::incoming(socket, limits.max_connections);
+    let connections = edge::incoming(socket, "connections", limits.max_connections);
     match tls {
         None => tokio::spawn(server.serve_with_incoming_shutdown(edge::speaking(connections, stopping), stopped)),
         Some(tls) => {

@@ -8,6 +8,7 @@
 //! | `core.rs` | holds the parts that the others share |
 //! | `routes.rs` | creates the services of both listeners |
 //! | `listener.rs` | serves them with HTTP/2, TLS and the gate |
+//! | `http.rs` | serves probes, metrics and the live page over HTTP/1.1 |
 //! | `background.rs` | prepares the database, then runs the passes |
 //! | `readiness.rs` | tracks whether the server is ready |
 
@@ -15,7 +16,9 @@ mod background;
 pub mod cli;
 pub mod commands;
 mod core;
+pub mod crowd;
 pub mod demo;
+mod http;
 mod listener;
 mod readiness;
 mod routes;

@@ -1,8 +1,11 @@
-//! The readiness of a server. Controls the health service, an interceptor for calls, and [`Readiness::wait`].
+//! The readiness of a server. Controls the health service, `/readyz`, an interceptor for calls, and [`Readiness::wait`].
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -18,10 +21,14 @@ use crate::{
     rpc::Error,
 };
 
+/// The server is not ready if the database has not answered for this long. It is asked four times per second.
+const MAX_DATABASE_AGE: Duration = Duration::from_secs(5);
+
 /// The readiness of a server. Clones share the same state. A new server is not ready.
 #[derive(Clone)]
 pub struct Readiness {
     is_ready: Arc<AtomicBool>,
+    is_stopping: Arc<AtomicBool>,
     outcome: watch::Sender<Option<Result<(), Error>>>,
     health: HealthReporter,
 }
@@ -30,7 +37,8 @@ impl Readiness {
     /// Returns the readiness of a new server, and the health service that reports it to callers.
     pub async fn new() -> (Self, HealthServer<impl Health>) {
         let (health, service) = tonic_health::server::health_reporter();
-        let readiness = Self { is_ready: Arc::default(), outcome: watch::Sender::new(None), health };
+        let readiness =
+            Self { is_ready: Arc::default(), is_stopping: Arc::default(), outcome: watch::Sender::new(None), health };
         readiness.set_health(ServingStatus::NotServing).await;
         (readiness, service)
     }
@@ -49,7 +57,20 @@ impl Readiness {
 
     /// Sets health to NOT_SERVING, so that load balancers send calls to other servers. The server still accepts calls.
     pub async fn set_stopping(&self) {
+        self.is_stopping.store(true, Ordering::Release);
         self.set_health(ServingStatus::NotServing).await;
+    }
+
+    /// Returns why the server should get no calls now; `None` if it serves. `database_age` is how long ago the database
+    /// answered.
+    pub fn obstacle(&self, database_age: Option<Duration>) -> Option<&'static str> {
+        if self.is_stopping.load(Ordering::Acquire) {
+            return Some("the server is stopping");
+        }
+        if !self.is_ready.load(Ordering::Acquire) {
+            return Some("the database is not reached and migrated yet");
+        }
+        database_age.is_none_or(|age| age > MAX_DATABASE_AGE).then_some("the database does not answer")
     }
 
     /// Waits until the server is ready. Fails after [`Readiness::set_failed`].

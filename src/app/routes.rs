@@ -36,16 +36,16 @@ const MAX_PROBE_BYTES: usize = 4 << 10;
 
 /// Returns the services of the public listener.
 pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Health>) -> Result<Routes, Error> {
-    let (db, tasks, catalogue, stopping) = (&core.db, &core.tasks, &core.catalogue, &core.stopping);
+    let (db, tasks, catalogue) = (&core.db, &core.tasks, &core.catalogue);
     let admission = Admission::new(db.clone(), core.snapshots.clone(), tasks);
     // This lane is created here because leaving the queue releases held seats, and the queue module does not depend on
     // reservations.
     let leave = write_lane(db, "queue.leave", tasks, |write, commands| {
         Box::pin(reservation::operations::leave(write, commands))
     });
-    let queue =
-        QueueApi::new(db, catalogue.clone(), core.key_ring.clone(), admission.clone(), leave, tasks, stopping.clone());
-    let concert = ConcertApi::new(db.clone(), catalogue.clone(), admission.clone(), tasks, stopping);
+    let (key_ring, stopping) = (core.key_ring.clone(), core.stopping.clone());
+    let queue = QueueApi::new(db, catalogue.clone(), key_ring, admission.clone(), leave, tasks, stopping);
+    let concert = ConcertApi::new(db.clone(), catalogue.clone(), admission.clone(), core.boards.clone(), tasks);
     let hold_ttl = core.settings.hold_ttl;
     let reservation = ReservationApi::new(db.clone(), catalogue.clone(), admission.clone(), hold_ttl, tasks);
     let wallet = WalletApi::new(db.clone(), &core.settings.currency, tasks);
@@ -72,7 +72,8 @@ pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Heal
 
 /// Returns the services of the admin listener.
 pub fn admin(core: &Core, readiness: &Readiness, health: HealthServer<impl Health>) -> Result<Routes, Error> {
-    let admin = AdminApi::new(core.db.clone(), core.catalogue.clone(), &core.tasks, core.stopping.clone());
+    let (catalogue, statistics) = (core.catalogue.clone(), core.statistics.clone());
+    let admin = AdminApi::new(&core.db, catalogue, statistics, &core.tasks, core.stopping.clone());
     let admin = admin_server::AdminServiceServer::new(admin);
     let routes = Routes::new(InterceptedService::new(admin, readiness.interceptor()));
     with_probes(routes, health, &[ADMIN_SERVICE])

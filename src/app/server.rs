@@ -2,12 +2,13 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::{
     background,
     cli::Settings,
     core::Core,
+    http,
     listener::{self, Serving},
     readiness::Readiness,
     routes,
@@ -24,6 +25,8 @@ pub struct Listeners {
     pub public: TcpListener,
     /// The socket of AdminService.
     pub admin: TcpListener,
+    /// For probes, metrics and the live page, if they are served.
+    pub http: Option<TcpListener>,
 }
 
 /// A running server.
@@ -32,9 +35,12 @@ pub struct Server {
     pub address: SocketAddr,
     /// The address of AdminService.
     pub admin_address: SocketAddr,
+    /// The address of the probes, the metrics and the live page, if they are served.
+    pub http_address: Option<SocketAddr>,
     core: Arc<Core>,
     readiness: Readiness,
     serving: [Serving; 2],
+    serving_http: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -51,6 +57,7 @@ impl Server {
     ) -> Result<Self, Error> {
         let address = listeners.public.local_addr().map_err(Error::internal)?;
         let admin_address = listeners.admin.local_addr().map_err(Error::internal)?;
+        let http_address = listeners.http.as_ref().map(TcpListener::local_addr).transpose().map_err(Error::internal)?;
         let core = Arc::new(Core::new(settings, clock).await?);
         core.transport.check(address, admin_address).map_err(Error::internal)?;
         core.transport.follow_files(&core.tasks, &core.stopping);
@@ -62,8 +69,10 @@ impl Server {
             listener::serve_public(&core, listeners.public, public),
             listener::serve_admin(&core, listeners.admin, admin),
         ];
+        let http = listeners.http.zip(http_address);
+        let serving_http = http.map(|(socket, address)| http::serve(&core, &readiness, socket, address));
         core.tasks.spawn(background::prepare_and_run(core.clone(), readiness.clone(), run_background));
-        Ok(Self { address, admin_address, core, readiness, serving })
+        Ok(Self { address, admin_address, http_address, core, readiness, serving, serving_http })
     }
 
     /// Waits until the server is ready. Fails if the server can never become ready.
@@ -108,6 +117,10 @@ impl Server {
                 if let Ok(Err(error)) = serving.await {
                     tracing::error!(%error, "a listener failed");
                 }
+            }
+            if let Some(serving_http) = self.serving_http {
+                // It fails only if it panicked, which was logged.
+                let _ = serving_http.await;
             }
             tasks.wait().await;
         });

@@ -1,19 +1,32 @@
 //! Logs and metrics.
 
-use std::net::SocketAddr;
+use std::sync::OnceLock;
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
-use crate::app::cli::{LogFormat, Settings};
+use crate::{
+    app::{
+        cli::{LogFormat, Settings},
+        core::Core,
+    },
+    rpc,
+};
 
 /// Upper bounds of the histogram of call durations, in seconds, as OpenTelemetry recommends. All replicas have the same
 /// buckets, so their counts can be added.
 const CALL_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+/// The same for what happens inside of a call, which is shorter.
+const STEP_BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// Upper bounds of the histogram of batch sizes, up to the largest batch.
+const SIZE_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
-/// Starts logging to standard error. Serves metrics if a listener is configured for them. Fails with a message for the
-/// operator.
-pub fn start(settings: &Settings) -> Result<(), String> {
+/// The metrics of this process, once they are recorded.
+static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Starts logging to standard error. Fails with a message for the operator.
+pub fn start_logs(settings: &Settings) -> Result<(), String> {
     // The INFO lines of these crates are noise to operators. The directives of the operator come later, so they take
     // precedence.
     let directives = format!("sea_orm_migration=warn,sqlx=warn,{}", settings.log);
@@ -24,12 +37,71 @@ pub fn start(settings: &Settings) -> Result<(), String> {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),
     }
-    settings.metrics_listen.map_or(Ok(()), serve_metrics)
+    Ok(())
 }
 
-fn serve_metrics(listen: SocketAddr) -> Result<(), String> {
-    let calls = Matcher::Full("rpc_server_call_duration_seconds".to_owned());
-    let builder = PrometheusBuilder::new().set_buckets_for_metric(calls, &CALL_BUCKETS);
-    let installed = builder.and_then(|builder| builder.with_http_listener(listen).install());
-    installed.map_err(|error| format!("metrics cannot be served on {listen}: {error}"))
+/// Starts to record metrics. What was set up before is not recorded.
+pub fn start_metrics() -> Result<(), String> {
+    let buckets: [(&str, &[f64]); 5] = [
+        ("rpc_server_call_duration_seconds", &CALL_BUCKETS),
+        ("boxoffice_pass_seconds", &STEP_BUCKETS),
+        ("boxoffice_lane_wait_seconds", &STEP_BUCKETS),
+        ("boxoffice_lane_batch_seconds", &STEP_BUCKETS),
+        ("boxoffice_lane_batch_size", &SIZE_BUCKETS),
+    ];
+    let builder = buckets.into_iter().try_fold(PrometheusBuilder::new(), |builder, (name, buckets)| {
+        builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)
+    });
+    let installed = builder.and_then(PrometheusBuilder::install_recorder);
+    let handle = installed.map_err(|error| format!("metrics cannot be recorded: {error}"))?;
+    // The recorder is installed once, so the place is empty.
+    let _ = METRICS.set(handle);
+    describe();
+    rpc::count_panics_from_zero();
+    Ok(())
+}
+
+/// Frees the memory of what was recorded since the last call. It has to run every few seconds.
+pub fn tidy_metrics() {
+    if let Some(metrics) = METRICS.get() {
+        metrics.run_upkeep();
+    }
+}
+
+/// Returns the metrics of this process as Prometheus reads them, with those of `core` as they are now.
+pub fn render_metrics(core: &Core) -> String {
+    for pool in core.db.pools() {
+        for (state, count) in [("busy", pool.busy_count), ("idle", pool.idle_count)] {
+            metrics::gauge!("boxoffice_database_connections", "pool" => pool.pool, "state" => state).set(count);
+        }
+        metrics::gauge!("boxoffice_database_max_connections", "pool" => pool.pool).set(pool.max_count);
+    }
+    metrics::gauge!("boxoffice_promotion_lag_seconds").set(core.promoted_at.lock().elapsed());
+    let age = core.snapshots.age().unwrap_or_default();
+    metrics::gauge!("boxoffice_database_silence_seconds").set(age);
+    METRICS.get().map(PrometheusHandle::render).unwrap_or_default()
+}
+
+/// Gives every metric its help text.
+fn describe() {
+    describe_histogram!("rpc_server_call_duration_seconds", Unit::Seconds, "Duration of calls and streams.");
+    describe_gauge!("boxoffice_open", "Current use of each limit.");
+    describe_counter!("boxoffice_shed_total", "Calls and connections that each limit or lane rejected.");
+    describe_counter!("boxoffice_panics_total", "Panics that were caught.");
+    describe_histogram!("boxoffice_pass_seconds", Unit::Seconds, "Duration of background passes.");
+    describe_histogram!("boxoffice_lane_batch_size", "Calls per batch.");
+    describe_histogram!("boxoffice_lane_wait_seconds", Unit::Seconds, "Time that calls waited for their batch.");
+    describe_histogram!("boxoffice_lane_batch_seconds", Unit::Seconds, "Duration of batches.");
+    describe_gauge!("boxoffice_database_connections", "Open connections to the database.");
+    describe_gauge!("boxoffice_database_max_connections", "Maximum number of connections to the database.");
+    describe_gauge!(
+        "boxoffice_database_silence_seconds",
+        Unit::Seconds,
+        "Time since the database last answered the pass that asks it four times per second."
+    );
+    describe_gauge!(
+        "boxoffice_promotion_lag_seconds",
+        Unit::Seconds,
+        "Time since the last promotion of waiting users that succeeded."
+    );
 }

@@ -2,7 +2,8 @@
 //! states.
 //!
 //! A watcher compares the published states with the states that it sent last. A slow watcher therefore sends fewer and
-//! larger messages. The reader starts with the first watcher of a performance and stops after the last one.
+//! larger messages. The reader starts with the first watcher of a performance and stops after the last one. WatchSeats
+//! and the live page share it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -15,10 +16,14 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{operations::states, store::TakenSeat};
+use super::{
+    operations::{self, states},
+    store::TakenSeat,
+};
 use crate::{
-    batch::Lane,
+    batch::{Lane, read_lane},
     catalogue::Performance,
+    db::Database,
     rpc::{
         Error,
         proto::{SeatState, WatchSeatsResponse},
@@ -29,7 +34,7 @@ use crate::{
 const READ_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The state of every seat of a performance, in the order of the seats.
-type States = Arc<Vec<SeatState>>;
+pub type States = Arc<Vec<SeatState>>;
 
 /// Holds the boards of all watched performances.
 pub struct Boards {
@@ -41,12 +46,25 @@ pub struct Boards {
 
 impl Boards {
     /// Creates an empty set of boards. The readers run on `tasks` until `stopping` is cancelled.
-    pub fn new(taken_seats: Lane<i64, Arc<Vec<TakenSeat>>>, tasks: TaskTracker, stopping: CancellationToken) -> Self {
-        Self { taken_seats, boards: Mutex::default(), tasks, stopping }
+    pub fn new(db: &Database, tasks: &TaskTracker, stopping: CancellationToken) -> Self {
+        // A stopping server waits for its calls, but not for this lane, which exists as long as the server.
+        let lane_tasks = TaskTracker::new();
+        let taken_seats =
+            read_lane(db, "concert.seats", &lane_tasks, |db, ids| Box::pin(operations::taken_seats(db, ids)));
+        Self { taken_seats, boards: Mutex::default(), tasks: tasks.clone(), stopping }
     }
 
-    /// Returns a receiver of the states of a performance's seats. The receiver closes when the server shuts down.
+    /// Returns the seats of a performance that are held or sold now. Concurrent callers share a query.
+    pub(super) async fn taken(&self, performance_id: i64) -> Result<Arc<Vec<TakenSeat>>, Error> {
+        self.taken_seats.submit((), performance_id).await
+    }
+
+    /// Returns a receiver of the states of a performance's seats. Only the first watcher of a performance waits for a
+    /// query. The receiver closes when the server shuts down.
     pub async fn watch(self: &Arc<Self>, performance: &Arc<Performance>) -> Result<watch::Receiver<States>, Error> {
+        if let Some(board) = self.boards.lock().get(&performance.performance_id) {
+            return Ok(board.subscribe());
+        }
         let states = self.read(performance).await?;
         let mut boards = self.boards.lock();
         match boards.entry(performance.performance_id) {
@@ -61,7 +79,7 @@ impl Boards {
     }
 
     async fn read(&self, performance: &Performance) -> Result<States, Error> {
-        let taken = self.taken_seats.submit((), performance.performance_id).await?;
+        let taken = self.taken(performance.performance_id).await?;
         Ok(Arc::new(states(performance, &taken)))
     }
 

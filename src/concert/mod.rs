@@ -5,4 +5,5 @@ mod operations;
 mod service;
 mod store;
 
+pub use board::{Boards, States};
 pub use service::ConcertApi;

@@ -4,13 +4,13 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, TryStreamExt};
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::{
     board::{self, Boards},
     operations::{self, Availability, states},
-    store::{self, TakenSeat},
+    store,
 };
 use crate::{
     batch::{Lane, read_lane},
@@ -33,26 +33,23 @@ pub struct ConcertApi {
     catalogue: Arc<Catalogue>,
     admission: Admission,
     open_performances: Lane<i64, Arc<Vec<Availability>>>,
-    taken_seats: Lane<i64, Arc<Vec<TakenSeat>>>,
     boards: Arc<Boards>,
 }
 
 impl ConcertApi {
-    /// Starts the lanes in which concurrent callers share one query. Streams end when `stopping` is cancelled.
+    /// Starts the lane in which concurrent callers share one query.
     pub fn new(
         db: Database,
         catalogue: Arc<Catalogue>,
         admission: Admission,
+        boards: Arc<Boards>,
         tasks: &TaskTracker,
-        stopping: &CancellationToken,
     ) -> Self {
-        let taken_seats = read_lane(&db, "concert.seats", tasks, |db, ids| Box::pin(operations::taken_seats(db, ids)));
         Self {
-            boards: Arc::new(Boards::new(taken_seats.clone(), tasks.clone(), stopping.clone())),
+            boards,
             open_performances: read_lane(&db, "concert.performances", tasks, |db, ids| {
                 Box::pin(operations::open_performances(db, ids))
             }),
-            taken_seats,
             db,
             catalogue,
             admission,
@@ -161,7 +158,7 @@ impl ConcertService for ConcertApi {
         let (bearer, performance) = self.find(&extensions, date).await?;
         let taken = async {
             let Ok(performance) = &performance else { return Ok(Arc::default()) };
-            self.taken_seats.submit((), performance.performance_id).await
+            self.boards.taken(performance.performance_id).await
         };
         // Both queries run concurrently. If both fail, the caller gets the error of the token.
         let (token, taken) = tokio::join!(self.admission.require_active(&bearer), taken);

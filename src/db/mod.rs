@@ -15,7 +15,7 @@ use boxoffice_migration::{Migrator, MigratorTrait};
 use futures::future::BoxFuture;
 use sea_orm::{
     ConnectionTrait, DatabaseBackend, DatabaseConnection, FromQueryResult, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait, Value,
+    TransactionOptions, TransactionTrait, Value, sqlx,
 };
 
 pub use error::Error;
@@ -34,6 +34,19 @@ const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 
 /// Number of unused pages that stay in SQLite's file.
 const SPARE_PAGES: i64 = 256;
+
+/// How many connections a pool has.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolUse {
+    /// What the pool is for.
+    pub pool: &'static str,
+    /// Connections that are in use.
+    pub busy_count: u32,
+    /// Open connections that are not in use.
+    pub idle_count: u32,
+    /// Maximum number of connections.
+    pub max_count: u32,
+}
 
 /// Holds the connections to the database, and the clock for decisions. Clones share both.
 #[derive(Clone)]
@@ -126,6 +139,20 @@ impl Database {
         Ok(T::find_by_statement(statement::of_rows(self.engine(), sql, rows, values)).all(&self.reader).await?)
     }
 
+    /// Returns how many connections each pool has now.
+    pub fn pools(&self) -> Vec<PoolUse> {
+        if self.engine() == DatabaseBackend::Postgres {
+            let pool = self.writer.get_postgres_connection_pool();
+            return vec![pool_use("all", pool.size(), pool.num_idle(), pool.options().get_max_connections())];
+        }
+        let pools = [("write", &self.writer), ("read", &self.reader)];
+        let pools = pools.map(|(name, connection)| (name, connection.get_sqlite_connection_pool()));
+        let use_of = |(name, pool): (_, &sqlx::SqlitePool)| {
+            pool_use(name, pool.size(), pool.num_idle(), pool.options().get_max_connections())
+        };
+        pools.map(use_of).to_vec()
+    }
+
     /// Returns up to `limit` unused pages of SQLite's file to the file system, and returns their number. PostgreSQL
     /// reuses space automatically, so there the result is 0.
     ///
@@ -186,6 +213,11 @@ impl Database {
         }
         Ok(())
     }
+}
+
+fn pool_use(pool: &'static str, open_count: u32, idle_count: usize, max_count: u32) -> PoolUse {
+    let idle_count = u32::try_from(idle_count).unwrap_or(open_count).min(open_count);
+    PoolUse { pool, busy_count: open_count - idle_count, idle_count, max_count }
 }
 
 async fn unused_pages(write: &Write) -> Result<i64, Error> {

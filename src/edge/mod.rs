@@ -6,6 +6,8 @@
 //! client does not start HTTP/2. [`Transport`] holds the TLS settings and the API keys of both listeners, and reloads
 //! their files when they change.
 //!
+//! [`web`] serves the HTTP listener, which speaks HTTP/1.1. It refuses requests that name a host outside of [`Hosts`].
+//!
 //! # A request
 //!
 //! The [`Gate`] wraps the services of a listener in tower layers. A request passes the layers from top to bottom. The
@@ -42,6 +44,7 @@
 
 pub mod credential;
 mod gate;
+mod hosts;
 mod limit;
 mod methods;
 mod reload;
@@ -50,8 +53,11 @@ mod socket;
 mod status;
 pub mod tls;
 mod transport;
+pub mod web;
 
-pub use gate::Gate;
+pub use gate::{CallerCheck, Gate};
+pub use hosts::Hosts;
+pub use limit::{Limit, Permit};
 pub use settings::{Limits, TransportSettings, duration_above_zero};
 pub use socket::{incoming, speaking};
-pub use transport::Transport;
+pub use transport::{PageAccess, Transport};

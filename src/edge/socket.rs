@@ -29,10 +29,11 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Delay before the next accept after an error, for example when no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts at most `max` simultaneous connections; further ones are closed immediately.
-pub fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Result<Connection>> {
+/// Accepts at most `max` simultaneous connections; further ones are closed immediately. `limit` names this limit in the
+/// metrics.
+pub fn incoming(listener: TcpListener, limit: &'static str, max: usize) -> impl Stream<Item = io::Result<Connection>> {
     let sockets = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
-    let limit = Limit::new("connections", max);
+    let limit = Limit::new(limit, max);
     stream::unfold((sockets, limit), |(mut sockets, limit)| async move {
         loop {
             match sockets.next().await? {
@@ -204,7 +205,7 @@ mod tests {
     async fn connected(stopping: &CancellationToken) -> (Speaking<Connection>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut connections = Box::pin(speaking(incoming(listener, 1), stopping.clone()));
+        let mut connections = Box::pin(speaking(incoming(listener, "test", 1), stopping.clone()));
         let (server, client) = tokio::join!(connections.next(), TcpStream::connect(address));
         (server.unwrap().unwrap(), client.unwrap())
     }

@@ -22,7 +22,12 @@ pub type Tls = Reloaded<ServerConfig>;
 /// Maximum time for a TLS handshake. The connection is closed after this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Returns the configuration of a server that speaks TLS 1.3 or 1.2 and HTTP/2. All files are PEM.
+/// What HTTP/2 is called when client and server agree on a protocol.
+pub const HTTP_2: &[u8] = b"h2";
+/// What HTTP/1.1 is called.
+pub const HTTP_1: &[u8] = b"http/1.1";
+
+/// Returns the configuration of a server that speaks TLS 1.3 or 1.2 and `protocol`. All files are PEM.
 ///
 /// With `client_ca`, clients may present a certificate that this CA signed. With `must_show_certificate` they must
 /// present one.
@@ -31,6 +36,7 @@ pub fn server_config(
     key: &[u8],
     client_ca: Option<&[u8]>,
     must_show_certificate: bool,
+    protocol: &[u8],
 ) -> Result<ServerConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -56,7 +62,7 @@ pub fn server_config(
     let mut config = builder
         .with_single_cert(certificates("the certificate", cert)?, key)
         .map_err(|error| format!("the certificate and the key do not fit together: {error}"))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(config)
 }
 

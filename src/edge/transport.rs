@@ -1,5 +1,5 @@
-//! TLS, client certificates and API keys of both listeners. Also checks that AdminService is never reachable from the
-//! network without a credential.
+//! TLS, client certificates and API keys of all listeners. Also checks that AdminService and the live page are never
+//! reachable from the network without a credential.
 //!
 //! TLS, certificates and keys are optional and are read from files. The server reloads changed files, so an operator
 //! can replace certificates and keys without a restart.
@@ -16,12 +16,21 @@ use super::{
     tls::{self, Tls},
 };
 
-/// The TLS configurations of the two listeners, and the credentials that clients must present.
+/// The TLS configurations of the listeners, and the credentials that clients must present.
 pub struct Transport {
     public_tls: Option<Arc<Tls>>,
     admin_tls: Option<Arc<Tls>>,
+    http_tls: Option<Arc<Tls>>,
     admin_asks_for_certificate: bool,
     api_keys: Option<Arc<Reloaded<ApiKeys>>>,
+}
+
+/// Who may see the live page and its data.
+pub enum PageAccess {
+    /// Clients that pass this check.
+    Checked(CallerCheck),
+    /// No client, for this reason.
+    Refused(&'static str),
 }
 
 impl Transport {
@@ -41,12 +50,14 @@ impl Transport {
                 );
             }
         };
-        let tls = |what, client_ca: Option<&PathBuf>| {
+        let tls = |what, client_ca: Option<&PathBuf>, protocol: &'static [u8]| {
             let Some((cert, key)) = server_files.clone() else { return Ok(None) };
             let files = [cert, key].into_iter().chain(client_ca.cloned()).collect();
             let reloaded = Reloaded::open(what, files, move |contents| match contents {
-                [cert, key] => tls::server_config(cert, key, None, must_show_certificate),
-                [cert, key, client_ca] => tls::server_config(cert, key, Some(client_ca), must_show_certificate),
+                [cert, key] => tls::server_config(cert, key, None, must_show_certificate, protocol),
+                [cert, key, client_ca] => {
+                    tls::server_config(cert, key, Some(client_ca), must_show_certificate, protocol)
+                }
                 _ => Err("TLS needs two or three files".to_owned()),
             });
             reloaded.map(|tls| Some(Arc::new(tls)))
@@ -55,8 +66,9 @@ impl Transport {
             Reloaded::open("API keys", vec![file.clone()], |contents| ApiKeys::parse(&contents.concat())).map(Arc::new)
         });
         Ok(Self {
-            public_tls: tls("TLS of the public listener", tls_client_ca.as_ref())?,
-            admin_tls: tls("TLS of the admin listener", admin_client_ca)?,
+            public_tls: tls("TLS of the public listener", tls_client_ca.as_ref(), tls::HTTP_2)?,
+            admin_tls: tls("TLS of the admin listener", admin_client_ca, tls::HTTP_2)?,
+            http_tls: tls("TLS of the HTTP listener", None, tls::HTTP_1)?,
             admin_asks_for_certificate: admin_client_ca.is_some(),
             api_keys: api_keys.transpose()?,
         })
@@ -94,6 +106,24 @@ impl Transport {
         self.admin_tls.clone()
     }
 
+    /// Returns the TLS configuration of an HTTP listener at `address`, if it has one. A loopback address needs none.
+    pub fn http_tls(&self, address: SocketAddr) -> Option<Arc<Tls>> {
+        self.http_tls.clone().filter(|_| !is_local(address))
+    }
+
+    /// Returns who may see the live page on an HTTP listener at `address`. The rule is the one of AdminService.
+    pub fn page_access(&self, address: SocketAddr) -> PageAccess {
+        let has_admin_key = self.api_keys.as_ref().is_some_and(|keys| keys.current().has_admin());
+        if is_local(address) || (self.http_tls.is_some() && has_admin_key) {
+            return PageAccess::Checked(self.admin_caller_check());
+        }
+        PageAccess::Refused(
+            "the live page is not served on an address that other machines can reach: listen on 127.0.0.1 \
+             (BOXOFFICE_HTTP_LISTEN), or set TLS (BOXOFFICE_TLS_CERT, BOXOFFICE_TLS_KEY) and an API key with the admin \
+             right (BOXOFFICE_API_KEYS_FILE)",
+        )
+    }
+
     /// Returns the credential check for the public services.
     pub fn public_caller_check(&self) -> CallerCheck {
         CallerCheck::new(self.api_keys.clone(), false)
@@ -106,7 +136,7 @@ impl Transport {
 
     /// Starts tasks that reload the files when they change, until `stopping` is cancelled.
     pub fn follow_files(&self, tasks: &TaskTracker, stopping: &CancellationToken) {
-        for tls in [&self.public_tls, &self.admin_tls].into_iter().flatten() {
+        for tls in [&self.public_tls, &self.admin_tls, &self.http_tls].into_iter().flatten() {
             reload::follow(tls.clone(), tasks, stopping);
         }
         if let Some(keys) = &self.api_keys {

@@ -12,5 +12,6 @@ mod store;
 mod watch;
 
 pub use admission::Admission;
+pub use line::View;
 pub use service::QueueApi;
 pub use snapshot::Snapshots;

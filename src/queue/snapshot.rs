@@ -53,6 +53,7 @@ struct Shared {
     /// The values of the last refresh, per concert. A refresh holds this lock, so that an older result never replaces a
     /// newer one.
     past: Mutex<HashMap<i64, Past>>,
+    refreshed_at: RwLock<Option<Instant>>,
 }
 
 /// Holds the state of one queue that its next refresh starts from.
@@ -69,7 +70,14 @@ impl Snapshots {
     pub fn new(db: Database, poll_budget: u32) -> Self {
         let poll_budget = f64::from(poll_budget.max(1));
         let plan = RwLock::new(rules::poll_plan(&[], poll_budget));
-        let shared = Arc::new(Shared { db, lines: RwLock::default(), plan, poll_budget, past: Mutex::default() });
+        let shared = Arc::new(Shared {
+            db,
+            lines: RwLock::default(),
+            plan,
+            poll_budget,
+            past: Mutex::default(),
+            refreshed_at: RwLock::default(),
+        });
         let refreshed = shared.clone();
         // A shutdown must not wait for a refresh, so this lane has its own task tracker.
         let refreshes = Lane::start("queue.refresh", 1, &TaskTracker::new(), move |calls: &[()]| {
@@ -96,6 +104,17 @@ impl Snapshots {
     pub fn poll_after(&self, concert_id: i64, queue_number: i64) -> Duration {
         let position = self.shared.known(concert_id).map_or(1, |line| line.view().position(queue_number));
         rules::poll_after(position, queue_number, &self.shared.plan.read())
+    }
+
+    /// Returns how long ago the queues were last read; `None` if they never were.
+    pub fn age(&self) -> Option<Duration> {
+        self.shared.refreshed_at.read().map(|at| at.elapsed())
+    }
+
+    /// Returns what this replica knows of a queue, without reading it.
+    pub fn view(&self, concert_id: i64) -> Option<Arc<View>> {
+        let line = self.shared.lines.read().get(&concert_id).cloned()?;
+        line.is_read().then(|| line.view())
     }
 
     /// Reads the counters of all queues, and wakes the watchers of the queues that changed.
@@ -143,6 +162,7 @@ impl Shared {
         }
         let waiting_counts: Vec<i64> = self.lines.read().values().map(|line| line.view().waiting_count()).collect();
         *self.plan.write() = rules::poll_plan(&waiting_counts, self.poll_budget);
+        *self.refreshed_at.write() = Some(Instant::now());
         Ok(())
     }
 

@@ -13,5 +13,5 @@ pub use deadline::{remaining, timeout, within};
 pub use error::{Error, Violation};
 pub use fields::Fields;
 pub use paging::Page;
-pub use panics::caught;
+pub use panics::{caught, count_panics_from_zero};
 pub use pressure::Pressure;

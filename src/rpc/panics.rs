@@ -4,6 +4,16 @@ use std::any::Any;
 
 use super::error::Error;
 
+/// The kinds of code in which panics are caught.
+const PLACES: [&str; 5] = ["call", "stream", "pass", "worker", "batch"];
+
+/// Makes the counter of panics known to the metrics before the first panic, so that an alert sees it rise.
+pub fn count_panics_from_zero() {
+    for place in PLACES {
+        metrics::counter!("boxoffice_panics_total", "place" => place).absolute(0);
+    }
+}
+
 /// Counts a panic that was caught, and returns the error for it. `place` names the kind of code that panicked, such as
 /// `call`.
 pub fn caught(place: &'static str, panic: Box<dyn Any + Send>) -> Error {

@@ -5,6 +5,7 @@
 //! | [`postgres`], [`database`] | a throwaway PostgreSQL server; a fresh database on either engine |
 //! | [`server`] | boxoffice as a process or inside this process |
 //! | [`process`], [`usage`], [`metrics`] | child processes; the CPU time and memory they use; the metrics they serve |
+//! | [`http`], [`browser`] | requests to the HTTP listener; a browser that shows the live page |
 //! | [`catalogue`], [`wallet`], [`caller`] | setting up a sale; wallets; a user with a queue token |
 //! | [`history`] | rows of the past, as years of sales leave them |
 //! | [`invariants`] | what must hold in the database at any time |
@@ -15,10 +16,12 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod browser;
 pub mod caller;
 pub mod catalogue;
 pub mod database;
 pub mod history;
+pub mod http;
 pub mod invariants;
 pub mod metrics;
 pub mod net;
@@ -29,6 +32,7 @@ pub mod usage;
 pub mod wait;
 pub mod wallet;
 
+pub use browser::Browser;
 pub use caller::Caller;
 pub use database::{Engine, FreshDatabase};
 pub use postgres::Postgres;

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     process::{ChildStderr, Command, ExitStatus, Stdio},
     sync::Arc,
     time::Duration,
@@ -33,8 +33,13 @@ const SHOWN_LINES: usize = 30;
 /// Starts a server inside this process, on free ports. `runs_passes` says whether promotion and expiry run by
 /// themselves.
 pub async fn start_here(settings: &Settings, clock: &Clock, runs_passes: bool) -> Server {
-    let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let listeners = Listeners { public: bind().await, admin: bind().await };
+    let bind = async |ip: IpAddr| TcpListener::bind((ip, 0)).await.expect("a free port");
+    let local = IpAddr::from([127, 0, 0, 1]);
+    let http = match settings.http_listen {
+        Some(address) => Some(bind(address.ip()).await),
+        None => None,
+    };
+    let listeners = Listeners { public: bind(local).await, admin: bind(local).await, http };
     Server::start(settings.clone(), clock.clone(), listeners, runs_passes).await.expect("a server")
 }
 
@@ -54,6 +59,8 @@ pub struct ServerProcess {
     pub address: SocketAddr,
     /// Where AdminService listens.
     pub admin_address: SocketAddr,
+    /// Where probes, metrics and the live page are served, if they are.
+    pub http_address: Option<SocketAddr>,
     process: Guarded,
     log: Arc<Log>,
     /// Lines of the log that were waited for already.
@@ -75,11 +82,13 @@ impl ServerProcess {
         let mut process = Guarded::spawn(&mut command)?;
         let log = Log::follow(process.child().stderr.take().ok_or("the server has no log")?);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { address: nowhere, admin_address: nowhere, process, log, seen_count: 0 };
+        let mut server =
+            Self { address: nowhere, admin_address: nowhere, http_address: None, process, log, seen_count: 0 };
         let line: Value = serde_json::from_str(&server.wait_for("\"message\":\"listening\"").await?)?;
         let address = |name: &str| line["fields"][name].as_str().and_then(|text| text.parse().ok());
         server.address = address("address").ok_or("the log does not say where the server listens")?;
         server.admin_address = address("admin_address").ok_or("the log does not say where AdminService listens")?;
+        server.http_address = address("http_address");
         Ok(server)
     }
 

@@ -2,9 +2,9 @@
 
 use std::{process::Command, time::Duration};
 
-use boxoffice::db::entity::concert;
+use boxoffice::{app::crowd::Crowd, db::entity::concert};
 use sea_orm::{EntityTrait, PaginatorTrait};
-use testkit::{ServerProcess, process::Signal, server};
+use testkit::{ServerProcess, catalogue, process::Signal, server};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::{v1, v1alpha};
@@ -15,6 +15,8 @@ on_both_engines!(
     health_knows_every_service_and_reflection_speaks_both_versions,
     the_binary_migrates_serves_a_demo_and_stops_when_told,
     a_demo_fills_only_what_is_empty,
+    the_crowd_of_a_demo_visits_its_own_sale_and_goes,
+    no_crowd_comes_to_a_database_that_was_not_empty,
     background_passes_run_by_themselves,
 );
 
@@ -160,12 +162,47 @@ async fn a_demo_fills_only_what_is_empty(world: World) {
     }
 }
 
+async fn the_crowd_of_a_demo_visits_its_own_sale_and_goes(world: World) {
+    let mut settings = world.settings.clone();
+    settings.promote_interval = Duration::from_millis(50);
+    let server = start(&settings, &boxoffice::clock::Clock::system(), true).await;
+    server.ready().await.unwrap();
+    assert!(boxoffice::app::demo::fill(server.db()).await.unwrap());
+    let crowd = Crowd { address: server.address, admin_address: server.admin_address, size: 60, pace: 0.02 };
+    tokio::time::timeout(Duration::from_secs(60), crowd.visit(server.db().now())).await.expect("its end");
+    let admin = connect(server.admin_address).await;
+    let stats = catalogue::sale_stats(&admin, "BTS-2034").await.unwrap();
+    assert_eq!((stats.issued_count, stats.waiting_count, stats.active_count), (60, 0, 0));
+    assert!(stats.completed_count > 30 && stats.left_count > 0 && stats.sold_seat_count > 60, "{stats:?}");
+    let untouched = catalogue::sale_stats(&admin, "IU-2034").await.unwrap();
+    assert_eq!((untouched.issued_count, untouched.unsold_seat_count), (0, 100));
+    world.check_invariants().await;
+    server.stop().await;
+}
+
+async fn no_crowd_comes_to_a_database_that_was_not_empty(world: World) {
+    let database = FreshDatabase::new(world.engine).await;
+    let mut process = serve(&database.url, &["--demo", "--demo-crowd", "0"]).await;
+    let admin = connect(process.admin_address).await;
+    eventually("the demo is there", async || catalogue::sale_stats(&admin, "BTS-2034").await.is_ok()).await;
+    stop(&mut process).await;
+    let mut process = serve(&database.url, &["--demo", "--demo-crowd", "0"]).await;
+    let admin = connect(process.admin_address).await;
+    // The first visitors of a crowd come after two seconds.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(catalogue::sale_stats(&admin, "BTS-2034").await.unwrap().issued_count, 0);
+    let line = &process.log_lines()[0];
+    let link = format!("the live page is at http://{}/", process.http_address.unwrap());
+    assert!(line.contains(&link), "{line}");
+    stop(&mut process).await;
+}
+
 async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
     // Only the binary prepares this database.
     let database = FreshDatabase::new(world.engine).await;
     let url = database.url.as_str();
     assert!(binary(url).arg("migrate").output().unwrap().status.success());
-    let mut process = serve(url, &["--demo"]).await;
+    let mut process = serve(url, &["--demo", "--demo-crowd", "0"]).await;
 
     let health = |process: &ServerProcess| {
         let address = process.address.to_string();

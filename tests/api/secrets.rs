@@ -4,7 +4,7 @@ use std::process::Output;
 
 use boxoffice::{db::entity::signing_key, edge::credential, rpc::proto};
 use sea_orm::EntityTrait;
-use testkit::{metrics, net};
+use testkit::{http, metrics, net};
 use tonic::{Request, Status, transport::Channel};
 use uuid::Uuid;
 
@@ -71,7 +71,7 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
     let keys = files.write("keys", &line).display().to_string();
     let metrics_address = net::free_address().unwrap();
     let listen = metrics_address.to_string();
-    let flags = ["--demo", "--log", "trace", "--api-keys-file", &keys, "--metrics-listen", &listen];
+    let flags = ["--demo", "--demo-crowd", "0", "--log", "trace", "--api-keys-file", &keys, "--http-listen", &listen];
     let mut process = running::serve(&url, &[&flags[..], &["--token-key", TOKEN_KEY]].concat()).await;
     let mut printed = Vec::new();
     let forged = format!("forged.{}", Uuid::now_v7().simple());
@@ -79,6 +79,10 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
     let metrics = metrics::read(metrics_address).await.unwrap();
     assert!(metrics.contains("200 OK"), "{metrics}");
     printed.push(metrics);
+    let authorization = format!("Authorization: Bearer {key}");
+    let mut page = http::get(metrics_address, "/live", &["Host: localhost", &authorization]).await.unwrap();
+    assert_eq!(page.status, 403);
+    printed.push(page.text().await.unwrap());
     running::stop(&mut process).await;
     printed.extend(process.log_lines());
     let printed = printed.join("\n");

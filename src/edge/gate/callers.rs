@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::Either;
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, HeaderValue};
 use tonic::transport::server::TlsConnectInfo;
 use tower::{Layer, layer::layer_fn, service_fn};
 
@@ -44,13 +44,18 @@ impl CallerCheck {
 
     /// Accepts a call, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
     fn check(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<(), Error> {
-        let Some(api_keys) = &self.api_keys else { return Ok(()) };
         if has_certificate(extensions) {
             return Ok(());
         }
-        let shown = headers.get(API_KEY_HEADER).ok_or(Error::CredentialMissing)?;
+        self.check_key(headers.get(API_KEY_HEADER).map(HeaderValue::as_bytes))
+    }
+
+    /// Does the same for a caller without a certificate, who shows an API key or none.
+    pub fn check_key(&self, shown: Option<&[u8]>) -> Result<(), Error> {
+        let Some(api_keys) = &self.api_keys else { return Ok(()) };
+        let shown = shown.ok_or(Error::CredentialMissing)?;
         let api_keys = api_keys.current();
-        let key = api_keys.find(shown.as_bytes()).ok_or(Error::CredentialInvalid)?;
+        let key = api_keys.find(shown).ok_or(Error::CredentialInvalid)?;
         if self.admins_only && !key.is_admin {
             return Err(Error::AdminRightMissing { api_key_name: key.name.clone() });
         }

@@ -1,0 +1,228 @@
+//! The events that a page reads, as JSON. Instants are in milliseconds since the Unix epoch. Money is a string, because
+//! a number of JavaScript is exact only up to 2^53.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::sampler::{Picture, Point, Sale};
+use crate::{catalogue::Performance, clock::Micros, concert::States, rpc::proto::SeatState};
+
+/// The first event: what the page has to know once.
+#[derive(Serialize)]
+pub struct Hello<'a> {
+    /// The version of the server.
+    pub version: &'static str,
+    /// ISO 4217 code of the currency.
+    pub currency: &'a str,
+    /// The server's time.
+    pub now: i64,
+    /// The concert whose hall follows; `None` if nothing is on sale.
+    pub concert_code: Option<&'a str>,
+    /// The date of that hall.
+    pub date: Option<&'a str>,
+}
+
+/// The sales that changed since the last event.
+#[derive(Serialize)]
+struct Sales<'a> {
+    at: i64,
+    sales: Vec<SaleEvent<'a>>,
+    /// The codes of concerts that are no longer on sale.
+    gone: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct SaleEvent<'a> {
+    concert_code: &'a str,
+    name: &'a str,
+    open_time: i64,
+    paused: bool,
+    issued: i64,
+    waiting: i64,
+    active: i64,
+    expired: i64,
+    completed: i64,
+    left: i64,
+    unsold: i32,
+    held: i32,
+    sold: i32,
+    admissions: i64,
+    payments: i64,
+    revenue: String,
+    oldest_wait_seconds: Option<i64>,
+    dates: Vec<DateEvent<'a>>,
+}
+
+#[derive(Serialize)]
+struct DateEvent<'a> {
+    date: &'a str,
+    seats: i32,
+    sold: i32,
+}
+
+/// The seats of a date, without their states.
+#[derive(Serialize)]
+struct Hall<'a> {
+    concert_code: &'a str,
+    date: &'a str,
+    venue: &'a str,
+    start_time: i64,
+    sale_end_time: i64,
+    sections: Vec<SectionEvent<'a>>,
+}
+
+#[derive(Serialize)]
+struct SectionEvent<'a> {
+    name: &'a str,
+    price: String,
+    first_seat: i32,
+    last_seat: i32,
+}
+
+/// Seats by the state that they are in now.
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct Changes {
+    available: Vec<usize>,
+    held: Vec<usize>,
+    sold: Vec<usize>,
+}
+
+/// Returns an event as it goes over the wire.
+pub fn event(name: &str, data: &impl Serialize) -> Bytes {
+    // Serialization fails only for maps with keys that are no strings, and there are none.
+    let data = serde_json::to_string(data).unwrap_or_default();
+    format!("event: {name}\ndata: {data}\n\n").into()
+}
+
+/// Returns the event of the sales that changed after the sample `known`, and of those of `known_codes` that are gone.
+/// `None` if nothing changed. Where `known` is 0, the event has all sales, also if there are none.
+pub fn sales(picture: &Picture, known: u64, known_codes: &[String]) -> Option<Bytes> {
+    let changed = picture.sales.values().filter(|sale| sale.changed_in > known);
+    let sales: Vec<SaleEvent<'_>> = changed.map(|sale| sale_event(sale)).collect();
+    let is_gone = |code: &&String| picture.sales.values().all(|sale| sale.concert.concert_code != **code);
+    let gone: Vec<&str> = known_codes.iter().filter(is_gone).map(String::as_str).collect();
+    if known > 0 && sales.is_empty() && gone.is_empty() {
+        return None;
+    }
+    Some(event("sales", &Sales { at: millis(picture.at), sales, gone }))
+}
+
+fn sale_event(sale: &Sale) -> SaleEvent<'_> {
+    let stats = &sale.stats;
+    SaleEvent {
+        concert_code: &sale.concert.concert_code,
+        name: &sale.concert.name,
+        open_time: millis(sale.open_time),
+        paused: sale.is_paused,
+        issued: stats.issued_count,
+        waiting: stats.waiting_count,
+        active: stats.active_count,
+        expired: stats.expired_count,
+        completed: stats.completed_count,
+        left: stats.left_count,
+        unsold: stats.unsold_seat_count,
+        held: stats.held_seat_count,
+        sold: stats.sold_seat_count,
+        admissions: stats.admissions_last_minute,
+        payments: stats.payments_last_minute,
+        revenue: stats.revenue.to_string(),
+        oldest_wait_seconds: stats.oldest_waiting_age.as_ref().map(|age| age.seconds),
+        dates: sale
+            .dates
+            .iter()
+            .map(|date| DateEvent { date: &date.date, seats: date.seat_count, sold: date.sold_seat_count })
+            .collect(),
+    }
+}
+
+/// Returns the event of the last ten minutes of a sale: `[instant, waiting, admitted, completed]` per point.
+pub fn past(concert_code: &str, points: &[Point]) -> Bytes {
+    #[derive(Serialize)]
+    struct Past<'a> {
+        concert_code: &'a str,
+        points: Vec<[i64; 4]>,
+    }
+    let points = points.iter().map(|p| [millis(p.at), p.waiting_count, p.active_count, p.completed_count]).collect();
+    event("past", &Past { concert_code, points })
+}
+
+/// Returns the event of the seats of a performance.
+pub fn hall(performance: &Performance) -> Bytes {
+    let sections = performance.sections.iter().map(|section| SectionEvent {
+        name: &section.name,
+        price: section.price.to_string(),
+        first_seat: section.first_seat,
+        last_seat: section.last_seat,
+    });
+    let hall = Hall {
+        concert_code: &performance.concert.concert_code,
+        date: &performance.date,
+        venue: &performance.venue_name,
+        start_time: millis(performance.start_time),
+        sale_end_time: millis(performance.sale_end_time),
+        sections: sections.collect(),
+    };
+    event("hall", &hall)
+}
+
+/// Returns the event of all states of seats. The runs `12a2h` mean 12 seats that are available and 2 held ones.
+pub fn all_states(states: &States) -> Bytes {
+    #[derive(Serialize)]
+    struct Seats {
+        runs: String,
+    }
+    let mut runs = String::new();
+    for run in states.chunk_by(PartialEq::eq) {
+        let letter = match run.first() {
+            Some(SeatState::Held) => 'h',
+            Some(SeatState::Sold) => 's',
+            _ => 'a',
+        };
+        runs.push_str(&run.len().to_string());
+        runs.push(letter);
+    }
+    event("seats", &Seats { runs })
+}
+
+/// Returns the event of the seats whose state is another than before; `None` if there are none.
+pub fn changed_states(before: &States, now: &States) -> Option<Bytes> {
+    let mut changes = Changes::default();
+    for (seat_number, (_, now)) in (1..).zip(before.iter().zip(now.iter())).filter(|(_, (before, now))| before != now) {
+        match now {
+            SeatState::Held => changes.held.push(seat_number),
+            SeatState::Sold => changes.sold.push(seat_number),
+            SeatState::Available | SeatState::Unspecified => changes.available.push(seat_number),
+        }
+    }
+    (changes != Changes::default()).then(|| event("changes", &changes))
+}
+
+/// Returns an instant in milliseconds.
+pub fn millis(at: Micros) -> i64 {
+    at.div_euclid(1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use SeatState::{Available, Held, Sold};
+
+    use super::*;
+
+    #[test]
+    fn states_are_told_in_runs_and_then_only_those_that_changed() {
+        let before = Arc::new(vec![Available, Available, Held, Sold, Sold]);
+        assert_eq!(all_states(&before), "event: seats\ndata: {\"runs\":\"2a1h2s\"}\n\n");
+        let now = Arc::new(vec![Held, Available, Sold, Sold, Available]);
+        let changes = changed_states(&before, &now).unwrap();
+        assert_eq!(changes, "event: changes\ndata: {\"available\":[5],\"held\":[1],\"sold\":[3]}\n\n");
+        assert_eq!(changed_states(&now, &now), None);
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_data_whatever_the_names_hold() {
+        let told = event("hello", &"a\n\nevent: b\u{2028}");
+        assert_eq!(told, "event: hello\ndata: \"a\\n\\nevent: b\u{2028}\"\n\n");
+    }
+}

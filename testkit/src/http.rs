@@ -1,0 +1,80 @@
+//! Requests to the HTTP listener of a server, and its answers.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
+
+use crate::Failure;
+
+/// An answer. Its body may still be arriving.
+pub struct Answer<S> {
+    /// The status code.
+    pub status: u16,
+    /// The headers, with names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The rest of the connection: the body.
+    pub body: BufReader<S>,
+}
+
+impl<S: AsyncRead + Unpin> Answer<S> {
+    /// Returns the value of a header; empty if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+
+    /// Reads the body to its end.
+    pub async fn text(&mut self) -> Result<String, Failure> {
+        let mut text = String::new();
+        self.body.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
+    /// Reads server-sent events up to the next one called `name`, and returns its data. Returns `None` if the stream
+    /// ends before.
+    pub async fn event(&mut self, name: &str) -> Result<Option<serde_json::Value>, Failure> {
+        let (mut current, mut line) = (String::new(), String::new());
+        loop {
+            line.clear();
+            if self.body.read_line(&mut line).await? == 0 {
+                return Ok(None);
+            }
+            if let Some(event) = line.strip_prefix("event: ") {
+                event.trim_end().clone_into(&mut current);
+            }
+            if let Some(data) = line.strip_prefix("data: ").filter(|_| current == name) {
+                return Ok(Some(serde_json::from_str(data)?));
+            }
+        }
+    }
+}
+
+/// Requests `path` of the server at `address`. `headers` are lines like `Host: localhost`.
+pub async fn get(address: SocketAddr, path: &str, headers: &[&str]) -> Result<Answer<TcpStream>, Failure> {
+    exchange(TcpStream::connect(address).await?, path, headers).await
+}
+
+/// Does the same on a connection that is there already.
+///
+/// It speaks HTTP/1.0, so that the body is not chunked and ends with the connection.
+pub async fn exchange<S>(mut stream: S, path: &str, headers: &[&str]) -> Result<Answer<S>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n{lines}\r\n").as_bytes()).await?;
+    let (mut body, mut line) = (BufReader::new(stream), String::new());
+    body.read_line(&mut line).await?;
+    let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = status.ok_or_else(|| format!("not a status line: {line:?}"))?;
+    let mut headers = Vec::new();
+    loop {
+        line.clear();
+        body.read_line(&mut line).await?;
+        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        headers.push((name.to_ascii_lowercase(), value.to_owned()));
+    }
+    Ok(Answer { status, headers, body })
+}
