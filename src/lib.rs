@@ -72,10 +72,11 @@
 //!    order of their numbers.
 //! 4. An acknowledged write is durable. A refused call changes nothing. A repeated `request_id` has one effect.
 //!
-//! The database resolves races between replicas. Rows are locked in the order counter, token, wallet, reservation,
-//! seat, performance, and by key within a table. Conditional writes check the number of changed rows. A hold or an
-//! admission ends exactly at its expiry, even before a background pass updates its row. Memory may show that a user
-//! waits. Only the database shows that a user is admitted.
+//! The database resolves races between replicas. Rows are locked in the order counter, token, ledger entry,
+//! reservation, seat, performance, and by key within a table. A wallet has no lock: the number of a ledger entry is
+//! unique. Conditional writes check the number of changed rows. A hold or an admission ends exactly at its expiry, even
+//! before a background pass updates its row. Memory may show that a user waits. Only the database shows that a user is
+//! admitted.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

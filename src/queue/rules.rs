@@ -153,6 +153,11 @@ pub fn is_live(token: &Token, now: Micros) -> bool {
     matches!(state_at(token, now), State::Waiting | State::Active)
 }
 
+/// Tells whether the admission of a token has ended at `now`, although no pass has set its row to EXPIRED yet.
+pub fn is_over(token: &Token, now: Micros) -> bool {
+    token.state == State::Active && !is_live(token, now)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +268,7 @@ mod tests {
             concert_id: 1,
             queue_number: 1,
             user_id: uuid::Uuid::nil(),
+            turn: 1,
             state,
             issue_time: 0,
             admit_time: None,

@@ -266,6 +266,9 @@ impl Hold {
             first_expire_time: expire_time,
             expire_time,
             request_id: self.request_id,
+            pay_time: None,
+            refund_time: None,
+            payment_id: None,
         }
     }
 }

@@ -76,6 +76,13 @@ pub async fn lock(write: &Write, ids: &[Uuid]) -> Result<Vec<reservation::Model>
     write.query_set(sql, ids, []).await
 }
 
+/// Returns the reservations of payments that an earlier version made, locked in the order of the ids.
+pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
+    let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.payment_id = r.id
+               WHERE v.payment_id IS NOT NULL ORDER BY v.reservation_id {lock of v}";
+    write.query_set(sql, payment_ids, []).await
+}
+
 /// Returns up to `limit` HELD reservations whose hold ended after `since` and before now, locked. Rows that another
 /// transaction has locked are skipped. A later pass finds them.
 pub async fn lock_due(write: &Write, since: Micros, limit: i64) -> Result<Vec<reservation::Model>, db::Error> {
@@ -193,20 +200,31 @@ rows! {
 ///
 /// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
 pub async fn set_paid(write: &Write, reservations: &[Versioned]) -> Result<(), db::Error> {
-    let sql = "UPDATE reservation SET state = 'PAID', version = reservation.version + 1 FROM {r}
+    let sql = "UPDATE reservation SET state = 'PAID', pay_time = $2, version = reservation.version + 1 FROM {r}
                WHERE reservation.reservation_id = r.reservation_id AND reservation.version = r.version
                  AND reservation.state = 'HELD'";
-    write.change_set(sql, reservations, []).await
+    write.change_set(sql, reservations, [write.now().into()]).await
 }
 
-/// Sets reservations in the state `from` to the state `to`. Reservations in the state `to` own no seats.
+/// Sets PAID reservations to REFUNDED. They own no seats afterwards.
 ///
 /// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
-pub async fn end(write: &Write, reservations: &[Versioned], from: State, to: State) -> Result<(), db::Error> {
+pub async fn set_refunded(write: &Write, reservations: &[Versioned]) -> Result<(), db::Error> {
+    let sql = "UPDATE reservation SET state = 'REFUNDED', live = false, refund_time = $2,
+                      version = reservation.version + 1 FROM {r}
+               WHERE reservation.reservation_id = r.reservation_id AND reservation.version = r.version
+                 AND reservation.state = 'PAID'";
+    write.change_set(sql, reservations, [write.now().into()]).await
+}
+
+/// Sets HELD reservations to RELEASED or EXPIRED. They own no seats afterwards.
+///
+/// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
+pub async fn end(write: &Write, reservations: &[Versioned], to: State) -> Result<(), db::Error> {
     let sql = "UPDATE reservation SET state = $2, live = false, version = reservation.version + 1 FROM {r}
                WHERE reservation.reservation_id = r.reservation_id AND reservation.version = r.version
-                 AND reservation.state = $3";
-    write.change_set(sql, reservations, [to.to_value().into(), from.to_value().into()]).await
+                 AND reservation.state = 'HELD'";
+    write.change_set(sql, reservations, [to.to_value().into()]).await
 }
 
 /// Returns the extensions of these reservations, and the extensions that these requests made. The result may contain a
@@ -301,6 +319,19 @@ pub async fn add_takings(write: &Write, takings: &[Takings]) -> Result<(), db::E
                       revenue = performance.revenue + r.revenue
                FROM {r} WHERE performance.performance_id = r.performance_id";
     write.change_set(sql, takings, []).await
+}
+
+/// Adds payments to the counts of the present second. The caller has locked the performances.
+pub async fn count_payments(write: &Write, takings: &[Takings]) -> Result<(), db::Error> {
+    let sql = "INSERT INTO payment_second (performance_id, slot, second, payment_count)
+               SELECT r.performance_id, $2 % 64, $2, r.tokens FROM {r} WHERE true
+               ON CONFLICT (performance_id, slot) DO UPDATE
+               SET second = excluded.second,
+                   payment_count = excluded.payment_count
+                                 + CASE WHEN payment_second.second = excluded.second
+                                        THEN payment_second.payment_count ELSE 0 END";
+    let second = write.now().div_euclid(1_000_000);
+    write.execute_set(sql, takings, [second.into()]).await.map(drop)
 }
 
 /// Returns a user's reservation. Returns `None` if it does not exist or belongs to another user.

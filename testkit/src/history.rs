@@ -68,9 +68,10 @@ impl History {
         let hour = micros(Duration::from_secs(3_600));
         let issue_time = format!("{} - {past} - {hour} + i", self.now);
         self.run(&format!(
-            "INSERT INTO queue_token (concert_id, queue_number, user_id, state, ended, issue_time, admit_time,
+            "INSERT INTO queue_token (concert_id, queue_number, user_id, turn, state, issue_time, admit_time,
                                       expire_time, departure_number)
-             SELECT c.concert_id, i, {user_id}, CASE i % 2 WHEN 1 THEN 'EXPIRED' ELSE 'LEFT' END, true, {issue_time},
+             SELECT c.concert_id, i, {user_id}, (i - 1) / {user_count} + 1,
+                    CASE i % 2 WHEN 1 THEN 'EXPIRED' ELSE 'LEFT' END, {issue_time},
                     CASE i % 2 WHEN 1 THEN {issue_time} END, CASE i % 2 WHEN 1 THEN {issue_time} + {hour} / 2 END,
                     CASE i % 2 WHEN 0 THEN i / 2 END
              FROM concert c CROSS JOIN {} WHERE c.concert_code LIKE 'PAST-%'
@@ -109,8 +110,8 @@ impl History {
         self.run(&format!("UPDATE queue_counter SET issued_number = 1 WHERE concert_id IN {over}")).await?;
         let user_id = self.uuid(&format!("concert_id % {user_count} + 1"));
         self.run(&format!(
-            "INSERT INTO queue_token (concert_id, queue_number, user_id, state, issue_time)
-             SELECT concert_id, 1, {user_id}, 'WAITING', {} - {} FROM {over} AS o",
+            "INSERT INTO queue_token (concert_id, queue_number, user_id, turn, state, issue_time)
+             SELECT concert_id, 1, {user_id}, 1, 'WAITING', {} - {} FROM {over} AS o",
             self.now,
             micros(age)
         ))
@@ -122,8 +123,8 @@ impl History {
         let concert_id = concert(concert_code);
         self.run(&format!("UPDATE queue_counter SET issued_number = {count} WHERE concert_id = {concert_id}")).await?;
         self.run(&format!(
-            "INSERT INTO queue_token (concert_id, queue_number, user_id, state, issue_time)
-             SELECT {concert_id}, i, {}, 'WAITING', {} - 1 FROM {}",
+            "INSERT INTO queue_token (concert_id, queue_number, user_id, turn, state, issue_time)
+             SELECT {concert_id}, i, {}, 1, 'WAITING', {} - 1 FROM {}",
             self.uuid("i"),
             self.now,
             series(count)
@@ -136,7 +137,7 @@ impl History {
         self.waiting(concert_code, count).await?;
         let concert_id = concert(concert_code);
         self.run(&format!(
-            "UPDATE queue_token SET state = 'LEFT', ended = true, departure_number = queue_number
+            "UPDATE queue_token SET state = 'LEFT', departure_number = queue_number
              WHERE concert_id = {concert_id}"
         ))
         .await?;
@@ -159,7 +160,7 @@ impl History {
         Ok(())
     }
 
-    /// Returns how many rows `from` has, for example `queue_token WHERE ended`.
+    /// Returns how many rows `from` has, for example `queue_token WHERE state = 'LEFT'`.
     pub async fn count(&self, from: &str) -> Result<i64, Failure> {
         let statement = Statement::from_string(self.engine(), format!("SELECT COUNT(*) FROM {from}"));
         let row = self.db.query_one_raw(statement).await?.ok_or("a count has no row")?;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use boxoffice::{
     clock::{Clock, Micros},
-    db::entity::{ledger_entry, payment, performance, queue_counter, queue_token, reservation, reserved_seat, wallet},
+    db::entity::{ledger_entry, performance, queue_counter, queue_token, reservation, reserved_seat, wallet},
+    payment::rules::{Payment, State as PaymentState},
 };
 use sea_orm::{Database, EntityTrait, QueryOrder};
 use uuid::Uuid;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 struct Books {
     seats: Vec<reserved_seat::Model>,
     reservations: HashMap<Uuid, reservation::Model>,
-    payments: Vec<payment::Model>,
+    payments: Vec<Payment>,
     performances: Vec<performance::Model>,
     wallets: Vec<wallet::Model>,
     entries: Vec<ledger_entry::Model>,
@@ -48,8 +49,8 @@ impl Books {
             .order_by_asc(ledger_entry::Column::EntryNumber);
         let books = Self {
             seats: reserved_seat::Entity::find().all(&db).await.expect("seats"),
+            payments: reservations.iter().filter_map(Payment::of).collect(),
             reservations: reservations.into_iter().map(|row| (row.reservation_id, row)).collect(),
-            payments: payment::Entity::find().all(&db).await.expect("payments"),
             performances: performance::Entity::find().all(&db).await.expect("performances"),
             wallets: wallet::Entity::find().all(&db).await.expect("wallets"),
             entries: entries.all(&db).await.expect("entries"),
@@ -71,13 +72,7 @@ impl Books {
         let mut of_payments: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
         for payment in &self.payments {
             let reservation = &self.reservations[&payment.reservation_id];
-            let state = match payment.state {
-                payment::State::Paid => reservation::State::Paid,
-                payment::State::Refunded => reservation::State::Refunded,
-            };
-            assert_eq!(reservation.state, state, "{payment:?}");
-            assert_eq!((reservation.total_price, reservation.user_id), (payment.price, payment.user_id));
-            if payment.state == payment::State::Refunded {
+            if payment.state == PaymentState::Refunded {
                 continue;
             }
             let seats = boxoffice::reservation::rules::seat_numbers(reservation);
@@ -90,10 +85,10 @@ impl Books {
             let seats = self.seats.iter().filter(sold).filter(|s| s.performance_id == performance.performance_id);
             assert_eq!(seats.count() as i32, performance.sold_seat_count, "{performance:?}");
             let of_performance =
-                |p: &&payment::Model| self.reservations[&p.reservation_id].performance_id == performance.performance_id;
+                |p: &&Payment| self.reservations[&p.reservation_id].performance_id == performance.performance_id;
             let payments: Vec<_> = self.payments.iter().filter(of_performance).collect();
             assert_eq!(payments.len() as i64, performance.completed_token_count, "{performance:?}");
-            let kept = payments.iter().filter(|p| p.state == payment::State::Paid).map(|p| p.price).sum::<i64>();
+            let kept = payments.iter().filter(|p| p.state == PaymentState::Paid).map(|p| p.price).sum::<i64>();
             assert_eq!(kept, performance.revenue, "{performance:?}");
         }
         let paid = self.reservations.values().filter(|r| r.state == reservation::State::Paid).count();
@@ -152,7 +147,7 @@ impl Books {
         let mut booked: Vec<_> =
             booked.map(|entry| (entry.payment_id, entry.user_id, kind(entry.kind), entry.amount)).collect();
         let paid = self.payments.iter().map(|p| (Some(p.payment_id), p.user_id, kind(Payment), -p.price));
-        let refunded = self.payments.iter().filter(|p| p.state == payment::State::Refunded);
+        let refunded = self.payments.iter().filter(|p| p.state == PaymentState::Refunded);
         let refunded = refunded.map(|p| (Some(p.payment_id), p.user_id, kind(Refund), p.price));
         let mut expected: Vec<_> = paid.chain(refunded).collect();
         booked.sort_unstable();
@@ -170,6 +165,7 @@ impl Books {
         use queue_token::State;
         let mut tokens_of = by_concert(&self.tokens, |token| token.concert_id);
         let mut reservations_of = by_concert(self.reservations.values(), |reservation| reservation.concert_id);
+        let users_known: HashSet<Uuid> = self.wallets.iter().map(|wallet| wallet.user_id).collect();
         let payments_of = by_concert(&self.payments, |payment| payment.concert_id);
         for counter in &self.counters {
             let mut tokens = tokens_of.remove(&counter.concert_id).unwrap_or_default();
@@ -188,6 +184,7 @@ impl Books {
             assert!(same(admitted, counter.admitted_count), "{counter:?}");
             let live = tokens.iter().filter(|t| matches!(t.state, State::Waiting | State::Active));
             let users: Vec<Uuid> = live.map(|token| token.user_id).collect();
+            assert!(tokens.iter().all(|token| users_known.contains(&token.user_id)), "a token of an unknown user");
             assert_eq!(users.len(), users.iter().collect::<HashSet<_>>().len(), "a user is in a queue twice");
             let left = tokens.iter().filter(|token| token.state == State::Left);
             assert!(same(left.clone().count(), counter.departed_count), "{counter:?}");

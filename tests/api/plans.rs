@@ -277,7 +277,7 @@ fn is_of(engine: Engine, sql: &str) -> bool {
     let is_schema = is_schema.iter().any(|word| sql.contains(word));
     let is_postgres = sql.contains("::") || sql.contains("FOR NO KEY UPDATE") || sql.contains("SKIP LOCKED");
     let built_for_postgres = sql.contains("\".\"") && sql.contains("$1");
-    let is_sqlite = sql.contains("json_each") || sql.contains('?');
+    let is_sqlite = sql.contains("jsonb_each") || sql.contains('?');
     is_data
         && !is_schema
         && !is_schema_change
@@ -298,7 +298,7 @@ async fn faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<String>> {
 
 fn may_sort(sql: &str) -> bool {
     // A set of rows is a batch, which is small.
-    let is_batch = sql.contains("json_each") || sql.contains("jsonb_array_elements");
+    let is_batch = sql.contains("jsonb_each") || sql.contains("jsonb_array_elements");
     is_batch || LIVE_SORTS.iter().any(|(fragment, _)| sql.contains(fragment))
 }
 
@@ -327,13 +327,13 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<Stri
 /// Tells whether a name in a plan is a table that grows with history, or an alias of one.
 fn is_base_table(sql: &str, name: &str) -> bool {
     let is_derived =
-        ["r", "json_each", "due", "next", "old", "s", "f", "CONSTANT"].contains(&name) && !aliases(sql, name);
+        ["r", "jsonb_each", "due", "next", "old", "s", "f", "CONSTANT"].contains(&name) && !aliases(sql, name);
     !is_derived && !SMALL_TABLES.contains(&name)
 }
 
 /// Tells whether `name` is an alias of a table in this statement.
 fn aliases(sql: &str, name: &str) -> bool {
-    let tables = ["performance", "reserved_seat", "queue_token", "reservation", "payment", "concert"];
+    let tables = ["performance", "reserved_seat", "queue_token", "reservation", "concert"];
     tables.iter().any(|table| sql.contains(&format!("{table} {name} ")))
 }
 

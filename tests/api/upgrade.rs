@@ -23,8 +23,9 @@ fn user(number: i64) -> Uuid {
     Uuid::from_u128(0x1000 + number as u128)
 }
 
+/// Returns the id of a reservation: a UUID of version 7.
 fn reservation(number: i64) -> Uuid {
-    Uuid::from_u128(0x2000 + number as u128)
+    Uuid::from_u128(0x7000_8000_0000_0000_2000 + number as u128)
 }
 
 /// A sale in progress: a token in each state, a reservation in each state, a payment and a refunded one.

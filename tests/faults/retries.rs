@@ -7,7 +7,7 @@ use std::{
 
 use boxoffice::{
     clock::Clock,
-    db::entity::{ledger_entry, payment, reservation},
+    db::entity::{ledger_entry, reservation},
 };
 use prost::Message;
 use sea_orm::{ColumnTrait, Database, EntityTrait, PaginatorTrait, QueryFilter};
@@ -137,12 +137,9 @@ where
 /// Returns how many rows a request has made.
 async fn effects(url: &str, request_id: Uuid) -> u64 {
     let db = Database::connect(url).await.expect("database");
-    let charges = ledger_entry::Entity::find().filter(ledger_entry::Column::RequestId.eq(request_id));
+    let movements = ledger_entry::Entity::find().filter(ledger_entry::Column::RequestId.eq(request_id));
     let holds = reservation::Entity::find().filter(reservation::Column::RequestId.eq(request_id));
-    let payments = payment::Entity::find().filter(payment::Column::RequestId.eq(request_id));
-    let refunds = payment::Entity::find().filter(payment::Column::RefundRequestId.eq(request_id));
-    let mut count = charges.count(&db).await.expect("charges") + holds.count(&db).await.expect("holds");
-    count += payments.count(&db).await.expect("payments") + refunds.count(&db).await.expect("refunds");
+    let count = movements.count(&db).await.expect("movements") + holds.count(&db).await.expect("holds");
     db.close().await.expect("close");
     count
 }

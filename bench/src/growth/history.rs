@@ -43,7 +43,7 @@ const FLAGS: [&str; 6] = ["--promote-interval", "500ms", "--expire-interval", "1
 const TIDYING: [&str; 8] =
     ["--promote-interval", "500ms", "--expire-interval", "1s", "--admission-ttl", "3s", "--retention", "1d"];
 /// How long the deletion of all history may take.
-const TIDY_LIMIT: Duration = Duration::from_secs(300);
+const TIDY_LIMIT: Duration = Duration::from_secs(1_200);
 
 /// The cost of history.
 #[derive(Debug, Serialize)]
@@ -177,7 +177,7 @@ async fn delete(
     let (started, history) = (Instant::now(), deployment.history().await?);
     loop {
         *errors += charge(world, latencies, TIDYING_ROUND).await?;
-        let tokens = history.count("queue_token WHERE ended AND admit_time IS NULL").await?;
+        let tokens = history.count("queue_token WHERE state = 'LEFT' AND admit_time IS NULL").await?;
         let left = tokens + history.count("reservation WHERE NOT live").await?;
         if left == 0 {
             return Ok(3.0 * f64::from(rows) / started.elapsed().as_secs_f64());

@@ -32,7 +32,7 @@ pub struct Model {
     pub balance_after: i64,
     /// The payment, for payments and refunds.
     pub payment_id: Option<Uuid>,
-    /// The request that made the entry, for charges.
+    /// The request that made the entry.
     pub request_id: Option<Uuid>,
     /// The time of the entry.
     pub create_time: i64,

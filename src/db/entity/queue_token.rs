@@ -30,6 +30,8 @@ pub struct Model {
     pub queue_number: i64,
     /// The user.
     pub user_id: Uuid,
+    /// The number of the token among the tokens of the user for the concert, from 1.
+    pub turn: i64,
     /// The state. An ACTIVE token past its `expire_time` is EXPIRED, even before a pass sets the state.
     pub state: State,
     /// The time of issue.

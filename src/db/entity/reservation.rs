@@ -55,6 +55,12 @@ pub struct Model {
     pub expire_time: i64,
     /// The request that made the reservation.
     pub request_id: Option<Uuid>,
+    /// The time of the payment.
+    pub pay_time: Option<i64>,
+    /// The time of the refund.
+    pub refund_time: Option<i64>,
+    /// The id of a payment that an earlier version made. The ids of all other payments follow from `reservation_id`.
+    pub payment_id: Option<Uuid>,
 }
 
 impl Model {

@@ -277,6 +277,10 @@ pub async fn lock_database(world: &World) -> sea_orm::DatabaseTransaction {
         ..Default::default()
     };
     let lock = db.begin_with_options(options).await.unwrap();
-    lock.execute_unprepared("UPDATE wallet SET open_time = open_time").await.unwrap();
+    let sql = match world.engine {
+        Engine::Sqlite => "UPDATE wallet SET open_time = open_time",
+        Engine::Postgres => "LOCK TABLE ledger_entry IN EXCLUSIVE MODE",
+    };
+    lock.execute_unprepared(sql).await.unwrap();
     lock
 }

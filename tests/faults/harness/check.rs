@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use boxoffice::{
     clock::Clock,
-    db::entity::{ledger_entry, payment, queue_token, reservation, wallet},
+    db::entity::{ledger_entry, queue_token, reservation, wallet},
 };
 use sea_orm::{Database, EntityTrait};
 use testkit::invariants;
@@ -21,8 +21,8 @@ use super::{
 struct Traces {
     charges: HashMap<Uuid, Vec<ledger_entry::Model>>,
     holds: HashMap<Uuid, Vec<reservation::Model>>,
-    payments: HashMap<Uuid, Vec<payment::Model>>,
-    refunds: HashMap<Uuid, Vec<payment::Model>>,
+    payments: HashMap<Uuid, Vec<ledger_entry::Model>>,
+    refunds: HashMap<Uuid, Vec<ledger_entry::Model>>,
     kept: HashSet<Promise>,
     /// Rows of requests without an id, although all callers send one.
     nameless: Vec<String>,
@@ -70,20 +70,20 @@ impl Traces {
         let db = Database::connect(url).await.expect("database");
         let entries = ledger_entry::Entity::find().all(&db).await.expect("entries");
         let reservations = reservation::Entity::find().all(&db).await.expect("reservations");
-        let payments = payment::Entity::find().all(&db).await.expect("payments");
         let tokens = queue_token::Entity::find().all(&db).await.expect("tokens");
         let wallets = wallet::Entity::find().all(&db).await.expect("wallets");
         db.close().await.expect("close");
         let kept = kept(&wallets, &tokens, &reservations);
-        let nameless = nameless(&entries, &reservations, &payments);
-        let charges = entries.into_iter().filter(|entry| entry.kind == ledger_entry::Kind::Charge);
+        let nameless = nameless(&entries, &reservations);
+        use ledger_entry::Kind::{Charge, Payment, Refund};
+        let of_kind = |kind| entries.iter().filter(move |entry| entry.kind == kind).cloned();
         Self {
             kept,
             nameless,
-            charges: by_request(charges, |entry| entry.request_id),
+            charges: by_request(of_kind(Charge), |entry| entry.request_id),
             holds: by_request(reservations, |reservation| reservation.request_id),
-            refunds: by_request(payments.clone(), |payment| payment.refund_request_id),
-            payments: by_request(payments, |payment| payment.request_id),
+            refunds: by_request(of_kind(Refund), |entry| entry.request_id),
+            payments: by_request(of_kind(Payment), |entry| entry.request_id),
         }
     }
 
@@ -115,11 +115,12 @@ impl Traces {
                 same((row.user_id, found) == (*user_id, wanted), Fact::Held { reservation_id: row.reservation_id })
             }),
             Wish::Pay { user_id } => all(&self.payments, request_id, |row| {
-                same(row.user_id == *user_id, Fact::Paid { payment_id: row.payment_id })
+                let payment_id = row.payment_id.ok_or("a payment has no id")?;
+                same(row.user_id == *user_id, Fact::Paid { payment_id })
             }),
-            Wish::Refund { payment_id } => all(&self.refunds, request_id, |row| {
-                same(row.payment_id == *payment_id && row.state == payment::State::Refunded, Fact::Refunded)
-            }),
+            Wish::Refund { payment_id } => {
+                all(&self.refunds, request_id, |row| same(row.payment_id == Some(*payment_id), Fact::Refunded))
+            }
         }
     }
 
@@ -149,20 +150,11 @@ fn kept(
 /// Returns rows without a request id, although all callers send one. A second effect of a request would be such a
 /// row. The first
 /// charge of a wallet comes from the experiment itself and has none.
-fn nameless(
-    entries: &[ledger_entry::Model],
-    reservations: &[reservation::Model],
-    payments: &[payment::Model],
-) -> Vec<String> {
-    let is_charge = |row: &&ledger_entry::Model| row.kind == ledger_entry::Kind::Charge && row.entry_number > 1;
-    let charges = entries.iter().filter(is_charge).filter(|row| row.request_id.is_none());
+fn nameless(entries: &[ledger_entry::Model], reservations: &[reservation::Model]) -> Vec<String> {
+    let movements = entries.iter().filter(|row| row.entry_number > 1 && row.request_id.is_none());
     let holds = reservations.iter().filter(|row| row.request_id.is_none());
-    let paid = payments.iter().filter(|row| row.request_id.is_none());
-    let is_refunded = |row: &&payment::Model| row.state == payment::State::Refunded;
-    let refunds = payments.iter().filter(is_refunded).filter(|row| row.refund_request_id.is_none());
-    let charges = charges.map(|row| format!("{row:?}"));
-    let others = holds.map(|row| format!("{row:?}")).chain(paid.chain(refunds).map(|row| format!("{row:?}")));
-    charges.chain(others).map(|row| format!("a row without a request id: {row}")).collect()
+    let rows = movements.map(|row| format!("{row:?}")).chain(holds.map(|row| format!("{row:?}")));
+    rows.map(|row| format!("a row without a request id: {row}")).collect()
 }
 
 fn all<R>(

@@ -1,8 +1,8 @@
 //! The contents of the database before and after refused calls, which must not change it.
 
 use boxoffice::db::entity::{
-    concert, ledger_entry, payment, performance, queue_counter, queue_token, reservation, reservation_extension,
-    reserved_seat, section, section_price, venue, wallet,
+    concert, ledger_entry, performance, queue_counter, queue_token, reservation, reservation_extension, reserved_seat,
+    section, section_price, venue, wallet,
 };
 use sea_orm::{Database, DatabaseConnection, EntityTrait};
 
@@ -12,7 +12,6 @@ pub async fn contents(url: &str) -> Vec<String> {
     let mut rows = Vec::new();
     rows.extend(table::<concert::Entity>(&db).await);
     rows.extend(table::<ledger_entry::Entity>(&db).await);
-    rows.extend(table::<payment::Entity>(&db).await);
     rows.extend(table::<performance::Entity>(&db).await);
     rows.extend(table::<queue_counter::Entity>(&db).await);
     rows.extend(table::<queue_token::Entity>(&db).await);
