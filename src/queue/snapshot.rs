@@ -106,12 +106,12 @@ impl Snapshots {
         rules::poll_after(position, queue_number, &self.shared.plan.read())
     }
 
-    /// Returns how long ago the queues were last read; `None` if they never were.
+    /// Returns the time since the queues were last read; `None` if they have not been read yet.
     pub fn age(&self) -> Option<Duration> {
         self.shared.refreshed_at.read().map(|at| at.elapsed())
     }
 
-    /// Returns what this replica knows of a queue, without reading it.
+    /// Returns the last known state of a queue without a query; `None` if the queue has not been read yet.
     pub fn view(&self, concert_id: i64) -> Option<Arc<View>> {
         let line = self.shared.lines.read().get(&concert_id).cloned()?;
         line.is_read().then(|| line.view())
@@ -204,7 +204,7 @@ impl Shared {
     }
 
     /// Reads all departures behind the last admitted number, page by page. A million rows in one answer take hundreds
-    /// of megabytes; their numbers take eight.
+    /// of megabytes. Their numbers alone take 8 MB.
     async fn departures_behind(&self, known: &Known) -> Result<Vec<i64>, db::Error> {
         let (mut numbers, mut last) = (Vec::new(), known.admitted_number);
         loop {
