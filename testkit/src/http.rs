@@ -68,7 +68,7 @@ where
     let (mut body, mut line) = (BufReader::new(stream), String::new());
     body.read_line(&mut line).await?;
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let status = status.ok_or_else(|| format!("not a status line: {line:?}"))?;
+    let status = status.ok_or_else(|| format!("the answer has no status line: {line:?}"))?;
     let mut headers = Vec::new();
     loop {
         line.clear();
