@@ -14,7 +14,7 @@ use tonic_types::StatusExt;
 use super::tally::{Payment, Tally};
 use crate::{load, world};
 
-/// The probability that a user leaves before each step.
+/// The probability that a user gives up while it waits, or leaves without paying for held seats.
 const FICKLE: f64 = 0.03;
 /// Maximum number of attempts for a call that the server refuses because of overload.
 const TRIES: u32 = 30;
