@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use crate::edge::{Limits, TransportSettings, credential, duration_above_zero};
 
-/// Sells the seats of a concert that everyone wants at the same second.
+/// Sells the seats of a concert that many users want in the same second.
 #[derive(Debug, Parser)]
 #[command(name = "boxoffice", version, about)]
 pub struct Cli {

@@ -37,7 +37,7 @@ pub struct Core {
     pub sweep: Sweep,
     /// The tasks that must end before the server stops.
     pub tasks: TaskTracker,
-    /// Cancelled when the server starts to drain.
+    /// A token that is cancelled when the server starts to drain.
     pub stopping: CancellationToken,
 }
 

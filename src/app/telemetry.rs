@@ -99,11 +99,11 @@ fn describe() {
     describe_gauge!(
         "boxoffice_database_silence_seconds",
         Unit::Seconds,
-        "Time since the database last answered the pass that asks it four times per second."
+        "Time since the last answer of the database to the pass that queries it four times per second."
     );
     describe_gauge!(
         "boxoffice_promotion_lag_seconds",
         Unit::Seconds,
-        "Time since the last promotion of waiting users that succeeded."
+        "Time since the last successful promotion of waiting users."
     );
 }

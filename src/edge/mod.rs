@@ -3,7 +3,7 @@
 //! # A connection
 //!
 //! [`incoming`] limits the connections, [`tls`] does the handshake, and [`speaking`] closes connections on which the
-//! client does not start HTTP/2. [`Transport`] holds the TLS settings and the API keys of both listeners, and reloads
+//! client does not start HTTP/2. [`Transport`] holds the TLS settings and the API keys of all listeners, and reloads
 //! their files when they change.
 //!
 //! [`web`] serves the HTTP listener, which speaks HTTP/1.1. It refuses requests that name a host outside of [`Hosts`].

@@ -31,7 +31,7 @@ pub struct Limits {
     )]
     pub call_timeout: Duration,
     /// Time for which a stopping server still accepts calls after health reports NOT_SERVING. Clients that watch health
-    /// use this time to change to another server. 0s means no such time.
+    /// use this time to change to another server. With 0s, the server refuses new calls immediately.
     #[arg(long, global = true, env = "BOXOFFICE_LAME_DUCK", default_value = "500ms", value_parser = duration)]
     pub lame_duck: Duration,
 }
@@ -39,7 +39,7 @@ pub struct Limits {
 /// TLS and API keys. The server reloads changed files without a restart.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TransportSettings {
-    /// PEM file of the server's certificate and its chain. With it, both listeners accept only TLS.
+    /// PEM file of the server's certificate and its chain. With it, both gRPC listeners accept only TLS.
     #[arg(long, global = true, env = "BOXOFFICE_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// PEM file of the private key of the server's certificate.

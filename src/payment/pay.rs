@@ -33,7 +33,7 @@ pub struct Pay {
     pub token: TokenKey,
     /// The code of the token's concert.
     pub concert_code: String,
-    /// The token's user.
+    /// The id of the token's user.
     pub user_id: Uuid,
     /// The reservation. `None` means the only reservation that the token holds.
     pub reservation_id: Option<Uuid>,

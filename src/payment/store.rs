@@ -38,7 +38,7 @@ pub async fn by_refund_request(write: &Write, request_ids: &[Uuid]) -> Result<Ve
 rows! {
     /// A payment to refund.
     pub struct Refunded {
-        /// The payment.
+        /// The id of the payment.
         pub payment_id: Uuid,
         /// The request that makes the refund.
         pub request_id: Option<Uuid>,

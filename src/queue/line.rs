@@ -210,7 +210,7 @@ impl Line {
 }
 
 impl Admitted {
-    /// Returns the watched numbers that the next query must ask about.
+    /// Returns the watched numbers that the next query must cover.
     fn due(&mut self, ended_count: i64) -> Vec<i64> {
         let fresh = std::mem::take(&mut self.fresh);
         if self.told.is_some_and(|told| told.ended_count == ended_count || told.at.elapsed() < ENDED_INTERVAL) {

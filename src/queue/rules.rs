@@ -56,7 +56,7 @@ pub fn position(queue_number: i64, admitted_number: i64, departed: &[i64]) -> i6
 pub fn estimated_wait(position: i64, admissions_per_second: Option<f64>) -> Option<Duration> {
     let rate = admissions_per_second.filter(|rate| *rate > 0.0)?;
     let seconds = (position as f64 / rate).ceil();
-    // 31,536,000 seconds are 365 days.
+    // The maximum is 31,536,000 seconds, which are 365 days.
     Some(Duration::from_secs(seconds.clamp(1.0, 31_536_000.0) as u64))
 }
 

@@ -19,11 +19,11 @@ pub struct Model {
     /// The key, a UUID of version 7.
     #[sea_orm(primary_key, auto_increment = false)]
     pub payment_id: Uuid,
-    /// The paid reservation.
+    /// The id of the paid reservation.
     pub reservation_id: Uuid,
-    /// The user that paid.
+    /// The id of the user that paid.
     pub user_id: Uuid,
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
     /// The price that was paid.
     pub price: i64,
@@ -39,7 +39,7 @@ pub struct Model {
     pub refund_request_id: Option<Uuid>,
 }
 
-/// Empty: the queries write their joins out.
+/// The relations of the table. There are none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 
