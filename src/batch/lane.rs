@@ -7,7 +7,7 @@
 //! A failure affects as few calls as possible:
 //!
 //! - A batch is retried if it conflicts with another replica or cannot reach the database.
-//! - A batch with an unexpected error is split in two, again and again, until only the command that causes the error
+//! - A batch with an unexpected error is split in two, repeatedly, until only the command that causes the error
 //!   fails.
 //! - After a panic the calls of the batch fail with INTERNAL, and the worker continues.
 //! - A call that would wait too long fails with OVERLOADED immediately.

@@ -13,7 +13,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum number of rows that SQLite's thread sends before it waits for the reader.
 const ROW_BUFFER: usize = 1_024;
 /// Number of pages of 4 KiB in SQLite's write-ahead log before a checkpoint. The default is 1,000 pages. A sale changes
-/// the same pages again and again, so with the default each batch would write them twice.
+/// the same pages repeatedly, so with the default each batch would write them twice.
 const WAL_PAGES: &str = "8192";
 /// Maximum number of PostgreSQL connections of one replica.
 const POSTGRES_CONNECTIONS: u32 = 16;

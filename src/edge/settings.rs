@@ -17,8 +17,8 @@ pub struct Limits {
     /// Maximum number of connections on a listener; further ones are closed immediately.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CONNECTIONS", default_value = "10000", value_parser = count)]
     pub max_connections: usize,
-    /// Age at which a client is told to replace its connection, so that load balancers can spread the load again. Calls
-    /// and streams on the old connection run to their end. Default: no maximum.
+    /// Age at which the server asks a client to replace its connection, so that load balancers can distribute the load
+    /// again. Calls and streams on the old connection run to their end. Default: no maximum.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CONNECTION_AGE", value_parser = duration_above_zero)]
     pub max_connection_age: Option<Duration>,
     /// Maximum duration of a call whose client sets no shorter deadline. Streams may stay open for longer.

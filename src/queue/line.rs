@@ -227,7 +227,7 @@ impl Admitted {
     fn tell(&mut self, ended: Vec<Token>) {
         for token in ended {
             for watcher in self.watchers.remove(&token.queue_number).unwrap_or_default() {
-                // The receiver is gone if its watcher has stopped.
+                // The send fails if the watcher has stopped.
                 let _ = watcher.send(token.clone());
             }
         }

@@ -14,21 +14,21 @@ use crate::table::Table;
 pub struct GrowthReport {
     /// The engine.
     pub engine: Engine,
-    /// A long queue.
+    /// The cost of a long queue.
     pub waiting: Option<Waiting>,
-    /// Waiting users that watch their position.
+    /// The cost of waiting users that watch their position.
     pub watchers: Option<Watchers>,
-    /// Admitted users that watch their position.
+    /// The cost of admitted users that watch their position.
     pub admitted: Option<Admitted>,
-    /// Many concerts.
+    /// The cost of many concerts.
     pub concerts: Option<Concerts>,
-    /// A stadium.
+    /// The cost of listing the seats of a stadium.
     pub stadium: Option<Stadium>,
-    /// Years of history.
+    /// The cost of years of history.
     pub history: Option<Past>,
-    /// Past concerts.
+    /// The cost of past concerts.
     pub finished: Option<Finished>,
-    /// The opening of a huge sale.
+    /// The cost of the opening of a huge sale.
     pub opening: Option<Opening>,
 }
 

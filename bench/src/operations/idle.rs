@@ -20,7 +20,7 @@ use crate::{
 /// The code of the concert of the single client in an empty database.
 pub const CONCERT: &str = "BENCH-FRESH";
 const ADMISSION_LIMIT: Duration = Duration::from_secs(30);
-/// Pause after the crowd. The server and the database finish their background work in this time.
+/// Pause after the calls of the crowd. The server and the database finish their background work in this time.
 const REST: Duration = Duration::from_secs(1);
 
 /// The results of a write by a single client.
