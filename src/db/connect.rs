@@ -115,7 +115,7 @@ fn sqlite(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteCo
     options
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
-        // SQLite's thread sends this many rows together.
+        // SQLite's thread sends up to this number of rows before it waits for the reader.
         .row_buffer_size(ROW_BUFFER)
         // 64 MiB of memory for the pages of a sale. SQLite reads a negative number as KiB.
         .pragma("cache_size", "-65536")

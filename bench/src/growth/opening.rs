@@ -26,8 +26,8 @@ pub struct Opening {
     pub waiting: u32,
     /// The time from the opening until all users of the huge concert were admitted.
     pub huge_ms: f64,
-    /// The time from the opening of the small concert until all of its users were admitted. The huge concert is opening
-    /// meanwhile.
+    /// The time from the opening of the small concert until all of its users were admitted. The server admits the users
+    /// of the huge concert at the same time.
     pub small_ms: f64,
     /// The longest time between two consecutive promotion transactions.
     pub longest_step_ms: f64,
