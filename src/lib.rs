@@ -16,7 +16,7 @@
 //! | room | content |
 //! |---|---|
 //! | [`app`] | The program: command line, server, background passes, demo, logs and metrics. |
-//! | [`live`] | The live page: each sale and its hall in a browser, and their gauges. |
+//! | [`live`] | The live page, which shows the sales and their seats in a browser, and the metrics of the sales. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
 //! | [`admin`] | Venues, concerts and performances, and the control and the counts of a sale. |
 //! | [`reservation`] | Hold, extend and release the seats of a token. |

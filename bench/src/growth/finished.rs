@@ -23,7 +23,7 @@ const IDLE: Duration = Duration::from_secs(20);
 const NEW: usize = 20;
 /// Flags that make the server admit users quickly. The idle server is measured with the default intervals.
 const SOON: [&str; 2] = ["--promote-interval", "100ms"];
-/// A user that is not admitted after this time fails the run.
+/// Maximum time until a user is admitted. A longer time fails the run.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Interval between two polls of a new user.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);

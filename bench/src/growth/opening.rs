@@ -35,7 +35,7 @@ pub struct Opening {
     pub steps: usize,
 }
 
-/// Opens a huge sale, and a small one while the huge one is busy.
+/// Opens a huge sale. Opens a small sale while the server admits the users of the huge one.
 pub async fn run(ground: &Ground<'_>) -> Result<Opening, Failure> {
     let waiting = ground.options.opening / DATES * DATES;
     ground.progress.set_message(format!("{waiting} users wait"));
