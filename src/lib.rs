@@ -6,8 +6,8 @@
 //! **Every write is a batch.** Calls of one kind wait in a lane ([`batch`]). The lane takes all waiting calls and runs
 //! *load, decide, store* in one transaction. It answers each caller after the commit. Most batches have one call.
 //!
-//! **Cost does not grow with history.** The cost of a call, a background pass or a start depends on the tokens that
-//! wait or are admitted, the seats that are held, and the dates on sale. It does not depend on past sales.
+//! **Cost does not grow with history.** The cost of a call, a background pass or a start depends on live data: the
+//! waiting and admitted tokens, the held seats, and the dates on sale. It does not depend on past sales.
 //!
 //! # The rooms
 //!

@@ -137,7 +137,8 @@ pub struct Settings {
         value_parser = duration_above_zero
     )]
     pub promote_interval: Duration,
-    /// Time between two cleanups of ended admissions and holds. They end on time even without a cleanup.
+    /// Time between two cleanups of ended admissions and holds. Admissions and holds end on time even without a
+    /// cleanup.
     #[arg(
         long,
         global = true,

@@ -27,7 +27,7 @@
 //!
 //! # Why the layers are written here
 //!
-//! `ServiceBuilder`, `layer_fn` and `service_fn` of tower compose them; tokio's semaphore counts the permits.
+//! `ServiceBuilder`, `layer_fn` and `service_fn` of tower compose the layers. A semaphore of tokio counts the permits.
 //! Ready-made layers do not fit:
 //!
 //! - tower's `ConcurrencyLimit` makes callers wait, and its `LoadShed` has one limit for all methods. Here a refusal is

@@ -238,9 +238,10 @@ async fn load_replays(
     Ok((answered, earlier))
 }
 
-/// Returns the reservations that the batch needs: those that the tokens own, and those that commands and replays name.
+/// Returns the reservations that the batch needs: the reservations of the tokens, and the reservations that commands
+/// and replays name.
 ///
-/// For a token that owns no reservation, the newest one is included. It shows whether a hold expired.
+/// For a token that owns no reservation, the newest ended one is included. It shows whether a hold expired.
 async fn load_reservations(
     write: &Write,
     commands: &[Pay],

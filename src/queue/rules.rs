@@ -93,8 +93,8 @@ pub fn poll_plan(waiting_counts: &[i64], budget: f64) -> PollPlan {
 /// Returns the time after which a waiting user should poll again. The time is 2 seconds at the front and grows with the
 /// position.
 ///
-/// Up to 10 % of jitter is added, because users who joined together should not poll together. The first position gets
-/// no jitter.
+/// The result includes up to 10 % of jitter, because users that joined together should not poll together. The first
+/// position gets no jitter.
 pub fn poll_after(position: i64, queue_number: i64, plan: &PollPlan) -> Duration {
     let place = position as f64;
     let base = match place <= plan.front {

@@ -166,7 +166,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Returns the concerts off sale that must be read now. Removes those that no caller has requested recently.
+    /// Returns the concerts off sale that must be read now. Removes the concerts that no caller has requested recently.
     fn off_sale_to_read(&self, on_sale: &HashSet<i64>, past: &mut HashMap<i64, Past>) -> Vec<i64> {
         let mut lines = self.lines.write();
         lines.retain(|id, line| on_sale.contains(id) || line.is_wanted(OFF_SALE_MEMORY));

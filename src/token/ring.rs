@@ -60,7 +60,7 @@ impl KeyRing {
     /// Verifies the signature of a token and returns its bearer.
     ///
     /// Fails with TOKEN_INVALID. Fails with STORAGE_UNAVAILABLE if the token names an unknown key and the keys are
-    /// stale: the key may be new, and this server may not have read it yet.
+    /// stale. The key may then be new, and this server may not have read it yet.
     pub fn verify(&self, token: &str) -> Result<Bearer, Error> {
         let keys = self.0.load();
         keys.verified_bearer(token).ok_or_else(|| {

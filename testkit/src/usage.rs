@@ -46,7 +46,7 @@ fn ticks_per_second() -> f64 {
     *TICKS.get_or_init(|| {
         let output = Command::new("getconf").arg("CLK_TCK").output().ok();
         let ticks = output.and_then(|output| String::from_utf8_lossy(&output.stdout).trim().parse().ok());
-        // If the value is missing, 100 is used, which is the value of Linux on all common architectures.
+        // The default is 100, which is the value of Linux on all common architectures.
         ticks.unwrap_or(100.0)
     })
 }

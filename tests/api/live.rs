@@ -230,7 +230,8 @@ async fn a_slow_reader_of_sale_stats_gets_current_counts_without_a_burst() {
         stream.message().await.unwrap().unwrap();
         count += 1;
     }
-    // Four or five intervals fit into 900 ms, and a few messages were in flight. The 30 missed ones must not come.
+    // Four or five intervals fit into 900 ms, and a few messages were in flight. The server must not send the 30 missed
+    // messages.
     assert!((3..=12).contains(&count), "{count} messages");
 }
 

@@ -40,8 +40,8 @@ struct Wrong {
     by_admission: &'static str,
 }
 
-/// Calls each RPC that needs a token with wrong tokens: no token, a forged one, an expired one, a waiting one, the
-/// token of another user, and the token of another concert.
+/// Calls each RPC that needs a token, with wrong tokens. The tokens are missing, forged, expired, waiting, of another
+/// user, or of another concert.
 pub async fn a_wrong_token_is_refused_without_effect(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     while let Some(round) = lab.next_round(1, 5) {
