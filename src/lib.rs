@@ -6,8 +6,8 @@
 //! **Every write is a batch.** Calls of one kind wait in a lane ([`batch`]). The lane takes all waiting calls and runs
 //! *load, decide, store* in one transaction. It answers each caller after the commit. Most batches have one call.
 //!
-//! **Cost does not grow with history.** The cost of a call, a background pass or a start depends on the tokens that
-//! wait or are admitted, the seats that are held, and the dates on sale. It does not depend on past sales.
+//! **Cost does not grow with history.** The cost of a call, a background pass or a start depends on live data: the
+//! waiting and admitted tokens, the held seats, and the dates on sale. It does not depend on past sales.
 //!
 //! # The rooms
 //!
@@ -16,7 +16,7 @@
 //! | room | content |
 //! |---|---|
 //! | [`app`] | The program: command line, server, background passes, demo, logs and metrics. |
-//! | [`live`] | The live page: each sale and its hall in a browser, and their gauges. |
+//! | [`live`] | The live page, which shows the sales and their seats in a browser, and the metrics of the sales. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
 //! | [`admin`] | Venues, concerts and performances, and the control and the counts of a sale. |
 //! | [`reservation`] | Hold, extend and release the seats of a token. |

@@ -48,7 +48,8 @@ mod m0008_slim;
 
 pub use sea_orm_migration::prelude::MigratorTrait;
 
-/// Lists all migrations of boxoffice. Run it inside a transaction, so that all pending migrations are applied or none.
+/// Lists all migrations of boxoffice. Run it inside a transaction, so that either all pending migrations are applied or
+/// none of them.
 pub struct Migrator;
 
 impl MigratorTrait for Migrator {
@@ -68,7 +69,7 @@ impl MigratorTrait for Migrator {
 
 /// Runs the statements of `ddl`, which is written once for both engines.
 ///
-/// Placeholders stand where the engines differ:
+/// The text has placeholders where the engines differ:
 ///
 /// - `{uuid}`: the type of a UUID.
 /// - `{identity}`: a primary key that the database increments.

@@ -16,7 +16,7 @@ const ROW_BUFFER: usize = 1_024;
 /// hundred bytes at random places, and each change writes a page.
 const PAGE_BYTES: u32 = 2_048;
 /// Number of pages in SQLite's write-ahead log before a checkpoint: 32 MiB. The default is 1,000 pages. A sale changes
-/// the same pages again and again, so with the default each batch would write them twice.
+/// the same pages repeatedly, so with the default each batch would write them twice.
 const WAL_PAGES: &str = "16384";
 /// Maximum number of PostgreSQL connections of one replica.
 const POSTGRES_CONNECTIONS: u32 = 16;
@@ -119,7 +119,7 @@ fn sqlite(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteCo
     options
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
-        // SQLite's thread sends this many rows together.
+        // SQLite's thread sends up to this number of rows before it waits for the reader.
         .row_buffer_size(ROW_BUFFER)
         // 64 MiB of memory for the pages of a sale. SQLite reads a negative number as KiB.
         .pragma("cache_size", "-65536")

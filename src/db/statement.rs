@@ -155,8 +155,8 @@ fn push_table(sql: &mut String, engine: DatabaseBackend, columns: &[(&str, Type)
             (false, _) => write!(sql, "{comma}value->>{index} AS {name}"),
         };
     }
-    // The condition is true for every row, but PostgreSQL then expects few rows. The plan starts with the set and finds
-    // the joined rows by key, even if the statistics show empty tables.
+    // The condition is true for every row. PostgreSQL expects few rows because of this condition. So the plan starts
+    // with the set and finds the joined rows by key, even if the statistics show empty tables.
     let source = match postgres {
         true => "jsonb_array_elements($1::JSONB) WHERE jsonb_typeof(value) = 'array'",
         false => "jsonb_each($1)",

@@ -32,7 +32,7 @@ pub struct Pay {
     pub token: TokenKey,
     /// The code of the token's concert.
     pub concert_code: String,
-    /// The token's user.
+    /// The id of the token's user.
     pub user_id: Uuid,
     /// The reservation. `None` means the only reservation that the token holds.
     pub reservation_id: Option<Uuid>,
@@ -219,9 +219,10 @@ async fn load_replays(
     Ok((answered, earlier.into_iter().filter_map(paid_by).collect()))
 }
 
-/// Returns the reservations that the batch needs: those that the tokens own, and those that commands and replays name.
+/// Returns the reservations that the batch needs: the reservations of the tokens, and the reservations that commands
+/// and replays name.
 ///
-/// For a token that owns no reservation, the newest one is included. It shows whether a hold expired.
+/// For a token that owns no reservation, the newest ended one is included. It shows whether a hold expired.
 async fn load_reservations(
     write: &Write,
     commands: &[Pay],

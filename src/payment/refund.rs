@@ -29,9 +29,9 @@ const RPC: &str = "RefundPayment";
 
 /// A command that refunds a payment.
 pub struct Refund {
-    /// The user.
+    /// The id of the user.
     pub user_id: Uuid,
-    /// The payment.
+    /// The id of the payment.
     pub payment_id: Uuid,
     /// The paid performance. A refund is refused after its start. `None` means that there is no such payment.
     pub performance: Option<Arc<Performance>>,

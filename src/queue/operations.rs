@@ -24,9 +24,9 @@ use crate::{
 
 /// A command that takes a place in a queue.
 pub struct Issue {
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
-    /// The user.
+    /// The id of the user.
     pub user_id: Uuid,
 }
 

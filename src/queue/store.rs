@@ -59,9 +59,9 @@ rows! {
     /// A user in the queue of a concert.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Place {
-        /// The concert.
+        /// The key of the concert.
         pub concert_id: i64,
-        /// The user.
+        /// The id of the user.
         pub user_id: Uuid,
     }
 }
@@ -143,9 +143,9 @@ pub async fn claim(write: &Write, keys: &[TokenKey]) -> Result<(), db::Error> {
 rows! {
     /// A token that leaves.
     pub struct Departure {
-        /// The concert.
+        /// The key of the concert.
         pub concert_id: i64,
-        /// The token's number.
+        /// The queue number of the token.
         pub queue_number: i64,
         /// The number of the departure, from 1 without gaps per concert.
         pub departure_number: i64,
@@ -217,7 +217,7 @@ pub struct Grant {
 /// The number of an admitted token.
 #[derive(FromQueryResult)]
 pub struct Admitted {
-    /// The token's number.
+    /// The queue number of the token.
     pub queue_number: i64,
 }
 
@@ -248,7 +248,7 @@ pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant)
 /// A concert that a pass must visit.
 #[derive(FromQueryResult)]
 pub struct Due {
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
 }
 
@@ -276,7 +276,7 @@ pub async fn concerts_to_expire(db: &Database) -> Result<Vec<Due>, db::Error> {
 /// The counters of one queue at one moment.
 #[derive(Debug, FromQueryResult)]
 pub struct Progress {
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
     /// The last number that was issued.
     pub issued_number: i64,
@@ -319,7 +319,7 @@ pub async fn progress_off_sale(db: &Database, concert_ids: &[i64]) -> Result<Vec
 rows! {
     /// The departures of a concert that this replica has already read.
     pub struct Known {
-        /// The concert.
+        /// The key of the concert.
         pub concert_id: i64,
         /// The number of the last departure that was read.
         pub departure_number: i64,
@@ -331,7 +331,7 @@ rows! {
 /// A departure that changes the positions of the users with higher numbers.
 #[derive(FromQueryResult)]
 pub struct Departed {
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
     /// The number of the token that left.
     pub queue_number: i64,

@@ -69,7 +69,8 @@ pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<HashMa
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
-/// Settles HELD reservations. The `paid` ones become PAID and their seats SOLD. The `dropped` ones become RELEASED.
+/// Settles HELD reservations. Sets the reservations `paid` to PAID and their seats to SOLD. Sets the reservations
+/// `dropped` to RELEASED.
 ///
 /// Fails with [`db::Error::Lost`] if another transaction changed one of them.
 pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]) -> Result<(), db::Error> {

@@ -25,19 +25,19 @@ rows! {
     /// A user and a concert.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Owner {
-        /// The user.
+        /// The id of the user.
         pub user_id: Uuid,
-        /// The concert.
+        /// The key of the concert.
         pub concert_id: i64,
     }
 
     /// A token and its user.
     pub struct TokenOfUser {
-        /// The user.
+        /// The id of the user.
         pub user_id: Uuid,
-        /// The concert.
+        /// The key of the concert.
         pub concert_id: i64,
-        /// The number of the token.
+        /// The queue number of the token.
         pub queue_number: i64,
         /// The time at which the token was issued. All its reservations are newer.
         pub issue_time: i64,
@@ -95,7 +95,7 @@ rows! {
     /// A seat of a performance.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct SeatKey {
-        /// The performance.
+        /// The key of the performance.
         pub performance_id: i64,
         /// The seat's number, from 1.
         pub seat_number: i32,
@@ -104,7 +104,7 @@ rows! {
     /// A seat and its reservation.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     pub struct OwnedSeat {
-        /// The performance.
+        /// The key of the performance.
         pub performance_id: i64,
         /// The seat's number, from 1.
         pub seat_number: i32,
@@ -114,11 +114,11 @@ rows! {
 
     /// A seat that a reservation takes.
     pub struct TakenSeat {
-        /// The performance.
+        /// The key of the performance.
         pub performance_id: i64,
         /// The seat's number, from 1.
         pub seat_number: i32,
-        /// The reservation.
+        /// The id of the reservation.
         pub reservation_id: Uuid,
         /// The end of the hold, in microseconds since the Unix epoch.
         pub expire_time: i64,
@@ -189,7 +189,7 @@ pub async fn take_seats(write: &Write, seats: &[TakenSeat]) -> Result<(), db::Er
 rows! {
     /// A reservation, and its version when it was read.
     pub struct Versioned {
-        /// The reservation.
+        /// The id of the reservation.
         pub reservation_id: Uuid,
         /// The version when it was read.
         pub version: i64,
@@ -244,7 +244,7 @@ pub async fn extensions(
 rows! {
     /// An extension of a hold.
     pub struct Extension {
-        /// The hold.
+        /// The id of the hold.
         pub reservation_id: Uuid,
         /// The version of the hold when it was read.
         pub version: i64,
@@ -296,7 +296,7 @@ rows! {
     /// The amounts that payments and refunds add to the counts of a performance. A refund adds negative amounts.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     pub struct Takings {
-        /// The performance.
+        /// The key of the performance.
         pub performance_id: i64,
         /// The number of seats sold.
         pub seats: i64,

@@ -17,7 +17,7 @@ use crate::{
 
 /// A command that adds money to a wallet.
 pub struct Charge {
-    /// The owner of the wallet.
+    /// The id of the owner of the wallet.
     pub user_id: Uuid,
     /// The amount in the smallest unit of the currency; above 0.
     pub amount: i64,

@@ -17,7 +17,7 @@ use crate::{
 /// A wallet with the balance of its last ledger entry.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Wallet {
-    /// The owner.
+    /// The id of the owner.
     pub user_id: Uuid,
     /// The sum of the entries, in the smallest unit of the currency.
     pub balance: i64,
@@ -55,7 +55,7 @@ pub async fn find_many(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Wallet>, 
 /// A user.
 #[derive(FromQueryResult)]
 pub struct User {
-    /// The user's id.
+    /// The id of the user.
     pub user_id: Uuid,
 }
 

@@ -1,4 +1,4 @@
-//! The invariants of the service, checked against the database itself.
+//! Checks the invariants of the service with the rows of the database.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use boxoffice::{
 use sea_orm::{Database, EntityTrait, QueryOrder};
 use uuid::Uuid;
 
-/// Every row that the invariants are about.
+/// The rows that the invariants are about.
 struct Books {
     seats: Vec<reserved_seat::Model>,
     reservations: HashMap<Uuid, reservation::Model>,
@@ -31,7 +31,7 @@ pub async fn check(url: &str, clock: &Clock) {
     books.queues(false);
 }
 
-/// The same for a database whose old rows may have been deleted: only their counts are kept.
+/// Checks the same invariants for a database whose old rows may have been deleted. Only their counts are left.
 pub async fn check_after_tidying(url: &str, clock: &Clock) {
     let books = Books::read(url).await;
     books.live_holds_have_their_seats(clock.now());
@@ -61,8 +61,8 @@ impl Books {
         books
     }
 
-    /// A SOLD seat has exactly one PAID payment, and the reverse. A performance counts as many sold seats as it has
-    /// rows.
+    /// Checks that each SOLD seat has exactly one PAID payment, and that each PAID payment has its seats. A performance
+    /// must count as many sold seats as it has rows.
     fn seats_and_payments(&self) {
         let sold = |seat: &&reserved_seat::Model| seat.state == reserved_seat::State::Sold;
         let mut of_seats: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
@@ -103,7 +103,7 @@ impl Books {
         }
     }
 
-    /// A live hold has a row for each of its seats, so that no other user can take them.
+    /// Checks that each live hold has a row for each of its seats, so that no other user can take them.
     fn live_holds_have_their_seats(&self, now: Micros) {
         let owners: HashMap<_, _> =
             self.seats.iter().map(|seat| ((seat.performance_id, seat.seat_number), seat.reservation_id)).collect();
@@ -116,7 +116,7 @@ impl Books {
         }
     }
 
-    /// The entries of a wallet form an unbroken chain of balances. No won appears or disappears.
+    /// Checks that the entries of a wallet form an unbroken chain of balances. No money may appear or disappear.
     fn money(&self) {
         let mut by_user: HashMap<Uuid, Vec<&ledger_entry::Model>> = HashMap::new();
         for entry in &self.entries {
@@ -135,7 +135,8 @@ impl Books {
         self.payments_are_booked();
     }
 
-    /// A payment has one entry in its user's wallet, and a second one after its refund. All other entries are charges.
+    /// Checks that each payment has one entry in the wallet of its user, and a second one after its refund. All other
+    /// entries must be charges.
     fn payments_are_booked(&self) {
         use ledger_entry::Kind::{Charge, Payment, Refund};
         let kind = |kind| match kind {
@@ -158,8 +159,8 @@ impl Books {
         }
     }
 
-    /// Queue numbers are dense, promotion follows their order, and no user is in a queue twice. The kept counts are
-    /// those of the rows, or more than those if rows were deleted.
+    /// Checks that queue numbers are dense, that promotion follows their order, and that no user is in a queue twice.
+    /// The stored counts must equal the counts of the rows. After a deletion of rows, they may be greater.
     fn queues(&self, is_tidied: bool) {
         let same = |rows: usize, kept: i64| rows as i64 == kept || (is_tidied && (rows as i64) < kept);
         use queue_token::State;
@@ -178,7 +179,7 @@ impl Books {
                 let passed = token.queue_number <= counter.admitted_number;
                 let was_admitted = token.admit_time.is_some();
                 assert!(passed || !was_admitted, "{token:?} was admitted out of order");
-                assert!(!(passed && token.state == State::Waiting), "{token:?} was passed over");
+                assert!(!(passed && token.state == State::Waiting), "{token:?} was skipped by a promotion");
             }
             let admitted = tokens.iter().filter(|token| token.admit_time.is_some()).count();
             assert!(same(admitted, counter.admitted_count), "{counter:?}");

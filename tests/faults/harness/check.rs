@@ -1,6 +1,7 @@
-//! Compares the database with the callers' record. An acknowledged request is there once, with the answered contents.
-//! A refused one
-//! is not there, and neither is one that no caller made.
+//! Compares the database with the record of the callers.
+//!
+//! An acknowledged request must be stored exactly once, with the contents of its answer. A refused request must not be
+//! stored. A request that no caller made must not be stored either.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,20 +18,19 @@ use super::{
     lab::{Lab, Tally},
 };
 
-/// Rows by the request that made them, and traces of calls that have no request id.
+/// The rows by the request that made them, and the effects of calls without a request id.
 struct Traces {
     charges: HashMap<Uuid, Vec<ledger_entry::Model>>,
     holds: HashMap<Uuid, Vec<reservation::Model>>,
     payments: HashMap<Uuid, Vec<ledger_entry::Model>>,
     refunds: HashMap<Uuid, Vec<ledger_entry::Model>>,
     kept: HashSet<Promise>,
-    /// Rows of requests without an id, although all callers send one.
+    /// The rows of requests without an id. There should be none, because all callers send an id.
     nameless: Vec<String>,
 }
 
-/// Notes the answers to callers. Panics if the database contradicts them or breaks an invariant. `books` must be the
-/// records of all
-/// callers.
+/// Counts the answers to callers in the notes of `lab`. Panics if the database contradicts them or breaks an invariant.
+/// `books` must be the records of all callers.
 pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
     let traces = Traces::read(url).await;
     let mut tally = Tally::default();
@@ -50,7 +50,7 @@ pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
     for promise in books.iter().flat_map(|book| book.promises()) {
         tally.acknowledged += 1;
         if !traces.kept.contains(&promise) {
-            wrongs.push(format!("{promise:?} was acknowledged but is not there"));
+            wrongs.push(format!("{promise:?} was acknowledged but is not stored"));
         }
     }
     wrongs.extend(traces.unasked(&records));
@@ -87,8 +87,8 @@ impl Traces {
         }
     }
 
-    /// Checks that the rows of a request are what the caller knows. If the caller does not know the result, there is
-    /// at most one row.
+    /// Checks that the rows of a request match the knowledge of the caller. If the caller does not know the result, at
+    /// most one row may exist.
     fn confirm(&self, request_id: Uuid, wish: &Wish, fate: &Fate) -> Result<(), String> {
         let facts = self.facts(request_id, wish)?;
         match (fate, facts.as_slice()) {
@@ -98,7 +98,7 @@ impl Traces {
         }
     }
 
-    /// Returns what the database has for a request. Fails if a row differs from the requested change.
+    /// Returns the stored facts of a request. Fails if a row differs from the requested change.
     fn facts(&self, request_id: Uuid, wish: &Wish) -> Result<Vec<Fact>, String> {
         let same = |holds: bool, fact: Fact| {
             if holds { Ok(fact) } else { Err(format!("{fact:?} is not the requested change")) }
@@ -134,7 +134,7 @@ impl Traces {
     }
 }
 
-/// Returns all answers that these rows confirm.
+/// Returns all promises that these rows confirm.
 fn kept(
     wallets: &[wallet::Model],
     tokens: &[queue_token::Model],
@@ -147,9 +147,8 @@ fn kept(
     wallets.chain(tokens.iter().map(place)).chain(released).collect()
 }
 
-/// Returns rows without a request id, although all callers send one. A second effect of a request would be such a
-/// row. The first
-/// charge of a wallet comes from the experiment itself and has none.
+/// Returns the rows without a request id. A second effect of a request would be such a row. The first charge of a
+/// wallet is excluded, because the experiment makes it without an id.
 fn nameless(entries: &[ledger_entry::Model], reservations: &[reservation::Model]) -> Vec<String> {
     let movements = entries.iter().filter(|row| row.entry_number > 1 && row.request_id.is_none());
     let holds = reservations.iter().filter(|row| row.request_id.is_none());

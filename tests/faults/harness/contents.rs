@@ -1,4 +1,4 @@
-//! The contents of the database before and after refused calls, which must not change it.
+//! Reads the contents of the database before and after refused calls, which must not change them.
 
 use boxoffice::db::entity::{
     concert, ledger_entry, performance, queue_counter, queue_token, reservation, reservation_extension, reserved_seat,
@@ -6,7 +6,7 @@ use boxoffice::db::entity::{
 };
 use sea_orm::{Database, DatabaseConnection, EntityTrait};
 
-/// Returns every row of every table of the sale as text, in a fixed order.
+/// Returns every row of the sale's tables as text, in a fixed order.
 pub async fn contents(url: &str) -> Vec<String> {
     let db = Database::connect(url).await.expect("database");
     let mut rows = Vec::new();
