@@ -9,7 +9,7 @@
 //! | [`calls`], [`load`] | the measured calls, and the closed loop that makes them |
 //! | [`world`] | users, concerts, and the calls that prepare them |
 //! | [`deployment`] | the server under test, in a separate process |
-//! | [`echo`], [`naive`] | the references for comparison: a bare echo, and the database without boxoffice |
+//! | [`echo`], [`peer`] | the references for comparison: a bare echo, and the database without boxoffice |
 //! | [`scrape`] | the metrics of the server's lanes and passes |
 //! | [`check`], [`table`] | checks and tables in reports |
 
@@ -23,8 +23,8 @@ mod deployment;
 mod echo;
 mod growth;
 mod load;
-mod naive;
 mod operations;
+mod peer;
 mod sale;
 mod scrape;
 mod table;

@@ -19,7 +19,7 @@ const MIN_ROWS: i64 = 50;
 /// Maximum time that the transaction of a step should take. Slower steps become smaller.
 const STEP_TIME: Duration = Duration::from_millis(50);
 /// Maximum time that the transaction of a step should take, for work that is not urgent.
-const GENTLE_STEP_TIME: Duration = Duration::from_millis(10);
+const GENTLE_STEP_TIME: Duration = Duration::from_millis(6);
 /// After this time a pass looks again at keys that had no work left.
 const ROUND_TIME: Duration = Duration::from_secs(1);
 

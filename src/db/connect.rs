@@ -18,6 +18,11 @@ const PAGE_BYTES: u32 = 2_048;
 /// Number of pages in SQLite's write-ahead log before a checkpoint: 32 MiB. The default is 1,000 pages. A sale changes
 /// the same pages repeatedly, so with the default each batch would write them twice.
 const WAL_PAGES: &str = "16384";
+/// Maximum memory for the pages that the writer keeps: 64 MiB, enough for the pages of a sale. SQLite reads a negative
+/// number as KiB.
+const WRITER_CACHE: &str = "-65536";
+/// Maximum memory for the pages that each reader keeps: 8 MiB, enough for the seats of a stadium.
+const READER_CACHE: &str = "-8192";
 /// Maximum number of PostgreSQL connections of one replica.
 const POSTGRES_CONNECTIONS: u32 = 16;
 /// Number of read-only SQLite connections. Each connection is a thread.
@@ -71,6 +76,7 @@ pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
         .map_sqlx_sqlite_before_acquire(|conn, _| Box::pin(is_out_of_transactions(conn)))
         .map_sqlx_sqlite_opts(|options| {
             sqlite(options)
+                .pragma("cache_size", WRITER_CACHE)
                 .page_size(PAGE_BYTES)
                 .auto_vacuum(sqlx::sqlite::SqliteAutoVacuum::Incremental)
                 .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
@@ -83,9 +89,9 @@ pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
 /// Creates the read-only connections to SQLite. The file may not exist yet, because the writer creates it.
 pub async fn sqlite_readers(url: &str) -> Result<DatabaseConnection, Error> {
     let mut options = options(url);
-    options
-        .max_connections(SQLITE_READERS)
-        .map_sqlx_sqlite_opts(|options| sqlite(options).read_only(true).create_if_missing(false));
+    options.max_connections(SQLITE_READERS).map_sqlx_sqlite_opts(|options| {
+        sqlite(options).pragma("cache_size", READER_CACHE).read_only(true).create_if_missing(false)
+    });
     Ok(Database::connect(options).await?)
 }
 
@@ -121,8 +127,6 @@ fn sqlite(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteCo
         .busy_timeout(BUSY_TIMEOUT)
         // SQLite's thread sends up to this number of rows before it waits for the reader.
         .row_buffer_size(ROW_BUFFER)
-        // 64 MiB of memory for the pages of a sale. SQLite reads a negative number as KiB.
-        .pragma("cache_size", "-65536")
         .pragma("temp_store", "MEMORY")
         .statement_cache_capacity(STATEMENT_CACHE)
 }

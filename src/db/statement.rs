@@ -105,7 +105,22 @@ pub fn of_rows<R: Row>(
     // Rows are tuples of numbers, strings and ids, so they can always be written as JSON.
     let rows = serde_json::to_string(&Set(rows)).unwrap_or_default();
     let values = std::iter::once(Value::from(rows)).chain(values);
-    Statement::from_sql_and_values(engine, expand(engine, sql, R::COLUMNS), values)
+    let sql = expand(engine, sql, R::COLUMNS);
+    let sql = if engine == DatabaseBackend::Sqlite { fail_without_undo(sql) } else { sql };
+    Statement::from_sql_and_values(engine, sql, values)
+}
+
+/// Returns a write that SQLite does not prepare to undo.
+///
+/// By default SQLite copies each page that a statement changes, so that it can undo the statement alone. Here a failed
+/// statement rolls back its whole transaction, so the copies are useless. `OR FAIL` leaves them out.
+fn fail_without_undo(sql: String) -> String {
+    for (verb, failing) in [("INSERT INTO ", "INSERT OR FAIL INTO "), ("UPDATE ", "UPDATE OR FAIL ")] {
+        if let Some(rest) = sql.strip_prefix(verb) {
+            return [failing, rest].concat();
+        }
+    }
+    sql
 }
 
 /// Returns a statement without a set of rows. The `values` are bound from `$1`.
@@ -190,6 +205,17 @@ mod tests {
             "SELECT t.* FROM t JOIN (SELECT unhex(value->>0, '-') AS id, value->>1 AS n \
              FROM jsonb_each($1)) AS r ON t.id = r.id ORDER BY t.id "
         );
+    }
+
+    #[test]
+    fn sqlite_does_not_prepare_to_undo_a_write() {
+        let written = |engine, sql| of_rows(engine, sql, &[7_i64], []).sql;
+        let insert = "INSERT INTO t (id) SELECT r.id FROM {r}";
+        assert!(written(DatabaseBackend::Sqlite, insert).starts_with("INSERT OR FAIL INTO t (id) SELECT"));
+        assert!(written(DatabaseBackend::Postgres, insert).starts_with("INSERT INTO t (id) SELECT"));
+        let update = "UPDATE t SET n = 1 FROM {r} WHERE t.id = r.id";
+        assert!(written(DatabaseBackend::Sqlite, update).starts_with("UPDATE OR FAIL t SET"));
+        assert!(written(DatabaseBackend::Sqlite, SQL).starts_with("SELECT"));
     }
 
     #[test]

@@ -135,7 +135,9 @@ impl ReservationService for ReservationApi {
             request_id,
             retry_after: self.admission.retry_after(&bearer),
         };
-        let row = self.hold.submit(bearer.concert_id, command).await;
+        // Commands for the same seat run on the same worker, in the order of arrival.
+        let shard = (bearer.concert_id, command.seat_numbers.first().copied());
+        let row = self.hold.submit(shard, command).await;
         let row = row.map_err(|error| error.of_request(request_id))?;
         let state = row.state;
         Ok(Response::new(proto::HoldSeatsResponse { reservation: Some(self.to_proto(row, state).await?) }))

@@ -36,8 +36,8 @@ pub struct Plan {
     pub idle: usize,
     /// The duration of a round of the echo, and of an operation that users may repeat.
     pub time: Duration,
-    /// The duration of the naive payments.
-    pub naive: Duration,
+    /// The number of payments of pgbench.
+    pub peer: usize,
 }
 
 impl Plan {
@@ -46,9 +46,9 @@ impl Plan {
         match quick {
             true => {
                 let time = Duration::from_millis(700);
-                Self { rounds: 3, slice: 8_000, warm: 2_000, idle: 100, time, naive: seconds(3) }
+                Self { rounds: 3, slice: 8_000, warm: 2_000, idle: 100, time, peer: 8_000 }
             }
-            false => Self { rounds: 5, slice: 25_000, warm: 5_000, idle: 300, time: seconds(2), naive: seconds(10) },
+            false => Self { rounds: 5, slice: 25_000, warm: 5_000, idle: 300, time: seconds(2), peer: 30_000 },
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     cli::{Common, EngineChoice, Growth},
     deployment,
     echo::EchoProcess,
-    growth, naive,
+    growth, peer,
 };
 use bench::{Bench, CONCERT};
 use report::{EngineReport, Report};
@@ -70,8 +70,8 @@ async fn measure(bench: &Bench<'_>, engine: Engine) -> Result<EngineReport, Fail
     report.checks = checks::run(&bench.world, &bench.calls, bench.plan.loners().end).await?;
     report.complain(&bench.deployment.complaints());
     if let Some(postgres) = bench.postgres {
-        bench.progress.set_message("naive payments");
-        report.naive_payments = naive::payments(postgres, bench.plan.naive).await?;
+        bench.progress.set_message("payments inside PostgreSQL");
+        report.peer_payments = peer::payments(postgres, bench.plan.peer).await?;
     }
     bench.progress.finish_and_clear();
     Ok(report)
@@ -80,7 +80,7 @@ async fn measure(bench: &Bench<'_>, engine: Engine) -> Result<EngineReport, Fail
 /// Measures the commit of the database alone, while no other load runs on the machine.
 async fn commit(bench: &Bench<'_>, engine: Engine) -> Result<f64, Failure> {
     bench.progress.set_message("a commit of the database");
-    naive::commit_p50_ms(&deployment::fresh_database(engine, bench.postgres).await?.url).await
+    peer::commit_p50_ms(&deployment::fresh_database(engine, bench.postgres).await?.url).await
 }
 
 async fn set_up(bench: &Bench<'_>) -> Result<(), Failure> {
