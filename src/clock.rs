@@ -68,7 +68,7 @@ impl Clock {
     ///
     /// The clock ignores a reading that is less precise than the current one. The error of a reading is at most half of
     /// its round trip. After `ANCHOR_AGE`, the clock accepts every reading with a round trip below
-    /// [`MAX_ROUND_TRIP`].
+    /// `MAX_ROUND_TRIP`.
     pub fn anchor(&self, asked: Instant, reading: Micros) {
         let Kind::System(slot) = &*self.0 else {
             return;
