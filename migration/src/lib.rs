@@ -1,7 +1,8 @@
 //! The schema of boxoffice, the same for SQLite and PostgreSQL.
 //!
-//! Each of the first six migrations creates the tables of one capability. They are ordered so that a table refers only
-//! to tables before it. Later migrations change the tables. Never edit a released migration: add a new file instead.
+//! Each of the first six migrations creates the tables of one capability. The migrations are ordered so that a table
+//! refers only to tables of the same or an earlier migration. Later migrations change the tables. Never edit a released
+//! migration: add a new file instead.
 //!
 //! Stored forms:
 //!
