@@ -34,8 +34,8 @@ pub struct Refund {
     pub user_id: Uuid,
     /// The id of the payment.
     pub payment_id: Uuid,
-    /// The performance that was paid for. A refund is refused from its start time. `None` means that the user has no
-    /// such payment.
+    /// The performance that was paid for. A refund is refused after the performance has started. `None` means that the
+    /// user has no such payment.
     pub performance: Option<Arc<Performance>>,
     /// A UUID chosen by the client. The command fails with REQUEST_ID_CONFLICT if the id was used to refund another
     /// payment.

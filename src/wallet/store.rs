@@ -35,7 +35,8 @@ pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {
     write.execute_set(sql, user_ids, [write.now().into()]).await.map(drop)
 }
 
-/// Returns the SQL of a query for [`Wallet`]s. `source` is the FROM clause, in which `w` is the table `wallet`.
+/// Returns the SQL of a query for [`Wallet`]s. `source` is the start of the FROM clause and must contain the table
+/// `wallet` as `w`.
 fn wallets(source: &str) -> String {
     format!(
         "SELECT w.user_id, w.open_time, COALESCE(e.balance_after, 0) AS balance,
