@@ -22,7 +22,7 @@ pub async fn by_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<reser
 }
 
 rows! {
-    /// A user at a concert. The limit of seats per user counts all seats of an owner.
+    /// A user at a concert. The limit of seats per user counts the held and paid seats of an owner.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Owner {
         /// The id of the user.
