@@ -46,7 +46,8 @@ pub async fn performance(
         .order_by_asc(section_price::Column::SectionNumber)
         .all(conn)
         .await?;
-    // AddPerformance inserts a price for every section. So both lists have the same sections in the same order.
+    // AddPerformance inserts a price for every section. So `sections` and `prices` have the same sections in the same
+    // order.
     let priced = sections
         .into_iter()
         .zip(prices)

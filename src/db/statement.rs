@@ -1,4 +1,4 @@
-//! Statements about sets of rows, written once for both engines.
+//! Statements about sets of rows. Each statement is written once, for SQLite and PostgreSQL.
 //!
 //! A set of rows is bound as one JSON parameter. The text of a statement is therefore the same for one row and for 500
 //! rows, and the statement stays prepared. In the text, `{r}` stands for a table `r` with the rows that are bound as

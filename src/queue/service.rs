@@ -58,9 +58,9 @@ impl QueueApi {
         }
     }
 
-    /// Returns the bearer of the call's token, if the token is for the user and the concert in the request. Fails with
-    /// TOKEN_MISSING, TOKEN_USER_MISMATCH or TOKEN_CONCERT_MISMATCH otherwise. Fails with INVALID_ARGUMENT or
-    /// CONCERT_NOT_FOUND if a field is wrong.
+    /// Returns the bearer of the call's token, if the token is for the user and the concert in the request. Otherwise
+    /// fails with TOKEN_MISSING, TOKEN_INVALID, TOKEN_USER_MISMATCH or TOKEN_CONCERT_MISMATCH. Fails with
+    /// INVALID_ARGUMENT or CONCERT_NOT_FOUND if a field of the request is wrong.
     async fn own_bearer(
         &self,
         extensions: &tonic::Extensions,

@@ -2,8 +2,8 @@
 //!
 //! A refresh reads the queues of all concerts on sale with one query, every 250 ms. A promotion or a LeaveQueue call on
 //! this replica also causes a refresh. Concurrent LeaveQueue calls share one refresh. The queue of a concert that is
-//! off sale is read only while it has watchers or was requested in the last 60 seconds, at most every 5 seconds. The
-//! watchers of a queue wait for a change in memory, and make no queries while they wait.
+//! off sale is read at most every 5 seconds. After 60 seconds without requests and watchers, such a queue is removed
+//! from memory. The watchers of a queue wait for a change in memory, and make no queries while they wait.
 //!
 //! Memory may show that an admitted token still waits. Only the database shows that a token is admitted.
 

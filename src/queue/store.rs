@@ -179,7 +179,7 @@ pub struct Demand {
     pub completed_count: i64,
 }
 
-/// Returns these values of one concert at the time of the transaction. Returns `None` if there is no such concert.
+/// Returns the [`Demand`] of one concert at the time of the transaction. Returns `None` if there is no such concert.
 pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db::Error> {
     let sql = "SELECT c.paused, c.open_time, c.max_active_count, c.claim_ttl,
                       CAST(COALESCE(SUM(CASE WHEN p.sale_end_time > $2 THEN p.seat_count - p.sold_seat_count END), 0)
@@ -370,7 +370,8 @@ pub async fn departures_behind(
 /// skipped. Returns the number of deleted tokens.
 pub async fn delete_ended(write: &Write, cutoff: Micros, limit: i64) -> Result<u64, db::Error> {
     let sql = "WITH old AS MATERIALIZED (
-                   SELECT concert_id, queue_number FROM queue_token WHERE issue_time < $1 AND state NOT IN ('WAITING', 'ACTIVE')
+                   SELECT concert_id, queue_number FROM queue_token
+                   WHERE issue_time < $1 AND state NOT IN ('WAITING', 'ACTIVE')
                    ORDER BY issue_time LIMIT $2 {lock} {skip locked})
                DELETE FROM queue_token WHERE (concert_id, queue_number) IN (SELECT concert_id, queue_number FROM old)";
     write.execute(sql, [cutoff.into(), limit.into()]).await
