@@ -19,13 +19,12 @@ pub type Micros = i64;
 /// Age after which a new reading with a longer round trip may replace the current reading. A new reading whose round
 /// trip is not longer always replaces the current reading.
 const ANCHOR_AGE: Duration = Duration::from_secs(30);
-/// Limit on the round trip of a reading that replaces a reading with a shorter round trip. The error of a reading is up
-/// to half of its round trip, here 250 ms. A monotonic clock that is wrong by 50 ppm needs 83 minutes to reach this
-/// error.
+/// Round trip from which a reading never replaces a reading with a shorter round trip. The error of a reading is up to
+/// half of its round trip. A monotonic clock that is wrong by 50 ppm needs 83 minutes to reach an error of 250 ms.
 const MAX_ROUND_TRIP: Duration = Duration::from_millis(500);
 
-/// A clock for decisions: the machine's clock, another clock that it was set to, or a manual clock for tests. Clones
-/// share one clock.
+/// The clock for decisions. A system clock shows the time of the machine, or the time of another clock after
+/// [`Clock::anchor`]. A manual clock is for tests. Clones show the same time.
 #[derive(Clone)]
 pub struct Clock(Arc<Kind>);
 
@@ -66,9 +65,9 @@ impl Clock {
     /// Sets the clock to the time of another clock. The caller requested the `reading` at `asked`, and must have just
     /// received it. A manual clock stays unchanged.
     ///
-    /// The clock ignores a reading that is less precise than the current one. The error of a reading is at most half of
-    /// its round trip. After `ANCHOR_AGE`, the clock accepts every reading with a round trip below
-    /// `MAX_ROUND_TRIP`.
+    /// The clock prefers readings with a short round trip, because the error of a reading is at most half of its round
+    /// trip. For 30 seconds after the current reading, the clock ignores readings with a longer round trip. After that
+    /// time, the clock ignores such a reading only if its round trip is 500 ms or longer.
     pub fn anchor(&self, asked: Instant, reading: Micros) {
         let Kind::System(slot) = &*self.0 else {
             return;

@@ -50,7 +50,8 @@
 //! 2. `reservation/service.rs` reads the fields, finds the performance in the [`catalogue`], and submits a command.
 //! 3. The lane runs `reservation/hold.rs`, which locks the tokens and loads the seats. `hold.rs` decides the commands
 //!    in the order of arrival, with the functions in `rules.rs`. It stores all holds with one statement per table. If
-//!    another transaction has taken one of the seats, the statement changes too few rows, and the batch runs again.
+//!    another transaction has taken one of the seats, the statement for the seats changes too few rows, and the batch
+//!    runs again.
 //! 4. `Pay` runs `payment/pay.rs` in the same way. One commit changes the token, the ledger of the wallet, the
 //!    reservation, the seats and the counts of the date.
 //! 5. `queue/passes.rs` reads the changed counts and admits the next users. `queue/line.rs` wakes the WatchPosition
@@ -74,7 +75,7 @@
 //! 2. A wallet's balance is the sum of its ledger entries and is never below 0. The last entry stores the balance.
 //! 3. A promotion never raises the number of ACTIVE tokens of a concert above its capacity: the number of unsold seats
 //!    on sale, or `max_active_count` if that is lower and not 0. Tokens are admitted in the order of their numbers.
-//! 4. An acknowledged write is durable. Calls with the same `request_id` have one effect together. After
+//! 4. An acknowledged write is durable. Calls of one RPC with the same `request_id` have one effect. After
 //!    DEADLINE_EXCEEDED, UNAVAILABLE or INTERNAL, the outcome of a call is unknown. A call with any other error changes
 //!    no seats and no money.
 //!

@@ -19,8 +19,8 @@ use crate::{
 };
 use performance::number_seats;
 
-/// A cache of concerts and performances. The first request for one of them reads it from the database. The entry then
-/// stays in memory.
+/// A cache of concerts and performances. Each of them is read from the database at its first use, and then stays in
+/// memory.
 pub struct Catalogue {
     db: Database,
     concerts: RwLock<HashMap<String, Arc<Concert>>>,

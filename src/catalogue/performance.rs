@@ -15,7 +15,7 @@ const SEAT_NUMBERS: usize = 40;
 pub struct Concert {
     /// The key in the database.
     pub concert_id: i64,
-    /// The code that callers use, unique.
+    /// The unique code that callers use for the concert.
     pub concert_code: String,
     /// The name that clients show to users.
     pub name: String,

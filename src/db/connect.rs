@@ -6,7 +6,8 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, sqlx};
 
 use super::error::Error;
 
-/// Maximum time that a query or a transaction waits for a connection. After this time it fails with [`Error::Away`].
+/// Maximum time that a query or a transaction waits for a connection. After this time the query or the transaction
+/// fails with [`Error::Away`].
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum time that a transaction waits for SQLite's write lock, if another process holds the lock. After this time
 /// the transaction fails with [`Error::Lost`].
@@ -16,9 +17,9 @@ const ROW_BUFFER: usize = 1_024;
 /// The size of a page of a new SQLite file, in bytes. SQLite's default is 4,096. A payment changes a few short rows in
 /// different pages, and SQLite writes each changed page in full. So smaller pages mean fewer written bytes.
 const PAGE_BYTES: u32 = 2_048;
-/// Number of pages in SQLite's write-ahead log that starts a checkpoint: 32 MiB. SQLite's default is 1,000 pages. A
-/// checkpoint copies each changed page once. A sale changes the same pages repeatedly, so rare checkpoints copy fewer
-/// pages.
+/// Number of pages in SQLite's write-ahead log at which a checkpoint starts: 32 MiB for a new file. SQLite's default is
+/// 1,000 pages. A checkpoint copies each changed page once. A sale changes the same pages repeatedly, so rare
+/// checkpoints copy fewer pages.
 const WAL_PAGES: &str = "16384";
 /// Maximum number of PostgreSQL connections of one replica.
 const POSTGRES_CONNECTIONS: u32 = 16;
@@ -30,8 +31,8 @@ const STATEMENT_CACHE: usize = 200;
 /// The settings of each PostgreSQL session.
 const POSTGRES_SETTINGS: [(&str, &str); 9] = [
     ("statement_timeout", "10s"),
-    // If a replica stops in the middle of a transaction, PostgreSQL releases its locks after 2 s. So the replica delays
-    // a promotion of other replicas by at most about 2 s.
+    // If a replica stops in the middle of a transaction, PostgreSQL ends the transaction after 2 s and releases its
+    // locks. So the replica delays the promotions of other replicas by at most about 2 s.
     ("idle_in_transaction_session_timeout", "2s"),
     // An acknowledged write survives a crash of PostgreSQL, even if the configuration of PostgreSQL sets this value to
     // off.
@@ -107,8 +108,7 @@ fn options(url: &str) -> ConnectOptions {
     options
 }
 
-/// Tells whether a connection is outside a transaction, so that it can begin one. If it is not, the pool closes the
-/// connection.
+/// Tells whether no transaction is open on a connection. If the result is `false`, the pool closes the connection.
 ///
 /// If a COMMIT fails because the disk is full, SQLite rolls back automatically. The later ROLLBACK of sqlx then fails,
 /// and sqlx counts the transaction as open forever. On such a connection, later transactions would be savepoints: they

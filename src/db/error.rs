@@ -19,8 +19,8 @@ pub enum Error {
     /// so the lane does not run it again.
     #[error("the connection broke or the database refused to work during the commit: {0}")]
     Unknown(String),
-    /// Any other error. It is a defect of the program or of the data. The lane splits the batch to find the command
-    /// that causes it.
+    /// Any other error: a defect of the program or of the data. The lane splits the batch to find the command that
+    /// causes the error.
     #[error("{0}")]
     Defect(String),
 }

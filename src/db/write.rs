@@ -25,8 +25,8 @@ impl Write {
         Self { txn, now: AtomicI64::new(clock.now()), clock }
     }
 
-    /// Returns the time for the transaction's decisions: the time at which it began, or the time of the last
-    /// [`Write::renew_now`].
+    /// Returns the time for the transaction's decisions: the time at which the transaction began, or the time of the
+    /// last [`Write::renew_now`].
     pub fn now(&self) -> Micros {
         self.now.load(Ordering::Relaxed)
     }
@@ -78,7 +78,7 @@ impl Write {
     }
 
     /// Runs a statement in which each row of the set must change one row of the database. Fails with [`Error::Lost`] if
-    /// the number of changed rows is different: another transaction has changed a row before.
+    /// the number of changed rows is different: another transaction has already changed a row.
     pub async fn change_set<R: Row>(
         &self,
         sql: &str,

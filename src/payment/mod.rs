@@ -1,4 +1,4 @@
-//! Payments: Pay takes the price of held seats from a wallet, and RefundPayment returns it.
+//! Payments: Pay takes the price of held seats from a wallet, and RefundPayment returns the price.
 
 pub mod pay;
 pub mod refund;

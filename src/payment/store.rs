@@ -36,8 +36,8 @@ pub async fn find(db: &Database, user_id: Uuid, payment_id: Uuid) -> Result<Opti
     Ok(find_many(db, &[payment_id]).await?.remove(&payment_id).filter(|v| v.user_id == user_id))
 }
 
-/// Splits the ids of payments. Returns the ids of reservations that follow from them, and the ids from which no
-/// reservation follows: see [`rules::reservation_id`].
+/// Splits `payment_ids`. Returns the reservation ids that follow from payment ids, and the payment ids from which no
+/// reservation id follows: see [`rules::reservation_id`].
 fn by_origin(payment_ids: &[Uuid]) -> (Vec<Uuid>, Vec<Uuid>) {
     let old = payment_ids.iter().copied().filter(|id| rules::reservation_id(*id).is_none());
     (payment_ids.iter().filter_map(|id| rules::reservation_id(*id)).collect(), old.collect())

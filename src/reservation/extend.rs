@@ -34,8 +34,8 @@ struct Accepted {
     expire_time: Micros,
 }
 
-/// Extends holds, in the order of the commands. An extended hold ends `hold_ttl` from now, but not later than the
-/// admission of its token. An extension never shortens a hold.
+/// Extends holds, in the order of the commands. An extended hold ends `hold_ttl` from now, but not later than the end
+/// of the admission of its token. An extension never shortens a hold.
 ///
 /// A command fails with the errors of `Release::find`. A command fails with HOLD_EXPIRED or NO_HELD_SEAT if the seats
 /// are not held any more. A command fails with EXTENSION_LIMIT_EXCEEDED if the hold was already extended twice.

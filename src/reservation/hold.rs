@@ -37,7 +37,8 @@ pub struct Hold {
     pub token: TokenKey,
     /// The id of the token's user.
     pub user_id: Uuid,
-    /// The performance, or the error PERFORMANCE_NOT_FOUND. The command of an admitted token fails with this error.
+    /// The performance, or the error PERFORMANCE_NOT_FOUND. If the token is not admitted, the command fails with the
+    /// error of the token instead.
     pub performance: Result<Arc<Performance>, Error>,
     /// The seat numbers: at least one, ascending, without duplicates.
     pub seat_numbers: Vec<i32>,
@@ -51,7 +52,7 @@ pub struct Hold {
 /// command holds all of its seats or none. If one hold of the token already has all these seats, the command changes
 /// nothing and returns this hold.
 ///
-/// A hold ends after `hold_ttl`, but not later than the admission of its token. Source: `HoldSeats` in
+/// A hold ends after `hold_ttl`, but not later than the end of the admission of its token. Source: `HoldSeats` in
 /// reservation_service.proto.
 pub async fn hold(write: &Write, commands: &[Hold], hold_ttl: Duration) -> Batch<Reservation> {
     let mut batch = HoldBatch::load(write, commands).await?;

@@ -72,7 +72,7 @@ pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<HashMa
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
-/// Sets the HELD reservations `paid` to PAID and their seats to SOLD, and adds them to the counts of their
+/// Sets the HELD reservations `paid` to PAID and their seats to SOLD. Adds the reservations to the counts of their
 /// performances. Sets the HELD reservations `dropped` to RELEASED, and frees their seats.
 ///
 /// Fails with [`db::Error::Lost`] if another transaction changed one of the reservations.
@@ -91,8 +91,8 @@ pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]
     store::count_payments(write, &takings).await
 }
 
-/// Sets locked PAID reservations to REFUNDED, frees their seats, and subtracts them from the counts of their
-/// performances. The tokens stay COMPLETED.
+/// Sets locked PAID reservations to REFUNDED, and frees their seats. Subtracts the seats and the prices from the counts
+/// of the performances. The tokens stay COMPLETED.
 pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::Error> {
     let seats = owned_seats(refunded);
     store::set_refunded(write, &versions(refunded)).await?;

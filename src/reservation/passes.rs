@@ -1,8 +1,8 @@
 //! The background passes of reservations: expiry of holds, and deletion of old unpaid reservations.
 //!
-//! Both passes read the reservations in the order of `expire_time`, and store the time that they have reached. An index
-//! of only the held reservations would make the stored time unnecessary. But every payment would have to update such an
-//! index.
+//! The two passes read the reservations in the order of `expire_time`, and store the time that they have reached. An
+//! index of only the held reservations would make the stored time unnecessary. But every payment would have to update
+//! such an index.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
@@ -31,7 +31,7 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(600);
 pub struct Sweep {
     /// All holds that ended up to this time are handled.
     reached: AtomicI64,
-    /// The progress that this replica stored last.
+    /// The progress that this replica last stored in the database.
     noted: AtomicI64,
 }
 

@@ -31,7 +31,7 @@ rows! {
         pub concert_id: i64,
     }
 
-    /// A token and its user, which select the reservations of the token.
+    /// A token and its user. These values select the reservations of the token.
     pub struct TokenOfUser {
         /// The id of the user.
         pub user_id: Uuid,
@@ -391,7 +391,8 @@ pub async fn reached(write: &Write, pass: &str) -> Result<Micros, db::Error> {
     Ok(found.first().map_or(0, |row: &Reached| row.reached_time))
 }
 
-/// Records the progress of a pass. If the recorded time is later than `reached_time`, it stays unchanged.
+/// Records the progress of a pass. If the recorded time is later than `reached_time`, the recorded time stays
+/// unchanged.
 pub async fn set_reached(write: &Write, pass: &str, reached_time: Micros) -> Result<(), db::Error> {
     let sql = "UPDATE pass_cursor SET reached_time = $2 WHERE name = $1 AND reached_time < $2";
     write.execute(sql, [pass.into(), reached_time.into()]).await.map(drop)

@@ -73,8 +73,8 @@ impl Wallets {
 
     /// Stores the added entries in the database.
     ///
-    /// Fails with [`db::Error::Lost`] if another transaction has added an entry to one of these wallets since it was
-    /// read.
+    /// Fails with [`db::Error::Lost`] if another transaction has added an entry to one of these wallets after
+    /// [`Wallets::load`].
     pub async fn save(&self, write: &Write) -> Result<(), db::Error> {
         store::add_entries(write, &self.entries).await
     }

@@ -1,4 +1,4 @@
-//! The operations of WalletService, open and charge, and the queries of wallets for other rooms.
+//! The operations open and charge of WalletService, and the queries of wallets for other rooms.
 
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use crate::{
     rpc::Error,
 };
 
-/// A command that charges a wallet: it adds money.
+/// A command that adds money to a wallet.
 pub struct Charge {
     /// The id of the owner of the wallet.
     pub user_id: Uuid,
@@ -25,7 +25,7 @@ pub struct Charge {
     pub request_id: Option<Uuid>,
 }
 
-/// Opens a wallet for each user, and returns the wallet. An existing wallet stays unchanged.
+/// Opens a wallet for each user without a wallet. Returns the wallet of each user, in the order of `user_ids`.
 pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
     store::open(write, &distinct(user_ids.iter().copied())).await?;
     let wallets = Wallets::load(write, user_ids.iter().copied()).await?;
@@ -78,7 +78,7 @@ pub async fn require(db: &Database, user_id: Uuid) -> Result<Wallet, Error> {
     store::find(db, user_id).await?.ok_or_else(|| unknown(user_id))
 }
 
-/// Returns the `request_id` and the id of the payment for each of these requests that made or refunded a payment. With
+/// Returns the `request_id` and the payment id of each of these requests that made or refunded a payment. With
 /// [`Kind::Payment`], returns the payments that were made. With [`Kind::Refund`], returns the payments that were
 /// refunded.
 pub async fn payments_by_request(

@@ -2,7 +2,7 @@
 
 use crate::rpc::Error;
 
-/// Returns the sum of `balance` and `amount`, the new balance. A payment has a negative `amount`. All values are in the
+/// Returns the new balance: the sum of `balance` and `amount`. A payment has a negative `amount`. All values are in the
 /// smallest unit of the currency.
 ///
 /// Fails with INSUFFICIENT_BALANCE if the sum is below 0. Fails with BALANCE_LIMIT_EXCEEDED if the sum does not fit

@@ -89,7 +89,8 @@ rows! {
 
 /// Inserts ledger entries in the order of user id and entry number, at the time of the transaction.
 ///
-/// Fails with [`db::Error::Lost`] if another transaction has added an entry to one of these wallets since it was read.
+/// Fails with [`db::Error::Lost`] if another transaction has added an entry to one of these wallets since the wallets
+/// were read.
 pub async fn add_entries(write: &Write, entries: &[ledger_entry::Model]) -> Result<(), db::Error> {
     let entries: Vec<NewEntry> = entries
         .iter()

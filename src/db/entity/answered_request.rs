@@ -1,5 +1,5 @@
-//! A request that succeeded but changed nothing, because an earlier request had done its work. No row of its RPC
-//! contains its `request_id`.
+//! A request that succeeded without any change: its seats were already held, or its payment was already made or
+//! refunded. Neither `reservation` nor `ledger_entry` stores the `request_id` of such a request.
 
 use sea_orm::entity::prelude::*;
 

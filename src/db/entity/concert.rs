@@ -9,7 +9,7 @@ pub struct Model {
     /// The key in the database. No message of the API contains it.
     #[sea_orm(primary_key)]
     pub concert_id: i64,
-    /// The code that callers use, unique.
+    /// The unique code that callers use for the concert.
     #[sea_orm(unique)]
     pub concert_code: String,
     /// The name that clients show to users.

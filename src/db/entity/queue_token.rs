@@ -30,8 +30,8 @@ pub struct Model {
     pub queue_number: i64,
     /// The id of the user.
     pub user_id: Uuid,
-    /// The number of the token among the tokens of the user for the concert. A new token has the number of the user's
-    /// last token plus 1.
+    /// The number of the token among the tokens of the user for the concert. If the user has no token, a new token has
+    /// the number 1. Otherwise it has the number of the user's last token plus 1.
     pub turn: i64,
     /// The stored state. An ACTIVE token past its `expire_time` counts as EXPIRED, even before a pass changes the
     /// stored state.
