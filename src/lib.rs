@@ -65,8 +65,8 @@
 //!   `db/statement.rs` explains `{r}` and `{lock}`. `tests/api/plans.rs` must run the query.
 //! - **An RPC**: its proto, from which `build.rs` generates the code, and a method in `service.rs`. A write also needs
 //!   a verb file, and a lane that the `new` function of the service starts.
-//! - **A setting**: `app/cli.rs` for the server, or `edge/settings.rs` for limits and TLS. Pass the setting on in
-//!   `app/routes.rs` or `app/background.rs`. Describe it in `docs/configuration.md`.
+//! - **A setting**: `app/cli.rs` for the server, or `edge/settings.rs` for limits and TLS. Give the setting to the code
+//!   that uses it in `app/routes.rs` or `app/background.rs`. Describe it in `docs/configuration.md`.
 //! - **A column**: a new file in `migration/src`, the entity in `db/entity`, and the statements in `store.rs`.
 //!
 //! # Guarantees

@@ -72,7 +72,7 @@ impl View {
     }
 }
 
-/// The values that affect the messages to waiting users. Their watchers wake up when one of these values changes.
+/// The values that affect the messages to waiting users. The watchers of these users wake up when a value changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct News {
     admitted_number: i64,
@@ -199,8 +199,8 @@ impl Line {
 
     /// Sends the rows of watched tokens that have ended to their watchers.
     ///
-    /// The rows of all watched tokens are read only if `ended_count` has changed, and at most twice per second. The
-    /// rows of newly watched tokens are read in any case.
+    /// The rows of all watched tokens are read only if `ended_count` has changed, and at most twice per second. The row
+    /// of a newly watched token is read at the next refresh in any case.
     pub async fn tell_ended(&self, db: &Database, concert_id: i64, ended_count: i64) -> Result<(), db::Error> {
         let due = self.admitted.lock().due(ended_count);
         for numbers in due.chunks(ENDED_TOKENS) {
@@ -269,7 +269,7 @@ impl Waiting {
     }
 }
 
-/// Returns a hash of a user's id with 32 bits, never 0.
+/// Returns a 32-bit hash of a user's id, never 0.
 ///
 /// The hash detects that the row at a number belongs to another user than the token. 32 bits are enough, because the
 /// token is signed.

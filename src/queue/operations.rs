@@ -31,7 +31,7 @@ pub struct Issue {
     pub user_id: Uuid,
 }
 
-/// Issues tokens, in the order of the commands. A user whose last token is WAITING or ACTIVE gets this token again. Any
+/// Issues tokens, in the order of the commands. A user whose last token waits or is admitted gets this token again. Any
 /// other user gets a new token with the next number.
 ///
 /// A command fails with USER_NOT_FOUND if its user has no wallet.

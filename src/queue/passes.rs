@@ -1,7 +1,7 @@
 //! The background passes of the queue: promotion, expiry of admissions, and deletion of old tokens.
 //!
-//! Each step of promotion or expiry is one short transaction for one concert, which locks the counter of the concert.
-//! The steps of all concerts alternate, so a small concert does not wait for a large one.
+//! Each step of promotion or expiry is one short transaction for one concert. The transaction locks the counter of the
+//! concert. The steps of all concerts alternate, so a small concert does not wait for a large one.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use crate::{
 /// Holds the durations of an admission.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    /// The duration of an admission, from its promotion. If `claim_ttl` applies, an admission that is not used within
-    /// `claim_ttl` ends then.
+    /// The duration of an admission, from its promotion. If a `claim_ttl` applies, an unused admission ends earlier:
+    /// `claim_ttl` after its promotion.
     pub admission_ttl: Duration,
     /// The maximum time from a promotion to the first use of the admission, for concerts without a `claim_ttl`. `None`
     /// means no limit.

@@ -110,7 +110,7 @@ pub fn poll_after(position: i64, queue_number: i64, plan: &PollPlan) -> Duration
     if position <= 1 { base } else { base.saturating_add(jitter) }
 }
 
-/// Returns the end of an admission that starts at `now`, and the end that its first use sets.
+/// Returns the end of an admission that starts at `now`, and the end that its first use gives to the admission.
 ///
 /// The second value is `None` if no early use is required: `claim_ttl` is `None`, 0, or not shorter than the admission.
 pub fn admission_end(now: Micros, admission_ttl: Micros, claim_ttl: Option<Micros>) -> (Micros, Option<Micros>) {

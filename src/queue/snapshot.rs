@@ -240,13 +240,13 @@ fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_number: i64) -> Arc<Vec<i6
     departed.extend(new.into_iter().filter(|number| *number > admitted_number));
     departed.sort_unstable();
     // If a departure commits between the query of the counters and the query of the departures, the next refresh reads
-    // it again.
+    // this departure again.
     departed.dedup();
     Arc::new(departed)
 }
 
-/// Returns the number of admissions per second in the last [`RATE_WINDOW`], and adds a sample of the number of admitted
-/// tokens. Returns `None` if no token was admitted in this period.
+/// Adds a sample of the number of admitted tokens, and returns the number of admissions per second in the last
+/// [`RATE_WINDOW`]. Returns `None` if no token was admitted in this period.
 ///
 /// The first promotion of a sale admits up to one user per unsold seat, and would make the rate too high. The
 /// measurement therefore starts after the first promotion.

@@ -195,8 +195,8 @@ pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db
 /// tokens.
 ///
 /// The statement waits for locked tokens, because the call that holds the lock may be the first use of the admission.
-/// Then `expire_time` is later, and the statement skips the token. `+ 0` makes SQLite use the index of ACTIVE tokens by
-/// `expire_time`.
+/// After a first use, `expire_time` is later, and the statement skips the token. `+ 0` makes SQLite use the index of
+/// ACTIVE tokens by `expire_time`.
 pub async fn expire(write: &Write, concert_id: i64, limit: i64) -> Result<u64, db::Error> {
     let sql = "WITH due AS MATERIALIZED (
                    SELECT concert_id, queue_number FROM queue_token
@@ -214,7 +214,8 @@ pub struct Grant {
     pub count: i64,
     /// The end of the admission.
     pub expire_time: Micros,
-    /// The end that the first use of the admission sets. `None` means that no early use is required.
+    /// The value that the first use of the admission gives to `expire_time`. `None` means that no early use is
+    /// required.
     pub claimed_expire_time: Option<Micros>,
 }
 
@@ -250,7 +251,7 @@ pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant)
     write.query(sql, values).await
 }
 
-/// A concert that a pass must visit.
+/// A concert for which a pass has work.
 #[derive(FromQueryResult)]
 pub struct Due {
     /// The key of the concert.
@@ -324,7 +325,7 @@ pub async fn progress_off_sale(db: &Database, concert_ids: &[i64]) -> Result<Vec
 }
 
 rows! {
-    /// The position up to which this replica has read the departures of a concert.
+    /// The departures of a concert that this replica has read so far.
     pub struct Known {
         /// The key of the concert.
         pub concert_id: i64,

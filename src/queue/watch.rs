@@ -1,8 +1,8 @@
 //! An open WatchPosition stream, which sends the position of one token after each change.
 //!
 //! The watcher of a waiting user wakes up when the queue changes, and reads memory. The watcher of an admitted user
-//! wakes up at the expiry of the admission, or when the token ends earlier. It also wakes up when the concert sells
-//! out, or when seats become free again. No watcher makes a query while nothing changes. If the database is
+//! wakes up at the expiry of the admission, or when the token ends earlier. This watcher also wakes up when the concert
+//! sells out, or when seats become free again. No watcher makes a query while nothing changes. If the database is
 //! unavailable, an open stream sends its messages late but does not end.
 
 use std::{sync::Arc, time::Duration};
@@ -25,7 +25,7 @@ use crate::{
     token::Bearer,
 };
 
-/// Pause before the row of a token is read again, after the database or the lane refused.
+/// Pause before the row of a token is read again, after the read failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Holds the state of an open WatchPosition stream.
