@@ -1,4 +1,4 @@
-//! ReservationService: hold, extend, release, get and list.
+//! ReservationService: holds, extends, releases and returns reservations.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,7 +40,7 @@ pub struct ReservationApi {
 }
 
 impl ReservationApi {
-    /// Starts the lanes of reservations. `hold_ttl` is the duration of a hold.
+    /// Starts the lanes that hold, extend and release. `hold_ttl` is the maximum duration of a hold.
     pub fn new(
         db: Database,
         catalogue: Arc<Catalogue>,
@@ -64,7 +64,8 @@ impl ReservationApi {
         }
     }
 
-    /// Returns a command with a reservation and its caller.
+    /// Returns a command of the caller `bearer` for a reservation. ExtendReservation uses the same fields as
+    /// ReleaseReservation.
     fn release_by(&self, bearer: &Bearer, reservation_id: Uuid) -> Release {
         Release {
             token: bearer.key(),
