@@ -14,7 +14,7 @@ tokio::task_local! {
 /// Maximum number of digits of a `grpc-timeout`, from the gRPC specification.
 const MAX_DIGITS: usize = 8;
 
-/// Returns the time that the current call has left, or `None` outside of a call.
+/// Returns the time until the deadline of the current call, or `None` outside of [`within`].
 pub fn remaining() -> Option<Duration> {
     CURRENT.try_with(|deadline| deadline.saturating_duration_since(Instant::now())).ok()
 }
@@ -45,7 +45,8 @@ fn parse(text: &str) -> Option<Duration> {
     })
 }
 
-/// Runs `call` until it ends. Fails with DEADLINE_EXCEEDED when `deadline` passes first.
+/// Runs `call` until it ends. Fails with DEADLINE_EXCEEDED when `deadline` passes first. If `deadline` has already
+/// passed, `call` is not started.
 pub async fn within<F: Future>(deadline: Instant, call: F) -> Result<F::Output, Error> {
     if deadline <= Instant::now() {
         return Err(Error::DeadlineExceeded);

@@ -21,12 +21,13 @@ pub struct Page {
 }
 
 impl Page {
-    /// Reads `page_size` and `page_token`. `list` names the list and its filters. A token of another list is refused.
+    /// Reads `page_size` and `page_token`. `list` names the list and its filters. Fails with INVALID_ARGUMENT for a
+    /// negative size and for a token of another list.
     pub fn read(list: String, page_size: i32, page_token: &str) -> Result<Self, Error> {
         Self::read_within(list, page_size, page_token, DEFAULT_SIZE, MAX_SIZE)
     }
 
-    /// Reads the page of a list with `default` items per page and at most `max`.
+    /// Reads a page like [`Page::read`]. A page has `default` items if `page_size` is 0, and at most `max` items.
     pub fn read_within(list: String, page_size: i32, page_token: &str, default: i32, max: i32) -> Result<Self, Error> {
         let size = match page_size {
             ..0 => return Err(Error::invalid("page_size", "must not be negative")),
@@ -42,7 +43,8 @@ impl Page {
         Ok(Self { size: size as usize, after, list })
     }
 
-    /// Parses the cursor with `read`. Fails with INVALID_ARGUMENT if the cursor is invalid.
+    /// Parses the cursor with `read`. Returns `None` for the first page. Fails with INVALID_ARGUMENT if the cursor is
+    /// invalid.
     pub fn cursor<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
         let tampered = || Error::invalid("page_token", "must be a next_page_token of the same list, or empty");
         self.after.as_deref().map(|after| read(after).ok_or_else(tampered)).transpose()
