@@ -29,7 +29,7 @@ pub struct CreateVenue {
 
 /// A command that creates a concert.
 pub struct CreateConcert {
-    /// The code that callers use.
+    /// The code: `[A-Z0-9][A-Z0-9_-]{0,63}`.
     pub concert_code: String,
     /// The name for display.
     pub name: String,
@@ -39,8 +39,8 @@ pub struct CreateConcert {
     pub max_active_count: i32,
     /// Maximum number of seats of the concert that one user may have. Held and paid seats count together.
     pub seats_per_user_limit: i32,
-    /// Maximum time for the first use of an admission, in microseconds. 0 means no limit. `None` means the server's
-    /// default.
+    /// Maximum time from the promotion until the first use of an admission, in microseconds. 0 means no limit. `None`
+    /// means the server's default.
     pub claim_ttl: Option<Micros>,
 }
 
@@ -72,7 +72,7 @@ pub struct UpdateSale {
     pub open_time: Option<Micros>,
     /// Maximum number of ACTIVE tokens. 0 means no maximum.
     pub max_active_count: Option<i32>,
-    /// Maximum time for the first use of an admission, in microseconds. 0 means no limit.
+    /// Maximum time from the promotion until the first use of an admission, in microseconds. 0 means no limit.
     pub claim_ttl: Option<Micros>,
 }
 

@@ -24,7 +24,7 @@ const _: () = assert!(token::rotation::NOTICE.as_secs() >= 3 * SHARED_STATE_INTE
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between deletions of old rows.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
-/// Delay before the next attempt to prepare the database, if it cannot be reached.
+/// Delay before the next attempt to prepare the database, if it cannot be used.
 const PREPARE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Prepares the database, starts the passes and makes the server ready. Retries while the database cannot be used.
@@ -67,7 +67,7 @@ pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_backgrou
     readiness.set_ready().await;
 }
 
-/// Admits waiting users, up to the capacity of each concert.
+/// Admits waiting users of all concerts, and records the time.
 pub async fn promote(core: &Core) -> Result<(), db::Error> {
     let Settings { admission_ttl, claim_ttl, .. } = core.settings;
     queue::passes::promote(&core.db, &core.snapshots, Terms { admission_ttl, claim_ttl }).await?;

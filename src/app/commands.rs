@@ -177,14 +177,14 @@ pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Resu
             let keys = token::store::list(&db).await?;
             let signer = rotation::signer(&keys, db.now());
             for key in &keys {
-                let does = match signer {
+                let role = match signer {
                     Some(signer) if *key == signer => "signs and verifies".to_owned(),
                     Some(signer) if key.key_id > signer.key_id => {
                         format!("verifies, signs from {}", proto::rfc3339(key.sign_time()))
                     }
                     _ => "verifies".to_owned(),
                 };
-                println!("{} of {}: {does}", key.key_id, proto::rfc3339(key.create_time));
+                println!("{} of {}: {role}", key.key_id, proto::rfc3339(key.create_time));
             }
         }
         SigningKeyCommand::Drop { id } => {

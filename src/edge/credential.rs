@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 
 use crate::token::{self, NoRandomBytes};
 
-/// The metadata key of the API key. The queue token has another one, `authorization`.
+/// The metadata key of the API key. The queue token has the metadata key `authorization`.
 pub const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The prefix of every API key that boxoffice creates. Secret scanners use it to find a key that was published by
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_that_only_begins_alike_is_another() {
+    fn a_key_is_found_only_by_its_whole_digest() {
         let (key, _) = new_key("shop", false).unwrap();
         let mut other = digest(key.as_bytes());
         other[31] ^= 1;

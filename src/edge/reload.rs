@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_follows_its_file_and_survives_a_broken_one() {
+    fn a_value_is_replaced_when_its_file_changes_and_kept_when_the_file_is_invalid() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("number");
         assert!(Reloaded::open("number", vec![file.clone()], number).is_err());

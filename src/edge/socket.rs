@@ -44,7 +44,7 @@ pub fn incoming(listener: TcpListener, limit: &'static str, max: usize) -> impl 
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    tracing::warn!(%error, "a connection could not be accepted; the server tries again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -83,7 +83,7 @@ pub struct Speaking<IO> {
     preface: Option<Box<Preface>>,
 }
 
-/// The permits that the requests of one connection hold. Each request has this value in its extensions.
+/// Counts the permits that the requests of one connection hold. Each request has this value in its extensions.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
     /// Counts the permits of the arriving requests of the connection.
@@ -93,8 +93,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Returns the value of the connection on which a request with these extensions arrived. Returns a new value if the
-    /// extensions contain none.
+    /// Returns the permit counts of the connection on which a request with these extensions arrived. Returns new counts
+    /// if the extensions contain none.
     pub fn of(extensions: &Extensions) -> Self {
         let peer = extensions.get::<Self>();
         let peer = peer.or_else(|| extensions.get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref));

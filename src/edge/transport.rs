@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_tls_is_refused() {
+    fn an_incomplete_tls_configuration_is_refused() {
         let some = Some(PathBuf::from("a.pem"));
         for half in [
             TransportSettings { tls_cert: some.clone(), ..Default::default() },

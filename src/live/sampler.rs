@@ -58,7 +58,7 @@ pub struct Picture {
     pub sales: BTreeMap<i64, Arc<Sale>>,
 }
 
-/// The number of tokens of a sale in each state at one time.
+/// The numbers of waiting, admitted and completed tokens of a sale at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
     /// The time of the sample.

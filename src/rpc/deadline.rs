@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_started_after_the_deadline() {
+    async fn a_call_is_not_started_after_its_deadline() {
         let deadline = Instant::now();
         let answer = within(deadline, async { panic!("it was started") }).await;
         assert!(matches!(answer, Err(Error::DeadlineExceeded)));

@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_states_and_mistakes_are_left_to_retry_info() {
+    fn not_admitted_seat_held_and_token_missing_have_no_pushback() {
         let retry_after = Duration::from_secs(2);
         assert_eq!(pushback(Error::NotAdmitted { queue_number: 1, retry_after }), None);
         assert_eq!(pushback(Error::SeatHeld { seat_numbers: vec![1], retry_after }), None);

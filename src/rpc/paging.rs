@@ -1,6 +1,6 @@
 //! Pages of a list (AIP-158).
 //!
-//! A page token is opaque to callers. It names the list that it belongs to and the last item of the page.
+//! A page token is opaque to callers. The token names its list and the last item of the previous page.
 
 use uuid::Uuid;
 
@@ -13,7 +13,7 @@ const MAX_SIZE: i32 = 500;
 /// The part of a list that a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Maximum number of items.
+    /// Maximum number of items on the page.
     pub size: usize,
     /// The cursor of the last item before the page; `None` for the first page.
     pub after: Option<String>,
@@ -50,7 +50,8 @@ impl Page {
         self.after.as_deref().map(|after| read(after).ok_or_else(tampered)).transpose()
     }
 
-    /// Parses a cursor of [`Page::by_time_and_id`].
+    /// Parses a cursor that [`Page::by_time_and_id`] wrote. Returns `None` for the first page. Fails with
+    /// INVALID_ARGUMENT if the cursor is invalid.
     pub fn time_and_id(&self) -> Result<Option<(Micros, Uuid)>, Error> {
         self.cursor(|cursor| {
             let (time, id) = cursor.split_once('/')?;
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_token_is_refused() {
+    fn a_page_token_of_another_list_is_refused() {
         let (_, mine) = read(1, "").unwrap().cut(vec![1, 2], i32::to_string);
         assert!(Page::read("payments/you".into(), 1, &mine).is_err());
         let with_nul = encode("payments/me", "1\0");

@@ -1,4 +1,4 @@
-//! The interceptor that verifies the queue token of every call.
+//! The interceptor that verifies the queue token of every call of the public services.
 //!
 //! The interceptor refuses no call, because some methods need no token. A method that needs a token calls [`bearer`],
 //! which fails without a valid one.
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_token_and_a_wrong_one_are_told_apart() {
+    fn a_missing_token_and_an_invalid_token_have_different_errors() {
         for value in [None, Some(""), Some("Bearer"), Some("Bearer ")] {
             assert!(matches!(read(value), Err(Error::TokenMissing)), "{value:?}");
         }

@@ -1,7 +1,8 @@
 //! The rotation of signing keys. Decides which key signs and which keys may be dropped.
 //!
 //! Each server reads the keys every 5 seconds. A new key does not sign until its age is [`NOTICE`]. So every server has
-//! read a key before any server signs with it, and every server can verify every token.
+//! read a key before any server signs with it, and every server can verify every token. A server that could not read
+//! the keys answers a token of an unknown key with STORAGE_UNAVAILABLE.
 
 use std::time::Duration;
 

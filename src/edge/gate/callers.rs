@@ -50,8 +50,8 @@ impl CallerCheck {
         self.check_key(headers.get(API_KEY_HEADER).map(HeaderValue::as_bytes))
     }
 
-    /// Accepts a caller without a certificate, or fails with the same errors as [`CallerCheck::check`]. `shown` is the
-    /// API key, or `None` if the caller sent no key.
+    /// Checks the API key of a caller without a certificate. `shown` is the key, or `None` if the caller sent no key.
+    /// Fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
     pub fn check_key(&self, shown: Option<&[u8]>) -> Result<(), Error> {
         let Some(api_keys) = &self.api_keys else { return Ok(()) };
         let shown = shown.ok_or(Error::CredentialMissing)?;
