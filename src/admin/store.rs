@@ -131,7 +131,7 @@ pub struct Counts {
     pub held_seat_count: i64,
     /// The number of tokens admitted after `since`.
     pub admissions: i64,
-    /// The number of payments after `since`.
+    /// The number of payments after `since`, rounded up to a full second.
     pub payments: i64,
     /// The sum of the payments that were not refunded, in the smallest unit of the currency.
     pub revenue: i64,
@@ -139,10 +139,10 @@ pub struct Counts {
     pub oldest_issue_time: Option<Micros>,
 }
 
-/// Returns the counts of a concert's sale at `now`. Admissions and payments are counted from `since`. Returns `None` if
-/// the concert has no queue.
+/// Returns the counts of a concert's sale at `now`. Admissions and payments are counted after `since`. Returns `None`
+/// if the concert has no queue.
 ///
-/// The query reads stored counts and the rows of the last minutes. It does not read older rows.
+/// The query reads stored counts and recent rows, so its cost does not grow with the history of the sale.
 pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) -> Result<Option<Counts>, db::Error> {
     // Tokens are admitted in the order of their numbers, so the tokens admitted after `since` have the last numbers.
     let sql = "SELECT q.issued_number AS issued_count, q.admitted_count, q.departed_count AS left_count,

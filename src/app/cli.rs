@@ -61,7 +61,7 @@ pub struct HealthOptions {
     /// that certificate is self-signed or its file also holds the certificate of its CA.
     #[arg(long, env = "BOXOFFICE_HEALTH_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Name in the server's certificate. The default is the IP address of `--listen`.
+    /// Name that the server's certificate must have. The default is the IP address of `--listen`.
     #[arg(long, env = "BOXOFFICE_HEALTH_NAME")]
     pub name: Option<String>,
     /// PEM file of the client certificate, if the server requires one.
@@ -121,7 +121,8 @@ pub struct Settings {
     #[arg(long, global = true, env = "BOXOFFICE_ADMIN_LISTEN", default_value = "127.0.0.1:50052")]
     pub admin_listen: SocketAddr,
     /// Address of the probes, the Prometheus metrics and the live page over HTTP. Off by default; `serve --demo` serves
-    /// them on 127.0.0.1:8080. Port 0 selects a free port, which is logged.
+    /// them on 127.0.0.1:8080, or on a free port if another program uses port 8080. Port 0 selects a free port, which
+    /// is logged.
     #[arg(long, global = true, env = "BOXOFFICE_HTTP_LISTEN")]
     pub http_listen: Option<SocketAddr>,
     /// Host names under which clients reach the HTTP listener, separated by commas. `localhost` and IP addresses need
@@ -147,8 +148,8 @@ pub struct Settings {
         value_parser = duration_above_zero
     )]
     pub expire_interval: Duration,
-    /// Duration of an admission from its first use. Without a maximum time until the first use, the duration
-    /// counts from the promotion.
+    /// Duration of an admission from its first use. Without a maximum time until the first use, the duration counts
+    /// from the promotion.
     #[arg(
         long,
         global = true,

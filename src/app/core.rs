@@ -19,7 +19,7 @@ pub struct Core {
     pub db: Database,
     /// The catalogue, cached in memory.
     pub catalogue: Arc<Catalogue>,
-    /// The queue snapshots that polls read, in memory.
+    /// The queue snapshots in memory, which GetPosition and WatchPosition read.
     pub snapshots: Snapshots,
     /// The seat boards of the watched performances, for WatchSeats and the live page.
     pub boards: Arc<Boards>,

@@ -1,7 +1,7 @@
 //! The seat boards for WatchSeats and the live page. Each watched performance has one reader, which queries the seats
 //! and publishes their states.
 //!
-//! A watcher compares the published states with the states that it sent last. A slow watcher therefore sends fewer and
+//! A watcher compares the published states with the states that it sent last. So a slow caller receives fewer and
 //! larger messages. The reader starts with the first watcher of a performance and stops after the last one.
 
 use std::{

@@ -31,7 +31,7 @@ pub struct Page {
     key: Option<Vec<u8>>,
     /// The number of the last sample that was sent; 0 before the first one.
     known: u64,
-    /// The codes of the concerts in that sample.
+    /// The codes of the concerts in the last sample that was sent.
     known_codes: Vec<String>,
     /// The states of the seats that were sent last; `None` before the first ones.
     known_states: Option<States>,
