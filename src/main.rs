@@ -10,7 +10,7 @@ use boxoffice::app::{
 };
 use clap::Parser;
 
-/// Every call makes many small allocations, which mimalloc serves faster than the system allocator.
+/// The allocator. Every call makes many small allocations, and mimalloc is faster for them than the system allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

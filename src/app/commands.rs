@@ -30,8 +30,9 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// The default address of the HTTP listener of a demo.
 const DEMO_HTTP_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
-/// Runs the server until the process receives SIGTERM or SIGINT. With `demo`, fills an empty database with a demo. The
-/// value of `demo` is the number of simulated visitors.
+/// Runs the server until the process receives SIGTERM or SIGINT, then stops it gracefully.
+///
+/// If `demo` is set, fills an empty database with a demo. The value of `demo` is the number of simulated visitors.
 pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -51,7 +52,7 @@ pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Fail
             tracing::info!("the live page is at http://{}/", http.local_addr()?);
         }
     }
-    // The simulated visitors have no API key and do not use TLS.
+    // The simulated visitors have no API key and do not use TLS. They come only to a server without both.
     let is_open = settings.transport.tls_cert.is_none() && settings.transport.api_keys_file.is_none();
     let public = bind(settings.listen).await?;
     let listeners = Listeners { public, admin: bind(settings.admin_listen).await?, http };
@@ -77,6 +78,8 @@ pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Fail
 }
 
 /// Fills an empty database with a demo, prints the tour, and sends simulated visitors to a sale of the demo.
+///
+/// Visitors come only if the database was empty and `is_open` is true: the server has no TLS and no API keys.
 async fn run_demo(server: &Server, crowd_size: u32, is_open: bool) -> Result<(), Failure> {
     let filled = demo::fill(server.db()).await?;
     println!("{}", demo::tour(filled, server.address, server.admin_address));
@@ -107,7 +110,7 @@ pub async fn migrate(settings: Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks the health of the server at the public listener. Fails if the server does not report SERVING.
+/// Checks the health of the server at the address of the public listener. Fails if the server does not report SERVING.
 pub async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failure> {
     let mut address = settings.listen;
     if address.ip().is_unspecified() {
@@ -143,7 +146,8 @@ pub async fn health(settings: Settings, options: HealthOptions) -> Result<(), Fa
     }
 }
 
-/// Creates an API key and prints it with its line for the API keys file. That line holds only the digest of the key.
+/// Creates an API key and prints it with its line for the API keys file. That line holds the digest of the key, not the
+/// key itself.
 pub fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
     let ApiKeyCommand::New { name, admin } = command;
     let (key, line) = credential::new_key(&name, admin)?;
@@ -152,7 +156,7 @@ pub fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Creates, lists or drops signing keys in the database.
+/// Creates, lists or drops signing keys in the database. Fails if the operator configured BOXOFFICE_TOKEN_KEY.
 pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(), Failure> {
     if settings.token_key.is_some() {
         return Err(
@@ -165,7 +169,7 @@ pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Resu
         SigningKeyCommand::Rotate => {
             let key_id = token::store::add_key(&db, &token::new_secret()?).await?;
             println!(
-                "signing key {key_id} was created: new tokens are signed with it in {} s",
+                "signing key {key_id} was created: servers begin to sign new tokens with it in {} s",
                 rotation::NOTICE.as_secs()
             );
         }
@@ -173,14 +177,14 @@ pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Resu
             let keys = token::store::list(&db).await?;
             let signer = rotation::signer(&keys, db.now());
             for key in &keys {
-                let does = match signer {
+                let role = match signer {
                     Some(signer) if *key == signer => "signs and verifies".to_owned(),
                     Some(signer) if key.key_id > signer.key_id => {
                         format!("verifies, signs from {}", proto::rfc3339(key.sign_time()))
                     }
                     _ => "verifies".to_owned(),
                 };
-                println!("{} of {}: {does}", key.key_id, proto::rfc3339(key.create_time));
+                println!("{} of {}: {role}", key.key_id, proto::rfc3339(key.create_time));
             }
         }
         SigningKeyCommand::Drop { id } => {
@@ -189,7 +193,7 @@ pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Resu
                 return Err(refusal.into());
             }
             token::store::drop_key(&db, id).await?;
-            println!("signing key {id} was dropped: servers reject its tokens within a few seconds");
+            println!("signing key {id} was dropped: within about 5 s, servers reject its tokens");
         }
     }
     Ok(())
