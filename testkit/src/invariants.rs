@@ -80,7 +80,7 @@ impl Books {
             }
             let seats = boxoffice::reservation::rules::seat_numbers(reservation);
             let before = of_payments.insert(payment.reservation_id, seats);
-            assert!(before.is_none(), "two payments of {}", payment.reservation_id);
+            assert!(before.is_none(), "reservation {} has two payments", payment.reservation_id);
         }
         of_seats.values_mut().for_each(|seats| seats.sort_unstable());
         assert_eq!(of_seats, of_payments, "SOLD seats and PAID payments differ");
@@ -164,9 +164,9 @@ impl Books {
         }
     }
 
-    /// Checks that queue numbers have no gaps, that tokens are admitted in the order of their numbers, and that no user
-    /// is in a queue twice. The stored counts must equal the counts of the rows. With `is_tidied`, rows may be missing,
-    /// so numbers may have gaps and stored counts may be greater.
+    /// Checks three rules of each queue: its numbers have no gaps, tokens are admitted in the order of their numbers,
+    /// and no user is in the queue twice. The stored counts must equal the counts of the rows. With `is_tidied`, rows
+    /// may be missing, so numbers may have gaps and stored counts may be greater.
     fn queues(&self, is_tidied: bool) {
         let same = |rows: usize, kept: i64| rows as i64 == kept || (is_tidied && (rows as i64) < kept);
         use queue_token::State;

@@ -71,7 +71,7 @@ pub async fn abuse_of_the_protocol_does_not_slow_other_callers(lab: Lab) {
         }
         drop(abusers);
         let done = done.load(Ordering::Relaxed);
-        assert!(done >= least, "{what}: only {done} of {least}");
+        assert!(done >= least, "{what}: only {done} of {least} actions");
         worst = worst.max(during);
         figures.push(format!("{done} {what} {during:.1?}"));
     }

@@ -73,7 +73,7 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
 }
 
 /// The server is killed, and invalid bytes follow the end of its log. The next process must find all acknowledged
-/// writes and nothing else.
+/// writes and no incomplete write.
 pub async fn a_damaged_log_is_opened_with_all_acknowledged_writes(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;

@@ -64,7 +64,7 @@ pub async fn promotion_never_exceeds_the_capacity_while_servers_are_killed(lab: 
     }
     let admitted = never_over_capacity(&db).await;
     db.close().await.expect("close");
-    assert!(admitted > CAPACITY as u64, "only {admitted} were admitted");
+    assert!(admitted > CAPACITY as u64, "only {admitted} tokens were admitted");
     lab.note_tally(Tally { acknowledged: admitted, ..Tally::default() });
     lab.note(format!("{admitted} admitted, at most {CAPACITY} at the same time"));
     invariants::check(&site.url, &Clock::system()).await;
@@ -140,7 +140,7 @@ async fn never_over_capacity(db: &DatabaseConnection) -> u64 {
                 && other.expire_time.is_some_and(|expire_time| at < expire_time - CLOCK_ERROR)
         };
         let active = tokens.iter().filter(is_active).count();
-        assert!(active <= CAPACITY, "{active} were active at {at}");
+        assert!(active <= CAPACITY, "{active} tokens were active at {at}");
     }
     tokens.len() as u64
 }

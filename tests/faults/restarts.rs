@@ -72,7 +72,7 @@ pub async fn a_rolling_restart_fails_no_call(lab: Lab) {
     check(&lab, &site.url, &[&book]).await;
     assert!(
         slowest < LAME_DUCK + DRAIN_LIMIT + lab.pick(Duration::from_secs(20), Duration::from_millis(500)),
-        "stopping took {slowest:?}"
+        "a shutdown took {slowest:?}"
     );
 }
 

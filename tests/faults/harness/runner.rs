@@ -99,7 +99,7 @@ fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCo
     }
     let heads = ["rounds", "acknowledged", "refused", "unknown", "lost", "took"];
     println!("\nBOXOFFICE_FAULTS_SEED={seed}\n");
-    println!("| experiment | engine | {} | verdict | figure |", heads.join(" | "));
+    println!("| experiment | engine | {} | verdict | results |", heads.join(" | "));
     println!("|---|---|{}---|---|", "---:|".repeat(heads.len()));
     rows.iter().for_each(|row| println!("{row}"));
     let failed = rows.iter().filter(|row| row.outcome.is_err()).count();
@@ -124,7 +124,9 @@ fn perform(experiment: &Experiment, lab: &Lab, limit: Duration) -> Result<(), St
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("the experiment panicked without a message")
+        .to_owned()
 }
 
 /// A row of the table.
