@@ -164,9 +164,9 @@ impl Books {
         }
     }
 
-    /// Checks three rules of each queue: its numbers have no gaps, tokens are admitted in the order of their numbers,
-    /// and no user is in the queue twice. The stored counts must equal the counts of the rows. With `is_tidied`, rows
-    /// may be missing, so numbers may have gaps and stored counts may be greater.
+    /// Checks that the numbers of each queue have no gaps, and that no user is in a queue twice. Tokens must be
+    /// admitted in the order of their numbers. The stored counts must equal the counts of the rows. With `is_tidied`,
+    /// rows may be missing, so numbers may have gaps and stored counts may be greater.
     fn queues(&self, is_tidied: bool) {
         let same = |rows: usize, kept: i64| rows as i64 == kept || (is_tidied && (rows as i64) < kept);
         use queue_token::State;

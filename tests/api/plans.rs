@@ -127,8 +127,8 @@ async fn scenario(world: &World) {
     list_concerts(world).await;
     let db = Database::new(&world.settings.database_url, world.clock.clone()).await.unwrap();
     boxoffice::token::store::add_key(&db, &[7; 32]).await.unwrap();
-    // The next steps cover three cases: a user leaves after a refresh of the snapshots, a concert has no dates on sale,
-    // and rows are older than the retention.
+    // The next steps cover a user that leaves after a refresh of the snapshots, and a concert without dates on sale.
+    // They also cover rows that are older than the retention.
     let (stays, goes) = (world.waiting("IU").await, world.waiting("IU").await);
     stays.position().await.unwrap();
     goes.leave().await.unwrap();

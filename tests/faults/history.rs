@@ -29,7 +29,7 @@ const MEMORY_LIMIT: u64 = 120_000_000;
 const NEW: u64 = 10;
 
 /// The database contains the rows of many past sales. The server must still start, admit users of a new concert and
-/// charge wallets quickly. When it is idle, it must use little CPU time.
+/// charge wallets quickly. An idle server must use little CPU time.
 pub async fn history_slows_neither_starts_nor_passes_nor_writes(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(1_000, |_| ()).await;

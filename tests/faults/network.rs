@@ -153,7 +153,8 @@ fn unavailable_count(book: &Book) -> u64 {
     book.failures().get(UNAVAILABLE).copied().unwrap_or_default()
 }
 
-/// Number of callers that give up after 500 ms. It is far higher than the number of connections to the database.
+/// Number of callers that give up after 500 ms. This number is far higher than the number of connections to the
+/// database.
 const IMPATIENT: u64 = 300;
 /// Maximum growth of the memory of a server while its database is silent, in bytes.
 const MEMORY_LIMIT: u64 = 128 << 20;

@@ -26,7 +26,8 @@ use crate::{
     },
 };
 
-/// The delay of messages to PostgreSQL. It makes the server the bottleneck instead of the callers of this test.
+/// The delay of messages to PostgreSQL. With this delay, the server is the bottleneck, and not the callers of this
+/// test.
 const SLOWNESS: Duration = Duration::from_millis(200);
 /// The source of a C library that delays each sync of a file by 400 ms. SQLite has no connection that a proxy could
 /// delay. The library is loaded before the library of the system.

@@ -95,7 +95,8 @@ async fn silent_sockets(address: SocketAddr) -> Vec<TcpStream> {
     futures::future::try_join_all(sockets).await.expect("sockets")
 }
 
-/// Charges a wallet until `stop` is cancelled. Returns the number of retries of all callers since the last such result.
+/// Charges a wallet until `stop` is cancelled. Returns the number of retries of all callers since the last call of
+/// [`Fleet::take_retries`].
 async fn charges(fleet: Arc<Fleet>, book: Arc<Book>, stop: CancellationToken) -> Result<u64, Status> {
     let user_id = fleet.call(|door| async move { wallet::open_new(&door, 0).await }).await?;
     while !stop.is_cancelled() {

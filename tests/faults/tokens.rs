@@ -24,7 +24,7 @@ const FLAGS: &[&str] = &["--promote-interval", "100ms", "--expire-interval", "1h
 /// Time within which an admitted user must make a first call.
 const CLAIM_TTL: Duration = Duration::from_millis(800);
 
-/// The token that a call needs: a valid one, or one that is admitted.
+/// The token that a call needs: any valid token, or an admitted token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Needs {
     Token,
@@ -42,7 +42,7 @@ struct Wrong {
 }
 
 /// Calls each RPC that needs a token, with wrong tokens. The tokens are missing, forged, expired, waiting, of another
-/// user, or of another concert. The calls must be refused and must change nothing.
+/// user, or of another concert. Calls that the token does not permit must be refused and must change nothing.
 pub async fn a_wrong_token_is_refused_without_effect(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     while let Some(round) = lab.next_round(1, 5) {
@@ -127,8 +127,8 @@ async fn refuse(wrong: &Wrong, reservation_id: &str) -> u64 {
         ("ReleaseReservation", Needs::Admission, caller.release(reservation_id).await.map(drop)),
     ];
     if wrong.by_token.is_some() {
-        // Only callers with an invalid token call LeaveQueue, because with a valid token it would succeed. Callers with
-        // a valid token pay without a reservation id, because the reservation belongs to another user.
+        // Only callers with an invalid token call LeaveQueue, because the call would succeed with a valid token.
+        // Callers with a valid token pay without a reservation id, because the reservation belongs to another user.
         calls.push(("LeaveQueue", Needs::Token, caller.leave().await));
         calls.push(("Pay", Needs::Admission, caller.pay_as(reservation_id, &none).await.map(drop)));
     } else {

@@ -19,7 +19,7 @@ use super::{
     lab::{Lab, Tally},
 };
 
-/// The rows by the `request_id` of the request that made them, and the confirmed promises.
+/// The rows of the database by the `request_id` of their request, and the promises that the rows confirm.
 struct Traces {
     charges: HashMap<Uuid, Vec<ledger_entry::Model>>,
     holds: HashMap<Uuid, Vec<reservation::Model>>,

@@ -26,7 +26,7 @@ pub struct Tally {
 /// The result of an experiment.
 #[derive(Debug, Default)]
 pub struct Notes {
-    /// The number of rounds so far. Each round injects one or more faults.
+    /// The number of rounds so far.
     pub rounds: u64,
     /// The number of rounds that the run must make.
     pub wanted: u64,
