@@ -34,9 +34,8 @@ const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 /// A shell script that limits files to 3,000 blocks of 512 bytes (1.5 MB). A write beyond this size then fails, but
 /// does not kill the process.
 const FULL_DISK: &str = "trap '' XFSZ; ulimit -f 3000";
-/// The size in bytes of one step of damage: a page of 4,096 bytes with its header of 24 bytes. The pages of a new file
-/// have 2,048 bytes, so one step damages about two pages.
-const FRAME: usize = 4_096 + 24;
+/// The size in bytes of a frame in SQLite's write-ahead log: a page of 2,048 bytes with its header of 24 bytes.
+const FRAME: usize = 2_048 + 24;
 
 /// The disk is full. The server must refuse writes, lose no acknowledged write, and still serve reads.
 pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
