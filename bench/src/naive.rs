@@ -1,5 +1,5 @@
-//! Measures the database without boxoffice: a payment of five statements per request, and the commit of a single
-//! insert.
+//! Measures the database without boxoffice: a payment with five statements in one transaction, and the commit of a
+//! single insert.
 
 use std::{
     fs,
@@ -31,7 +31,8 @@ CREATE TABLE naive_entry (id bigserial PRIMARY KEY, wallet_id int NOT NULL, amou
 CREATE TABLE naive_payment (id bigserial PRIMARY KEY, wallet_id int NOT NULL, seat_id int NOT NULL,
     price bigint NOT NULL, at timestamptz NOT NULL);";
 
-/// One round trip per statement, like a service that runs one transaction per request.
+/// The script of pgbench for one payment. Each statement is a separate round trip, as in a service that runs one
+/// transaction per request.
 const PAYMENT: &str = "\\set id random(1, 100000)
 \\set seat random(1, 100000)
 BEGIN;
@@ -43,16 +44,17 @@ INSERT INTO naive_payment (wallet_id, seat_id, price, at) VALUES (:id, :seat, 10
 COMMIT;
 ";
 
-/// The results of the payments of pgbench.
+/// The results of the naive payments of pgbench.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct NaivePayments {
-    /// The number of transactions per second of 16 clients.
+    /// The number of payments per second of 16 clients together.
     pub per_second: f64,
-    /// The average latency, in milliseconds.
+    /// The average latency of a payment, in milliseconds.
     pub average_ms: f64,
 }
 
-/// Runs the naive payment for `time` in a separate database. Returns `None` if pgbench is not installed.
+/// Runs naive payments with pgbench for `time`, in a fresh database on `postgres`. Returns `None` if pgbench is not
+/// installed next to the other programs of PostgreSQL.
 pub async fn payments(postgres: &Postgres, time: Duration) -> Result<Option<NaivePayments>, Failure> {
     let Some(pgbench) = postgres.program("pgbench") else { return Ok(None) };
     let url = postgres.fresh_database().await?;
@@ -88,7 +90,8 @@ async fn run_pgbench(pgbench: &Path, script: &Path, url: &str, time: Duration) -
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Returns the median time in milliseconds in which a single client commits one insert. `url` names an empty database.
+/// Returns the median time in which a single client inserts and commits one row, in milliseconds. `url` names an empty
+/// database.
 pub async fn commit_p50_ms(url: &str) -> Result<f64, Failure> {
     let conn = Database::connect(single(url)).await?;
     let is_sqlite = url.starts_with("sqlite:");
@@ -108,7 +111,8 @@ pub async fn commit_p50_ms(url: &str) -> Result<f64, Failure> {
     Ok(load::percentiles(&latencies).p50_ms)
 }
 
-/// Returns options for one connection. On SQLite, they have the journal mode and the durability of the server.
+/// Returns options for a single connection. For SQLite, the journal mode (WAL) and `synchronous=FULL` are the same as
+/// in the server.
 fn single(url: &str) -> ConnectOptions {
     use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
     let mut options = ConnectOptions::new(url);
