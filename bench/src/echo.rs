@@ -1,4 +1,5 @@
-//! The echo: a bare tonic server with one unary call. Its windows, limits and keepalives are those of boxoffice.
+//! The echo: a bare tonic server with one unary call. Its transport has the codec, the HTTP/2 window and the maximum
+//! number of streams of boxoffice.
 
 use std::{
     io::{BufRead, BufReader},
