@@ -87,14 +87,14 @@ const FAR: &str = "4102444800000000";
 /// The results of the payments of pgbench.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct PeerPayments {
-    /// The number of payments per second of 16 clients.
+    /// The number of payments per second of 16 clients together.
     pub per_second: f64,
-    /// The average latency, in milliseconds.
+    /// The average latency of a payment, in milliseconds.
     pub average_ms: f64,
 }
 
-/// Lets pgbench call the function `pay` for `count` users in a separate database. Returns `None` if pgbench is not
-/// installed.
+/// Lets pgbench call the function `pay` for `count` users, in a fresh database on `postgres`. Returns `None` if pgbench
+/// is not installed next to the other programs of PostgreSQL.
 pub async fn payments(postgres: &Postgres, count: usize) -> Result<Option<PeerPayments>, Failure> {
     let Some(pgbench) = postgres.program("pgbench") else { return Ok(None) };
     let url = postgres.fresh_database().await?;
