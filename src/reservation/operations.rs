@@ -1,4 +1,4 @@
-//! The operations on reservations for payments and for LeaveQueue: settle, refund, leave. Each RPC of
+//! The operations on reservations for payments and for LeaveQueue: settle, refund, leave. Each writing RPC of
 //! ReservationService has a separate file.
 
 use std::collections::{BTreeMap, HashMap};
