@@ -3,6 +3,7 @@
 mod harness;
 
 mod admin;
+mod apply;
 mod concert;
 mod contention;
 mod credentials;
@@ -31,4 +32,5 @@ mod tidy;
 mod transport;
 mod upgrade;
 mod wallet;
+mod watch;
 mod watching;
