@@ -1,10 +1,10 @@
-# `make lint` installs buf and cargo-deny into .tools; building cargo-deny takes minutes, once.
-# `make test` needs PostgreSQL, Chromium and promtool. Only root gets them installed without asking; everyone else runs
-# `make postgres` and `make browser`.
+# `make lint` installs buf and cargo-deny into .tools. The first build of cargo-deny takes some minutes.
+# `make test` needs PostgreSQL, Chromium and promtool. If you run it as root, it installs them. Otherwise run
+# `make postgres` and `make browser` first.
 
 BUF := $(or $(shell command -v buf),.tools/bin/buf)
 DENY := $(or $(shell command -v cargo-deny),.tools/bin/cargo-deny)
-# The API as it was last released: `make lint` allows no breaking change of it.
+# The protos of the last release. `make lint` fails if a change breaks their clients.
 PROTO_IMAGE := proto/boxoffice.v1.binpb
 
 .PHONY: test torture fuzz lint breaking proto-image dependencies fmt bench have-postgres postgres \
@@ -13,13 +13,13 @@ PROTO_IMAGE := proto/boxoffice.v1.binpb
 test: have-postgres have-browser
 	cargo test --workspace --locked
 
-# The long form of the experiments in tests/faults: `make torture`, `make torture SECONDS=300 ARGS=killed`.
+# Runs the experiments in tests/faults for a long time. Example: `make torture SECONDS=300 ARGS=killed`.
 torture: SECONDS ?= 1200
 torture: PROFILE ?= release
 torture: have-postgres
 	BOXOFFICE_TORTURE_SECONDS=$(SECONDS) cargo test --profile $(PROFILE) --locked --test faults -- $(ARGS)
 
-# Makes a million calls of random bytes on each engine; `cargo test` makes ten thousand.
+# Makes 1,000,000 calls with random bytes on each engine. `cargo test` makes 10,000.
 fuzz: have-postgres
 	BOXOFFICE_FUZZ_CASES=1000000 cargo test --release --locked --test api fuzz::
 
@@ -29,32 +29,32 @@ lint: $(BUF) dependencies breaking
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 
-# Compares the protos with the image: category FILE, see buf.yaml.
+# Fails if the protos have a breaking change since the image. buf.yaml sets the category of checked changes.
 breaking: $(BUF)
 	$(BUF) breaking --against $(PROTO_IMAGE)
 
-# Replaces the image by the present API. Run it when a release adds to the API.
+# Replaces the image with the current protos. Run it when a release adds to the API.
 proto-image: $(BUF)
 	$(BUF) build --exclude-source-info -o $(PROTO_IMAGE)
 
-# Checks licences, duplicates, sources and known advisories. The advisories come from GitHub. Where GitHub cannot be
-# reached, the check is skipped with a message and `make lint` still passes.
+# Checks licences, duplicates, sources and known advisories. The advisories come from GitHub. If GitHub cannot be
+# reached, the target prints a message, skips this check, and succeeds.
 dependencies: $(DENY)
 	$(DENY) --workspace --locked check --hide-inclusion-graph bans licenses sources
 	@if $(DENY) fetch db; then $(DENY) --workspace --frozen check advisories; \
-		else echo "NOT CHECKED: the database of advisories cannot be reached" >&2; fi
+		else echo "NOT CHECKED: the database of advisories cannot be reached; retry with access to GitHub" >&2; fi
 
 fmt: $(BUF)
 	cargo fmt --all
 	$(BUF) format --write
 
-# `make bench ARGS=--quick`, `make bench ARGS=sale`, `make bench ARGS=--help`.
+# Runs the benchmarks. Examples: `make bench ARGS=--quick`, `make bench ARGS=sale`, `make bench ARGS=--help`.
 bench: have-postgres
 	cargo build --release --locked -p boxoffice -p boxoffice-bench
 	target/release/boxoffice-bench $(ARGS)
 
-# Tests and benchmarks start a throwaway server from these programs. BOXOFFICE_TEST_POSTGRES_URL names a running server
-# for the tests instead.
+# Tests and benchmarks start a temporary PostgreSQL server with these programs. If BOXOFFICE_TEST_POSTGRES_URL names a
+# running server, the tests use that server instead.
 HAVE_POSTGRES = [ -n "$$BOXOFFICE_TEST_POSTGRES_URL" ] || command -v initdb >/dev/null || \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 
@@ -62,13 +62,13 @@ have-postgres:
 	@$(HAVE_POSTGRES) || { [ "$$(id -u)" = 0 ] && $(MAKE) --no-print-directory postgres; } || \
 		{ echo "PostgreSQL is missing: install it with \`make postgres\`, or set BOXOFFICE_TEST_POSTGRES_URL." >&2; exit 1; }
 
-# Installs PostgreSQL by apt. Root needs no sudo.
+# Installs PostgreSQL with apt. Root needs no sudo.
 postgres: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 postgres:
 	@$(HAVE_POSTGRES) || { $(SUDO) apt-get update && \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql; }
 
-# The live page is tested in Chromium, and the alerts with promtool.
+# The tests use Chromium for the live page, and promtool for the alerts.
 HAVE_BROWSER = { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null && \
 	command -v promtool >/dev/null
 
@@ -76,7 +76,7 @@ have-browser:
 	@$(HAVE_BROWSER) || { [ "$$(id -u)" = 0 ] && $(MAKE) --no-print-directory browser; } || \
 		{ echo "Chromium or promtool is missing: install them with \`make browser\`." >&2; exit 1; }
 
-# Installs Chromium, and Prometheus with promtool, by apt. Root needs no sudo.
+# Installs Chromium and Prometheus, which contains promtool, with apt. Root needs no sudo.
 browser: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 browser:
 	@$(HAVE_BROWSER) || { $(SUDO) apt-get update && \
@@ -90,7 +90,8 @@ browser:
 .tools/bin/cargo-deny:
 	cargo install cargo-deny --version 0.20.2 --locked --debug --root .tools
 
-# The programs of clients/ against a server of their own: see clients/SCENARIO.md. `make clients ARGS="python go"`.
+# Runs the programs in clients/ against demo servers. clients/SCENARIO.md describes them. Example:
+# `make clients ARGS="python go"`.
 .PHONY: clients
 clients:
 	clients/run $(ARGS)

@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .file_descriptor_set_path(&descriptors)
         .skip_protoc_run()
         .bytes(".")
-        // The buffers of the service, so that they are no difference.
+        // The echo uses the buffers of the service, so that they cause no difference.
         .codec_path("boxoffice::rpc::codec::Codec")
         .compile_protos(&[FILE], &["proto"])?;
     Ok(())

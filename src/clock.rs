@@ -3,7 +3,7 @@
 //!
 //! On PostgreSQL all replicas use the database's clock. Each replica reads that clock every few seconds. Between two
 //! readings it adds the time of its machine's monotonic clock. So a replica with a wrong system clock still has the
-//! same time as the others.
+//! same time as the other replicas.
 
 use std::{
     sync::Arc,

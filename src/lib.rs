@@ -6,8 +6,8 @@
 //! **Every write is a batch.** Calls of one kind wait in a lane ([`batch`]). The lane takes all waiting calls and runs
 //! *load, decide, store* in one transaction. It answers each caller after the commit. Most batches have one call.
 //!
-//! **Cost does not grow with history.** The cost of a call, a background pass or a start depends on the tokens that
-//! wait or are admitted, the seats that are held, and the dates on sale. It does not depend on past sales.
+//! **Cost does not grow with history.** The cost of a call, a background pass or a start depends on live data: the
+//! waiting and admitted tokens, the held seats, and the dates on sale. It does not depend on past sales.
 //!
 //! # The rooms
 //!
@@ -16,7 +16,7 @@
 //! | room | content |
 //! |---|---|
 //! | [`app`] | The program: command line, server, background passes, demo, logs and metrics. |
-//! | [`live`] | The live page: each sale and its hall in a browser, and their gauges. |
+//! | [`live`] | The live page, which shows the sales and their seats in a browser, and the metrics of the sales. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
 //! | [`admin`] | Venues, concerts and performances, and the control and the counts of a sale. |
 //! | [`reservation`] | Hold, extend and release the seats of a token. |
@@ -72,10 +72,11 @@
 //!    order of their numbers.
 //! 4. An acknowledged write is durable. A refused call changes nothing. A repeated `request_id` has one effect.
 //!
-//! The database resolves races between replicas. Rows are locked in the order counter, token, wallet, reservation,
-//! seat, performance, and by key within a table. Conditional writes check the number of changed rows. A hold or an
-//! admission ends exactly at its expiry, even before a background pass updates its row. Memory may show that a user
-//! waits. Only the database shows that a user is admitted.
+//! The database resolves races between replicas. Rows are locked in the order counter, token, ledger entry,
+//! reservation, seat, performance, and by key within a table. A wallet has no lock: the number of a ledger entry is
+//! unique. Conditional writes check the number of changed rows. A hold or an admission ends exactly at its expiry, even
+//! before a background pass updates its row. Memory may show that a user waits. Only the database shows that a user is
+//! admitted.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

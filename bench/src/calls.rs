@@ -1,4 +1,4 @@
-//! The calls that are measured. Each call checks its answer, and keeps what later calls need from it.
+//! The measured calls. Each call checks its answer, and keeps the values that later calls need.
 
 use std::sync::{
     Arc, Mutex, OnceLock,
@@ -15,43 +15,43 @@ use crate::{
     world::{self, CHARGE, User},
 };
 
-/// The date on which each user holds a seat of its own.
+/// The date on which each user holds a different seat.
 pub const LARGE_DATE: &str = "2034-06-18";
-/// The date in a venue of [`SMALL_SEATS`], whose seats are listed.
+/// The date in the small venue, whose seats are listed.
 pub const SMALL_DATE: &str = "2034-06-19";
 /// The date on which all users want the same seat.
 pub const CONTESTED_DATE: &str = "2034-06-20";
-/// Seats of the small venue.
+/// Number of seats of the small venue.
 pub const SMALL_SEATS: u32 = 50;
 
-/// Makes the calls of users about one concert.
+/// Makes the calls of users for one concert.
 pub struct Calls {
     concert: String,
     users: Arc<Vec<Arc<User>>>,
     request_ids: bool,
-    /// Seats that users have paid for, by the answers.
+    /// The number of seats that users have paid for, according to the answers.
     pub paid_seats: Arc<AtomicU64>,
-    /// Money that users have paid, by the answers.
+    /// The sum of the payments of all users, according to the answers.
     pub paid_money: Arc<AtomicI64>,
 }
 
-/// The sizes of one operation's messages in bytes, for an echo of the same size.
+/// The sizes of the messages of one operation, in bytes. The echo uses the same sizes.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
-    /// The metadata with the token; 0 without one.
+    /// The size of the metadata with the token; 0 without a token.
     pub token: usize,
-    /// The request message.
+    /// The size of the request message.
     pub request: usize,
-    /// The answer: a message or a failure.
+    /// The size of the answer, which is a message or an error.
     pub reply: usize,
 }
 
-/// Measures the messages of one operation at its first call.
+/// The sizes of the messages of one operation, measured at its first call.
 #[derive(Clone, Default)]
 pub struct Measure(Arc<OnceLock<Sizes>>);
 
 impl Measure {
-    /// Returns the sizes of the first call.
+    /// Returns the sizes; `None` before the first call.
     pub fn sizes(&self) -> Option<Sizes> {
         self.0.get().copied()
     }
@@ -60,7 +60,7 @@ impl Measure {
         self.0.get_or_init(|| {
             let reply = match answer {
                 Ok(answer) => answer.get_ref().encoded_len(),
-                // Details are sent in base64.
+                // The details of an error are sent in base64.
                 Err(status) => status.message().len() + status.details().len().div_ceil(3) * 4,
             };
             Sizes { token, request, reply }
@@ -68,12 +68,12 @@ impl Measure {
     }
 }
 
-/// The users that got the contested seat.
+/// The users that hold the contested seat.
 #[derive(Clone, Default)]
 pub struct Winners(Arc<Mutex<Vec<(usize, String)>>>);
 
 impl Winners {
-    /// Returns the users that got it since the last call of this function, with their reservations.
+    /// Returns the users that got the seat since the last call of this function, with their reservations.
     pub fn take(&self) -> Vec<(usize, String)> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()))
     }
@@ -120,7 +120,7 @@ impl Calls {
         })
     }
 
-    /// Returns the call that takes a token and keeps it.
+    /// Returns the call that takes a token and stores it.
     pub fn issue_token(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -137,7 +137,7 @@ impl Calls {
         })
     }
 
-    /// Returns the call that asks for the position of a waiting token.
+    /// Returns the call that reads the position of a waiting token.
     pub fn get_position(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -198,7 +198,7 @@ impl Calls {
         })
     }
 
-    /// Returns the call that holds the seat with the user's own number, and keeps the reservation.
+    /// Returns the call that holds the user's own seat and stores the reservation.
     pub fn hold_own_seat(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         let request_ids = self.request_ids;
@@ -223,8 +223,8 @@ impl Calls {
         })
     }
 
-    /// Returns the call that tries to hold the contested seat. One user gets it; for all others SEAT_HELD is the right
-    /// answer.
+    /// Returns the call that tries to hold the contested seat. One user gets the seat. For all other users, SEAT_HELD
+    /// is the correct answer.
     pub fn hold_contested_seat(&self, measure: &Measure, seat_number: i32, winners: &Winners) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         let request_ids = self.request_ids;
@@ -253,7 +253,7 @@ impl Calls {
         })
     }
 
-    /// Returns the call that pays the reservation that was kept.
+    /// Returns the call that pays the stored reservation.
     pub fn pay(&self, measure: &Measure) -> Call {
         let (users, measure) = (self.users.clone(), measure.clone());
         let request_ids = self.request_ids;

@@ -1,13 +1,13 @@
-//! Checks in reports.
+//! The checks in a report.
 
 use serde::Serialize;
 
-/// Something that must hold after a run.
+/// A statement that must be true after a run.
 #[derive(Debug, Serialize)]
 pub struct Check {
-    /// The claim, in words.
+    /// The statement, in words.
     pub what: String,
-    /// Whether it holds.
+    /// Whether the statement is true.
     pub holds: bool,
 }
 
@@ -17,7 +17,7 @@ impl Check {
         Self { what, holds }
     }
 
-    /// Returns the line of the report for people.
+    /// Returns the line about this check in a report.
     pub fn line(&self) -> String {
         format!("{} {}", if self.holds { "holds:" } else { "BROKEN:" }, self.what)
     }

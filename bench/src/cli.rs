@@ -5,66 +5,68 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use testkit::{Engine, Failure, Postgres};
 
-/// Settings of PostgreSQL for measuring. Durability is as in production: every commit is flushed to disk.
+/// The settings of PostgreSQL during a benchmark. Durability is the same as in production: every commit is flushed to
+/// disk.
 const POSTGRES_SETTINGS: &str = "-c max_connections=200 -c shared_buffers=256MB -c max_wal_size=4GB";
 
-/// Measures each operation of boxoffice against a bare echo, then how boxoffice grows. `sale` plays a whole flash sale.
+/// Compare each operation of boxoffice with a bare echo, then measure growth. The command `sale` plays a whole flash
+/// sale.
 #[derive(Debug, Parser)]
 #[command(name = "boxoffice-bench", version, about)]
 pub struct Cli {
-    /// What to do; without a command, operations and growth are measured.
+    /// The command. Without a command, operations and growth are measured.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Options of all commands.
+    /// The options of all commands.
     #[command(flatten)]
     pub common: Common,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Play a whole flash sale: users arrive, queue, hold, pay, leave or come too late.
+    /// Play a whole flash sale: users arrive, queue, hold, pay, leave or arrive too late.
     Sale(Sale),
     /// Measure growth: long queues, many watchers, many concerts, a stadium, years of history.
     Growth(Growth),
     /// Serve the echo that operations are compared with, until standard input ends.
     #[command(hide = true)]
     Echo {
-        /// Where to listen.
+        /// Address of the echo.
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
     },
 }
 
-/// How to measure.
+/// The options of all commands.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// The database of the server; default `both`, and `sqlite` for a sale.
+    /// Database of the server. The default is `both`, and `sqlite` for a sale.
     #[arg(long, global = true)]
     pub engine: Option<EngineChoice>,
-    /// A PostgreSQL to use instead of a throwaway one; the benchmark creates databases in it and drops them.
+    /// Running PostgreSQL to use instead of a temporary one. The benchmark creates databases in it and drops them.
     #[arg(long, global = true, env = "BOXOFFICE_BENCH_POSTGRES_URL", hide_env_values = true)]
     pub postgres_url: Option<String>,
-    /// Connections of the client.
+    /// Number of connections of the client.
     #[arg(long, global = true, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub connections: u16,
-    /// Calls in flight on each connection.
+    /// Number of in-flight calls on each connection.
     #[arg(long, global = true, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub in_flight: u16,
-    /// Fewer and shorter rounds: less than three minutes in all.
+    /// Make fewer and shorter rounds, in less than 3 minutes.
     #[arg(long, global = true)]
     pub quick: bool,
-    /// Measure the kind case: all operations take the users in the same order, and only ChargeWallet has a request_id.
-    /// By default each operation takes the users in a new random order, and every write has a request_id.
+    /// Measure an easier case: all operations call the users in the same order, and only ChargeWallet has a request_id.
+    /// By default, each operation calls the users in a new random order, and every write has a request_id.
     #[arg(long, global = true)]
     pub kind: bool,
-    /// Write the figures to a file as JSON.
+    /// Write the results to a file as JSON.
     #[arg(long, global = true, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
 
 impl Common {
-    /// Returns the engines to measure, in their order.
+    /// Returns the engines to measure, in this order.
     pub fn engines(&self, default: EngineChoice) -> &'static [Engine] {
         match self.engine.unwrap_or(default) {
             EngineChoice::Sqlite => &[Engine::Sqlite],
@@ -73,7 +75,7 @@ impl Common {
         }
     }
 
-    /// Returns the PostgreSQL to measure on, if it is one of `engines`.
+    /// Starts or connects to PostgreSQL, if it is one of `engines`.
     pub async fn postgres(&self, engines: &[Engine]) -> Result<Option<Postgres>, Failure> {
         if !engines.contains(&Engine::Postgres) {
             return Ok(None);
@@ -81,73 +83,74 @@ impl Common {
         let server = match &self.postgres_url {
             Some(url) => Postgres::at(url).map_err(|error| format!("--postgres-url: {error}"))?,
             None => Postgres::start(POSTGRES_SETTINGS).await.map_err(|error| {
-                format!("{error}; or name a running one by --postgres-url, or measure with --engine sqlite")
+                format!("{error}; name a running PostgreSQL with --postgres-url, or use --engine sqlite")
             })?,
         };
         Ok(Some(server))
     }
 }
 
-/// The sale to play.
+/// The options of a sale.
 #[derive(Debug, Args)]
 pub struct Sale {
     /// Number of users.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=500_000))]
     pub users: u32,
-    /// Number of seats; by default half as many as users.
+    /// Number of seats. The default is half the number of users.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub seats: Option<u32>,
-    /// Seats of one date.
+    /// Number of seats of one date.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub hall: u32,
-    /// The time within which all users arrive.
+    /// Time within which all users arrive.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub arrive: Duration,
-    /// How long a user thinks before each step, on average.
+    /// Average time that a user thinks before each step.
     #[arg(long, default_value = "500ms", value_parser = humantime::parse_duration)]
     pub think: Duration,
     /// Watch the position in the queue instead of polling it.
     #[arg(long)]
     pub watch: bool,
-    /// Give up after this time.
+    /// Maximum duration of the sale.
     #[arg(long, default_value = "5m", value_parser = humantime::parse_duration)]
     pub limit: Duration,
-    /// Where to draw the sale.
+    /// File for the plot of the sale.
     #[arg(long, default_value = "boxoffice-sale.svg", value_name = "FILE")]
     pub plot: PathBuf,
-    /// A running deployment to play on, instead of one that the benchmark starts.
+    /// Address of a running deployment to use. By default the benchmark starts a server.
     #[arg(long, requires = "admin", value_name = "ADDRESS")]
     pub target: Option<String>,
-    /// Where AdminService of that deployment listens.
+    /// Address of AdminService of that deployment.
     #[arg(long, requires = "target", value_name = "ADDRESS")]
     pub admin: Option<String>,
 }
 
-/// How far boxoffice grows. With `--quick` each number is a tenth.
+/// The options of growth. With `--quick`, each number is divided by 10.
 #[derive(Debug, Clone, Args)]
 pub struct Growth {
-    /// Waiting users in one queue.
+    /// Number of waiting users in one queue.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=5_000_000))]
     pub waiting: u32,
-    /// Users that watch their position.
+    /// Number of users that watch their position.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
     pub watchers: u32,
-    /// Concerts on sale at the same time.
+    /// Number of concerts on sale at the same time.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=1_000))]
     pub concerts: u32,
-    /// Seats of the stadium.
+    /// Number of seats of the stadium.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(20..=200_000))]
     pub seats: u32,
-    /// Expired tokens of past sales; as many departed tokens, and as many reservations that ended.
+    /// Number of expired tokens of past sales. The history also has this number of departed tokens, and of ended
+    /// reservations.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=5_000_000))]
     pub history: u32,
-    /// Concerts that are over, each with a user that still waits.
+    /// Number of past concerts. Each of them has a user that still waits.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
     pub finished: u32,
-    /// Users that wait for one concert with a seat for each, when its sale opens.
+    /// Number of users that wait for one concert when its sale opens. The concert has a seat for each of them.
     #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(10_000..=1_000_000))]
     pub opening: u32,
-    /// Admitted users that watch their position.
+    /// Number of admitted users that watch their position.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=50_000))]
     pub admitted: u32,
     /// Measure only these parts.
@@ -160,19 +163,19 @@ pub struct Growth {
 pub enum Part {
     /// A long queue.
     Waiting,
-    /// Waiting users that watch.
+    /// Waiting users that watch their position.
     Watchers,
     /// Many concerts on sale.
     Concerts,
     /// A stadium.
     Stadium,
-    /// Years of history.
+    /// Years of history: rows of past sales.
     History,
-    /// Concerts that are over.
+    /// Past concerts.
     Finished,
     /// The opening of a huge sale.
     Opening,
-    /// Admitted users that watch.
+    /// Admitted users that watch their position.
     Admitted,
 }
 
@@ -193,7 +196,7 @@ impl Default for Growth {
 }
 
 impl Growth {
-    /// Returns a tenth of it.
+    /// Returns a copy in which each number is divided by 10.
     pub fn tenth(&self) -> Self {
         Self {
             waiting: self.waiting / 10,
@@ -208,20 +211,20 @@ impl Growth {
         }
     }
 
-    /// Tells whether a part is to be measured.
+    /// Tells whether the options include `part`.
     pub fn includes(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }
 }
 
-/// Which engines to measure on.
+/// The choice of engines to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineChoice {
     /// SQLite only.
     Sqlite,
     /// PostgreSQL only.
     Postgres,
-    /// One after the other.
+    /// SQLite, then PostgreSQL.
     Both,
 }
 
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_needs_its_admin() {
+    fn a_target_needs_an_admin_address() {
         assert!(Cli::try_parse_from(["boxoffice-bench", "sale", "--target", "127.0.0.1:1"]).is_err());
     }
 }

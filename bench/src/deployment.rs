@@ -1,4 +1,4 @@
-//! The server under test: a release-built process of its own, on a database of its own.
+//! The server under test: a separate process of the release build, with its own database.
 
 use std::{
     net::SocketAddr,
@@ -13,21 +13,21 @@ use testkit::{Engine, Failure, FreshDatabase, Postgres, ServerProcess, history::
 /// Number of warnings and errors that a report quotes.
 const KEPT_COMPLAINTS: usize = 10;
 
-/// A running server.
+/// A running server under test.
 pub struct Deployment {
-    /// Where the metrics are served.
+    /// The address of the metrics endpoint.
     pub metrics: SocketAddr,
     flags: Vec<String>,
     process: ServerProcess,
     database: FreshDatabase,
 }
 
-/// Warnings and errors in the server's log.
+/// The warnings and errors in the server's log.
 #[derive(Debug, Clone, Default)]
 pub struct Complaints {
-    /// How many there were.
+    /// The number of warnings and errors.
     pub count: u64,
-    /// The first ones.
+    /// The first warnings and errors.
     pub first: Vec<String>,
 }
 
@@ -40,7 +40,7 @@ impl Deployment {
         Ok(Self { metrics, flags, process, database })
     }
 
-    /// Kills the server and starts it again on the same database. Returns how long the start took until the server was
+    /// Kills the server and starts it again on the same database. Returns the time from the start until the server was
     /// ready.
     pub async fn restart(&mut self) -> Result<Duration, Failure> {
         self.stop();
@@ -52,29 +52,29 @@ impl Deployment {
         self.process.kill();
     }
 
-    /// Starts the killed server again. Returns how long the start took until the server was ready.
+    /// Starts the killed server again. Returns the time from the start until the server was ready.
     pub async fn start_again(&mut self) -> Result<Duration, Failure> {
         let started = Instant::now();
         self.process = launch(&self.database.url, self.metrics, &self.flags).await?;
         Ok(started.elapsed())
     }
 
-    /// Sets the flags of the server from its next start on.
+    /// Sets the flags for the next start of the server.
     pub fn set_flags(&mut self, flags: &[&str]) {
         self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
-    /// Opens the database, to write rows of the past. The server must be stopped meanwhile.
+    /// Opens the database to write rows of past sales. The server must be stopped.
     pub async fn history(&self) -> Result<History, Failure> {
         History::open(&self.database.url, Clock::system().now()).await
     }
 
-    /// Returns where the public services listen.
+    /// Returns the address of the public services.
     pub fn address(&self) -> SocketAddr {
         self.process.address
     }
 
-    /// Returns where AdminService listens.
+    /// Returns the address of AdminService.
     pub fn admin_address(&self) -> SocketAddr {
         self.process.admin_address
     }
@@ -86,15 +86,17 @@ impl Deployment {
 
     /// Returns the CPU seconds that the server has used so far.
     pub fn cpu_seconds(&self) -> Result<f64, Failure> {
-        usage::cpu_seconds(self.pid()).ok_or_else(|| "the CPU time of the server cannot be read: did it end?".into())
+        usage::cpu_seconds(self.pid())
+            .ok_or_else(|| "the CPU time of the server cannot be read; check in its log whether it ended".into())
     }
 
     /// Returns the resident memory of the server in bytes.
     pub fn resident_bytes(&self) -> Result<u64, Failure> {
-        usage::resident_bytes(self.pid()).ok_or_else(|| "the memory of the server cannot be read: did it end?".into())
+        usage::resident_bytes(self.pid())
+            .ok_or_else(|| "the memory of the server cannot be read; check in its log whether it ended".into())
     }
 
-    /// Returns the instants at which the server has admitted users since its start, from its log.
+    /// Returns the times at which the server has admitted users since its start, from its log.
     pub fn admissions(&self) -> Vec<SystemTime> {
         let lines = self.process.log_lines();
         let parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -110,12 +112,12 @@ impl Deployment {
     }
 }
 
-/// Makes a fresh database of `engine`.
+/// Creates a fresh database of `engine`.
 pub async fn fresh_database(engine: Engine, postgres: Option<&Postgres>) -> Result<FreshDatabase, Failure> {
     match (engine, postgres) {
         (Engine::Sqlite, _) => FreshDatabase::in_file(),
         (Engine::Postgres, Some(postgres)) => FreshDatabase::on(postgres).await,
-        (Engine::Postgres, None) => Err("there is no PostgreSQL".into()),
+        (Engine::Postgres, None) => Err("PostgreSQL was not started".into()),
     }
 }
 
@@ -127,7 +129,7 @@ async fn launch(url: &str, metrics: SocketAddr, flags: &[String]) -> Result<Serv
     Ok(process)
 }
 
-/// Returns the server's program, which is built beside this one.
+/// Returns the path of the server's program, which is in the same folder as this program.
 fn program() -> Result<PathBuf, Failure> {
     let program = std::env::current_exe()?.with_file_name("boxoffice");
     if program.exists() {
@@ -136,7 +138,7 @@ fn program() -> Result<PathBuf, Failure> {
     Err(format!("there is no {}: build it with `cargo build --release -p boxoffice`", program.display()).into())
 }
 
-/// Returns the words of a log line, if it is a warning or an error. A line that is not JSON comes from a panic.
+/// Returns the text of a log line, if the line is a warning or an error. A line that is not JSON comes from a panic.
 fn complaint(line: &str) -> Option<String> {
     let Ok(parsed) = serde_json::from_str::<Value>(line) else { return Some(line.to_owned()) };
     let is_warning = matches!(parsed["level"].as_str(), Some("WARN" | "ERROR"));

@@ -1,4 +1,4 @@
-//! The echo: a bare unary call over the same transport, with the transport settings of the server.
+//! The echo: a bare unary call over the same transport as the server, with the same transport settings.
 
 use std::{
     io::{BufRead, BufReader},
@@ -28,11 +28,12 @@ use proto::{
     echo_service_server::{EchoService, EchoServiceServer},
 };
 
-// The settings of the server, see `src/app/listener.rs`. A difference would be measured as if the service caused it.
+// Maximum number of streams, the same as in `src/app/listener.rs`. The benchmark would measure a difference as a cost
+// of the service.
 const MAX_STREAMS: u32 = 20_000;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 const MAX_RESETS: usize = 1_024;
-/// The echo is compared with no larger response.
+/// Maximum size of a response of the echo, in bytes. Measured operations have no larger response.
 const MAX_REPLY: usize = 1 << 20;
 
 struct Echo(Bytes);
@@ -45,11 +46,11 @@ impl EchoService for Echo {
     }
 }
 
-/// Serves until standard input ends. Prints the address on standard output.
+/// Serves until standard input ends. Prints the address to standard output.
 pub async fn serve(listen: SocketAddr) -> Result<(), Failure> {
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     println!("{}", listener.local_addr()?);
-    // Reading standard input cannot be cancelled, so it has a thread of its own.
+    // A read of standard input cannot be cancelled, so it runs in a separate thread.
     let (tell, mut ended) = tokio::sync::mpsc::channel::<()>(1);
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
@@ -70,15 +71,15 @@ pub async fn serve(listen: SocketAddr) -> Result<(), Failure> {
     }
 }
 
-/// The echo as a process of its own.
+/// The echo in a separate process.
 pub struct EchoProcess {
-    /// Where it listens.
+    /// The address of the echo.
     pub address: SocketAddr,
     _process: Guarded,
 }
 
 impl EchoProcess {
-    /// Starts this very program as the echo.
+    /// Starts this program as the echo.
     pub fn start() -> Result<Self, Failure> {
         let program = std::env::current_exe()?;
         let mut process =
@@ -91,8 +92,7 @@ impl EchoProcess {
     }
 }
 
-/// Returns a call of the echo with a token of this many bytes in its metadata, and a request and a response of these
-/// sizes.
+/// Returns a call of the echo. The request, the response and the token in the metadata have these sizes in bytes.
 pub fn call(token_size: usize, request_size: usize, reply_size: usize) -> Call {
     let payload = Bytes::from(vec![7; request_size]);
     let bearer: Option<MetadataValue<Ascii>> = "x".repeat(token_size).parse().ok().filter(|_| token_size > 0);
@@ -104,7 +104,11 @@ pub fn call(token_size: usize, request_size: usize, reply_size: usize) -> Call {
         }
         async move {
             let answer = EchoServiceClient::new(channel).echo(request).await?;
-            if answer.get_ref().payload.len() == size { Ok(()) } else { Err(Miss::wrong("an echo of another size")) }
+            if answer.get_ref().payload.len() == size {
+                Ok(())
+            } else {
+                Err(Miss::wrong("an echo with a different size"))
+            }
         }
     })
 }

@@ -1,4 +1,5 @@
-//! The closed loop: a fixed number of connections, and of calls in flight on each. Every answer is checked and timed.
+//! The closed loop: a fixed number of connections, with a fixed number of in-flight calls on each. Every answer is
+//! checked and timed.
 
 use std::{
     collections::BTreeMap,
@@ -18,15 +19,15 @@ use testkit::Failure;
 use tokio::task::JoinSet;
 use tonic::{Status, transport::Channel};
 
-/// How long after the end of a round its last answers may come.
+/// Maximum time after the end of a round for its last answers.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// An answer that is not right, and why.
+/// The reason why an answer is missing or wrong.
 #[derive(Debug)]
 pub struct Miss(pub String);
 
 impl Miss {
-    /// Returns a success with wrong contents.
+    /// Returns the miss for a success with wrong contents.
     pub fn wrong(what: &str) -> Self {
         Self(format!("wrong: {what}"))
     }
@@ -38,20 +39,20 @@ impl From<Status> for Miss {
     }
 }
 
-/// Returns the reason of a failure, or its code and message if it has no reason.
+/// Returns the reason of an error, or its code and message if it has no reason.
 pub fn reason(status: &Status) -> String {
-    // A status without a reason comes from the client's own transport, whose message says more.
+    // A status without a reason comes from the client's own transport. Its message says more than its code.
     testkit::reason(status).unwrap_or_else(|| format!("{:?}: {}", status.code(), status.message()))
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<(), Miss>> + Send>>;
 
-/// One call over a connection, for the item with an index. Its result says whether the answer was right.
+/// A call that is made over a connection for the item with an index. Its result tells whether the answer was correct.
 #[derive(Clone)]
 pub struct Call(Arc<dyn Fn(Channel, usize) -> Answer + Send + Sync>);
 
 impl Call {
-    /// Returns a call that `call` makes.
+    /// Returns a call that runs `call`.
     pub fn new<F, A>(call: F) -> Self
     where
         F: Fn(Channel, usize) -> A + Send + Sync + 'static,
@@ -71,33 +72,33 @@ impl Call {
 pub enum Supply {
     /// Each item once, in ascending order.
     Once(Range<usize>),
-    /// Each item once, in this order.
+    /// Each item once, in the given order.
     InOrder(Arc<[usize]>),
-    /// The items again and again, for this time.
+    /// The items repeatedly, for the given time.
     Over(Range<usize>, Duration),
 }
 
 /// The result of a round.
 #[derive(Debug)]
 pub struct Round {
-    /// From the first call to the last answer.
+    /// The time from the first call to the last answer.
     pub elapsed: Duration,
-    /// Number of right answers.
+    /// The number of correct answers.
     pub right: u64,
-    /// The other answers by reason.
+    /// The number of other answers, by reason.
     pub misses: BTreeMap<String, u64>,
-    /// The latencies of the right answers in microseconds.
+    /// The latencies of the correct answers, in microseconds.
     pub latencies: Histogram<u64>,
 }
 
-/// Latencies in a report.
+/// The latencies in a report.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Percentiles {
-    /// Half of the calls took at most this many milliseconds.
+    /// The 50th percentile, in milliseconds.
     pub p50_ms: f64,
-    /// 99 % of the calls.
+    /// The 99th percentile, in milliseconds.
     pub p99_ms: f64,
-    /// 99.9 % of the calls.
+    /// The 99.9th percentile, in milliseconds.
     pub p999_ms: f64,
 }
 
@@ -107,17 +108,17 @@ impl Round {
         Ok(Self { elapsed: Duration::ZERO, right: 0, misses: BTreeMap::new(), latencies })
     }
 
-    /// Returns the right answers per second.
+    /// Returns the number of correct answers per second.
     pub fn rate(&self) -> f64 {
         self.right as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
-    /// Returns how many answers were wrong or missing.
+    /// Returns the number of wrong or missing answers.
     pub fn errors(&self) -> u64 {
         self.misses.values().sum()
     }
 
-    /// Returns how many calls were made.
+    /// Returns the number of calls.
     pub fn calls(&self) -> u64 {
         self.right + self.errors()
     }
@@ -174,7 +175,7 @@ pub async fn closed_loop(channels: &[Channel], in_flight: u16, supply: &Supply, 
         }
     }
     let (mut round, mut lost) = (Round::new()?, 0);
-    // A round that calls each item once has no time limit of its own. Two minutes are far more than it needs.
+    // A round that calls each item once has no time limit. It gets two minutes, which is far more than it needs.
     let deadline = started + time.unwrap_or(Duration::from_secs(120)) + GRACE;
     while !callers.is_empty() {
         match tokio::time::timeout_at(deadline.into(), callers.join_next()).await {

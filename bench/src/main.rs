@@ -3,13 +3,13 @@
 //! | module | |
 //! |---|---|
 //! | [`cli`] | the command line |
-//! | [`operations`] | each operation under full load, by one client alone, and in the rush of the first second |
+//! | [`operations`] | each operation under full load, by one client, and in the rush of the first second |
 //! | [`growth`] | long queues, many watchers, many concerts, a stadium |
 //! | [`sale`] | a whole flash sale, from the queue to the last seat |
-//! | [`calls`], [`load`] | the calls that are measured; the closed loop that makes them |
+//! | [`calls`], [`load`] | the measured calls, and the closed loop that makes them |
 //! | [`world`] | users, concerts, and the calls that prepare them |
-//! | [`deployment`] | the server under test, as a process of its own |
-//! | [`echo`], [`naive`] | what the operations are compared with: a bare echo; the database without boxoffice |
+//! | [`deployment`] | the server under test, in a separate process |
+//! | [`echo`], [`naive`] | the references for comparison: a bare echo, and the database without boxoffice |
 //! | [`scrape`] | the metrics of the server's lanes and passes |
 //! | [`check`], [`table`] | checks and tables in reports |
 
@@ -38,16 +38,16 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command};
 
-/// The allocator of the server, so that the echo is compared on equal terms.
+/// The allocator of the server. The echo uses it too, so that the comparison is fair.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    // A given PostgreSQL may ask for TLS.
+    // A given PostgreSQL server may require TLS.
     boxoffice::install_crypto();
-    // The future owns all processes that it started. A signal drops the future, and the processes end with it.
+    // The future owns all processes that it started. A signal drops the future, which ends the processes.
     let done = tokio::select! {
         done = run(cli) => done,
         stopped = stopped() => stopped,

@@ -1,4 +1,5 @@
-//! The database without boxoffice: a payment of five statements per request, and the commit of a single insert.
+//! Measures the database without boxoffice: a payment of five statements per request, and the commit of a single
+//! insert.
 
 use std::{
     fs,
@@ -30,7 +31,7 @@ CREATE TABLE naive_entry (id bigserial PRIMARY KEY, wallet_id int NOT NULL, amou
 CREATE TABLE naive_payment (id bigserial PRIMARY KEY, wallet_id int NOT NULL, seat_id int NOT NULL,
     price bigint NOT NULL, at timestamptz NOT NULL);";
 
-/// One round trip per statement, as in a service that runs a transaction per request.
+/// One round trip per statement, like a service that runs one transaction per request.
 const PAYMENT: &str = "\\set id random(1, 100000)
 \\set seat random(1, 100000)
 BEGIN;
@@ -42,16 +43,16 @@ INSERT INTO naive_payment (wallet_id, seat_id, price, at) VALUES (:id, :seat, 10
 COMMIT;
 ";
 
-/// The payments of pgbench.
+/// The results of the payments of pgbench.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct NaivePayments {
-    /// Transactions per second of 16 clients.
+    /// The number of transactions per second of 16 clients.
     pub per_second: f64,
-    /// Their average latency in milliseconds.
+    /// The average latency, in milliseconds.
     pub average_ms: f64,
 }
 
-/// Runs the naive payment for `time` in a database of its own. Returns `None` if pgbench is not installed.
+/// Runs the naive payment for `time` in a separate database. Returns `None` if pgbench is not installed.
 pub async fn payments(postgres: &Postgres, time: Duration) -> Result<Option<NaivePayments>, Failure> {
     let Some(pgbench) = postgres.program("pgbench") else { return Ok(None) };
     let url = postgres.fresh_database().await?;
@@ -107,7 +108,7 @@ pub async fn commit_p50_ms(url: &str) -> Result<f64, Failure> {
     Ok(load::percentiles(&latencies).p50_ms)
 }
 
-/// Returns options for one connection. On SQLite it has the journal mode and the durability of the server.
+/// Returns options for one connection. On SQLite, they have the journal mode and the durability of the server.
 fn single(url: &str) -> ConnectOptions {
     use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
     let mut options = ConnectOptions::new(url);

@@ -1,32 +1,32 @@
-//! The metrics of the server about its lanes and its background passes.
+//! Reads the metrics of the server's lanes and background passes.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use testkit::{Failure, metrics};
 
-/// The batches of one lane so far, or the passes of one kind.
+/// The totals of one lane or of one kind of pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Total {
-    /// Calls in the batches, or seconds that the passes took.
+    /// The number of calls in the batches of the lane, or the seconds that the passes took.
     pub sum: f64,
-    /// Number of batches or passes.
+    /// The number of batches or passes.
     pub count: f64,
 }
 
-/// The batches of each lane so far, or the passes of each kind.
+/// The totals of each lane or of each kind of pass.
 pub type Totals = BTreeMap<String, Total>;
 
-/// Reads the batches of each lane from the metrics endpoint at `address`.
+/// Reads the totals of each lane from the metrics endpoint at `address`.
 pub async fn lanes(address: SocketAddr) -> Result<Totals, Failure> {
     Ok(parse(&metrics::read(address).await?, "boxoffice_lane_batch_size", "lane"))
 }
 
-/// Reads the passes of each kind from the metrics endpoint at `address`.
+/// Reads the totals of each kind of pass from the metrics endpoint at `address`.
 pub async fn passes(address: SocketAddr) -> Result<Totals, Failure> {
     Ok(parse(&metrics::read(address).await?, "boxoffice_pass_seconds", "pass"))
 }
 
-/// Returns what was added from `before` to `after`, without lanes or passes that did nothing.
+/// Returns the differences between `before` and `after`, without lanes or passes that did nothing.
 pub fn added(before: &Totals, after: &Totals) -> Totals {
     let grown = after.iter().map(|(name, now)| {
         let then = before.get(name).copied().unwrap_or_default();
@@ -35,7 +35,7 @@ pub fn added(before: &Totals, after: &Totals) -> Totals {
     grown.filter(|(_, total)| total.count > 0.0).collect()
 }
 
-/// Returns the sums and counts of the summary `name`, by its `label`.
+/// Returns the sums and counts of the summary `name`, by the value of `label`.
 fn parse(text: &str, name: &str, label: &str) -> Totals {
     let mut totals = Totals::new();
     for line in text.lines() {

@@ -1,8 +1,8 @@
-//! Tables with aligned columns: the first column to the left, the figures to the right.
+//! Tables with aligned columns: the first column is aligned to the left, the others to the right.
 
 use std::fmt;
 
-/// A table.
+/// A table of text.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }

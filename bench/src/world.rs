@@ -22,20 +22,20 @@ use crate::{
     load::{self, Call, Miss, Supply},
 };
 
-/// The money that each user charges.
+/// The amount that each user charges.
 pub const CHARGE: i64 = 50_000;
-/// When all performances start, in microseconds since 1970. It is far in the future, so that all of them are on sale.
+/// The start of all performances, in microseconds since 1970. It is far in the future, so that all of them are on sale.
 const START_TIME: i64 = 2_034_000_000_000_000;
-/// Seats of one section.
+/// Number of seats of one section.
 const SECTION_SEATS: u32 = 5_000;
 const CALL_LIMIT: Duration = Duration::from_secs(60);
-/// Calls in flight on each connection while users are prepared.
+/// Number of in-flight calls on each connection while users are prepared.
 const PREPARING: u16 = 64;
 
 /// A user, with the token and the reservation of the user.
 #[derive(Debug)]
 pub struct User {
-    /// A UUID.
+    /// The id of the user, a UUID.
     pub id: String,
     bearer: OnceLock<MetadataValue<Ascii>>,
     /// The reservation to pay.
@@ -57,22 +57,24 @@ impl User {
         request
     }
 
-    /// Returns how many bytes the token adds to a request.
+    /// Returns the number of bytes that the token adds to a request.
     pub fn token_size(&self) -> usize {
         self.bearer.get().map_or(0, |bearer| bearer.as_encoded_bytes().len())
     }
 
-    /// Keeps the token that was issued.
+    /// Stores the issued token.
     pub fn keep_token(&self, token: Option<&proto::QueueToken>) -> Result<(), Miss> {
-        let token = token.ok_or_else(|| Miss::wrong("no token in the answer"))?;
-        let bearer = format!("Bearer {}", token.token).parse().map_err(|_| Miss::wrong("a token that is no header"))?;
+        let token = token.ok_or_else(|| Miss::wrong("the answer has no token"))?;
+        let bearer = format!("Bearer {}", token.token)
+            .parse()
+            .map_err(|_| Miss::wrong("the token is not a valid header value"))?;
         // A retry returns the same token.
         let _ = self.bearer.set(bearer);
         Ok(())
     }
 }
 
-/// Connects `count` times to `address`.
+/// Opens `count` connections to `address`.
 pub async fn connect(address: &str, count: u16) -> Result<Vec<Channel>, Failure> {
     let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::try_from(url)?
@@ -87,18 +89,18 @@ pub async fn connect(address: &str, count: u16) -> Result<Vec<Channel>, Failure>
     Ok(channels)
 }
 
-/// The server under test with the users of a run.
+/// The server under test, and the users of a run.
 pub struct World {
-    /// Connections to the public services.
+    /// The connections to the public services.
     pub channels: Vec<Channel>,
-    /// Connection to AdminService.
+    /// The connection to AdminService.
     pub admin: Channel,
     /// All users.
     pub users: Arc<Vec<Arc<User>>>,
 }
 
 impl World {
-    /// Connects to the servers' addresses and makes up `user_count` users.
+    /// Connects to the addresses of a server and creates `user_count` users in memory.
     pub async fn new(address: &str, admin: &str, connections: u16, user_count: usize) -> Result<Self, Failure> {
         let channels = connect(address, connections).await?;
         let admin = connect(admin, 1).await?.pop().ok_or("no connection to AdminService")?;
@@ -106,7 +108,7 @@ impl World {
         Ok(Self { channels, admin, users })
     }
 
-    /// Connects to a deployment and makes up `user_count` users.
+    /// Connects to a deployment and creates `user_count` users in memory.
     pub async fn of(deployment: &Deployment, connections: u16, user_count: usize) -> Result<Self, Failure> {
         let (address, admin) = (deployment.address().to_string(), deployment.admin_address().to_string());
         Self::new(&address, &admin, connections, user_count).await
@@ -132,7 +134,7 @@ impl World {
         catalogue::set_paused(&self.admin, concert_code, true).await.map_err(told("UpdateSale"))
     }
 
-    /// Starts to admit users.
+    /// Opens the sale, so that users are admitted.
     pub async fn open_sale(&self, concert_code: &str) -> Result<(), Failure> {
         catalogue::set_paused(&self.admin, concert_code, false).await.map_err(told("UpdateSale"))
     }
@@ -148,7 +150,7 @@ impl World {
         stats(&self.admin, concert_code).await
     }
 
-    /// Makes `call` for each of the users, and once more if it failed for any of them.
+    /// Makes `call` for each of the users. If a call fails, makes `call` once more for all of them.
     pub async fn for_users(&self, users: Range<usize>, what: &str, call: &Call) -> Result<(), Failure> {
         let supply = Supply::Once(users);
         for attempt in 0..2 {
@@ -157,7 +159,7 @@ impl World {
                 return Ok(());
             }
             if attempt == 1 {
-                return Err(format!("{what} failed in preparation: {:?}", round.misses).into());
+                return Err(format!("the preparation with {what} failed: {:?}", round.misses).into());
             }
         }
         Ok(())
@@ -191,10 +193,10 @@ impl World {
 /// Returns the counts of a sale.
 pub async fn stats(admin: &Channel, concert_code: &str) -> Result<proto::SaleStats, Failure> {
     let answer = tokio::time::timeout(CALL_LIMIT, catalogue::sale_stats(admin, concert_code)).await;
-    answer.map_err(|_| format!("GetSaleStats was not answered in {CALL_LIMIT:?}"))?.map_err(told("GetSaleStats"))
+    answer.map_err(|_| format!("GetSaleStats did not answer within {CALL_LIMIT:?}"))?.map_err(told("GetSaleStats"))
 }
 
-/// Returns a function that turns the failure of `call` into a sentence.
+/// Returns a function that converts the failure of `call` to a message.
 pub fn told(call: &'static str) -> impl Fn(Status) -> Failure {
     move |status| format!("{call} failed: {}: {}", load::reason(&status), status.message()).into()
 }
@@ -204,7 +206,7 @@ pub fn request_id() -> String {
     random_id()
 }
 
-/// Returns a UUID of version 4: ids that clients choose are in no order.
+/// Returns a UUID of version 4, because ids that clients choose are not in ascending order.
 fn random_id() -> String {
     uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
 }

@@ -11,9 +11,9 @@
 //! - An id is a UUID, on SQLite a BLOB of 16 bytes.
 //!
 //! A foreign key costs one lookup per inserted row. The schema omits it where the same transaction has locked or
-//! written the referenced row. These are the reservation of a payment, the wallet of a ledger entry, and the
-//! reservation of a seat. The schema also omits a foreign key that another one implies. The tests check these
-//! references instead.
+//! written the referenced row, or has read a row that is never deleted. These are the wallet of a ledger entry and of a
+//! token, and the reservation of a seat. The schema also omits a foreign key that another one implies. The tests check
+//! these references instead.
 
 #![forbid(unsafe_code)]
 
@@ -44,10 +44,12 @@ mod m0004_reservation;
 mod m0005_payment;
 mod m0006_token;
 mod m0007_live;
+mod m0008_slim;
 
 pub use sea_orm_migration::prelude::MigratorTrait;
 
-/// Lists all migrations of boxoffice. Run it inside a transaction, so that all pending migrations are applied or none.
+/// Lists all migrations of boxoffice. Run it inside a transaction, so that either all pending migrations are applied or
+/// none of them.
 pub struct Migrator;
 
 impl MigratorTrait for Migrator {
@@ -60,13 +62,14 @@ impl MigratorTrait for Migrator {
             Box::new(m0005_payment::Migration),
             Box::new(m0006_token::Migration),
             Box::new(m0007_live::Migration),
+            Box::new(m0008_slim::Migration),
         ]
     }
 }
 
 /// Runs the statements of `ddl`, which is written once for both engines.
 ///
-/// Placeholders stand where the engines differ:
+/// The text has placeholders where the engines differ:
 ///
 /// - `{uuid}`: the type of a UUID.
 /// - `{identity}`: a primary key that the database increments.

@@ -1,9 +1,9 @@
-//! Makes the cost of calls and passes follow the live rows, not the history.
+//! Makes the cost of calls and passes depend on the live rows and not on the history.
 //!
-//! Counts of history are stored in columns: the tokens of a concert by how they ended, and the sold seats and revenue
-//! of a performance. `sale_end_time` is the end of a date's sale. `live` marks a reservation that is held or paid; a
-//! payment does not change it and so changes no index. `pass_cursor` holds the progress of a background pass.
-//! `answered_request` remembers requests that changed nothing, because no other row holds their ids.
+//! Counts of history are stored in columns: the tokens of a concert by their end, and the sold seats and revenue of a
+//! performance. `sale_end_time` is the end of a date's sale. `live` marks a reservation that is held or paid. A payment
+//! does not change `live`, so it changes no index. `pass_cursor` stores the progress of a background pass.
+//! `answered_request` stores the ids of requests that changed nothing, because no other row contains these ids.
 
 crate::schema!(
     "

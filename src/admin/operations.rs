@@ -56,9 +56,9 @@ pub struct AddPerformance {
     pub sale_end_time: Option<Micros>,
     /// The id of the venue.
     pub venue_id: String,
-    /// The price of a seat in the sections without a price of their own, in the smallest unit of the currency.
+    /// The price of a seat in the sections that `section_prices` does not name, in the smallest unit of the currency.
     pub price: i64,
-    /// The prices of sections with a price of their own, by the name of the section.
+    /// The prices of sections that differ from `price`, by the name of the section.
     pub section_prices: HashMap<String, i64>,
 }
 

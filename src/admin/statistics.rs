@@ -1,4 +1,4 @@
-//! The statistics of sales. All who ask for those of one sale at the same time share a query.
+//! The statistics of sales. Concurrent requests for the statistics of one sale share a query.
 
 use tokio_util::task::TaskTracker;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Counts sales. Clones share their queries.
+/// Returns the statistics of sales. Clones share their queries.
 #[derive(Clone)]
 pub struct Statistics {
     db: Database,
@@ -22,9 +22,9 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Starts the lane in which sales are counted.
+    /// Starts the lane that counts sales.
     pub fn new(db: Database) -> Self {
-        // A server that stops waits for its calls, and not for this lane, which lives as long as the server.
+        // A stopping server waits for its calls, but not for this lane, which exists as long as the server.
         let tasks = TaskTracker::new();
         let counts = read_lane(&db, "admin.counts", &tasks, |db, ids| Box::pin(operations::count(db, ids)));
         Self { db, counts }

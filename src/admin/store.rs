@@ -206,7 +206,9 @@ pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) 
                    SELECT b.queue_number FROM queue_token b
                    WHERE b.concert_id = q.concert_id AND b.queue_number <= q.admitted_number AND b.admit_time <= $3
                    ORDER BY b.queue_number DESC LIMIT 1), 0)) AS admissions,
-            (SELECT COUNT(*) FROM payment p WHERE p.concert_id = q.concert_id AND p.pay_time > $3) AS payments,
+            (SELECT CAST(COALESCE(SUM(n.payment_count), 0) AS BIGINT)
+             FROM performance s JOIN payment_second n ON n.performance_id = s.performance_id
+             WHERE s.concert_id = q.concert_id AND n.second > $3 / 1000000) AS payments,
             (SELECT t.issue_time FROM queue_token t
              WHERE t.concert_id = q.concert_id AND t.queue_number > q.admitted_number AND t.state || '' = 'WAITING'
              ORDER BY t.queue_number LIMIT 1) AS oldest_issue_time

@@ -20,7 +20,7 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// Interval between reads of the state that replicas share: the signing keys and the database's clock.
 const SHARED_STATE_INTERVAL: Duration = Duration::from_secs(5);
 const _: () = assert!(token::rotation::NOTICE.as_secs() >= 3 * SHARED_STATE_INTERVAL.as_secs());
-/// Interval between releases of the memory of recorded metrics.
+/// Interval between two calls of [`telemetry::tidy_metrics`].
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between deletions of old rows.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_backgrou
         match prepare(&core, &first_key).await {
             Ok(()) => break,
             Err(error @ db::Error::Defect(_)) => return readiness.set_failed(error.into()),
-            Err(error) => tracing::warn!(%error, "the database cannot be used yet; trying again"),
+            Err(error) => tracing::warn!(%error, "the database cannot be used yet; retrying"),
         }
         tokio::select! {
             () = core.stopping.cancelled() => return readiness.set_failed(Error::ShuttingDown),
@@ -104,7 +104,7 @@ async fn read_shared_state(core: &Core) -> Result<(), db::Error> {
     Ok(())
 }
 
-/// A background pass. It gets the shared parts of the server.
+/// A function that runs a background pass with the shared parts of the server.
 type Pass = fn(Arc<Core>) -> BoxFuture<'static, Result<(), db::Error>>;
 
 fn run(core: &Arc<Core>, name: &'static str, period: Duration, pass: Pass) {

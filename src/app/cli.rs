@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use crate::edge::{Limits, TransportSettings, credential, duration_above_zero};
 
-/// Sells the seats of a concert that everyone wants at the same second.
+/// Sells the seats of a concert that many users want in the same second.
 #[derive(Debug, Parser)]
 #[command(name = "boxoffice", version, about)]
 pub struct Cli {
@@ -198,7 +198,8 @@ pub struct Settings {
         value_parser = duration_above_zero
     )]
     pub promote_interval: Duration,
-    /// Time between two cleanups of ended admissions and holds. They end on time even without a cleanup.
+    /// Time between two cleanups of ended admissions and holds. Admissions and holds end on time even without a
+    /// cleanup.
     #[arg(
         long,
         global = true,

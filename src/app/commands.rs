@@ -32,7 +32,7 @@ use crate::{
     token::{self, rotation},
 };
 
-/// The address of the live page of a demo.
+/// The default address of the HTTP listener of a demo.
 const DEMO_HTTP_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
 /// Maximum time for the connection of `health`, and for its call.
@@ -55,14 +55,14 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Runs the server until the process receives SIGTERM or SIGINT. With `demo`, fills an empty database with a demo, and
-/// sends that many visitors to its sale.
+/// Runs the server until the process receives SIGTERM or SIGINT. With `demo`, fills an empty database with a demo. The
+/// value of `demo` is the number of simulated visitors.
 async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let http = match (settings.http_listen, demo) {
         (Some(address), _) => Some(bind(address).await?),
-        // The port of a demo is only a suggestion.
+        // Another program may use this port, so the demo falls back to a free port.
         (None, Some(_)) => match bind(DEMO_HTTP_LISTEN).await {
             Ok(listener) => Some(listener),
             Err(_) => Some(bind((Ipv4Addr::LOCALHOST, 0).into()).await?),
@@ -76,7 +76,7 @@ async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure>
             tracing::info!("the live page is at http://{}/", http.local_addr()?);
         }
     }
-    // The visitors of a demo have no API key and trust no certificate.
+    // The simulated visitors have no API key and do not use TLS.
     let is_open = settings.transport.tls_cert.is_none() && settings.transport.api_keys_file.is_none();
     let public = bind(settings.listen).await?;
     let listeners = Listeners { public, admin: bind(settings.admin_listen).await?, http };
@@ -101,7 +101,7 @@ async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure>
     Ok(())
 }
 
-/// Fills an empty database with a demo, prints the tour, and sends visitors to a sale of the demo.
+/// Fills an empty database with a demo, prints the tour, and sends simulated visitors to a sale of the demo.
 async fn run_demo(server: &Server, crowd_size: u32, is_open: bool) -> Result<(), Failure> {
     let filled = demo::fill(server.db()).await?;
     println!("{}", demo::tour(filled, server.address, server.admin_address));
@@ -149,7 +149,7 @@ async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failur
             println!("SERVING");
             Ok(())
         }
-        other => Err(format!("the server at {address} is {}", other.as_str_name()).into()),
+        other => Err(format!("the server at {address} reports {}; read its log", other.as_str_name()).into()),
     }
 }
 
@@ -157,7 +157,7 @@ async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failur
 fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
     let ApiKeyCommand::New { name, admin } = command;
     let (key, line) = credential::new_key(&name, admin)?;
-    println!("The API key of {name}, which is not shown again. Its calls send it in the metadata x-api-key:\n{key}");
+    println!("Send this API key of {name} with every call as the metadata x-api-key. It is not shown again:\n{key}");
     println!("Add this line to the file that BOXOFFICE_API_KEYS_FILE names:\n{line}");
     Ok(())
 }
@@ -174,7 +174,7 @@ fn completions(shell: Shell) -> Result<(), Failure> {
 async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(), Failure> {
     if settings.token_key.is_some() {
         return Err(
-            "BOXOFFICE_TOKEN_KEY is set, so tokens are not signed with keys in the database: unset it first".into()
+            "tokens are signed with BOXOFFICE_TOKEN_KEY and not with keys in the database; unset it first".into()
         );
     }
     let db = Database::new(&settings.database_url, Clock::system()).await?;
@@ -182,7 +182,10 @@ async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(
     match command {
         SigningKeyCommand::Rotate => {
             let key_id = token::store::add_key(&db, &token::new_secret()?).await?;
-            println!("signing key {key_id} was made: it begins to sign new tokens in {} s", rotation::NOTICE.as_secs());
+            println!(
+                "signing key {key_id} was created: new tokens are signed with it in {} s",
+                rotation::NOTICE.as_secs()
+            );
         }
         SigningKeyCommand::List => {
             let keys = token::store::list(&db).await?;
@@ -204,7 +207,7 @@ async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(
                 return Err(refusal.into());
             }
             token::store::drop_key(&db, id).await?;
-            println!("signing key {id} was dropped: servers refuse its tokens in a few seconds");
+            println!("signing key {id} was dropped: servers reject its tokens within a few seconds");
         }
     }
     Ok(())

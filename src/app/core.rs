@@ -21,13 +21,13 @@ pub struct Core {
     pub catalogue: Arc<Catalogue>,
     /// The queue snapshots that polls read, in memory.
     pub snapshots: Snapshots,
-    /// The states of the seats that somebody watches.
+    /// The seat boards of the watched performances.
     pub boards: Arc<Boards>,
     /// The statistics of sales.
     pub statistics: Statistics,
-    /// Counts the sales for the live page and for the metrics.
+    /// The sampler that counts the sales for the live page and the metrics.
     pub sampler: Arc<Sampler>,
-    /// When the last promotion of this server succeeded.
+    /// The time of the last successful promotion of this server.
     pub promoted_at: Mutex<Instant>,
     /// The keys that sign and verify queue tokens.
     pub key_ring: Arc<KeyRing>,
@@ -37,12 +37,12 @@ pub struct Core {
     pub sweep: Sweep,
     /// The tasks that must end before the server stops.
     pub tasks: TaskTracker,
-    /// Cancelled when the server starts to drain.
+    /// A token that is cancelled when the server starts to drain.
     pub stopping: CancellationToken,
 }
 
 impl Core {
-    /// Reads the TLS and API key files. It does not connect to the database yet.
+    /// Creates the shared parts and reads the TLS and API key files. It does not connect to the database yet.
     pub async fn new(settings: Settings, clock: Clock) -> Result<Self, Error> {
         let db = Database::new(&settings.database_url, clock).await?;
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());

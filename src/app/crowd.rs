@@ -1,7 +1,7 @@
-//! The crowd of `serve --demo`: simulated visitors of one sale, who call the public services as any client does.
+//! The crowd of `serve --demo`: simulated visitors of one sale. They call the public services like any other client.
 //!
-//! They queue, hesitate, hold, pay and give up. The sale is a concert of its own, so that the tour of the demo finds
-//! its seats free. Each visitor comes once, so the crowd ends by itself.
+//! A visitor waits in the queue, holds seats and pays, or leaves early. The sale has its own concert, so that the seats
+//! in the tour of the demo stay available. Each visitor comes once, so the crowd ends without a signal.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,47 +22,49 @@ use crate::{
     },
 };
 
-/// The concert that the crowd wants.
+/// The code of the concert that the visitors want.
 const CONCERT: &str = "BTS-2034";
-/// Its dates, and how many of 100 visitors want each.
+/// The dates of the concert, and the percentage of the visitors that want each date.
 const DATES: [(&str, u64); 2] = [("2034-06-18", 80), ("2034-06-25", 20)];
-/// How long after the start the sale opens. Until then visitors only queue.
+/// Time from the start of the demo until the sale opens. Before that, visitors only wait in the queue.
 pub const OPENS_IN: Duration = Duration::from_secs(30);
-/// How long after the start the first visitor comes.
+/// Time from the start of the demo until the first visitor comes.
 const FIRST_ARRIVAL: Duration = Duration::from_secs(2);
-/// How long after the start the last visitor comes.
+/// Time from the start of the demo until the last visitor comes.
 const LAST_ARRIVAL: Duration = Duration::from_secs(110);
-/// What is left of the crowd after this time goes home.
+/// Maximum duration of the crowd. The remaining visitors are stopped after this time.
 const END: Duration = Duration::from_secs(1_200);
-/// Number of connections of the crowd.
+/// Number of connections that the visitors share.
 const CONNECTIONS: usize = 4;
-/// The visitors share what they see of a hall for this long, as they would on the page of a shop.
-const GLANCE: Duration = Duration::from_secs(2);
-/// How often a visitor chooses other seats because somebody was faster.
-const CHOICES: usize = 6;
-/// How often a visitor repeats a call that the server was too busy for.
-const TRIES: u32 = 8;
+/// Maximum age of a list of seats. All visitors share the list, like the users of a web shop.
+const SEATS_MAX_AGE: Duration = Duration::from_secs(2);
+/// Maximum number of attempts of a visitor to hold seats. An attempt fails if another visitor was faster.
+const MAX_ATTEMPTS: usize = 6;
+/// Maximum number of retries of a call that fails because the server is overloaded or unavailable.
+const MAX_RETRIES: u32 = 8;
 
-/// The visitors of a sale.
+/// The simulated visitors of a sale.
 #[derive(Debug, Clone, Copy)]
 pub struct Crowd {
-    /// Where they call the public services.
+    /// The address of the public services.
     pub address: SocketAddr,
-    /// Where the opening of the sale is set.
+    /// The address of AdminService, which sets the opening time of the sale.
     pub admin_address: SocketAddr,
-    /// How many come.
+    /// The number of visitors.
     pub size: u32,
-    /// How long everything takes, compared with people: 1 for a demo, less for a test.
+    /// The factor for all delays: 1 for a demo, less for a test.
     pub pace: f64,
 }
 
 impl Crowd {
-    /// Sends the visitors to the sale, which opens [`OPENS_IN`] after `now`. Waits until the last one has gone.
+    /// Opens the sale [`OPENS_IN`] after `now`, sends the visitors to it, and waits until all of them have left.
     pub async fn visit(self, now: Micros) {
         match tokio::time::timeout(END, self.send(now)).await {
-            Ok(Ok(())) => tracing::info!("the demo's visitors have gone"),
-            Ok(Err(error)) => tracing::warn!(%error, "the demo's visitors do not come"),
-            Err(_) => tracing::info!("the rest of the demo's visitors go home"),
+            Ok(Ok(())) => tracing::info!("all simulated visitors have left"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the sale of the demo cannot be opened, so no simulated visitors come")
+            }
+            Err(_) => tracing::info!("the remaining simulated visitors were stopped"),
         }
     }
 
@@ -75,7 +77,7 @@ impl Crowd {
         let mut visitors = JoinSet::new();
         for number in 0..self.size {
             let mut dice = Dice(u64::from(number));
-            // Most come early, and more and more towards the opening.
+            // 55 % of the visitors come before the sale opens. In each period, most of them come towards its end.
             let (first, last) = if dice.chance(55) { (FIRST_ARRIVAL, OPENS_IN) } else { (OPENS_IN, LAST_ARRIVAL) };
             let arrival = (first + (last - first).mul_f64(dice.unit().sqrt())).mul_f64(self.pace);
             let visitor = Visitor {
@@ -88,7 +90,7 @@ impl Crowd {
             };
             visitors.spawn(async move {
                 tokio::time::sleep(arrival).await;
-                // A visitor whose call fails in the end goes home, as people do.
+                // A visitor whose call still fails after its retries gives up. The other visitors continue.
                 let _ = visitor.visit().await;
             });
         }
@@ -105,15 +107,15 @@ fn channel(mut address: SocketAddr) -> Result<Channel, Status> {
     endpoint.map(|endpoint| endpoint.connect_lazy()).map_err(|error| Status::internal(error.to_string()))
 }
 
-/// Makes a call, and makes it again if the server was too busy for it.
-macro_rules! persist {
+/// Makes a call, and retries it while the server is overloaded or unavailable.
+macro_rules! with_retries {
     ($call:expr) => {{
-        let mut tries = 0;
+        let mut retries = 0;
         loop {
             match $call.await {
-                Err(status) if is_busy(&status) && tries < TRIES => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_secs(1) * tries).await;
+                Err(status) if is_busy(&status) && retries < MAX_RETRIES => {
+                    retries += 1;
+                    tokio::time::sleep(Duration::from_secs(1) * retries).await;
                 }
                 answer => break answer,
             }
@@ -138,10 +140,10 @@ impl Visitor {
     async fn visit(mut self) -> Result<(), Status> {
         let mut wallets = WalletServiceClient::new(self.channel.clone());
         let open = proto::OpenWalletRequest { user_id: self.user_id.clone() };
-        persist!(wallets.open_wallet(open.clone()))?;
+        with_retries!(wallets.open_wallet(open.clone()))?;
         let (concert_code, user_id) = (CONCERT.to_owned(), self.user_id.clone());
         let issue = proto::IssueTokenRequest { concert_code, user_id };
-        let issued = persist!(self.queue().issue_token(issue.clone()))?;
+        let issued = with_retries!(self.queue().issue_token(issue.clone()))?;
         self.token = issued.into_inner().token.unwrap_or_default().token;
         if !self.wait().await? {
             return self.leave().await;
@@ -158,7 +160,7 @@ impl Visitor {
         self.pay(&held).await
     }
 
-    /// Waits in the queue. Returns whether the visitor was admitted; some lose patience.
+    /// Waits in the queue. Returns whether the visitor was admitted. Some visitors stop waiting after a while.
     async fn wait(&mut self) -> Result<bool, Status> {
         let patience = if self.dice.chance(6) { self.dice.between(20, 120) } else { END.as_secs() };
         let patience = Duration::from_secs(patience).mul_f64(self.pace);
@@ -166,11 +168,11 @@ impl Visitor {
         admitted.unwrap_or(Ok(false))
     }
 
-    /// Watches the own position until it is no longer WAITING. Returns whether the visitor was admitted.
+    /// Watches the position until the visitor no longer waits. Returns whether the visitor was admitted.
     async fn admitted(&self) -> Result<bool, Status> {
         let watch = proto::WatchPositionRequest { concert_code: CONCERT.to_owned(), user_id: self.user_id.clone() };
         loop {
-            let mut positions = persist!(self.queue().watch_position(self.request(watch.clone())))?.into_inner();
+            let mut positions = with_retries!(self.queue().watch_position(self.request(watch.clone())))?.into_inner();
             while let Ok(Some(told)) = positions.message().await {
                 match told.position.map(|position| position.state()) {
                     Some(QueueState::Waiting) => {}
@@ -181,11 +183,11 @@ impl Visitor {
         }
     }
 
-    /// Holds seats next to each other; `None` if there are none.
+    /// Holds adjacent seats and returns the reservation; `None` if no such seats are available.
     async fn hold(&mut self) -> Result<Option<proto::Reservation>, Status> {
         let seat_count = [1, 2, 2, 2, 2, 2, 3, 3, 4, 4][self.dice.between(0, 9) as usize];
         let mut wanted = usize::from(!self.dice.chance(DATES[0].1));
-        for choice in 1..=CHOICES {
+        for attempt in 1..=MAX_ATTEMPTS {
             let halls = self.halls.clone();
             let seat_numbers = halls[wanted].choose(self, seat_count).await?;
             if seat_numbers.is_empty() {
@@ -199,10 +201,10 @@ impl Visitor {
                 seat_numbers,
                 request_id: Uuid::now_v7().to_string(),
             };
-            match persist!(self.reservations().hold_seats(self.request(hold.clone()))) {
+            match with_retries!(self.reservations().hold_seats(self.request(hold.clone()))) {
                 Ok(held) => return Ok(held.into_inner().reservation),
-                // Somebody was faster.
-                Err(status) if status.code() == Code::FailedPrecondition && choice < CHOICES => {
+                // Another visitor was faster.
+                Err(status) if status.code() == Code::FailedPrecondition && attempt < MAX_ATTEMPTS => {
                     self.hesitate(1, 4).await;
                 }
                 Err(status) => return Err(status),
@@ -211,29 +213,29 @@ impl Visitor {
         Ok(None)
     }
 
-    /// Charges the wallet and pays. A few visitors change their mind later.
+    /// Charges the wallet and pays. 2 % of the visitors request a refund later.
     async fn pay(&mut self, held: &proto::Reservation) -> Result<(), Status> {
         let request_id = || Uuid::now_v7().to_string();
         let (user_id, amount) = (self.user_id.clone(), held.total_price.max(1));
         let charge = proto::ChargeWalletRequest { user_id: user_id.clone(), amount, request_id: request_id() };
         let mut wallets = WalletServiceClient::new(self.channel.clone());
-        persist!(wallets.charge_wallet(charge.clone()))?;
+        with_retries!(wallets.charge_wallet(charge.clone()))?;
         let reservation_id = held.reservation_id.clone();
         let pay = proto::PayRequest { user_id: user_id.clone(), reservation_id, request_id: request_id() };
         let mut payments = PaymentServiceClient::new(self.channel.clone());
-        let paid = persist!(payments.pay(self.request(pay.clone())))?.into_inner().payment.unwrap_or_default();
+        let paid = with_retries!(payments.pay(self.request(pay.clone())))?.into_inner().payment.unwrap_or_default();
         if self.dice.chance(2) {
             self.hesitate(20, 60).await;
             let refund = proto::RefundPaymentRequest { user_id, payment_id: paid.payment_id, request_id: request_id() };
-            persist!(payments.refund_payment(refund.clone()))?;
+            with_retries!(payments.refund_payment(refund.clone()))?;
         }
         Ok(())
     }
 
-    /// Leaves the queue, which frees the place and the held seats.
+    /// Leaves the queue, which ends the admission and frees the held seats.
     async fn leave(&self) -> Result<(), Status> {
         let leave = proto::LeaveQueueRequest { concert_code: CONCERT.to_owned(), user_id: self.user_id.clone() };
-        persist!(self.queue().leave_queue(self.request(leave.clone()))).map(drop)
+        with_retries!(self.queue().leave_queue(self.request(leave.clone()))).map(drop)
     }
 
     fn queue(&self) -> QueueServiceClient<Channel> {
@@ -258,7 +260,7 @@ impl Visitor {
     }
 }
 
-/// What the crowd sees of the hall on one date.
+/// The seats of one date, as the visitors see them.
 struct Hall {
     date: &'static str,
     seen: Mutex<Seen>,
@@ -267,9 +269,9 @@ struct Hall {
 #[derive(Default)]
 struct Seen {
     at: Option<Instant>,
-    /// For each seat, whether it was free.
+    /// Whether each seat was available.
     free: Vec<bool>,
-    /// The first and the last seat of each section.
+    /// The indexes of the first and the last seat of each section.
     sections: Vec<(usize, usize)>,
 }
 
@@ -278,11 +280,10 @@ impl Hall {
         Self { date, seen: Mutex::default() }
     }
 
-    /// Returns `count` free seats next to each other, rather in the front of a section. Returns none if there are no
-    /// such seats.
+    /// Returns `count` adjacent available seats, mostly in the front of a section. Returns no seats if it finds none.
     async fn choose(&self, visitor: &mut Visitor, count: usize) -> Result<Vec<i32>, Status> {
         let mut seen = self.seen.lock().await;
-        if seen.at.is_none_or(|at| at.elapsed() > GLANCE) {
+        if seen.at.is_none_or(|at| at.elapsed() > SEATS_MAX_AGE) {
             *seen = self.look(visitor).await?;
         }
         for _ in 0..40 {
@@ -292,7 +293,7 @@ impl Hall {
             let fits =
                 |from: &usize| from + count <= last + 1 && seen.free[*from..from + count].iter().all(|free| *free);
             if let Some(from) = (start..start + 100).find(fits) {
-                // The next visitor does not try the same seats.
+                // Marks the seats as taken, so that the next visitor does not try to hold them.
                 seen.free[from..from + count].fill(false);
                 return Ok((from..from + count).filter_map(|index| i32::try_from(index + 1).ok()).collect());
             }
@@ -317,14 +318,14 @@ impl Hall {
 }
 
 impl Seen {
-    /// Returns the section of the seat at this share of the hall, so that larger sections are chosen more often.
+    /// Returns the section at `share` of the hall, from 0 to 1. A random share chooses larger sections more often.
     fn section(&self, share: f64) -> Option<(usize, usize)> {
         let index = (self.free.len() as f64 * share) as usize;
         self.sections.iter().copied().find(|(first, last)| (*first..=*last).contains(&index))
     }
 }
 
-/// Numbers that look random (splitmix64), the same in each demo.
+/// A generator of pseudorandom numbers (splitmix64). Each demo uses the same numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -336,7 +337,7 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// Returns a number from 0 to 1.
+    /// Returns a number that is at least 0 and less than 1.
     fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
@@ -345,7 +346,7 @@ impl Dice {
         least + self.next() % (most - least + 1)
     }
 
-    /// Returns true in `percent` of 100 cases.
+    /// Returns true with a probability of `percent` %.
     fn chance(&mut self, percent: u64) -> bool {
         self.next() % 100 < percent
     }
@@ -356,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dice_are_even_enough() {
+    fn the_numbers_are_in_their_range_and_chances_have_their_probability() {
         let mut dice = Dice(7);
         let hits = (0..10_000).filter(|_| dice.chance(20)).count();
         assert!((1_800..2_200).contains(&hits), "{hits}");

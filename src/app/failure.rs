@@ -13,5 +13,6 @@ pub fn chain(error: &dyn Error) -> String {
 
 /// Reads a file. Its error names the file.
 pub fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    fs::read(file).map_err(|error| format!("{}: {error}", file.display()).into())
+    fs::read(file)
+        .map_err(|error| format!("cannot read {}: {error}; check the path and its permissions", file.display()).into())
 }

@@ -1,4 +1,4 @@
-//! The HTTP listener: probes, metrics and the live page, over HTTP/1.1.
+//! Serves the HTTP listener: probes, metrics and the live page, over HTTP/1.1.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -16,12 +16,12 @@ use crate::{
     live::{self, MAX_PAGES, Site},
 };
 
-/// Maximum number of connections. Open pages leave many of them to probes and to Prometheus.
+/// Maximum number of connections. Open pages use at most a quarter, so probes and Prometheus can still connect.
 const MAX_CONNECTIONS: usize = 4 * MAX_PAGES;
-/// The type of the text format of Prometheus.
+/// The content type of the text format of Prometheus.
 const METRICS_TYPE: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
 
-/// Serves HTTP on `socket`, which listens at `address`, until the server stops.
+/// Serves HTTP on `socket`, which listens on `address`, until the server stops.
 pub fn serve(core: &Arc<Core>, readiness: &Readiness, socket: TcpListener, address: SocketAddr) -> JoinHandle<()> {
     let routes = web::guarded(routes(core, readiness, address), Hosts::new(address, &core.settings.http_hosts));
     let connections = edge::incoming(socket, "http_connections", MAX_CONNECTIONS);
@@ -45,16 +45,16 @@ fn routes(core: &Arc<Core>, readiness: &Readiness, address: SocketAddr) -> Route
     let (probed, measured) = (core.clone(), core.clone());
     let (readiness, counted) = (readiness.clone(), site.clone());
     Router::new()
-        .route("/livez", get(async || "the process lives\n"))
+        .route("/livez", get(async || "the process runs\n"))
         .route("/readyz", get(async move || readyz(&probed, &readiness)))
         .route("/metrics", get(async move || (METRICS_TYPE, telemetry::render_metrics(&measured) + &counted.gauges())))
         .merge(live::routes(site))
-        .fallback(async || (StatusCode::NOT_FOUND, "there is /, /livez, /readyz and /metrics\n"))
+        .fallback(async || (StatusCode::NOT_FOUND, "this path does not exist; use /, /livez, /readyz or /metrics\n"))
 }
 
 fn readyz(core: &Core, readiness: &Readiness) -> impl IntoResponse + use<> {
     match readiness.obstacle(core.snapshots.age()) {
-        None => (StatusCode::OK, "the server serves\n".to_owned()),
+        None => (StatusCode::OK, "the server is ready\n".to_owned()),
         Some(obstacle) => (StatusCode::SERVICE_UNAVAILABLE, format!("{obstacle}\n")),
     }
 }

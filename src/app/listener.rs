@@ -32,7 +32,7 @@ pub const ADMIN_SERVICE: &str = admin_service_server::SERVICE_NAME;
 /// Maximum number of in-flight calls on one connection. The client queues further calls.
 const MAX_STREAMS: u32 = 20_000;
 /// Receive window of a connection, in bytes. h2 closes a connection if its unread small frames exceed half of the
-/// window. It counts about 200 bytes for each frame. This window has room for [`MAX_STREAMS`] small frames.
+/// window. h2 counts about 200 bytes for each frame. This window has room for [`MAX_STREAMS`] small frames.
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Maximum number of streams of a connection that the server resets because of client errors. After this number, the
 /// server closes the connection.

@@ -5,8 +5,8 @@
 //! | file | task |
 //! |---|---|
 //! | [`server`] | starts and stops a server |
-//! | `core.rs` | holds the parts that the others share |
-//! | `routes.rs` | creates the services of both listeners |
+//! | `core.rs` | holds the parts that the other files share |
+//! | `routes.rs` | creates the services of both gRPC listeners |
 //! | `listener.rs` | serves them with HTTP/2, TLS and the gate |
 //! | `http.rs` | serves probes, metrics and the live page over HTTP/1.1 |
 //! | `background.rs` | prepares the database, then runs the passes |

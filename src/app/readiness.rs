@@ -1,4 +1,5 @@
-//! The readiness of a server. Controls the health service, `/readyz`, an interceptor for calls, and [`Readiness::wait`].
+//! The readiness of a server. It controls the health service, `/readyz`, an interceptor for calls, and
+//! [`Readiness::wait`].
 
 use std::{
     sync::{
@@ -21,7 +22,8 @@ use crate::{
     rpc::Error,
 };
 
-/// The server is not ready if the database has not answered for this long. It is asked four times per second.
+/// Maximum time since the last answer of the database. A server is not ready after it. A pass queries the database four
+/// times per second.
 const MAX_DATABASE_AGE: Duration = Duration::from_secs(5);
 
 /// The readiness of a server. Clones share the same state. A new server is not ready.
@@ -61,14 +63,14 @@ impl Readiness {
         self.set_health(ServingStatus::NotServing).await;
     }
 
-    /// Returns why the server should get no calls now; `None` if it serves. `database_age` is how long ago the database
-    /// answered.
+    /// Returns the reason why the server should receive no calls now; `None` if the server is ready. `database_age` is
+    /// the time since the last answer of the database.
     pub fn obstacle(&self, database_age: Option<Duration>) -> Option<&'static str> {
         if self.is_stopping.load(Ordering::Acquire) {
             return Some("the server is stopping");
         }
         if !self.is_ready.load(Ordering::Acquire) {
-            return Some("the database is not reached and migrated yet");
+            return Some("the database has not been reached and migrated yet");
         }
         database_age.is_none_or(|age| age > MAX_DATABASE_AGE).then_some("the database does not answer")
     }

@@ -1,4 +1,4 @@
-//! Creates the services of both listeners, and adds health and reflection.
+//! Creates the services of both gRPC listeners, and adds health and reflection.
 
 use tonic::{
     codec::CompressionEncoding,

@@ -25,7 +25,7 @@ pub struct Listeners {
     pub public: TcpListener,
     /// The socket of AdminService.
     pub admin: TcpListener,
-    /// For probes, metrics and the live page, if they are served.
+    /// The socket of the probes, the metrics and the live page, if they are served.
     pub http: Option<TcpListener>,
 }
 
@@ -103,7 +103,7 @@ impl Server {
     /// Stops the server gracefully.
     ///
     /// First, health reports NOT_SERVING. The server still accepts calls for the lame-duck time, so that calls of
-    /// clients which watch health do not fail. Then streams end with UNAVAILABLE, and clients are asked to close their
+    /// clients that watch health do not fail. Then streams end with UNAVAILABLE, and clients are asked to close their
     /// connections. In-flight calls finish and the lanes drain. Work that is not done after the drain timeout is
     /// cancelled.
     pub async fn stop(self) {
@@ -119,13 +119,13 @@ impl Server {
                 }
             }
             if let Some(serving_http) = self.serving_http {
-                // It fails only if it panicked, which was logged.
+                // The task fails only if it panicked. The panic was logged.
                 let _ = serving_http.await;
             }
             tasks.wait().await;
         });
         if drained.await.is_err() {
-            tracing::warn!("the drain timeout passed: calls or connections were cut off");
+            tracing::warn!("the drain timeout has passed; the remaining calls and connections were cancelled");
         }
     }
 }

@@ -17,12 +17,13 @@ use crate::{
 /// Upper bounds of the histogram of call durations, in seconds, as OpenTelemetry recommends. All replicas have the same
 /// buckets, so their counts can be added.
 const CALL_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-/// The same for what happens inside of a call, which is shorter.
+/// Upper bounds of the histograms of background passes, lane waits and batches, in seconds. These are shorter than
+/// calls.
 const STEP_BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 /// Upper bounds of the histogram of batch sizes, up to the largest batch.
 const SIZE_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
-/// The metrics of this process, once they are recorded.
+/// The handle of the metrics recorder. It is empty until [`start_metrics`] installs the recorder.
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Starts logging to standard error. Fails with a message for the operator.
@@ -30,8 +31,9 @@ pub fn start_logs(settings: &Settings) -> Result<(), String> {
     // The INFO lines of these crates are noise to operators. The directives of the operator come later, so they take
     // precedence.
     let directives = format!("sea_orm_migration=warn,sqlx=warn,{}", settings.log);
-    let filter = EnvFilter::try_new(directives)
-        .map_err(|error| format!("BOXOFFICE_LOG is not a level or directives: {error}"))?;
+    let filter = EnvFilter::try_new(directives).map_err(|error| {
+        format!("BOXOFFICE_LOG is invalid: {error}; use a level like info, or directives like info,boxoffice=debug")
+    })?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.log_format {
         LogFormat::Text => logs.init(),
@@ -40,7 +42,7 @@ pub fn start_logs(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// Starts to record metrics. What was set up before is not recorded.
+/// Installs the metrics recorder. Metrics that were created earlier are not recorded.
 pub fn start_metrics() -> Result<(), String> {
     let buckets: [(&str, &[f64]); 5] = [
         ("rpc_server_call_duration_seconds", &CALL_BUCKETS),
@@ -54,21 +56,21 @@ pub fn start_metrics() -> Result<(), String> {
     });
     let installed = builder.and_then(PrometheusBuilder::install_recorder);
     let handle = installed.map_err(|error| format!("metrics cannot be recorded: {error}"))?;
-    // The recorder is installed once, so the place is empty.
+    // A second installation of a recorder fails above, so this value is not set yet.
     let _ = METRICS.set(handle);
     describe();
     rpc::count_panics_from_zero();
     Ok(())
 }
 
-/// Frees the memory of what was recorded since the last call. It has to run every few seconds.
+/// Frees the memory of the values that were recorded since the last call. Must run every few seconds.
 pub fn tidy_metrics() {
     if let Some(metrics) = METRICS.get() {
         metrics.run_upkeep();
     }
 }
 
-/// Returns the metrics of this process as Prometheus reads them, with those of `core` as they are now.
+/// Returns the metrics of this process in the text format of Prometheus. Updates the gauges of `core` first.
 pub fn render_metrics(core: &Core) -> String {
     for pool in core.db.pools() {
         for (state, count) in [("busy", pool.busy_count), ("idle", pool.idle_count)] {
@@ -97,11 +99,11 @@ fn describe() {
     describe_gauge!(
         "boxoffice_database_silence_seconds",
         Unit::Seconds,
-        "Time since the database last answered the pass that asks it four times per second."
+        "Time since the last answer of the database to the pass that queries it four times per second."
     );
     describe_gauge!(
         "boxoffice_promotion_lag_seconds",
         Unit::Seconds,
-        "Time since the last promotion of waiting users that succeeded."
+        "Time since the last successful promotion of waiting users."
     );
 }

@@ -7,7 +7,7 @@
 //! A failure affects as few calls as possible:
 //!
 //! - A batch is retried if it conflicts with another replica or cannot reach the database.
-//! - A batch with an unexpected error is split in two, again and again, until only the command that causes the error
+//! - A batch with an unexpected error is split in two, repeatedly, until only the command that causes the error
 //!   fails.
 //! - After a panic the calls of the batch fail with INTERNAL, and the worker continues.
 //! - A call that would wait too long fails with OVERLOADED immediately.
@@ -48,7 +48,7 @@ where
     C: Send + Sync + 'static,
     R: Send + 'static,
 {
-    /// Starts a lane with `worker_count` workers as some of `tasks`. `name` is the label of its metrics.
+    /// Starts a lane with `worker_count` workers, which `tasks` tracks. `name` is the label of its metrics.
     pub fn start<F>(name: &'static str, worker_count: usize, tasks: &TaskTracker, work: F) -> Self
     where
         F: for<'a> Fn(&'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync + 'static,
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_that_breaks_its_batch_fails_alone() {
+    async fn a_command_that_fails_its_batch_fails_alone() {
         let (lane, _tasks) = lane(|commands| {
             async move {
                 if commands.contains(&7) {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_answered_and_the_lane_lives_on() {
+    async fn a_panic_is_answered_and_the_lane_continues() {
         let (lane, _tasks) = lane(|commands| {
             async move {
                 assert!(!commands.contains(&7), "planted");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_race_is_run_again_until_it_is_won() {
+    async fn a_batch_that_lost_a_race_is_retried_until_it_succeeds() {
         let runs = Arc::new(AtomicUsize::new(0));
         let counted = runs.clone();
         let (lane, _tasks) = lane(move |commands| {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_lane_refuses_at_once_and_a_withdrawn_command_is_never_started() {
+    async fn a_full_lane_refuses_immediately_and_a_cancelled_command_is_never_started() {
         let (lane, tasks, signal, seen) = held_lane();
         let first = tokio::spawn({
             let lane = lane.clone();
@@ -348,13 +348,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_served_stays_the_same_when_ten_times_as_much_comes() {
+    async fn goodput_stays_the_same_at_ten_times_the_load() {
         for patience in [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(30)] {
             let peak = goodput(4_000, patience).await;
             assert!(peak > 3_000, "{peak} with {patience:?}");
             for overload in [2, 5, 10] {
                 let served = goodput(4_000 * overload, patience).await;
-                assert!(served * 10 >= peak * 9, "{served} of {peak} at {overload} times with {patience:?}");
+                assert!(
+                    served * 10 >= peak * 9,
+                    "{served} of {peak} calls per second at {overload} times the load with {patience:?}"
+                );
             }
         }
     }

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_refused_when_its_caller_will_have_gone() {
+    fn a_command_is_refused_if_its_deadline_passes_before_its_answer() {
         let (pace, now) = busy();
         pace.admit(now, 1, Some(millis(250))).unwrap();
         assert!(matches!(pace.admit(now, 1, Some(millis(150))), Err(Error::Overloaded { .. })));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_fits_the_next_batch_is_taken_however_slow_the_database_is() {
+    fn a_command_that_fits_the_next_batch_is_accepted_even_if_the_database_is_slow() {
         let pace = Pace::new("test");
         pace.end(3 * SECOND, true);
         pace.begin(pace.origin);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_finds_no_other_waiting_is_taken_so_that_the_pace_is_known_again() {
+    fn a_command_is_accepted_if_no_other_command_waits() {
         let pace = Pace::new("test");
         pace.end(10 * SECOND, true);
         pace.admit(pace.origin, 0, Some(millis(1))).unwrap();
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_hangs_is_the_databases_fault() {
+    fn a_batch_that_hangs_means_that_the_database_is_unavailable() {
         let (pace, now) = busy();
         pace.admit(now + 2 * SECOND, 1, Some(30 * SECOND)).unwrap();
         assert!(matches!(pace.admit(now + 2 * SECOND, 1, Some(SECOND)), Err(Error::StorageUnavailable)));

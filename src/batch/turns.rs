@@ -14,11 +14,11 @@ use crate::db;
 
 /// Maximum number of rows in one step.
 const MAX_ROWS: i64 = 1_000;
-/// Minimum number of rows in one step, however slow the database is.
+/// Minimum number of rows in one step, even if the database is slow.
 const MIN_ROWS: i64 = 50;
 /// Maximum time that the transaction of a step should take. Slower steps become smaller.
 const STEP_TIME: Duration = Duration::from_millis(50);
-/// The same for work that is never urgent.
+/// Maximum time that the transaction of a step should take, for work that is not urgent.
 const GENTLE_STEP_TIME: Duration = Duration::from_millis(10);
 /// After this time a pass looks again at keys that had no work left.
 const ROUND_TIME: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ impl Left {
     }
 }
 
-/// Holds the number of rows of the next step. It falls if steps take long, and rises if they are fast.
+/// Holds the number of rows of the next step. The number falls after slow steps and rises after fast ones.
 pub struct StepSize {
     rows: AtomicI64,
     step_time: Duration,
@@ -52,7 +52,7 @@ impl Default for StepSize {
 }
 
 impl StepSize {
-    /// Returns the size for work that is never urgent: its transactions are so short that calls hardly notice them.
+    /// Returns the size for work that is not urgent. Its transactions are so short that they hardly delay calls.
     pub fn gentle() -> Self {
         Self { rows: AtomicI64::new(MIN_ROWS), step_time: GENTLE_STEP_TIME }
     }
@@ -85,7 +85,7 @@ where
     Ok(())
 }
 
-/// The same for work that is never urgent: it rests four times as long as each step took.
+/// Runs `step` until no work is left, for work that is not urgent. After each step, pauses for four times its duration.
 pub async fn repeat_gently<F>(step: impl Fn() -> F) -> Result<(), db::Error>
 where
     F: Future<Output = Result<Left, db::Error>>,
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_small_key_gets_its_turn_beside_a_huge_one_and_a_failure_stops_only_its_own() {
+    async fn a_small_key_gets_its_turn_next_to_a_huge_one_and_a_failure_stops_only_its_own_key() {
         let work = Mutex::new(
             [("huge", 5), ("broken", 1), ("small", 1)].into_iter().collect::<std::collections::BTreeMap<_, _>>(),
         );

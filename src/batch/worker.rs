@@ -52,7 +52,7 @@ where
     C: Send + Sync + 'static,
     R: Send + 'static,
 {
-    /// Starts a worker as one of `tasks`. `name` is the name of the lane.
+    /// Starts a worker, which `tasks` tracks. `name` is the name of the lane.
     pub fn start(name: &'static str, tasks: &TaskTracker, work: Work<C, R>) -> Self {
         let (sender, queue) = mpsc::channel(CAPACITY);
         let pace = Arc::new(Pace::new(name));

@@ -25,7 +25,7 @@ pub async fn performance_id(db: &Database, concert_id: i64, date: &str) -> Resul
 
 /// Returns a performance with its concert, its venue and the sections of the venue in order. A section is `(name, seat
 /// count, price)`.
-#[allow(clippy::type_complexity, reason = "a row of a join, taken apart at once")]
+#[allow(clippy::type_complexity, reason = "a row of a join, which is converted immediately")]
 pub async fn performance(
     db: &Database,
     performance_id: i64,

@@ -3,7 +3,7 @@
 //!
 //! A watcher compares the published states with the states that it sent last. A slow watcher therefore sends fewer and
 //! larger messages. The reader starts with the first watcher of a performance and stops after the last one. WatchSeats
-//! and the live page share it.
+//! and the live page share the reader.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

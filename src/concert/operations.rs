@@ -12,7 +12,7 @@ use crate::{
 
 /// A performance with free seats.
 pub struct Availability {
-    /// The performance.
+    /// The key of the performance.
     pub performance_id: i64,
     /// The date of the performance, in ISO 8601.
     pub date: String,

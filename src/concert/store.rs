@@ -25,9 +25,9 @@ pub async fn concerts(db: &Database, after: Option<&str>, limit: usize) -> Resul
 /// A performance on sale.
 #[derive(FromQueryResult)]
 pub struct OnSale {
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
-    /// The performance.
+    /// The key of the performance.
     pub performance_id: i64,
     /// The date of the performance, in ISO 8601.
     pub date: String,
@@ -64,7 +64,7 @@ pub async fn held_seat_counts(db: &Database, now: Micros) -> Result<HashMap<i64,
 /// A seat that cannot be held.
 #[derive(Debug, Clone, Copy, FromQueryResult)]
 pub struct TakenSeat {
-    /// The performance.
+    /// The key of the performance.
     pub performance_id: i64,
     /// The seat's number, from 1.
     pub seat_number: i32,

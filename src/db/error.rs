@@ -80,20 +80,21 @@ fn of_sqlx(error: &sqlx::Error, text: String) -> Error {
 fn of_code(code: &str, text: String) -> Error {
     if code.len() == 5 {
         return match code {
-            // Serialization failure, deadlock, lock not available.
+            // The codes of a serialization failure, a deadlock, and a lock that is not available.
             "40001" | "40P01" | "55P03" => Error::Lost,
-            // The statement reached its timeout, or the session was idle in a transaction for too long.
+            // The codes of a statement that reached its timeout, and of a session that was idle in a transaction for
+            // too long.
             "57014" | "25P03" => Error::Away(text),
-            // The connection failed, the database does not exist, resources ran out, the server shuts down, or an I/O
-            // operation failed.
+            // The codes of a failed connection, a missing database, a lack of resources, a server that shuts down, and
+            // an I/O error.
             _ if ["08", "3D", "53", "57", "58"].contains(&&code[..2]) => Error::Away(text),
             _ => Error::Defect(text),
         };
     }
     match code.parse::<u32>().map(|code| code & 0xff) {
-        // SQLITE_BUSY, SQLITE_LOCKED.
+        // The codes SQLITE_BUSY and SQLITE_LOCKED.
         Ok(5 | 6) => Error::Lost,
-        // SQLITE_READONLY, IOERR, FULL, CANTOPEN.
+        // The codes SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL and SQLITE_CANTOPEN.
         Ok(8 | 10 | 13 | 14) => Error::Away(text),
         _ => Error::Defect(text),
     }

@@ -35,16 +35,16 @@ const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 /// Number of unused pages that stay in SQLite's file.
 const SPARE_PAGES: i64 = 256;
 
-/// How many connections a pool has.
+/// The number of connections of a pool.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolUse {
-    /// What the pool is for.
+    /// The name of the pool: `all`, `read` or `write`.
     pub pool: &'static str,
-    /// Connections that are in use.
+    /// The number of connections in use.
     pub busy_count: u32,
-    /// Open connections that are not in use.
+    /// The number of idle connections.
     pub idle_count: u32,
-    /// Maximum number of connections.
+    /// The maximum number of connections.
     pub max_count: u32,
 }
 
@@ -139,7 +139,7 @@ impl Database {
         Ok(T::find_by_statement(statement::of_rows(self.engine(), sql, rows, values)).all(&self.reader).await?)
     }
 
-    /// Returns how many connections each pool has now.
+    /// Returns the current number of connections of each pool.
     pub fn pools(&self) -> Vec<PoolUse> {
         if self.engine() == DatabaseBackend::Postgres {
             let pool = self.writer.get_postgres_connection_pool();
@@ -153,8 +153,8 @@ impl Database {
         pools.map(use_of).to_vec()
     }
 
-    /// Returns up to `limit` unused pages of SQLite's file to the file system, and returns their number. PostgreSQL
-    /// reuses space automatically, so there the result is 0.
+    /// Gives up to `limit` unused pages of SQLite's file back to the file system. Returns the number of these pages.
+    /// PostgreSQL reuses space automatically, so there the result is 0.
     ///
     /// A file that was created before incremental vacuum was enabled keeps its size.
     pub async fn reclaim_pages(&self, limit: i64) -> Result<i64, Error> {
@@ -197,8 +197,8 @@ impl Database {
         self.clock.sleep_until(at).await;
     }
 
-    /// Sets the clock to PostgreSQL's clock, which all replicas share. SQLite has no clock of its own, so there the
-    /// clock stays unchanged.
+    /// Sets the clock to PostgreSQL's clock, which all replicas share. SQLite has no clock, so there the clock stays
+    /// unchanged.
     pub async fn anchor_clock(&self) -> Result<(), Error> {
         if self.engine() != DatabaseBackend::Postgres {
             return Ok(());

@@ -155,11 +155,11 @@ fn push_table(sql: &mut String, engine: DatabaseBackend, columns: &[(&str, Type)
             (false, _) => write!(sql, "{comma}value->>{index} AS {name}"),
         };
     }
-    // The condition is true for every row, but PostgreSQL then expects few rows. The plan starts with the set and finds
-    // the joined rows by key, even if the statistics show empty tables.
+    // The condition is true for every row. PostgreSQL expects few rows because of this condition. So the plan starts
+    // with the set and finds the joined rows by key, even if the statistics show empty tables.
     let source = match postgres {
         true => "jsonb_array_elements($1::JSONB) WHERE jsonb_typeof(value) = 'array'",
-        false => "json_each($1)",
+        false => "jsonb_each($1)",
     };
     let _ = write!(sql, " FROM {source}) AS r");
 }
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(
             expand(DatabaseBackend::Sqlite, SQL, Pair::COLUMNS),
             "SELECT t.* FROM t JOIN (SELECT unhex(value->>0, '-') AS id, value->>1 AS n \
-             FROM json_each($1)) AS r ON t.id = r.id ORDER BY t.id "
+             FROM jsonb_each($1)) AS r ON t.id = r.id ORDER BY t.id "
         );
     }
 

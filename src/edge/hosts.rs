@@ -1,14 +1,14 @@
-//! The host names under which the HTTP listener may be reached.
+//! The host names that requests to the HTTP listener may contain.
 //!
-//! A web site can let its own name point to 127.0.0.1 (DNS rebinding). A browser then takes this server for a part of
-//! that site and lets the site read the answers. The site's name is in the `Host` header, so other names than the
-//! server's own are refused. An IP address cannot be rebound.
+//! A web site can make its own host name resolve to 127.0.0.1 (DNS rebinding). A browser then treats this server as a
+//! part of the web site, and the web site can read the responses. The `Host` header contains the name of the web site.
+//! So the server refuses all host names that are not its own. IP addresses are safe, because they are not resolved.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::uri::Authority;
 
-/// The hosts that requests may name.
+/// The hosts that requests to a listener may name.
 #[derive(Debug, Clone)]
 pub struct Hosts {
     names: Vec<String>,
@@ -16,7 +16,7 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Returns the hosts of a listener at `address`, which is also known by `names`.
+    /// Returns the hosts of a listener at `address`. `names` are its further host names.
     pub fn new(address: SocketAddr, names: &[String]) -> Self {
         let names = names.iter().map(|name| name.trim().to_ascii_lowercase()).collect();
         Self { names, is_local: address.ip().to_canonical().is_loopback() }
@@ -24,7 +24,7 @@ impl Hosts {
 
     /// Tells whether a request may name `host`, with or without a port.
     ///
-    /// Listeners on a loopback address are reached by such an address, other listeners by any address.
+    /// A listener on a loopback address allows only loopback addresses. Other listeners allow all IP addresses.
     pub fn allow(&self, host: &str) -> bool {
         let Some(authority) = host.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'))
         else {

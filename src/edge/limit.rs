@@ -18,7 +18,7 @@ pub struct Limit {
     shed: Counter,
 }
 
-/// A permit of a limit. Dropping it releases it.
+/// A permit of a limit. Dropping the value releases the permit.
 pub struct Permit {
     limit: Arc<Limit>,
     share: Option<Arc<Share>>,
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn no_user_of_a_limit_takes_more_than_it_leaves_to_the_others() {
+    fn no_user_of_a_limit_holds_more_permits_than_are_free() {
         let limit = Limit::new("test", 12);
         let take_all = |share: &Arc<Share>| {
             let mut permits = Vec::new();

@@ -3,7 +3,7 @@
 //! # A connection
 //!
 //! [`incoming`] limits the connections, [`tls`] does the handshake, and [`speaking`] closes connections on which the
-//! client does not start HTTP/2. [`Transport`] holds the TLS settings and the API keys of both listeners, and reloads
+//! client does not start HTTP/2. [`Transport`] holds the TLS settings and the API keys of all listeners, and reloads
 //! their files when they change.
 //!
 //! [`web`] serves the HTTP listener, which speaks HTTP/1.1. It refuses requests that name a host outside of [`Hosts`].
@@ -27,7 +27,7 @@
 //!
 //! # Why the layers are written here
 //!
-//! `ServiceBuilder`, `layer_fn` and `service_fn` of tower compose them; tokio's semaphore counts the permits.
+//! `ServiceBuilder`, `layer_fn` and `service_fn` of tower compose the layers. A semaphore of tokio counts the permits.
 //! Ready-made layers do not fit:
 //!
 //! - tower's `ConcurrencyLimit` makes callers wait, and its `LoadShed` has one limit for all methods. Here a refusal is

@@ -17,8 +17,8 @@ pub struct Limits {
     /// Maximum number of connections on a listener; further ones are closed immediately.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CONNECTIONS", default_value = "10000", value_parser = count)]
     pub max_connections: usize,
-    /// Age at which a client is told to replace its connection, so that load balancers can spread the load again. Calls
-    /// and streams on the old connection run to their end. Default: no maximum.
+    /// Age at which the server asks a client to replace its connection, so that load balancers can distribute the load
+    /// again. Calls and streams on the old connection run to their end. Default: no maximum.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CONNECTION_AGE", value_parser = duration_above_zero)]
     pub max_connection_age: Option<Duration>,
     /// Maximum duration of a call whose client sets no shorter deadline. Streams may stay open for longer.
@@ -31,7 +31,7 @@ pub struct Limits {
     )]
     pub call_timeout: Duration,
     /// Time for which a stopping server still accepts calls after health reports NOT_SERVING. Clients that watch health
-    /// use this time to change to another server. 0s means no such time.
+    /// use this time to change to another server. With 0s, the server refuses new calls immediately.
     #[arg(long, global = true, env = "BOXOFFICE_LAME_DUCK", default_value = "500ms", value_parser = duration)]
     pub lame_duck: Duration,
 }
@@ -39,7 +39,7 @@ pub struct Limits {
 /// TLS and API keys. The server reloads changed files without a restart.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TransportSettings {
-    /// PEM file of the server's certificate and its chain. With it, both listeners accept only TLS.
+    /// PEM file of the server's certificate and its chain. With it, both gRPC listeners accept only TLS.
     #[arg(long, global = true, env = "BOXOFFICE_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// PEM file of the private key of the server's certificate.

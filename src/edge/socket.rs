@@ -158,7 +158,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Speaking<IO> {
     }
 }
 
-/// Implements `AsyncWrite` by calling the inner stream.
+/// Implements `AsyncWrite` with the inner stream.
 macro_rules! write_through {
     ($connection:ty $(, $io:ident)?) => {
         impl$(<$io: AsyncWrite + Unpin>)? AsyncWrite for $connection {
@@ -201,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    /// Both ends of a connection.
+    /// Returns both ends of a connection.
     async fn connected(stopping: &CancellationToken) -> (Speaking<Connection>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_does_not_begin_to_speak_is_given_up() {
+    async fn a_connection_without_a_preface_is_closed() {
         let (mut server, mut client) = connected(&CancellationToken::new()).await;
         let started = Instant::now();
         let mut buf = [0; 64];
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_speaks_may_be_silent_afterwards() {
+    async fn a_connection_may_be_idle_after_its_preface() {
         let (mut server, mut client) = connected(&CancellationToken::new()).await;
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         let mut buf = [0; PREFACE_BYTES];
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_connection_is_given_up_when_the_server_stops() {
+    async fn a_connection_without_a_preface_is_closed_when_the_server_stops() {
         let stopping = CancellationToken::new();
         let (mut server, _client) = connected(&stopping).await;
         stopping.cancel();

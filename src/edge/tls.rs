@@ -22,9 +22,9 @@ pub type Tls = Reloaded<ServerConfig>;
 /// Maximum time for a TLS handshake. The connection is closed after this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What HTTP/2 is called when client and server agree on a protocol.
+/// The name of HTTP/2 in ALPN, the choice of a protocol during the handshake.
 pub const HTTP_2: &[u8] = b"h2";
-/// What HTTP/1.1 is called.
+/// The name of HTTP/1.1 in ALPN.
 pub const HTTP_1: &[u8] = b"http/1.1";
 
 /// Returns the configuration of a server that speaks TLS 1.3 or 1.2 and `protocol`. All files are PEM.
@@ -59,9 +59,9 @@ pub fn server_config(
     // The error of the parser is not shown, because it may quote the key.
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|_| "the key file holds no private key: give a PEM file with one".to_owned())?;
-    let mut config = builder
-        .with_single_cert(certificates("the certificate", cert)?, key)
-        .map_err(|error| format!("the certificate and the key do not fit together: {error}"))?;
+    let mut config = builder.with_single_cert(certificates("the certificate", cert)?, key).map_err(|error| {
+        format!("the certificate and the key do not match: {error}; give the key of this certificate")
+    })?;
     config.alpn_protocols = vec![protocol.to_vec()];
     Ok(config)
 }
@@ -72,7 +72,7 @@ fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
             Err(format!("{what} file holds no certificate: give a PEM file with one"))
         }
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(format!("{what} file is not PEM: {error}")),
+        Err(error) => Err(format!("{what} file is not PEM: {error}; give a PEM file of certificates")),
     }
 }
 
@@ -113,7 +113,7 @@ where
 {
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(socket)).await {
         Ok(Ok(connection)) => Some(connection),
-        // Logged at DEBUG, because a client can cause any number of these errors.
+        // The level is DEBUG, because a client can cause any number of these errors.
         Ok(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake failed");
             None

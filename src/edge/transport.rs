@@ -1,5 +1,5 @@
-//! TLS, client certificates and API keys of all listeners. Also checks that AdminService and the live page are never
-//! reachable from the network without a credential.
+//! The TLS, client certificates and API keys of all listeners. This module also checks that no client can reach
+//! AdminService or the live page from the network without a credential.
 //!
 //! TLS, certificates and keys are optional and are read from files. The server reloads changed files, so an operator
 //! can replace certificates and keys without a restart.
@@ -25,11 +25,11 @@ pub struct Transport {
     api_keys: Option<Arc<Reloaded<ApiKeys>>>,
 }
 
-/// Who may see the live page and its data.
+/// The rule for access to the live page and its data.
 pub enum PageAccess {
-    /// Clients that pass this check.
+    /// A client must pass this check.
     Checked(CallerCheck),
-    /// No client, for this reason.
+    /// No client has access, for this reason.
     Refused(&'static str),
 }
 
@@ -106,12 +106,14 @@ impl Transport {
         self.admin_tls.clone()
     }
 
-    /// Returns the TLS configuration of an HTTP listener at `address`, if it has one. A loopback address needs none.
+    /// Returns the TLS configuration of an HTTP listener at `address`, if it has one. A listener on a loopback address
+    /// uses no TLS.
     pub fn http_tls(&self, address: SocketAddr) -> Option<Arc<Tls>> {
         self.http_tls.clone().filter(|_| !is_local(address))
     }
 
-    /// Returns who may see the live page on an HTTP listener at `address`. The rule is the one of AdminService.
+    /// Returns the rule for access to the live page on an HTTP listener at `address`. On an address that other machines
+    /// can reach, the page needs TLS and an API key with the admin right.
     pub fn page_access(&self, address: SocketAddr) -> PageAccess {
         let has_admin_key = self.api_keys.as_ref().is_some_and(|keys| keys.current().has_admin());
         if is_local(address) || (self.http_tls.is_some() && has_admin_key) {

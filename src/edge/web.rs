@@ -1,4 +1,5 @@
-//! HTTP/1.1 for browsers, probes and Prometheus: serves connections, and guards every request and response.
+//! Serves HTTP/1.1 to browsers, probes and Prometheus. Checks the host of each request, and adds security headers to
+//! each response.
 
 use std::{io, pin::pin, time::Duration};
 
@@ -23,14 +24,14 @@ use tower::ServiceExt;
 
 use super::hosts::Hosts;
 
-/// How long a client may take to send the head of a request. An idle connection is closed after this time as well.
+/// Maximum time for a client to send the head of a request. An idle connection is also closed after this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum size of the head of a request.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Maximum number of header lines of a request.
 const MAX_HEADERS: usize = 64;
 
-/// Headers of every response. Responses that need more than nothing set their own Content-Security-Policy.
+/// Headers of every response. A route may set its own Content-Security-Policy instead.
 const HEADERS: [(HeaderName, &str); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -44,7 +45,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// Puts the guard around `routes`: requests that name a foreign host are refused, and browsers are told to be strict.
+/// Adds the checks to `routes`: requests that name a foreign host are refused, and responses get security headers.
 pub fn guarded(routes: Router, hosts: Hosts) -> Router {
     routes.layer(middleware::from_fn_with_state(hosts, check_host)).layer(middleware::map_response(set_headers))
 }
@@ -58,7 +59,8 @@ async fn check_host(State(hosts): State<Hosts>, request: Request, next: Next) ->
     (StatusCode::MISDIRECTED_REQUEST, sentence).into_response()
 }
 
-/// Only HTTP/1.0 requests may name no host. No browser sends them.
+/// Tells whether a request names only hosts of this server. A request without a host is accepted only with HTTP/1.0,
+/// which no browser sends.
 fn names_own_host(hosts: &Hosts, request: &Request) -> bool {
     let mut named: Vec<&str> = request.uri().authority().map(|authority| authority.as_str()).into_iter().collect();
     for value in request.headers().get_all(header::HOST) {
@@ -76,7 +78,7 @@ async fn set_headers(mut response: Response) -> Response {
     response
 }
 
-/// Serves `routes` on `connections` until `stopping` is cancelled, and then until the requests in flight are answered.
+/// Serves `routes` on `connections` until `stopping` is cancelled. Then waits for the in-flight requests.
 pub async fn serve<IO>(connections: impl Stream<Item = io::Result<IO>>, routes: Router, stopping: CancellationToken)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -97,7 +99,7 @@ where
         match connection {
             Some(Ok(io)) => {
                 let connection = graceful.watch(http.serve_connection(TokioIo::new(io), service.clone()));
-                // A connection that the client broke off is no news.
+                // Errors are ignored, because a client may break a connection at any time.
                 tokio::spawn(async move { connection.await.unwrap_or_default() });
             }
             Some(Err(_)) => {}

@@ -1,5 +1,7 @@
-//! The events that a page reads, as JSON. Instants are in milliseconds since the Unix epoch. Money is a string, because
-//! a number of JavaScript is exact only up to 2^53.
+//! Writes the events of a live page as JSON.
+//!
+//! Instants are in milliseconds since the Unix epoch. An amount of money is a string, because a JavaScript number is
+//! exact only up to 2^53.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -7,22 +9,22 @@ use serde::Serialize;
 use super::sampler::{Picture, Point, Sale};
 use crate::{catalogue::Performance, clock::Micros, concert::States, rpc::proto::SeatState};
 
-/// The first event: what the page has to know once.
+/// The first event of a stream.
 #[derive(Serialize)]
 pub struct Hello<'a> {
     /// The version of the server.
     pub version: &'static str,
     /// ISO 4217 code of the currency.
     pub currency: &'a str,
-    /// The server's time.
+    /// The current time of the server, in milliseconds.
     pub now: i64,
-    /// The concert whose hall follows; `None` if nothing is on sale.
+    /// The code of the concert that the page shows; `None` if no concert is on sale.
     pub concert_code: Option<&'a str>,
-    /// The date of that hall.
+    /// The date that the page shows.
     pub date: Option<&'a str>,
 }
 
-/// The sales that changed since the last event.
+/// The event of the sales that changed since the previous event.
 #[derive(Serialize)]
 struct Sales<'a> {
     at: i64,
@@ -60,7 +62,7 @@ struct DateEvent<'a> {
     sold: i32,
 }
 
-/// The seats of a date, without their states.
+/// The event of the sections of a date, without the states of the seats.
 #[derive(Serialize)]
 struct Hall<'a> {
     concert_code: &'a str,
@@ -79,7 +81,7 @@ struct SectionEvent<'a> {
     last_seat: i32,
 }
 
-/// Seats by the state that they are in now.
+/// The event of the seats whose states changed. Each list has the numbers of the seats that are now in this state.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Changes {
     available: Vec<usize>,
@@ -87,15 +89,17 @@ struct Changes {
     sold: Vec<usize>,
 }
 
-/// Returns an event as it goes over the wire.
+/// Returns an event in the format of server-sent events.
 pub fn event(name: &str, data: &impl Serialize) -> Bytes {
-    // Serialization fails only for maps with keys that are no strings, and there are none.
+    // Serialization fails only for a map whose keys are not strings. No event contains such a map.
     let data = serde_json::to_string(data).unwrap_or_default();
     format!("event: {name}\ndata: {data}\n\n").into()
 }
 
-/// Returns the event of the sales that changed after the sample `known`, and of those of `known_codes` that are gone.
-/// `None` if nothing changed. Where `known` is 0, the event has all sales, also if there are none.
+/// Returns the event of the sales that changed after the sample `known`; `None` if no sale changed.
+///
+/// The event also lists the concerts of `known_codes` that are no longer on sale. If `known` is 0, the event contains
+/// all sales, even if there are none.
 pub fn sales(picture: &Picture, known: u64, known_codes: &[String]) -> Option<Bytes> {
     let changed = picture.sales.values().filter(|sale| sale.changed_in > known);
     let sales: Vec<SaleEvent<'_>> = changed.map(|sale| sale_event(sale)).collect();
@@ -135,7 +139,7 @@ fn sale_event(sale: &Sale) -> SaleEvent<'_> {
     }
 }
 
-/// Returns the event of the last ten minutes of a sale: `[instant, waiting, admitted, completed]` per point.
+/// Returns the event of the last 10 minutes of a sale. Each point is `[instant, waiting, admitted, completed]`.
 pub fn past(concert_code: &str, points: &[Point]) -> Bytes {
     #[derive(Serialize)]
     struct Past<'a> {
@@ -146,7 +150,7 @@ pub fn past(concert_code: &str, points: &[Point]) -> Bytes {
     event("past", &Past { concert_code, points })
 }
 
-/// Returns the event of the seats of a performance.
+/// Returns the event of the sections of a performance.
 pub fn hall(performance: &Performance) -> Bytes {
     let sections = performance.sections.iter().map(|section| SectionEvent {
         name: &section.name,
@@ -165,7 +169,7 @@ pub fn hall(performance: &Performance) -> Bytes {
     event("hall", &hall)
 }
 
-/// Returns the event of all states of seats. The runs `12a2h` mean 12 seats that are available and 2 held ones.
+/// Returns the event of the states of all seats. The text `12a2h` means 12 available seats, then 2 held seats.
 pub fn all_states(states: &States) -> Bytes {
     #[derive(Serialize)]
     struct Seats {
@@ -184,7 +188,7 @@ pub fn all_states(states: &States) -> Bytes {
     event("seats", &Seats { runs })
 }
 
-/// Returns the event of the seats whose state is another than before; `None` if there are none.
+/// Returns the event of the seats whose states differ between `before` and `now`; `None` if no state differs.
 pub fn changed_states(before: &States, now: &States) -> Option<Bytes> {
     let mut changes = Changes::default();
     for (seat_number, (_, now)) in (1..).zip(before.iter().zip(now.iter())).filter(|(_, (before, now))| before != now) {
@@ -197,7 +201,7 @@ pub fn changed_states(before: &States, now: &States) -> Option<Bytes> {
     (changes != Changes::default()).then(|| event("changes", &changes))
 }
 
-/// Returns an instant in milliseconds.
+/// Converts an instant from microseconds to milliseconds.
 pub fn millis(at: Micros) -> i64 {
     at.div_euclid(1_000)
 }
@@ -211,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_are_told_in_runs_and_then_only_those_that_changed() {
+    fn all_states_are_sent_as_runs_and_later_only_the_changed_states() {
         let before = Arc::new(vec![Available, Available, Held, Sold, Sold]);
         assert_eq!(all_states(&before), "event: seats\ndata: {\"runs\":\"2a1h2s\"}\n\n");
         let now = Arc::new(vec![Held, Available, Sold, Sold, Available]);
@@ -221,8 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_of_data_whatever_the_names_hold() {
-        let told = event("hello", &"a\n\nevent: b\u{2028}");
-        assert_eq!(told, "event: hello\ndata: \"a\\n\\nevent: b\u{2028}\"\n\n");
+    fn a_line_break_in_a_name_does_not_split_the_data_of_an_event() {
+        let text = event("hello", &"a\n\nevent: b\u{2028}");
+        assert_eq!(text, "event: hello\ndata: \"a\\n\\nevent: b\u{2028}\"\n\n");
     }
 }

@@ -1,6 +1,7 @@
-//! The stream of one page: what the page has to know once, then what changes.
+//! Streams events to one open page: first the current state, then the changes.
 //!
-//! The stream remembers what it sent. A page that reads slowly gets fewer and larger events, and never an old one.
+//! The stream remembers the state that it sent last. A slow page therefore receives fewer and larger events, and never
+//! an outdated one.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -15,33 +16,35 @@ use super::{
 };
 use crate::{concert::States, edge::Permit};
 
-/// A page hears something at least this often, so that it notices a connection that is dead.
+/// Time without an event after which the stream sends a heartbeat, so that the page detects a broken connection.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// A comment, which browsers skip.
+/// The heartbeat: a comment of server-sent events, which the page ignores.
 const BEAT: &[u8] = b":\n\n";
 
-/// An open page.
+/// Holds the state of the stream of an open page.
 pub struct Page {
     site: Arc<Site>,
     picture: watch::Receiver<Arc<Picture>>,
     chosen: Option<Chosen>,
-    /// The API key that the page showed.
+    /// The API key that the client sent.
     key: Option<Vec<u8>>,
     /// The number of the last sample that was sent.
     known: u64,
+    /// The codes of the concerts in that sample.
     known_codes: Vec<String>,
+    /// The states of the seats that were sent last.
     known_states: Option<States>,
     _permit: Permit,
 }
 
 impl Page {
-    /// Returns a page that has received nothing.
+    /// Creates the stream of a page that has not received any event.
     pub fn new(site: Arc<Site>, chosen: Option<Chosen>, key: Option<Vec<u8>>, permit: Permit) -> Self {
         let picture = site.sampler.follow();
         Self { site, picture, chosen, key, known: 0, known_codes: Vec::new(), known_states: None, _permit: permit }
     }
 
-    /// Returns the events of the page. They end when the server stops, or when the page's API key is withdrawn.
+    /// Returns the events of the page. The stream ends when the server stops or when the API key becomes invalid.
     pub fn events(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
         let first = self.hello();
         stream::unfold((self, Some(first)), |(mut page, first)| async move {
@@ -71,7 +74,7 @@ impl Page {
         chunk.freeze()
     }
 
-    /// Waits for news and returns it; `None` if there will be none.
+    /// Waits for the next events and returns them; `None` if the stream must end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             let news = self.news();
@@ -95,16 +98,16 @@ impl Page {
         }
     }
 
-    /// Returns what the page does not know yet.
+    /// Returns the events that the page has not received yet; empty if there are none.
     fn news(&mut self) -> Bytes {
         let mut chunk = BytesMut::new();
         if let Some(chosen) = &mut self.chosen {
             let now = chosen.states.borrow_and_update().clone();
-            let told = match &self.known_states {
+            let states = match &self.known_states {
                 None => Some(events::all_states(&now)),
                 Some(known) => events::changed_states(known, &now),
             };
-            chunk.extend(told.into_iter().flatten());
+            chunk.extend(states.into_iter().flatten());
             self.known_states = Some(now);
         }
         let picture = self.picture.borrow_and_update().clone();

@@ -1,17 +1,18 @@
-//! The live page: sales as they move, for people to look at in a browser.
+//! The live page, which shows the current sales in a browser.
 //!
-//! One sampler per server counts the sales that move, once per second and however many pages are open. A page gets the
-//! result, and the states of the seats of one date from the board that WatchSeats reads too. So a page costs no query.
+//! One sampler per server counts the sales once per second. All pages read its last sample. A page also reads the seats
+//! of one date from the board that WatchSeats uses. So another page on the same date causes no further queries.
 //!
 //! | file | task |
 //! |---|---|
-//! | `sampler.rs` | counts the sales and remembers ten minutes of them |
-//! | `feed.rs` | the stream of one page: server-sent events |
-//! | `events.rs` | the texts of these events |
-//! | `site.rs` | holds what the pages share, and chooses what a page shows |
+//! | `sampler.rs` | counts the sales and keeps the counts of the last 10 minutes |
+//! | `feed.rs` | streams server-sent events to one page |
+//! | `events.rs` | writes these events as JSON |
+//! | `site.rs` | holds the state that all pages share, and chooses the date that a page shows |
+//! | `store.rs` | queries the dates on sale |
 //! | `routes.rs` | serves the page and its stream |
-//! | `gauges.rs` | the counts as Prometheus reads them |
-//! | `page.html` | the page: one file, without a build step |
+//! | `gauges.rs` | writes the counts for Prometheus |
+//! | `page.html` | the page, in one file without a build step |
 
 mod events;
 mod feed;

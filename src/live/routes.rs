@@ -19,7 +19,7 @@ use crate::{edge::PageAccess, rpc::Error};
 const PAGE: &str = include_str!("page.html");
 /// Maximum number of pages that are open at the same time.
 pub const MAX_PAGES: usize = 256;
-/// When a client should try again that could not be served.
+/// Delay after which a client should retry a request that failed with status 503.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Returns the routes of the page and its stream.
@@ -35,7 +35,8 @@ pub fn routes(site: Arc<Site>) -> Router {
         .with_state(site)
 }
 
-/// The page itself holds no data and no secret, so it needs no API key: a browser could not show one.
+/// Serves the page. The page contains no data and no secret, so it needs no API key. A browser sends no API key when
+/// a user opens a URL.
 async fn page(State(site): State<Arc<Site>>) -> Response {
     if let PageAccess::Refused(reason) = site.access {
         return (StatusCode::FORBIDDEN, format!("{reason}\n")).into_response();
@@ -47,7 +48,8 @@ async fn page(State(site): State<Arc<Site>>) -> Response {
     (headers, PAGE).into_response()
 }
 
-/// Allows the one script and the one style of the page by their digests, and requests to this server only.
+/// Returns the Content-Security-Policy of the page. It allows the script and the style of the page by their digests,
+/// and requests only to this server.
 fn content_security_policy() -> HeaderValue {
     let digest = |tag: &str| {
         let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
@@ -89,17 +91,22 @@ async fn open(State(site): State<Arc<Site>>, headers: HeaderMap, Path((concert_c
     }
 }
 
-/// Returns the response to a request that failed: its status, and a sentence that says what to do.
+/// Returns the response to a failed request: a status, and a sentence that says what is wrong and what to do.
 fn failure(error: &Error) -> Response {
     let (status, sentence) = match error {
-        Error::CredentialMissing | Error::CredentialInvalid => {
-            (StatusCode::UNAUTHORIZED, "the live page needs an API key with the admin right".to_owned())
-        }
+        Error::CredentialMissing | Error::CredentialInvalid => (
+            StatusCode::UNAUTHORIZED,
+            "the live page requires an API key with the admin right; send it as `Authorization: Bearer <key>`"
+                .to_owned(),
+        ),
         Error::AdminRightMissing { .. } => (StatusCode::FORBIDDEN, error.to_string()),
         Error::ConcertNotFound { .. } | Error::PerformanceNotFound { .. } => {
-            (StatusCode::NOT_FOUND, "this concert or date is not on sale now".to_owned())
+            (StatusCode::NOT_FOUND, "this concert or date is not on sale; open / and choose another one".to_owned())
         }
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "the server cannot answer now; try again in some seconds".to_owned()),
+        _ => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the request cannot be served now; retry in {} seconds", RETRY_AFTER.as_secs()),
+        ),
     };
     let mut response = (status, format!("{sentence}\n")).into_response();
     let headers = response.headers_mut();

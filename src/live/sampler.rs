@@ -1,7 +1,8 @@
-//! Counts the sales once per second, for all pages and for the metrics, and remembers ten minutes of each.
+//! Counts the sales once per second, for all pages and for the metrics. Keeps the counts of the last 10 minutes.
 //!
-//! A sale is counted again only if it may have changed: its queue moved, or tokens or holds of it can end by
-//! themselves. So the work of a sample follows from what is live, beside one query about the dates on sale.
+//! A sale is counted again only if its counts may have changed: its queue changed, or its tokens or holds can expire.
+//! So the cost of a sample grows with the number of active sales. Each sample also makes one query for the dates on
+//! sale.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -22,55 +23,55 @@ use crate::{
     rpc::proto::SaleStats,
 };
 
-/// How often the sales are counted.
+/// Interval between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(1);
-/// How long the past of a sale is remembered.
+/// Time for which the counts of a sale are kept.
 const MEMORY: Duration = Duration::from_secs(600);
 
-/// A sale at the moment of a sample.
+/// The state of a sale at the time of a sample.
 #[derive(Debug, Clone)]
 pub struct Sale {
     /// The concert.
     pub concert: Arc<Concert>,
-    /// No token is admitted before.
+    /// The instant at which the sale opens. No token is admitted before it.
     pub open_time: Micros,
-    /// No token is admitted while this is true.
+    /// Whether the sale is paused. A paused sale admits no tokens.
     pub is_paused: bool,
-    /// Its dates on sale, soonest first.
+    /// The dates on sale, earliest first.
     pub dates: Vec<OnSale>,
-    /// The same counts as those of GetSaleStats.
+    /// The counts of the sale, as GetSaleStats returns them.
     pub stats: SaleStats,
-    /// The number of the sample in which this sale changed last.
+    /// The number of the last sample in which this sale changed.
     pub changed_in: u64,
-    /// What the queue looked like when the sale was counted.
+    /// The queue at the time when the sale was counted.
     view: Option<Arc<View>>,
 }
 
-/// All sales at the moment of a sample.
+/// A sample: the state of all sales at one time.
 #[derive(Debug, Default)]
 pub struct Picture {
-    /// The number of the sample, from 1.
+    /// The number of the sample. The first sample has the number 1.
     pub number: u64,
-    /// The moment.
+    /// The time of the sample.
     pub at: Micros,
-    /// The sales by concert.
+    /// The sales by the key of their concert.
     pub sales: BTreeMap<i64, Arc<Sale>>,
 }
 
-/// How many tokens of a sale were in each state at one moment.
+/// The number of tokens of a sale in each state at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
-    /// The moment.
+    /// The time of the sample.
     pub at: Micros,
-    /// Waiting.
+    /// The number of waiting tokens.
     pub waiting_count: i64,
-    /// Admitted, and still holding or choosing.
+    /// The number of admitted tokens that have not ended.
     pub active_count: i64,
-    /// Completed by a payment.
+    /// The number of tokens that a payment completed.
     pub completed_count: i64,
 }
 
-/// Counts the sales.
+/// Counts the current sales and publishes the result.
 pub struct Sampler {
     db: Database,
     catalogue: Arc<Catalogue>,
@@ -81,12 +82,12 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Has counted nothing yet.
+    /// Creates a sampler without samples.
     pub fn new(db: Database, catalogue: Arc<Catalogue>, snapshots: Snapshots, statistics: Statistics) -> Self {
         Self { db, catalogue, snapshots, statistics, picture: watch::Sender::default(), past: Mutex::default() }
     }
 
-    /// Follows the samples.
+    /// Returns a receiver of the samples.
     pub fn follow(&self) -> watch::Receiver<Arc<Picture>> {
         self.picture.subscribe()
     }
@@ -96,12 +97,12 @@ impl Sampler {
         self.picture.borrow().clone()
     }
 
-    /// Returns the last ten minutes of a sale. While a sale does not move, it has no points.
+    /// Returns the points of the last 10 minutes of a sale. A sample in which the sale did not change has no point.
     pub fn past(&self, concert_id: i64) -> Vec<Point> {
         self.past.lock().get(&concert_id).map(|points| points.iter().copied().collect()).unwrap_or_default()
     }
 
-    /// Counts the sales once.
+    /// Counts the sales once and publishes the sample.
     pub async fn sample(&self) -> Result<(), db::Error> {
         let before = self.picture();
         let mut on_sale: BTreeMap<i64, Vec<OnSale>> = BTreeMap::new();
@@ -122,7 +123,7 @@ impl Sampler {
         Ok(())
     }
 
-    /// Returns a sale as it is now. If it cannot be counted, it stays as it was `before`.
+    /// Returns the current state of a sale. If the sale cannot be counted, returns the state `before`.
     async fn sale(
         &self,
         number: u64,
@@ -134,7 +135,7 @@ impl Sampler {
         let first = dates.first()?;
         let (open_time, is_paused) = (first.open_time, first.paused);
         let view = self.snapshots.view(concert_id);
-        let (concert, stats) = match before.filter(|sale| !sale.may_have_moved(view.as_ref())) {
+        let (concert, stats) = match before.filter(|sale| !sale.may_have_changed(view.as_ref())) {
             Some(sale) => (sale.concert.clone(), sale.stats.clone()),
             None => {
                 let concert = self.catalogue.concert(&first.concert_code).await.ok();
@@ -149,13 +150,13 @@ impl Sampler {
             }
         };
         let mut sale = Sale { concert, open_time, is_paused, dates, stats, changed_in: number, view };
-        if let Some(before) = before.filter(|before| before.looks_like(&sale)) {
+        if let Some(before) = before.filter(|before| before.has_same_state_as(&sale)) {
             sale.changed_in = before.changed_in;
         }
         Some(Arc::new(sale))
     }
 
-    /// Adds a point for every sale that changed, and forgets what is older than ten minutes.
+    /// Adds a point for each sale that changed, and removes the points that are older than 10 minutes.
     fn remember(&self, sales: &BTreeMap<i64, Arc<Sale>>, at: Micros, number: u64) {
         let mut past = self.past.lock();
         past.retain(|concert_id, _| sales.contains_key(concert_id));
@@ -165,7 +166,7 @@ impl Sampler {
             if sale.changed_in == number {
                 points.push_back(Point { at, waiting_count, active_count, completed_count });
             }
-            // The point before the ten minutes says where they begin.
+            // The last point before the 10 minutes stays, because its counts are valid at their beginning.
             while points.get(1).is_some_and(|second| second.at <= at - clock::micros(MEMORY)) {
                 points.pop_front();
             }
@@ -174,27 +175,28 @@ impl Sampler {
 }
 
 impl Sale {
-    /// Tells whether counting again may give other counts. `view` is the queue as it is now.
-    fn may_have_moved(&self, view: Option<&Arc<View>>) -> bool {
+    /// Tells whether the counts may have changed. `view` is the current queue.
+    fn may_have_changed(&self, view: Option<&Arc<View>>) -> bool {
         let stats = &self.stats;
-        let ends_by_itself = [
+        let changing_with_time = [
             stats.waiting_count,
             stats.active_count,
             i64::from(stats.held_seat_count),
             stats.admissions_last_minute,
             stats.payments_last_minute,
         ];
-        ends_by_itself.iter().any(|count| *count != 0) || view.is_none() || self.view.as_ref() != view
+        changing_with_time.iter().any(|count| *count != 0) || view.is_none() || self.view.as_ref() != view
     }
 
-    fn looks_like(&self, other: &Self) -> bool {
+    /// Tells whether both samples of a sale have the same counts, dates and settings.
+    fn has_same_state_as(&self, other: &Self) -> bool {
         self.stats == other.stats
             && self.dates == other.dates
             && (self.open_time, self.is_paused) == (other.open_time, other.is_paused)
     }
 
-    /// Returns how much goes on in this sale: the tokens that wait or are admitted.
-    pub fn bustle(&self) -> i64 {
+    /// Returns the number of tokens that wait or are admitted.
+    pub fn live_token_count(&self) -> i64 {
         self.stats.waiting_count + self.stats.active_count
     }
 }

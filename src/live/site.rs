@@ -1,4 +1,4 @@
-//! What the page is made of, shared by all open pages.
+//! The state that all open pages share, and the choice of the date that a page shows.
 
 use std::sync::Arc;
 
@@ -18,29 +18,29 @@ use crate::{
     rpc::Error,
 };
 
-/// What the page is made of.
+/// The state that all open pages share.
 pub struct Site {
-    /// Counts the sales.
+    /// The sampler of the sales.
     pub sampler: Arc<Sampler>,
-    /// Finds the seats of a date.
+    /// The catalogue, which has the sections of each date.
     pub catalogue: Arc<Catalogue>,
-    /// Reads the states of the seats.
+    /// The boards with the states of the seats.
     pub boards: Arc<Boards>,
-    /// Tells the time.
+    /// The database, whose clock gives the current time.
     pub db: Database,
     /// ISO 4217 code of the currency.
     pub currency: String,
-    /// Who may see the page.
+    /// The rule for access to the page.
     pub access: PageAccess,
-    /// Counts the open pages.
+    /// The limit of open pages.
     pub pages: Arc<Limit>,
-    /// Cancelled when the server begins to drain.
+    /// A token that is cancelled when the server starts to drain.
     pub stopping: CancellationToken,
 }
 
 /// The date that a page shows.
 pub struct Chosen {
-    /// The performance.
+    /// The performance on this date.
     pub performance: Arc<Performance>,
     /// The states of its seats.
     pub states: watch::Receiver<States>,
@@ -52,7 +52,7 @@ impl Site {
         gauges::render(&self.sampler.picture())
     }
 
-    /// Lets a client with this API key pass, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or
+    /// Accepts a client with this API key, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or
     /// ADMIN_RIGHT_MISSING.
     pub fn check_key(&self, shown: Option<&[u8]>) -> Result<(), Error> {
         match &self.access {
@@ -61,7 +61,7 @@ impl Site {
         }
     }
 
-    /// Returns the date that a page shows; `None` if nothing is on sale.
+    /// Returns the date that a page shows; `None` if no concert is on sale.
     pub async fn choose(&self, concert_code: Option<&str>, date: Option<&str>) -> Result<Option<Chosen>, Error> {
         let picture = self.sampler.picture();
         let Some(performance_id) = choose(&picture, self.db.now(), concert_code, date)? else { return Ok(None) };
@@ -73,7 +73,8 @@ impl Site {
 
 /// Returns the key of the performance that a page shows.
 ///
-/// The caller may choose. Otherwise it is where most goes on, or else the sale that opens next.
+/// The client may name a concert and a date. Otherwise the server chooses the sale with the most waiting and admitted
+/// tokens. If no sale has such tokens, it chooses the sale that opens next.
 fn choose(
     picture: &Picture,
     now: Micros,
@@ -82,7 +83,7 @@ fn choose(
 ) -> Result<Option<i64>, Error> {
     let sales = picture.sales.values();
     let sale = match concert_code {
-        None => sales.max_by_key(|sale| (sale.bustle(), sale.open_time > now, -sale.open_time)),
+        None => sales.max_by_key(|sale| (sale.live_token_count(), sale.open_time > now, -sale.open_time)),
         Some(code) => Some(
             sales
                 .into_iter()

@@ -1,4 +1,4 @@
-//! The query of what is on sale.
+//! The query for the dates on sale.
 
 use sea_orm::FromQueryResult;
 
@@ -7,28 +7,28 @@ use crate::{
     db::{self, Database},
 };
 
-/// A date that is on sale, with its concert as it is steered now.
+/// A date on sale, with the current settings of its concert.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
 pub struct OnSale {
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
-    /// The callers' key of the concert.
+    /// The code of the concert.
     pub concert_code: String,
-    /// No token is admitted before.
+    /// The instant at which the sale opens. No token is admitted before it.
     pub open_time: Micros,
-    /// No token is admitted while this is true.
+    /// Whether the sale is paused. A paused sale admits no tokens.
     pub paused: bool,
-    /// The performance.
+    /// The key of the performance.
     pub performance_id: i64,
-    /// Its date.
+    /// The date of the performance.
     pub date: String,
-    /// All its seats.
+    /// The number of its seats.
     pub seat_count: i32,
-    /// Those that are paid for.
+    /// The number of its sold seats.
     pub sold_seat_count: i32,
 }
 
-/// Returns the dates that are on sale, in no order. A date that is sold out is one of them until its sale ends.
+/// Returns the dates on sale, in any order. A sold-out date stays in the result until its sale ends.
 pub async fn on_sale(db: &Database) -> Result<Vec<OnSale>, db::Error> {
     let sql = "SELECT c.concert_id, c.concert_code, c.open_time, c.paused, p.performance_id, p.date, p.seat_count,
                       p.sold_seat_count

@@ -2,6 +2,7 @@
 
 pub mod pay;
 pub mod refund;
+pub mod rules;
 mod service;
 mod store;
 

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use uuid::Uuid;
 
-use super::{pay::Paid, store};
+use super::{
+    rules::{Payment, State},
+    store,
+};
 use crate::{
     batch::{Answered, Batch, Replays, distinct},
     catalogue::Performance,
@@ -13,13 +16,12 @@ use crate::{
         self, Write,
         entity::{
             ledger_entry::Kind,
-            payment::{Model as Payment, State},
             reservation::{self, Model as Reservation},
         },
     },
     reservation::operations as reservations,
     rpc::Error,
-    wallet::{Posting, Wallets},
+    wallet::{self, Posting, Wallets},
 };
 
 /// The name of this RPC in `answered_request`: a request for a payment that was already refunded is recorded there.
@@ -27,9 +29,9 @@ const RPC: &str = "RefundPayment";
 
 /// A command that refunds a payment.
 pub struct Refund {
-    /// The user.
+    /// The id of the user.
     pub user_id: Uuid,
-    /// The payment.
+    /// The id of the payment.
     pub payment_id: Uuid,
     /// The paid performance. A refund is refused after its start. `None` means that there is no such payment.
     pub performance: Option<Arc<Performance>>,
@@ -37,11 +39,13 @@ pub struct Refund {
     pub request_id: Option<Uuid>,
 }
 
-/// Refunds payments in the order of the commands. Rows are locked in the order wallet, reservation, seat, performance.
+/// Refunds payments in the order of the commands. Rows are locked in the order reservation, ledger entry, seat,
+/// performance.
 ///
 /// A command for a refunded payment returns the same payment. A command fails with PAYMENT_NOT_FOUND if the payment
-/// belongs to another user, and with REFUND_CLOSED if the performance has started.
-pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Paid> {
+/// belongs to another user, and with REFUND_CLOSED if the performance has started. The answer to a command is the
+/// reservation.
+pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Reservation> {
     let mut batch = RefundBatch::load(write, commands).await?;
     let answers = commands.iter().map(|command| batch.decide(write.now(), command)).collect();
     batch.store(write).await?;
@@ -50,75 +54,63 @@ pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Paid> {
 
 /// Holds the data that decide a batch of refunds, including the effects of earlier commands in the batch.
 struct RefundBatch {
-    payments: HashMap<Uuid, Payment>,
+    /// The reservation that each payment paid for.
     reservations: HashMap<Uuid, Reservation>,
     /// The payment that each request refunded.
     replays: Replays<Uuid>,
     answered: Answered,
     wallets: Wallets,
-    refunded: Vec<store::Refunded>,
-    returned: Vec<Reservation>,
+    refunded: Vec<Reservation>,
 }
 
 impl RefundBatch {
     async fn load(write: &Write, commands: &[Refund]) -> Result<Self, db::Error> {
         let ids = distinct(commands.iter().map(|c| c.payment_id));
-        let wallets = Wallets::lock(write, commands.iter().map(|c| c.user_id)).await?;
-        let named = store::find_many(write, &ids).await?;
-        let reservations = reservations::lock(write, named.iter().map(|p| p.reservation_id)).await?;
-        // Another replica may have refunded a payment before the locks were taken, so the payments are read again.
-        let payments = store::find_many(write, &ids).await?;
+        let wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
+        let reservations = store::lock(write, &ids).await?;
         write.renew_now();
         let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
-        let made = store::by_refund_request(write, &request_ids).await?;
+        let made = wallet::operations::payments_by_request(write, Kind::Refund, &request_ids).await?;
         let (answered, found) = Answered::load(write, RPC, &request_ids).await?;
-        let made = made.into_iter().map(|payment| (payment.refund_request_id, payment.payment_id));
         let found = found.into_iter().map(|row| (Some(row.request_id), row.answer_id));
         Ok(Self {
-            payments: payments.into_iter().map(|p| (p.payment_id, p)).collect(),
             reservations,
-            replays: Replays::new(made.chain(found)),
+            replays: Replays::new(made.into_iter().chain(found)),
             answered,
             wallets,
             refunded: Vec::new(),
-            returned: Vec::new(),
         })
     }
 
-    fn decide(&mut self, now: Micros, command: &Refund) -> Result<Paid, Error> {
+    fn decide(&mut self, now: Micros, command: &Refund) -> Result<Reservation, Error> {
         let replay = self.replays.find(command.request_id, |first| (*first == command.payment_id).then_some(()));
         let is_replay = replay.transpose()?.is_some();
-        let payment = self.payments.get_mut(&command.payment_id).filter(|p| p.user_id == command.user_id);
-        let payment = payment.ok_or_else(|| not_found(command.payment_id))?;
-        let reservation = self.reservations.get_mut(&payment.reservation_id);
-        let reservation = reservation.ok_or_else(|| Error::internal("a payment has no reservation"))?;
+        let reservation = self.reservations.get_mut(&command.payment_id).filter(|v| v.user_id == command.user_id);
+        let reservation = reservation.ok_or_else(|| not_found(command.payment_id))?;
+        let payment = Payment::of(reservation).ok_or_else(|| not_found(command.payment_id))?;
         if payment.state == State::Refunded {
             if !is_replay {
                 self.answered.note(command.request_id, String::new(), payment.payment_id, None);
                 self.replays.remember(command.request_id, payment.payment_id);
             }
-            return Ok((payment.clone(), reservation.clone()));
+            return Ok(reservation.clone());
         }
         command.require_open(now)?;
         let (amount, payment_id) = (payment.price, Some(payment.payment_id));
-        let posting = Posting { kind: Kind::Refund, amount, payment_id, request_id: None };
+        let posting = Posting { kind: Kind::Refund, amount, payment_id, request_id: command.request_id };
         self.wallets.post(command.user_id, posting, now)?;
 
-        self.returned.push(reservation.clone());
+        self.refunded.push(reservation.clone());
         reservation.state = reservation::State::Refunded;
-        payment.state = State::Refunded;
-        payment.refund_time = Some(now);
-        payment.refund_request_id = command.request_id;
-        self.refunded.push(store::Refunded { payment_id: payment.payment_id, request_id: command.request_id });
+        reservation.refund_time = Some(now);
         self.replays.remember(command.request_id, payment.payment_id);
-        Ok((payment.clone(), reservation.clone()))
+        Ok(reservation.clone())
     }
 
     async fn store(&self, write: &Write) -> Result<(), db::Error> {
         self.answered.save(write).await?;
-        store::refund(write, &self.refunded).await?;
         self.wallets.save(write).await?;
-        reservations::refund(write, &self.returned).await
+        reservations::refund(write, &self.refunded).await
     }
 }
 

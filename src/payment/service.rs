@@ -6,14 +6,15 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::{
-    pay::{self, Paid, Pay},
+    pay::{self, Pay},
     refund::{self, Refund, not_found},
+    rules::{Payment, State},
     store,
 };
 use crate::{
     batch::{Lane, write_lane},
     catalogue::Catalogue,
-    db::{Database, entity::payment::State},
+    db::{Database, entity::reservation::Model as Reservation},
     queue::Admission,
     reservation,
     rpc::{
@@ -28,8 +29,8 @@ pub struct PaymentApi {
     db: Database,
     catalogue: Arc<Catalogue>,
     admission: Admission,
-    pay: Lane<Pay, Paid>,
-    refund: Lane<Refund, Paid>,
+    pay: Lane<Pay, Reservation>,
+    refund: Lane<Refund, Reservation>,
 }
 
 impl PaymentApi {
@@ -49,8 +50,9 @@ impl PaymentApi {
         }
     }
 
-    async fn to_proto(&self, (payment, reservation): Paid) -> Result<proto::Payment, Error> {
-        let performance = self.catalogue.performance_by_id(reservation.performance_id).await?;
+    async fn to_proto(&self, paid: Reservation) -> Result<proto::Payment, Error> {
+        let payment = Payment::of(&paid).ok_or_else(|| Error::internal("a paid reservation has no payment"))?;
+        let performance = self.catalogue.performance_by_id(paid.performance_id).await?;
         let state = match payment.state {
             State::Paid => proto::PaymentState::Paid,
             State::Refunded => proto::PaymentState::Refunded,
@@ -62,7 +64,7 @@ impl PaymentApi {
             concert_code: performance.concert.concert_code.clone(),
             concert_name: performance.concert.name.clone(),
             date: performance.date.clone(),
-            seat_numbers: reservation::rules::seat_numbers(&reservation),
+            seat_numbers: reservation::rules::seat_numbers(&paid),
             price: payment.price,
             state: state.into(),
             pay_time: Some(proto::timestamp(payment.pay_time)),
@@ -108,7 +110,7 @@ impl PaymentService for PaymentApi {
         fields.done()?;
         let paid = store::find(&self.db, user_id, payment_id).await.map_err(Error::from)?;
         let performance = match paid {
-            Some((_, reservation)) => Some(self.catalogue.performance_by_id(reservation.performance_id).await?),
+            Some(paid) => Some(self.catalogue.performance_by_id(paid.performance_id).await?),
             None => None,
         };
         let command = Refund { user_id, payment_id, performance, request_id };
@@ -148,7 +150,7 @@ impl PaymentService for PaymentApi {
         let booked = wallet::operations::payments(&self.db, user_id, before, page.size + 1).await?;
         let (booked, next_page_token) = page.cut(booked, |payment| payment.entry_number.to_string());
         let ids: Vec<_> = booked.into_iter().map(|payment| payment.payment_id).collect();
-        let mut rows = store::list(&self.db, &ids).await.map_err(Error::from)?;
+        let mut rows = store::find_many(&self.db, &ids).await.map_err(Error::from)?;
         let mut payments = Vec::with_capacity(rows.len());
         for row in ids.iter().filter_map(|id| rows.remove(id)) {
             payments.push(self.to_proto(row).await?);

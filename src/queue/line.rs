@@ -210,7 +210,7 @@ impl Line {
 }
 
 impl Admitted {
-    /// Returns the watched numbers that the next query must ask about.
+    /// Returns the watched numbers that the next query must cover.
     fn due(&mut self, ended_count: i64) -> Vec<i64> {
         let fresh = std::mem::take(&mut self.fresh);
         if self.told.is_some_and(|told| told.ended_count == ended_count || told.at.elapsed() < ENDED_INTERVAL) {
@@ -227,7 +227,7 @@ impl Admitted {
     fn tell(&mut self, ended: Vec<Token>) {
         for token in ended {
             for watcher in self.watchers.remove(&token.queue_number).unwrap_or_default() {
-                // The receiver is gone if its watcher has stopped.
+                // The send fails if the watcher has stopped.
                 let _ = watcher.send(token.clone());
             }
         }

@@ -24,9 +24,9 @@ use crate::{
 
 /// A command that takes a place in a queue.
 pub struct Issue {
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
-    /// The user.
+    /// The id of the user.
     pub user_id: Uuid,
 }
 
@@ -38,33 +38,33 @@ pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
     let mut counters = lock_counters(write, commands.iter().map(|c| c.concert_id)).await?;
     let users = distinct(commands.iter().map(|c| c.user_id));
     let known: HashSet<Uuid> = wallet::operations::known(write, &users).await?.into_iter().collect();
-    let found = store::lock_live(write, &distinct(commands.iter().map(Issue::place))).await?;
-    let (live, over): (Vec<Token>, Vec<Token>) =
-        found.into_iter().partition(|token| rules::is_live(token, write.now()));
-    let mut live: HashMap<Place, Token> = live.into_iter().map(|token| (place_of(&token), token)).collect();
-    for token in &over {
-        counters.entry(token.concert_id).and_modify(|counter| counter.expired_count += 1);
+    let last = store::lock_last(write, &distinct(commands.iter().map(Issue::place))).await?;
+    let mut last: HashMap<Place, Token> = last.into_iter().map(|token| (place_of(&token), token)).collect();
+    let over: Vec<TokenKey> =
+        last.values().filter(|token| rules::is_over(token, write.now())).map(Token::key).collect();
+    for key in &over {
+        counters.entry(key.concert_id).and_modify(|counter| counter.expired_count += 1);
     }
 
     let mut issued = Vec::new();
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
-        let answer = match (live.get(&command.place()), counters.get_mut(&command.concert_id)) {
-            (Some(token), _) => Ok(token.clone()),
+        let before = last.get(&command.place());
+        let answer = match (before, counters.get_mut(&command.concert_id)) {
+            (Some(token), _) if rules::is_live(token, write.now()) => Ok(token.clone()),
             _ if !known.contains(&command.user_id) => Err(Error::UserNotFound { user_id: command.user_id.to_string() }),
-            (None, None) => Err(Error::internal(format!("concert {} has no queue", command.concert_id))),
-            (None, Some(counter)) => Ok(next(counter, command.user_id, write.now())),
+            (_, None) => Err(Error::internal(format!("concert {} has no queue", command.concert_id))),
+            (before, Some(counter)) => {
+                let token = next(counter, command.user_id, before.map_or(1, |token| token.turn + 1), write.now());
+                last.insert(command.place(), token.clone());
+                issued.push(token.clone());
+                Ok(token)
+            }
         };
-        if let Ok(token) = &answer
-            && live.insert(command.place(), token.clone()).is_none()
-        {
-            issued.push(token.clone());
-        }
         answers.push(answer);
     }
 
     if !(issued.is_empty() && over.is_empty()) {
-        let over: Vec<TokenKey> = over.iter().map(Token::key).collect();
         store::end(write, &over, State::Expired).await?;
         store::save_counters(write, &counters.values().collect::<Vec<_>>()).await?;
         store::insert(write, &issued).await?;
@@ -82,12 +82,13 @@ fn place_of(token: &Token) -> Place {
     Place { concert_id: token.concert_id, user_id: token.user_id }
 }
 
-fn next(counter: &mut queue_counter::Model, user_id: Uuid, now: Micros) -> Token {
+fn next(counter: &mut queue_counter::Model, user_id: Uuid, turn: i64, now: Micros) -> Token {
     counter.issued_number += 1;
     Token {
         concert_id: counter.concert_id,
         queue_number: counter.issued_number,
         user_id,
+        turn,
         state: State::Waiting,
         issue_time: now,
         admit_time: None,

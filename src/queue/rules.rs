@@ -56,7 +56,7 @@ pub fn position(queue_number: i64, admitted_number: i64, departed: &[i64]) -> i6
 pub fn estimated_wait(position: i64, admissions_per_second: Option<f64>) -> Option<Duration> {
     let rate = admissions_per_second.filter(|rate| *rate > 0.0)?;
     let seconds = (position as f64 / rate).ceil();
-    // 31,536,000 seconds are 365 days.
+    // The maximum is 31,536,000 seconds, which are 365 days.
     Some(Duration::from_secs(seconds.clamp(1.0, 31_536_000.0) as u64))
 }
 
@@ -93,8 +93,8 @@ pub fn poll_plan(waiting_counts: &[i64], budget: f64) -> PollPlan {
 /// Returns the time after which a waiting user should poll again. The time is 2 seconds at the front and grows with the
 /// position.
 ///
-/// Up to 10 % of jitter is added, because users who joined together should not poll together. The first position gets
-/// no jitter.
+/// The result includes up to 10 % of jitter, because users that joined together should not poll together. The first
+/// position gets no jitter.
 pub fn poll_after(position: i64, queue_number: i64, plan: &PollPlan) -> Duration {
     let place = position as f64;
     let base = match place <= plan.front {
@@ -151,6 +151,11 @@ pub fn require_active(token: &Token, now: Micros, retry_after: Duration) -> Resu
 /// concert.
 pub fn is_live(token: &Token, now: Micros) -> bool {
     matches!(state_at(token, now), State::Waiting | State::Active)
+}
+
+/// Tells whether the admission of a token has ended at `now`, although no pass has set its row to EXPIRED yet.
+pub fn is_over(token: &Token, now: Micros) -> bool {
+    token.state == State::Active && !is_live(token, now)
 }
 
 #[cfg(test)]
@@ -263,6 +268,7 @@ mod tests {
             concert_id: 1,
             queue_number: 1,
             user_id: uuid::Uuid::nil(),
+            turn: 1,
             state,
             issue_time: 0,
             admit_time: None,

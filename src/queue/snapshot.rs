@@ -106,12 +106,12 @@ impl Snapshots {
         rules::poll_after(position, queue_number, &self.shared.plan.read())
     }
 
-    /// Returns how long ago the queues were last read; `None` if they never were.
+    /// Returns the time since the queues were last read; `None` if they have not been read yet.
     pub fn age(&self) -> Option<Duration> {
         self.shared.refreshed_at.read().map(|at| at.elapsed())
     }
 
-    /// Returns what this replica knows of a queue, without reading it.
+    /// Returns the last known state of a queue without a query; `None` if the queue has not been read yet.
     pub fn view(&self, concert_id: i64) -> Option<Arc<View>> {
         let line = self.shared.lines.read().get(&concert_id).cloned()?;
         line.is_read().then(|| line.view())
@@ -166,7 +166,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Returns the concerts off sale that must be read now. Removes those that no caller has requested recently.
+    /// Returns the concerts off sale that must be read now. Removes the concerts that no caller has requested recently.
     fn off_sale_to_read(&self, on_sale: &HashSet<i64>, past: &mut HashMap<i64, Past>) -> Vec<i64> {
         let mut lines = self.lines.write();
         lines.retain(|id, line| on_sale.contains(id) || line.is_wanted(OFF_SALE_MEMORY));
@@ -204,7 +204,7 @@ impl Shared {
     }
 
     /// Reads all departures behind the last admitted number, page by page. A million rows in one answer take hundreds
-    /// of megabytes; their numbers take eight.
+    /// of megabytes. Their numbers alone take 8 MB.
     async fn departures_behind(&self, known: &Known) -> Result<Vec<i64>, db::Error> {
         let (mut numbers, mut last) = (Vec::new(), known.admitted_number);
         loop {

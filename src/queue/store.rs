@@ -59,20 +59,21 @@ rows! {
     /// A user in the queue of a concert.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Place {
-        /// The concert.
+        /// The key of the concert.
         pub concert_id: i64,
-        /// The user.
+        /// The id of the user.
         pub user_id: Uuid,
     }
 }
 
-/// Returns the WAITING and ACTIVE tokens of the users in the concerts, locked in the order of their keys. An ACTIVE
-/// token may be past its expiry.
-///
-/// `+ 0` in the statement stops the planner from reading all tokens of the concert to find one user.
-pub async fn lock_live(write: &Write, places: &[Place]) -> Result<Vec<queue_token::Model>, db::Error> {
-    let sql = "SELECT t.* FROM queue_token t JOIN {r} ON t.user_id = r.user_id AND t.concert_id + 0 = r.concert_id
-               WHERE NOT t.ended ORDER BY t.concert_id, t.queue_number {lock of t}";
+/// Returns the last token of each user in each concert, locked in the order of their keys. All earlier tokens have
+/// ended.
+pub async fn lock_last(write: &Write, places: &[Place]) -> Result<Vec<queue_token::Model>, db::Error> {
+    let sql = "SELECT t.* FROM {r} JOIN queue_token t
+               ON t.user_id = r.user_id AND t.concert_id = r.concert_id
+              AND t.turn = (SELECT MAX(x.turn) FROM queue_token x
+                            WHERE x.user_id = r.user_id AND x.concert_id = r.concert_id)
+               ORDER BY t.concert_id, t.queue_number {lock of t}";
     write.query_set(sql, places, []).await
 }
 
@@ -94,7 +95,8 @@ pub async fn find(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_token::M
 /// Returns the tokens with these keys that have ended: expired, completed or left.
 pub async fn find_ended(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_token::Model>, db::Error> {
     let sql = "SELECT t.* FROM {r} JOIN queue_token t
-               ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number WHERE t.ended";
+               ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number
+               WHERE t.state NOT IN ('WAITING', 'ACTIVE')";
     db.query_set(sql, keys, []).await
 }
 
@@ -103,6 +105,7 @@ rows! {
         concert_id: i64,
         queue_number: i64,
         user_id: Uuid,
+        turn: i64,
     }
 }
 
@@ -114,16 +117,17 @@ pub async fn insert(write: &Write, tokens: &[queue_token::Model]) -> Result<(), 
             concert_id: token.concert_id,
             queue_number: token.queue_number,
             user_id: token.user_id,
+            turn: token.turn,
         })
         .collect();
-    let sql = "INSERT INTO queue_token (concert_id, queue_number, user_id, state, issue_time)
-               SELECT r.concert_id, r.queue_number, r.user_id, 'WAITING', $2 FROM {r}";
+    let sql = "INSERT INTO queue_token (concert_id, queue_number, user_id, turn, state, issue_time)
+               SELECT r.concert_id, r.queue_number, r.user_id, r.turn, 'WAITING', $2 FROM {r}";
     write.execute_set(sql, &rows, [write.now().into()]).await.map(drop)
 }
 
 /// Sets the state of locked tokens to EXPIRED or COMPLETED.
 pub async fn end(write: &Write, keys: &[TokenKey], state: State) -> Result<(), db::Error> {
-    let sql = "UPDATE queue_token SET state = $2, ended = true FROM {r}
+    let sql = "UPDATE queue_token SET state = $2 FROM {r}
                WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number";
     write.execute_set(sql, keys, [state.to_value().into()]).await.map(drop)
 }
@@ -139,9 +143,9 @@ pub async fn claim(write: &Write, keys: &[TokenKey]) -> Result<(), db::Error> {
 rows! {
     /// A token that leaves.
     pub struct Departure {
-        /// The concert.
+        /// The key of the concert.
         pub concert_id: i64,
-        /// The token's number.
+        /// The queue number of the token.
         pub queue_number: i64,
         /// The number of the departure, from 1 without gaps per concert.
         pub departure_number: i64,
@@ -150,7 +154,7 @@ rows! {
 
 /// Sets locked tokens to LEFT.
 pub async fn depart(write: &Write, departures: &[Departure]) -> Result<(), db::Error> {
-    let sql = "UPDATE queue_token SET state = 'LEFT', ended = true, departure_number = r.departure_number FROM {r}
+    let sql = "UPDATE queue_token SET state = 'LEFT', departure_number = r.departure_number FROM {r}
                WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number";
     write.execute_set(sql, departures, []).await.map(drop)
 }
@@ -194,7 +198,7 @@ pub async fn expire(write: &Write, concert_id: i64, limit: i64) -> Result<u64, d
                    SELECT concert_id, queue_number FROM queue_token
                    WHERE state = 'ACTIVE' AND expire_time <= $1 AND concert_id + 0 = $2
                    ORDER BY expire_time LIMIT $3)
-               UPDATE queue_token SET state = 'EXPIRED', ended = true FROM due
+               UPDATE queue_token SET state = 'EXPIRED' FROM due
                WHERE queue_token.concert_id = due.concert_id AND queue_token.queue_number = due.queue_number
                  AND queue_token.state = 'ACTIVE' AND queue_token.expire_time <= $1";
     write.execute(sql, [write.now().into(), concert_id.into(), limit.into()]).await
@@ -213,7 +217,7 @@ pub struct Grant {
 /// The number of an admitted token.
 #[derive(FromQueryResult)]
 pub struct Admitted {
-    /// The token's number.
+    /// The queue number of the token.
     pub queue_number: i64,
 }
 
@@ -244,7 +248,7 @@ pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant)
 /// A concert that a pass must visit.
 #[derive(FromQueryResult)]
 pub struct Due {
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
 }
 
@@ -272,7 +276,7 @@ pub async fn concerts_to_expire(db: &Database) -> Result<Vec<Due>, db::Error> {
 /// The counters of one queue at one moment.
 #[derive(Debug, FromQueryResult)]
 pub struct Progress {
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
     /// The last number that was issued.
     pub issued_number: i64,
@@ -315,7 +319,7 @@ pub async fn progress_off_sale(db: &Database, concert_ids: &[i64]) -> Result<Vec
 rows! {
     /// The departures of a concert that this replica has already read.
     pub struct Known {
-        /// The concert.
+        /// The key of the concert.
         pub concert_id: i64,
         /// The number of the last departure that was read.
         pub departure_number: i64,
@@ -327,7 +331,7 @@ rows! {
 /// A departure that changes the positions of the users with higher numbers.
 #[derive(FromQueryResult)]
 pub struct Departed {
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
     /// The number of the token that left.
     pub queue_number: i64,
@@ -357,7 +361,7 @@ pub async fn departures_behind(
 /// Deletes up to `limit` tokens that have ended and were issued before `cutoff`. Returns the number of deleted tokens.
 pub async fn delete_ended(write: &Write, cutoff: Micros, limit: i64) -> Result<u64, db::Error> {
     let sql = "WITH old AS MATERIALIZED (
-                   SELECT concert_id, queue_number FROM queue_token WHERE issue_time < $1 AND ended
+                   SELECT concert_id, queue_number FROM queue_token WHERE issue_time < $1 AND state NOT IN ('WAITING', 'ACTIVE')
                    ORDER BY issue_time LIMIT $2 {lock} {skip locked})
                DELETE FROM queue_token WHERE (concert_id, queue_number) IN (SELECT concert_id, queue_number FROM old)";
     write.execute(sql, [cutoff.into(), limit.into()]).await

@@ -77,7 +77,7 @@ pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> B
         }
         answers.push(answer);
     }
-    // Each extension is one statement, because several extensions of one hold in a batch build on each other.
+    // Each extension is a separate statement, because several extensions of one hold in a batch depend on each other.
     // Extensions are rare.
     for (extension, reservation) in extended {
         store::extend(write, extension, &owned_seats(&[reservation])).await?;

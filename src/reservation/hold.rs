@@ -35,7 +35,7 @@ const RPC: &str = "HoldSeats";
 pub struct Hold {
     /// The caller's token.
     pub token: TokenKey,
-    /// The token's user.
+    /// The id of the token's user.
     pub user_id: Uuid,
     /// The performance. An error is the answer of the command if there is no such performance.
     pub performance: Result<Arc<Performance>, Error>,
@@ -266,6 +266,9 @@ impl Hold {
             first_expire_time: expire_time,
             expire_time,
             request_id: self.request_id,
+            pay_time: None,
+            refund_time: None,
+            payment_id: None,
         }
     }
 }

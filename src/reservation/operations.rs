@@ -63,7 +63,14 @@ pub async fn lock(
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
-/// Settles HELD reservations. The `paid` ones become PAID and their seats SOLD. The `dropped` ones become RELEASED.
+/// Locks the reservations of payments that an earlier version made, and returns them by id.
+pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation>, db::Error> {
+    let rows = store::lock_payments(write, payment_ids).await?;
+    Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
+}
+
+/// Settles HELD reservations. Sets the reservations `paid` to PAID and their seats to SOLD. Sets the reservations
+/// `dropped` to RELEASED.
 ///
 /// Fails with [`db::Error::Lost`] if another transaction changed one of them.
 pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]) -> Result<(), db::Error> {
@@ -76,13 +83,15 @@ pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]
         tokens: 1,
         revenue: v.total_price,
     });
-    store::add_takings(write, &by_performance(takings)).await
+    let takings = by_performance(takings);
+    store::add_takings(write, &takings).await?;
+    store::count_payments(write, &takings).await
 }
 
 /// Sets locked PAID reservations to REFUNDED, and frees their seats. The tokens stay COMPLETED.
 pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::Error> {
     let seats = owned_seats(refunded);
-    store::end(write, &versions(refunded), State::Paid, State::Refunded).await?;
+    store::set_refunded(write, &versions(refunded)).await?;
     if store::free_seats(write, &seats, reserved_seat::State::Sold).await? != seats.len() as u64 {
         return Err(db::Error::Defect("a paid reservation does not own all of its seats".to_owned()));
     }
@@ -97,7 +106,7 @@ pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::E
 
 /// Sets HELD reservations to the state `to`, and frees their seats.
 pub(super) async fn free(write: &Write, reservations: &[Reservation], to: State) -> Result<(), db::Error> {
-    store::end(write, &versions(reservations), State::Held, to).await?;
+    store::end(write, &versions(reservations), to).await?;
     store::free_seats(write, &owned_seats(reservations), reserved_seat::State::Held).await.map(drop)
 }
 

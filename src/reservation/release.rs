@@ -28,9 +28,9 @@ pub struct Release {
     pub token: TokenKey,
     /// The code of the token's concert.
     pub concert_code: String,
-    /// The token's user.
+    /// The id of the token's user.
     pub user_id: Uuid,
-    /// The reservation.
+    /// The id of the reservation.
     pub reservation_id: Uuid,
     /// The retry delay in the error NOT_ADMITTED.
     pub retry_after: Duration,

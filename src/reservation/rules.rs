@@ -56,11 +56,6 @@ pub fn state_at(reservation: &Reservation, now: Micros) -> State {
     }
 }
 
-/// Tells whether the state of the reservation is PAID or REFUNDED.
-pub fn is_settled(reservation: &Reservation) -> bool {
-    matches!(reservation.state, State::Paid | State::Refunded)
-}
-
 /// Tells whether the reservation owns its seats at `now`: its state is HELD or PAID.
 pub fn owns_seats(reservation: &Reservation, now: Micros) -> bool {
     matches!(state_at(reservation, now), State::Held | State::Paid)
@@ -224,6 +219,9 @@ mod tests {
             first_expire_time: expire_time,
             expire_time,
             request_id: None,
+            pay_time: None,
+            refund_time: None,
+            payment_id: None,
         }
     }
 

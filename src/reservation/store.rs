@@ -25,19 +25,19 @@ rows! {
     /// A user and a concert.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Owner {
-        /// The user.
+        /// The id of the user.
         pub user_id: Uuid,
-        /// The concert.
+        /// The key of the concert.
         pub concert_id: i64,
     }
 
     /// A token and its user.
     pub struct TokenOfUser {
-        /// The user.
+        /// The id of the user.
         pub user_id: Uuid,
-        /// The concert.
+        /// The key of the concert.
         pub concert_id: i64,
-        /// The number of the token.
+        /// The queue number of the token.
         pub queue_number: i64,
         /// The time at which the token was issued. All its reservations are newer.
         pub issue_time: i64,
@@ -76,6 +76,13 @@ pub async fn lock(write: &Write, ids: &[Uuid]) -> Result<Vec<reservation::Model>
     write.query_set(sql, ids, []).await
 }
 
+/// Returns the reservations of payments that an earlier version made, locked in the order of the ids.
+pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
+    let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.payment_id = r.id
+               WHERE v.payment_id IS NOT NULL ORDER BY v.reservation_id {lock of v}";
+    write.query_set(sql, payment_ids, []).await
+}
+
 /// Returns up to `limit` HELD reservations whose hold ended after `since` and before now, locked. Rows that another
 /// transaction has locked are skipped. A later pass finds them.
 pub async fn lock_due(write: &Write, since: Micros, limit: i64) -> Result<Vec<reservation::Model>, db::Error> {
@@ -88,7 +95,7 @@ rows! {
     /// A seat of a performance.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct SeatKey {
-        /// The performance.
+        /// The key of the performance.
         pub performance_id: i64,
         /// The seat's number, from 1.
         pub seat_number: i32,
@@ -97,7 +104,7 @@ rows! {
     /// A seat and its reservation.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     pub struct OwnedSeat {
-        /// The performance.
+        /// The key of the performance.
         pub performance_id: i64,
         /// The seat's number, from 1.
         pub seat_number: i32,
@@ -107,11 +114,11 @@ rows! {
 
     /// A seat that a reservation takes.
     pub struct TakenSeat {
-        /// The performance.
+        /// The key of the performance.
         pub performance_id: i64,
         /// The seat's number, from 1.
         pub seat_number: i32,
-        /// The reservation.
+        /// The id of the reservation.
         pub reservation_id: Uuid,
         /// The end of the hold, in microseconds since the Unix epoch.
         pub expire_time: i64,
@@ -182,7 +189,7 @@ pub async fn take_seats(write: &Write, seats: &[TakenSeat]) -> Result<(), db::Er
 rows! {
     /// A reservation, and its version when it was read.
     pub struct Versioned {
-        /// The reservation.
+        /// The id of the reservation.
         pub reservation_id: Uuid,
         /// The version when it was read.
         pub version: i64,
@@ -193,20 +200,31 @@ rows! {
 ///
 /// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
 pub async fn set_paid(write: &Write, reservations: &[Versioned]) -> Result<(), db::Error> {
-    let sql = "UPDATE reservation SET state = 'PAID', version = reservation.version + 1 FROM {r}
+    let sql = "UPDATE reservation SET state = 'PAID', pay_time = $2, version = reservation.version + 1 FROM {r}
                WHERE reservation.reservation_id = r.reservation_id AND reservation.version = r.version
                  AND reservation.state = 'HELD'";
-    write.change_set(sql, reservations, []).await
+    write.change_set(sql, reservations, [write.now().into()]).await
 }
 
-/// Sets reservations in the state `from` to the state `to`. Reservations in the state `to` own no seats.
+/// Sets PAID reservations to REFUNDED. They own no seats afterwards.
 ///
 /// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
-pub async fn end(write: &Write, reservations: &[Versioned], from: State, to: State) -> Result<(), db::Error> {
+pub async fn set_refunded(write: &Write, reservations: &[Versioned]) -> Result<(), db::Error> {
+    let sql = "UPDATE reservation SET state = 'REFUNDED', live = false, refund_time = $2,
+                      version = reservation.version + 1 FROM {r}
+               WHERE reservation.reservation_id = r.reservation_id AND reservation.version = r.version
+                 AND reservation.state = 'PAID'";
+    write.change_set(sql, reservations, [write.now().into()]).await
+}
+
+/// Sets HELD reservations to RELEASED or EXPIRED. They own no seats afterwards.
+///
+/// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
+pub async fn end(write: &Write, reservations: &[Versioned], to: State) -> Result<(), db::Error> {
     let sql = "UPDATE reservation SET state = $2, live = false, version = reservation.version + 1 FROM {r}
                WHERE reservation.reservation_id = r.reservation_id AND reservation.version = r.version
-                 AND reservation.state = $3";
-    write.change_set(sql, reservations, [to.to_value().into(), from.to_value().into()]).await
+                 AND reservation.state = 'HELD'";
+    write.change_set(sql, reservations, [to.to_value().into()]).await
 }
 
 /// Returns the extensions of these reservations, and the extensions that these requests made. The result may contain a
@@ -226,7 +244,7 @@ pub async fn extensions(
 rows! {
     /// An extension of a hold.
     pub struct Extension {
-        /// The hold.
+        /// The id of the hold.
         pub reservation_id: Uuid,
         /// The version of the hold when it was read.
         pub version: i64,
@@ -278,7 +296,7 @@ rows! {
     /// The amounts that payments and refunds add to the counts of a performance. A refund adds negative amounts.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     pub struct Takings {
-        /// The performance.
+        /// The key of the performance.
         pub performance_id: i64,
         /// The number of seats sold.
         pub seats: i64,
@@ -301,6 +319,19 @@ pub async fn add_takings(write: &Write, takings: &[Takings]) -> Result<(), db::E
                       revenue = performance.revenue + r.revenue
                FROM {r} WHERE performance.performance_id = r.performance_id";
     write.change_set(sql, takings, []).await
+}
+
+/// Adds payments to the counts of the present second. The caller has locked the performances.
+pub async fn count_payments(write: &Write, takings: &[Takings]) -> Result<(), db::Error> {
+    let sql = "INSERT INTO payment_second (performance_id, slot, second, payment_count)
+               SELECT r.performance_id, $2 % 64, $2, r.tokens FROM {r} WHERE true
+               ON CONFLICT (performance_id, slot) DO UPDATE
+               SET second = excluded.second,
+                   payment_count = excluded.payment_count
+                                 + CASE WHEN payment_second.second = excluded.second
+                                        THEN payment_second.payment_count ELSE 0 END";
+    let second = write.now().div_euclid(1_000_000);
+    write.execute_set(sql, takings, [second.into()]).await.map(drop)
 }
 
 /// Returns a user's reservation. Returns `None` if it does not exist or belongs to another user.

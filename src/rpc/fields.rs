@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn all_violations_come_at_once() {
+    fn all_violations_are_reported_together() {
         let mut fields = Fields::default();
         fields.concert_code("concert_code", "iu");
         fields.uuid("user_id", "me");

@@ -4,10 +4,11 @@ use std::any::Any;
 
 use super::error::Error;
 
-/// The kinds of code in which panics are caught.
+/// The kinds of code whose panics are caught.
 const PLACES: [&str; 5] = ["call", "stream", "pass", "worker", "batch"];
 
-/// Makes the counter of panics known to the metrics before the first panic, so that an alert sees it rise.
+/// Sets the counters of panics to 0 at the start. Otherwise an alert would not notice the first panic, because the
+/// counter would not exist before it.
 pub fn count_panics_from_zero() {
     for place in PLACES {
         metrics::counter!("boxoffice_panics_total", "place" => place).absolute(0);

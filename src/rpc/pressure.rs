@@ -66,7 +66,7 @@ mod tests {
         assert!(longest(100) <= Duration::from_millis(750));
         assert!(longest(2_900) > Duration::from_secs(3));
         assert!(longest(100_000) <= Duration::from_millis(7_500));
-        // Refusals of the previous second are counted. Older ones are not.
+        // Refusals of the previous second are counted. Older refusals are not.
         assert!(pressure.refuse_at(now + WINDOW) > Duration::from_secs(2));
         assert!(pressure.refuse_at(now + 4 * WINDOW) <= Duration::from_millis(750));
     }

@@ -60,14 +60,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instant_survives_the_way_there_and_back() {
+    fn an_instant_stays_the_same_in_both_conversions() {
         for at in [0, 1, -1, 1_700_000_000_123_456, -62_135_596_800_000_000] {
             assert_eq!(from_timestamp(&timestamp(at)), Some(at));
         }
     }
 
     #[test]
-    fn a_span_survives_the_way_there_and_back_and_one_below_0_is_refused() {
+    fn a_duration_stays_the_same_in_both_conversions_and_a_negative_one_is_refused() {
         let span = Duration::new(7, 42);
         assert_eq!(from_duration(&duration(span)), Some(span));
         for (seconds, nanos) in [(-1, 0), (i64::MIN, 0), (i64::MIN, i32::MIN), (0, -1), (0, 1_000_000_000)] {
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instant_that_no_calendar_has_is_refused() {
+    fn an_instant_outside_of_the_calendar_is_refused() {
         let bad = [(i64::MAX, 0), (i64::MIN, 0), (0, -1), (0, 1_000_000_000)];
         for (seconds, nanos) in bad {
             assert_eq!(from_timestamp(&prost_types::Timestamp { seconds, nanos }), None);

@@ -60,7 +60,7 @@ impl KeyRing {
     /// Verifies the signature of a token and returns its bearer.
     ///
     /// Fails with TOKEN_INVALID. Fails with STORAGE_UNAVAILABLE if the token names an unknown key and the keys are
-    /// stale: the key may be new, and this server may not have read it yet.
+    /// stale. The key may then be new, and this server may not have read it yet.
     pub fn verify(&self, token: &str) -> Result<Bearer, Error> {
         let keys = self.0.load();
         keys.verified_bearer(token).ok_or_else(|| {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_what_was_signed_and_is_the_same_each_time() {
+    fn a_token_contains_its_bearer_and_is_the_same_each_time() {
         let ring = ring(&[("1", "one")]);
         let token = ring.sign(&bearer()).unwrap();
         assert_eq!(token, ring.sign(&bearer()).unwrap());
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_an_older_key_stays_good_and_one_of_a_dropped_key_does_not() {
+    fn a_token_of_an_older_key_stays_valid_and_one_of_a_dropped_key_does_not() {
         let old = ring(&[("1", "one")]).sign(&bearer()).unwrap();
         assert!(ring(&[("1", "one"), ("2", "two")]).verify(&old).is_ok());
         assert!(ring(&[("2", "two")]).verify(&old).is_err());
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_could_not_read_the_keys_for_long_does_not_call_a_token_forged() {
+    fn a_server_with_stale_keys_does_not_refuse_a_token_as_forged() {
         let known = ring(&[("1", "one")]);
         let of_new_key = ring(&[("2", "two")]).sign(&bearer()).unwrap();
         let forged = ring(&[("1", "guessed")]).sign(&bearer()).unwrap();

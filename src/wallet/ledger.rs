@@ -18,7 +18,7 @@ use crate::{
     rpc::Error,
 };
 
-/// Holds locked wallets, and the entries that a batch adds to them.
+/// Holds wallets, and the entries that a batch adds to them.
 pub struct Wallets {
     rows: HashMap<Uuid, Wallet>,
     entries: Vec<ledger_entry::Model>,
@@ -32,14 +32,14 @@ pub struct Posting {
     pub amount: i64,
     /// The payment that moved the money, for payments and refunds.
     pub payment_id: Option<Uuid>,
-    /// The request that moved the money, for charges.
+    /// The request that moved the money.
     pub request_id: Option<Uuid>,
 }
 
 impl Wallets {
-    /// Locks the wallets of the users. Users without a wallet are left out.
-    pub async fn lock(write: &Write, user_ids: impl Iterator<Item = Uuid>) -> Result<Self, db::Error> {
-        let rows = store::lock(write, &distinct(user_ids)).await?;
+    /// Reads the wallets of the users. Users without a wallet are left out.
+    pub async fn load(write: &Write, user_ids: impl Iterator<Item = Uuid>) -> Result<Self, db::Error> {
+        let rows = store::find_many(write, &distinct(user_ids)).await?;
         Ok(Self { rows: rows.into_iter().map(|row| (row.user_id, row)).collect(), entries: Vec::new() })
     }
 
@@ -70,6 +70,8 @@ impl Wallets {
     }
 
     /// Stores the added entries in the database.
+    ///
+    /// Fails with [`db::Error::Lost`] if another transaction has added an entry to one of the wallets.
     pub async fn save(&self, write: &Write) -> Result<(), db::Error> {
         store::add_entries(write, &self.entries).await
     }

@@ -17,7 +17,7 @@ use crate::{
 
 /// A command that adds money to a wallet.
 pub struct Charge {
-    /// The owner of the wallet.
+    /// The id of the owner of the wallet.
     pub user_id: Uuid,
     /// The amount in the smallest unit of the currency; above 0.
     pub amount: i64,
@@ -28,7 +28,7 @@ pub struct Charge {
 /// Opens the wallets of the users. An existing wallet stays unchanged.
 pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
     store::open(write, &distinct(user_ids.iter().copied())).await?;
-    let wallets = Wallets::lock(write, user_ids.iter().copied()).await?;
+    let wallets = Wallets::load(write, user_ids.iter().copied()).await?;
     Ok(user_ids.iter().map(|user_id| wallets.get(*user_id).cloned()).collect())
 }
 
@@ -37,9 +37,9 @@ pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
 /// A command fails with USER_NOT_FOUND or BALANCE_LIMIT_EXCEEDED. It fails with REQUEST_ID_CONFLICT if its `request_id`
 /// was used for another charge.
 pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::Model> {
-    let mut wallets = Wallets::lock(write, commands.iter().map(|c| c.user_id)).await?;
+    let mut wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
     let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
-    let entries = store::entries_by_request(write, &request_ids).await?;
+    let entries = store::entries_by_request(write, Kind::Charge, &request_ids).await?;
     let mut replays = Replays::new(entries.into_iter().map(|entry| (entry.request_id, entry)));
 
     let mut answers = Vec::with_capacity(commands.len());
@@ -59,7 +59,7 @@ pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::M
 impl Charge {
     /// Tells whether this command would add the same entry.
     fn made(&self, entry: &ledger_entry::Model) -> bool {
-        (entry.user_id, entry.kind, entry.amount) == (self.user_id, Kind::Charge, self.amount)
+        (entry.user_id, entry.amount) == (self.user_id, self.amount)
     }
 
     fn posting(&self) -> Posting {
@@ -75,6 +75,16 @@ pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Uuid>, db::Er
 /// Returns the wallet of a user. Fails with USER_NOT_FOUND.
 pub async fn require(db: &Database, user_id: Uuid) -> Result<Wallet, Error> {
     store::find(db, user_id).await?.ok_or_else(|| unknown(user_id))
+}
+
+/// Returns the payment that each of these requests made or refunded. `kind` is the kind of its ledger entry.
+pub async fn payments_by_request(
+    write: &Write,
+    kind: Kind,
+    request_ids: &[Uuid],
+) -> Result<Vec<(Option<Uuid>, Uuid)>, db::Error> {
+    let entries = store::entries_by_request(write, kind, request_ids).await?;
+    Ok(entries.into_iter().filter_map(|entry| Some((entry.request_id, entry.payment_id?))).collect())
 }
 
 /// A payment as the ledger records it.

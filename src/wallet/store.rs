@@ -17,7 +17,7 @@ use crate::{
 /// A wallet with the balance of its last ledger entry.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Wallet {
-    /// The owner.
+    /// The id of the owner.
     pub user_id: Uuid,
     /// The sum of the entries, in the smallest unit of the currency.
     pub balance: i64,
@@ -45,19 +45,17 @@ fn wallets(source: &str) -> String {
     )
 }
 
-/// Returns the wallets of the users, locked in the order of their ids.
-pub async fn lock(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Wallet>, db::Error> {
-    // PostgreSQL shows a statement only rows that were committed before the statement began. The lock is therefore a
-    // separate statement before the query.
-    let lock = "SELECT 1 FROM wallet w JOIN {r} ON w.user_id = r.id ORDER BY w.user_id {lock of w}";
-    write.lock_set(lock, user_ids).await?;
+/// Returns the wallets of the users.
+///
+/// The wallets are not locked: [`add_entries`] fails if another transaction was faster.
+pub async fn find_many(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Wallet>, db::Error> {
     write.query_set(&wallets("{r} JOIN wallet w ON w.user_id = r.id"), user_ids, []).await
 }
 
 /// A user.
 #[derive(FromQueryResult)]
 pub struct User {
-    /// The user's id.
+    /// The id of the user.
     pub user_id: Uuid,
 }
 
@@ -66,10 +64,14 @@ pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<User>, db::Er
     write.query_set("SELECT w.user_id FROM wallet w JOIN {r} ON w.user_id = r.id", user_ids, []).await
 }
 
-/// Returns the entries that these requests made.
-pub async fn entries_by_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<ledger_entry::Model>, db::Error> {
-    let sql = "SELECT e.* FROM ledger_entry e JOIN {r} ON e.request_id = r.id";
-    write.query_set(sql, request_ids, []).await
+/// Returns the entries of a kind that these requests made.
+pub async fn entries_by_request(
+    write: &Write,
+    kind: Kind,
+    request_ids: &[Uuid],
+) -> Result<Vec<ledger_entry::Model>, db::Error> {
+    let sql = "SELECT e.* FROM ledger_entry e JOIN {r} ON e.request_id = r.id AND e.kind = $2";
+    write.query_set(sql, request_ids, [kind.to_value().into()]).await
 }
 
 rows! {
@@ -84,7 +86,9 @@ rows! {
     }
 }
 
-/// Inserts entries of locked wallets.
+/// Inserts entries in the order of the users.
+///
+/// Fails with [`db::Error::Lost`] if another transaction has added an entry to one of the wallets since it was read.
 pub async fn add_entries(write: &Write, entries: &[ledger_entry::Model]) -> Result<(), db::Error> {
     let entries: Vec<NewEntry> = entries
         .iter()
@@ -101,7 +105,7 @@ pub async fn add_entries(write: &Write, entries: &[ledger_entry::Model]) -> Resu
     let sql = "INSERT INTO ledger_entry (user_id, entry_number, kind, amount, balance_after, payment_id, request_id,
                                          create_time)
                SELECT r.user_id, r.entry_number, r.kind, r.amount, r.balance_after, r.payment_id, r.request_id, $2
-               FROM {r}";
+               FROM {r} ORDER BY r.user_id, r.entry_number";
     write.execute_set(sql, &entries, [write.now().into()]).await.map(drop)
 }
 

@@ -1,4 +1,4 @@
-//! A browser without a window: Chromium, driven by its DevTools protocol over two pipes.
+//! Controls a headless Chromium with the DevTools protocol over two pipes.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -15,13 +15,13 @@ use crate::{
     process::{Guarded, ScratchDir},
 };
 
-/// How long the browser may take for an answer.
+/// Maximum time until the browser answers a command.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
-/// How often the browser is asked whether a page is loaded.
+/// Interval between two checks whether a page is loaded.
 const LOAD_INTERVAL: Duration = Duration::from_millis(20);
-/// The names of the program on different systems.
+/// The names of the Chromium program on different systems.
 const PROGRAMS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
-/// Switches off what has nothing to do with the page.
+/// Flags that switch off the functions of the browser that the tests do not need.
 const FLAGS: [&str; 11] = [
     "--headless=new",
     "--no-sandbox",
@@ -36,7 +36,7 @@ const FLAGS: [&str; 11] = [
     "--host-resolver-rules=MAP *.test 127.0.0.1",
 ];
 
-/// A browser with one page. It is killed when this is dropped, or when this process ends in any way.
+/// A browser with one page. The browser is killed when this value is dropped, or when this process ends.
 pub struct Browser {
     stdin: ChildStdin,
     messages: mpsc::UnboundedReceiver<Value>,
@@ -49,7 +49,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts Chromium with an empty page of `width` by `height`.
+    /// Starts Chromium with an empty page of `width` by `height` pixels.
     pub async fn start(width: u32, height: u32) -> Result<Self, Failure> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let is_there = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
@@ -94,19 +94,19 @@ impl Browser {
         Ok(browser)
     }
 
-    /// Gives the page another size.
+    /// Changes the size of the page, in pixels.
     pub async fn resize(&mut self, width: u32, height: u32) -> Result<(), Failure> {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.call("Emulation.setDeviceMetricsOverride", size).await.map(drop)
     }
 
-    /// Tells the page that its reader prefers `light` or `dark`.
+    /// Sets the preferred color scheme of the user to `light` or `dark`.
     pub async fn prefer(&mut self, colors: &str) -> Result<(), Failure> {
         let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": colors }] });
         self.call("Emulation.setEmulatedMedia", features).await.map(drop)
     }
 
-    /// Opens a URL, and waits until the page is loaded.
+    /// Opens a URL and waits until the page is loaded.
     pub async fn open(&mut self, url: &str) -> Result<(), Failure> {
         let opened = self.call("Page.navigate", json!({ "url": url })).await?;
         if let Some(error) = opened["errorText"].as_str() {
@@ -118,7 +118,7 @@ impl Browser {
         Ok(())
     }
 
-    /// Returns the value of an expression in the page. It may be a promise.
+    /// Evaluates an expression in the page and returns its value. If the value is a promise, waits for its result.
     pub async fn evaluate(&mut self, expression: &str) -> Result<Value, Failure> {
         let asked = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let answer = self.call("Runtime.evaluate", asked).await?;
@@ -137,7 +137,7 @@ impl Browser {
             "ArrowUp" => 38,
             "ArrowRight" => 39,
             "ArrowDown" => 40,
-            _ => return Err(format!("{key} is not known here").into()),
+            _ => return Err(format!("the key {key} is not supported; add its code to Browser::press").into()),
         };
         let text = if key == "Enter" { "\r" } else { "" };
         for kind in ["keyDown", "keyUp"] {
@@ -166,7 +166,7 @@ impl Browser {
         &self.requests
     }
 
-    /// Returns what the browser has complained about so far: exceptions, and violations of the page's policy.
+    /// Returns the exceptions and the violations of the Content-Security-Policy that occurred so far.
     pub fn complaints(&self) -> &[String] {
         &self.complaints
     }
@@ -194,7 +194,7 @@ impl Browser {
             }
             self.note(&message);
         }
-        Err("the browser has ended".into())
+        Err("the browser ended before it answered".into())
     }
 
     fn note(&mut self, message: &Value) {

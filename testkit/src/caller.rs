@@ -12,17 +12,17 @@ use uuid::Uuid;
 pub struct Caller {
     /// The connection to a server.
     pub channel: Channel,
-    /// The concert.
+    /// The code of the concert.
     pub concert_code: String,
-    /// The user's id.
+    /// The id of the user.
     pub user_id: String,
-    /// The queue token; empty before the first one is issued.
+    /// The queue token; empty before a token is issued.
     pub token: String,
     /// The number in the queue; 0 before a token is issued.
     pub queue_number: i64,
 }
 
-/// Calls of the queue.
+/// The calls for the queue.
 impl Caller {
     /// Returns a user without a token.
     pub fn new(channel: Channel, concert_code: &str, user_id: impl ToString) -> Self {
@@ -63,7 +63,7 @@ impl Caller {
         QueueServiceClient::new(self.channel.clone())
     }
 
-    /// Calls IssueToken. The answer is not kept.
+    /// Calls IssueToken. Does not store the new token.
     pub async fn issue(&self) -> Result<proto::QueueToken, Status> {
         let (concert_code, user_id) = (self.concert_code.clone(), self.user_id.clone());
         let request = proto::IssueTokenRequest { concert_code, user_id };
@@ -97,7 +97,7 @@ impl Caller {
     }
 }
 
-/// Calls about dates and seats.
+/// The calls for dates and seats.
 impl Caller {
     /// Returns a client of ConcertService.
     pub fn concerts(&self) -> ConcertServiceClient<Channel> {
@@ -143,7 +143,7 @@ impl Caller {
     }
 }
 
-/// Calls about reservations.
+/// The calls for reservations.
 impl Caller {
     /// Returns a client of ReservationService.
     pub fn reservations(&self) -> ReservationServiceClient<Channel> {
@@ -201,7 +201,7 @@ impl Caller {
     }
 }
 
-/// Calls about payments.
+/// The calls for payments.
 impl Caller {
     /// Returns a client of PaymentService.
     pub fn payments(&self) -> PaymentServiceClient<Channel> {
@@ -241,5 +241,5 @@ impl Caller {
 }
 
 fn present<T>(field: Option<T>) -> Result<T, Status> {
-    field.ok_or_else(|| Status::internal("the response lacks its only field"))
+    field.ok_or_else(|| Status::internal("the response does not have its only field"))
 }

@@ -1,4 +1,4 @@
-//! Setting up what is sold, through AdminService.
+//! Creates concerts and performances through AdminService.
 
 use boxoffice::{
     clock::Micros,
@@ -8,7 +8,7 @@ use tonic::{Status, transport::Channel};
 
 use crate::PRICE;
 
-/// Returns the sections of a venue that has only one.
+/// Returns the sections of a venue with one section.
 pub fn one_section(seat_count: i32) -> Vec<proto::Section> {
     vec![proto::Section { name: "Floor".to_owned(), seat_count }]
 }
@@ -54,13 +54,13 @@ pub async fn add_performance(
     client(admin).add_performance(request).await.map(drop)
 }
 
-/// Changes how a concert is sold.
+/// Changes the settings of a sale.
 pub async fn update_sale(admin: &Channel, change: proto::UpdateSaleRequest) -> Result<proto::Concert, Status> {
     let concert = client(admin).update_sale(change).await?.into_inner().concert;
     concert.ok_or_else(|| Status::internal("the response has no concert"))
 }
 
-/// Stops the promotion of a concert, or lets it go on.
+/// Pauses the promotion of a concert, or resumes it.
 pub async fn set_paused(admin: &Channel, concert_code: &str, paused: bool) -> Result<(), Status> {
     let concert_code = concert_code.to_owned();
     let change = proto::UpdateSaleRequest { concert_code, paused: Some(paused), ..Default::default() };

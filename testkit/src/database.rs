@@ -4,18 +4,18 @@ use serde::Serialize;
 
 use crate::{Failure, Postgres, postgres::shared, process::ScratchDir};
 
-/// What a server keeps its data in.
+/// The database engine of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
-    /// A SQLite file of one server.
+    /// A SQLite file, which one server uses.
     Sqlite,
-    /// A PostgreSQL database of any number of servers.
+    /// A PostgreSQL database, which any number of servers use.
     Postgres,
 }
 
 impl Engine {
-    /// Returns the name as people write it.
+    /// Returns the usual name of the engine.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sqlite => "SQLite",
@@ -24,7 +24,7 @@ impl Engine {
     }
 }
 
-/// An empty database. A SQLite file is removed when this is dropped.
+/// An empty database. A SQLite file is removed when this value is dropped.
 pub struct FreshDatabase {
     /// The URL for a server.
     pub url: String,
@@ -32,7 +32,7 @@ pub struct FreshDatabase {
 }
 
 impl FreshDatabase {
-    /// Makes a database for a test, on the PostgreSQL server that all tests share or in a SQLite file.
+    /// Creates a database for a test, on the PostgreSQL server that all tests share or in a SQLite file.
     pub async fn new(engine: Engine) -> Self {
         let database = match engine {
             Engine::Sqlite => Self::in_file(),
@@ -41,14 +41,14 @@ impl FreshDatabase {
         database.expect("a database")
     }
 
-    /// Makes a database in a SQLite file.
+    /// Creates a database in a SQLite file.
     pub fn in_file() -> Result<Self, Failure> {
         let dir = ScratchDir::new()?;
         let url = format!("sqlite://{}?mode=rwc", dir.path().join("boxoffice.db").display());
         Ok(Self { url, _dir: Some(dir) })
     }
 
-    /// Makes a database on a PostgreSQL server.
+    /// Creates a database on a PostgreSQL server.
     pub async fn on(server: &Postgres) -> Result<Self, Failure> {
         Ok(Self { url: server.fresh_database().await?, _dir: None })
     }

@@ -1,7 +1,7 @@
-//! Years of history: rows of the past, written by a few statements as the service would have left them.
+//! Writes rows of years of past sales with a few statements, in the form in which the service would have left them.
 //!
-//! Write it while no server runs on the database. A server must have run before, so that the schema is there and the
-//! passes have noted how far they have come.
+//! No server may run on the database while the rows are written. A server must have run before. It creates the schema,
+//! and its passes store their progress.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseBackend, Databa
 
 use crate::{Failure, PRICE};
 
-/// The venue of all dates of the past.
+/// The venue of all past dates.
 const VENUE: &str = "past";
-/// Seats of that venue.
+/// Number of seats of the venue.
 const SEATS: i64 = 50;
-/// How long a hold of the past lasted.
+/// Duration of a hold in the past.
 const HOLD: Duration = Duration::from_secs(300);
-/// Longer than any statement of this module takes.
+/// Maximum time for a statement, which is longer than any statement of this module takes.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Writes rows of the past into a database.
+/// Writes rows of past sales into a database.
 pub struct History {
     db: DatabaseConnection,
     now: Micros,
 }
 
 impl History {
-    /// Connects to the database at `url`. `now` is the present time.
+    /// Connects to the database at `url`. `now` is the current time.
     pub async fn open(url: &str, now: Micros) -> Result<Self, Failure> {
         let mut options = ConnectOptions::new(url);
         options.max_connections(1).sqlx_logging(false).acquire_timeout(LIMIT);
@@ -50,10 +50,11 @@ impl History {
         .await
     }
 
-    /// Writes `concert_count` concerts that were over `age` ago. In each of them `each` tokens expired after they had
-    /// held a seat, and `each` tokens left before they were admitted. Their users have the numbers from 1 to
-    /// `user_count`. This makes `concert_count * each` rows of each kind: expired tokens, departed tokens, and
-    /// reservations that ended.
+    /// Writes `concert_count` past concerts, which were `age` ago. In each of them, `each` tokens expired after they
+    /// had held a seat, and `each` tokens left before they were admitted. Their users have the numbers from 1 to
+    /// `user_count`.
+    ///
+    /// The result is `concert_count * each` rows of each kind: expired tokens, departed tokens, and ended reservations.
     pub async fn ended(&self, concert_count: u32, each: u32, user_count: u32, age: Duration) -> Result<(), Failure> {
         let (issued, past) = (2 * each, micros(age));
         self.concerts("PAST", concert_count, age).await?;
@@ -63,14 +64,15 @@ impl History {
              WHERE concert_id IN (SELECT concert_id FROM concert WHERE concert_code LIKE 'PAST-%')"
         ))
         .await?;
-        // Odd numbers expired, even numbers left.
+        // Tokens with odd numbers expired, and tokens with even numbers left.
         let user_id = self.uuid(&format!("(c.concert_id * {issued} + i) % {user_count} + 1"));
         let hour = micros(Duration::from_secs(3_600));
         let issue_time = format!("{} - {past} - {hour} + i", self.now);
         self.run(&format!(
-            "INSERT INTO queue_token (concert_id, queue_number, user_id, state, ended, issue_time, admit_time,
+            "INSERT INTO queue_token (concert_id, queue_number, user_id, turn, state, issue_time, admit_time,
                                       expire_time, departure_number)
-             SELECT c.concert_id, i, {user_id}, CASE i % 2 WHEN 1 THEN 'EXPIRED' ELSE 'LEFT' END, true, {issue_time},
+             SELECT c.concert_id, i, {user_id}, (i - 1) / {user_count} + 1,
+                    CASE i % 2 WHEN 1 THEN 'EXPIRED' ELSE 'LEFT' END, {issue_time},
                     CASE i % 2 WHEN 1 THEN {issue_time} END, CASE i % 2 WHEN 1 THEN {issue_time} + {hour} / 2 END,
                     CASE i % 2 WHEN 0 THEN i / 2 END
              FROM concert c CROSS JOIN {} WHERE c.concert_code LIKE 'PAST-%'
@@ -81,7 +83,7 @@ impl History {
         self.reservations().await
     }
 
-    /// Writes a reservation of each expired token of the concerts that are over: every other one was released.
+    /// Writes a reservation of each expired token of the past concerts. Every second one was released.
     async fn reservations(&self) -> Result<(), Failure> {
         let number = "t.concert_id * 10000000 + t.queue_number";
         let (reservation_id, request_id) = (self.uuid(number), self.uuid(&format!("{number} + 100000000000000")));
@@ -101,29 +103,29 @@ impl History {
         .await
     }
 
-    /// Writes `count` concerts that were over `age` ago, and in each of them a user that still waits. The users
-    /// have the numbers from 1 to `user_count`.
+    /// Writes `count` past concerts, which were `age` ago, and in each of them a user that still waits. The users have
+    /// the numbers from 1 to `user_count`.
     pub async fn finished(&self, count: u32, user_count: u32, age: Duration) -> Result<(), Failure> {
         self.concerts("OVER", count, age).await?;
         let over = "(SELECT concert_id FROM concert WHERE concert_code LIKE 'OVER-%')";
         self.run(&format!("UPDATE queue_counter SET issued_number = 1 WHERE concert_id IN {over}")).await?;
         let user_id = self.uuid(&format!("concert_id % {user_count} + 1"));
         self.run(&format!(
-            "INSERT INTO queue_token (concert_id, queue_number, user_id, state, issue_time)
-             SELECT concert_id, 1, {user_id}, 'WAITING', {} - {} FROM {over} AS o",
+            "INSERT INTO queue_token (concert_id, queue_number, user_id, turn, state, issue_time)
+             SELECT concert_id, 1, {user_id}, 1, 'WAITING', {} - {} FROM {over} AS o",
             self.now,
             micros(age)
         ))
         .await
     }
 
-    /// Lets the users with the numbers from 1 to `count` wait for a concert in which no token was issued yet.
+    /// Adds the users with the numbers from 1 to `count` to the empty queue of a concert.
     pub async fn waiting(&self, concert_code: &str, count: u32) -> Result<(), Failure> {
         let concert_id = concert(concert_code);
         self.run(&format!("UPDATE queue_counter SET issued_number = {count} WHERE concert_id = {concert_id}")).await?;
         self.run(&format!(
-            "INSERT INTO queue_token (concert_id, queue_number, user_id, state, issue_time)
-             SELECT {concert_id}, i, {}, 'WAITING', {} - 1 FROM {}",
+            "INSERT INTO queue_token (concert_id, queue_number, user_id, turn, state, issue_time)
+             SELECT {concert_id}, i, {}, 1, 'WAITING', {} - 1 FROM {}",
             self.uuid("i"),
             self.now,
             series(count)
@@ -131,19 +133,19 @@ impl History {
         .await
     }
 
-    /// Lets the users with the numbers from 1 to `count` leave the queue of a concert in which no token was issued yet.
+    /// Adds the users with the numbers from 1 to `count` to the empty queue of a concert, and lets all of them leave.
     pub async fn departed(&self, concert_code: &str, count: u32) -> Result<(), Failure> {
         self.waiting(concert_code, count).await?;
         let concert_id = concert(concert_code);
         self.run(&format!(
-            "UPDATE queue_token SET state = 'LEFT', ended = true, departure_number = queue_number
+            "UPDATE queue_token SET state = 'LEFT', departure_number = queue_number
              WHERE concert_id = {concert_id}"
         ))
         .await?;
         self.run(&format!("UPDATE queue_counter SET departed_count = {count} WHERE concert_id = {concert_id}")).await
     }
 
-    /// Leaves the database as one that has been in use for long: with statistics, and without a long log.
+    /// Updates the statistics and empties the log, like in a database that has been in use for a long time.
     pub async fn settle(self) -> Result<(), Failure> {
         match self.engine() {
             DatabaseBackend::Sqlite => {
@@ -159,14 +161,14 @@ impl History {
         Ok(())
     }
 
-    /// Returns how many rows `from` has, for example `queue_token WHERE ended`.
+    /// Returns the number of rows of `from`, for example `queue_token WHERE state = 'LEFT'`.
     pub async fn count(&self, from: &str) -> Result<i64, Failure> {
         let statement = Statement::from_string(self.engine(), format!("SELECT COUNT(*) FROM {from}"));
-        let row = self.db.query_one_raw(statement).await?.ok_or("a count has no row")?;
+        let row = self.db.query_one_raw(statement).await?.ok_or("the query for a count returned no row")?;
         Ok(row.try_get_by_index(0)?)
     }
 
-    /// Writes concerts with a date each, whose sale ended `age` ago.
+    /// Writes concerts with one date each, whose sale ended `age` ago.
     async fn concerts(&self, prefix: &str, count: u32, age: Duration) -> Result<(), Failure> {
         let end = self.now - micros(age);
         self.run(&format!(
@@ -198,8 +200,8 @@ impl History {
         .await
     }
 
-    /// Returns the SQL of a UUID for the number that `number` computes. UUIDs of consecutive numbers are far apart, as
-    /// random ones are.
+    /// Returns the SQL of a UUID for the number that the SQL `number` computes. UUIDs of consecutive numbers are far
+    /// apart, like random UUIDs.
     fn uuid(&self, number: &str) -> String {
         let spread = format!("(({number}) % 2147483648 * 2654435761) % 4294967296");
         match self.engine() {
@@ -218,7 +220,7 @@ impl History {
     }
 }
 
-/// Returns a table `n` with a column `i` of the numbers from 1 to `count`.
+/// Returns the SQL of a table `n` whose column `i` has the numbers from 1 to `count`.
 fn series(count: u32) -> String {
     format!(
         "(WITH RECURSIVE n (i) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i < {count})

@@ -1,4 +1,4 @@
-//! Requests to the HTTP listener of a server, and its answers.
+//! Sends requests to the HTTP listener of a server and reads the answers.
 
 use std::net::SocketAddr;
 
@@ -9,13 +9,13 @@ use tokio::{
 
 use crate::Failure;
 
-/// An answer. Its body may still be arriving.
+/// An answer of a server. The body is read later.
 pub struct Answer<S> {
     /// The status code.
     pub status: u16,
-    /// The headers, with names in lower case.
+    /// The headers, with their names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The rest of the connection: the body.
+    /// The connection after the headers, which contains the body.
     pub body: BufReader<S>,
 }
 
@@ -32,8 +32,8 @@ impl<S: AsyncRead + Unpin> Answer<S> {
         Ok(text)
     }
 
-    /// Reads server-sent events up to the next one called `name`, and returns its data. Returns `None` if the stream
-    /// ends before.
+    /// Reads server-sent events until the next event `name`, and returns its data. Returns `None` if the stream ends
+    /// first.
     pub async fn event(&mut self, name: &str) -> Result<Option<serde_json::Value>, Failure> {
         let (mut current, mut line) = (String::new(), String::new());
         loop {
@@ -51,14 +51,14 @@ impl<S: AsyncRead + Unpin> Answer<S> {
     }
 }
 
-/// Requests `path` of the server at `address`. `headers` are lines like `Host: localhost`.
+/// Sends a GET request for `path` to the server at `address`. `headers` are lines like `Host: localhost`.
 pub async fn get(address: SocketAddr, path: &str, headers: &[&str]) -> Result<Answer<TcpStream>, Failure> {
     exchange(TcpStream::connect(address).await?, path, headers).await
 }
 
-/// Does the same on a connection that is there already.
+/// Sends a GET request for `path` on an open connection, and reads the head of the answer.
 ///
-/// It speaks HTTP/1.0, so that the body is not chunked and ends with the connection.
+/// The request uses HTTP/1.0, so that the body is not chunked and ends with the connection.
 pub async fn exchange<S>(mut stream: S, path: &str, headers: &[&str]) -> Result<Answer<S>, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -68,7 +68,7 @@ where
     let (mut body, mut line) = (BufReader::new(stream), String::new());
     body.read_line(&mut line).await?;
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let status = status.ok_or_else(|| format!("not a status line: {line:?}"))?;
+    let status = status.ok_or_else(|| format!("the answer has no status line: {line:?}"))?;
     let mut headers = Vec::new();
     loop {
         line.clear();

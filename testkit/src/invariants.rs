@@ -1,19 +1,20 @@
-//! The invariants of the service, checked against the database itself.
+//! Checks the invariants of the service with the rows of the database.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use boxoffice::{
     clock::{Clock, Micros},
-    db::entity::{ledger_entry, payment, performance, queue_counter, queue_token, reservation, reserved_seat, wallet},
+    db::entity::{ledger_entry, performance, queue_counter, queue_token, reservation, reserved_seat, wallet},
+    payment::rules::{Payment, State as PaymentState},
 };
 use sea_orm::{Database, EntityTrait, QueryOrder};
 use uuid::Uuid;
 
-/// Every row that the invariants are about.
+/// The rows that the invariants are about.
 struct Books {
     seats: Vec<reserved_seat::Model>,
     reservations: HashMap<Uuid, reservation::Model>,
-    payments: Vec<payment::Model>,
+    payments: Vec<Payment>,
     performances: Vec<performance::Model>,
     wallets: Vec<wallet::Model>,
     entries: Vec<ledger_entry::Model>,
@@ -30,7 +31,7 @@ pub async fn check(url: &str, clock: &Clock) {
     books.queues(false);
 }
 
-/// The same for a database whose old rows may have been deleted: only their counts are kept.
+/// Checks the same invariants for a database whose old rows may have been deleted. Only their counts are left.
 pub async fn check_after_tidying(url: &str, clock: &Clock) {
     let books = Books::read(url).await;
     books.live_holds_have_their_seats(clock.now());
@@ -48,8 +49,8 @@ impl Books {
             .order_by_asc(ledger_entry::Column::EntryNumber);
         let books = Self {
             seats: reserved_seat::Entity::find().all(&db).await.expect("seats"),
+            payments: reservations.iter().filter_map(Payment::of).collect(),
             reservations: reservations.into_iter().map(|row| (row.reservation_id, row)).collect(),
-            payments: payment::Entity::find().all(&db).await.expect("payments"),
             performances: performance::Entity::find().all(&db).await.expect("performances"),
             wallets: wallet::Entity::find().all(&db).await.expect("wallets"),
             entries: entries.all(&db).await.expect("entries"),
@@ -60,8 +61,8 @@ impl Books {
         books
     }
 
-    /// A SOLD seat has exactly one PAID payment, and the reverse. A performance counts as many sold seats as it has
-    /// rows.
+    /// Checks that each SOLD seat has exactly one PAID payment, and that each PAID payment has its seats. A performance
+    /// must count as many sold seats as it has rows.
     fn seats_and_payments(&self) {
         let sold = |seat: &&reserved_seat::Model| seat.state == reserved_seat::State::Sold;
         let mut of_seats: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
@@ -71,13 +72,7 @@ impl Books {
         let mut of_payments: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
         for payment in &self.payments {
             let reservation = &self.reservations[&payment.reservation_id];
-            let state = match payment.state {
-                payment::State::Paid => reservation::State::Paid,
-                payment::State::Refunded => reservation::State::Refunded,
-            };
-            assert_eq!(reservation.state, state, "{payment:?}");
-            assert_eq!((reservation.total_price, reservation.user_id), (payment.price, payment.user_id));
-            if payment.state == payment::State::Refunded {
+            if payment.state == PaymentState::Refunded {
                 continue;
             }
             let seats = boxoffice::reservation::rules::seat_numbers(reservation);
@@ -90,10 +85,10 @@ impl Books {
             let seats = self.seats.iter().filter(sold).filter(|s| s.performance_id == performance.performance_id);
             assert_eq!(seats.count() as i32, performance.sold_seat_count, "{performance:?}");
             let of_performance =
-                |p: &&payment::Model| self.reservations[&p.reservation_id].performance_id == performance.performance_id;
+                |p: &&Payment| self.reservations[&p.reservation_id].performance_id == performance.performance_id;
             let payments: Vec<_> = self.payments.iter().filter(of_performance).collect();
             assert_eq!(payments.len() as i64, performance.completed_token_count, "{performance:?}");
-            let kept = payments.iter().filter(|p| p.state == payment::State::Paid).map(|p| p.price).sum::<i64>();
+            let kept = payments.iter().filter(|p| p.state == PaymentState::Paid).map(|p| p.price).sum::<i64>();
             assert_eq!(kept, performance.revenue, "{performance:?}");
         }
         let paid = self.reservations.values().filter(|r| r.state == reservation::State::Paid).count();
@@ -108,7 +103,7 @@ impl Books {
         }
     }
 
-    /// A live hold has a row for each of its seats, so that no other user can take them.
+    /// Checks that each live hold has a row for each of its seats, so that no other user can take them.
     fn live_holds_have_their_seats(&self, now: Micros) {
         let owners: HashMap<_, _> =
             self.seats.iter().map(|seat| ((seat.performance_id, seat.seat_number), seat.reservation_id)).collect();
@@ -121,7 +116,7 @@ impl Books {
         }
     }
 
-    /// The entries of a wallet form an unbroken chain of balances. No won appears or disappears.
+    /// Checks that the entries of a wallet form an unbroken chain of balances. No money may appear or disappear.
     fn money(&self) {
         let mut by_user: HashMap<Uuid, Vec<&ledger_entry::Model>> = HashMap::new();
         for entry in &self.entries {
@@ -140,7 +135,8 @@ impl Books {
         self.payments_are_booked();
     }
 
-    /// A payment has one entry in its user's wallet, and a second one after its refund. All other entries are charges.
+    /// Checks that each payment has one entry in the wallet of its user, and a second one after its refund. All other
+    /// entries must be charges.
     fn payments_are_booked(&self) {
         use ledger_entry::Kind::{Charge, Payment, Refund};
         let kind = |kind| match kind {
@@ -152,7 +148,7 @@ impl Books {
         let mut booked: Vec<_> =
             booked.map(|entry| (entry.payment_id, entry.user_id, kind(entry.kind), entry.amount)).collect();
         let paid = self.payments.iter().map(|p| (Some(p.payment_id), p.user_id, kind(Payment), -p.price));
-        let refunded = self.payments.iter().filter(|p| p.state == payment::State::Refunded);
+        let refunded = self.payments.iter().filter(|p| p.state == PaymentState::Refunded);
         let refunded = refunded.map(|p| (Some(p.payment_id), p.user_id, kind(Refund), p.price));
         let mut expected: Vec<_> = paid.chain(refunded).collect();
         booked.sort_unstable();
@@ -163,13 +159,14 @@ impl Books {
         }
     }
 
-    /// Queue numbers are dense, promotion follows their order, and no user is in a queue twice. The kept counts are
-    /// those of the rows, or more than those if rows were deleted.
+    /// Checks that queue numbers are dense, that promotion follows their order, and that no user is in a queue twice.
+    /// The stored counts must equal the counts of the rows. After a deletion of rows, they may be greater.
     fn queues(&self, is_tidied: bool) {
         let same = |rows: usize, kept: i64| rows as i64 == kept || (is_tidied && (rows as i64) < kept);
         use queue_token::State;
         let mut tokens_of = by_concert(&self.tokens, |token| token.concert_id);
         let mut reservations_of = by_concert(self.reservations.values(), |reservation| reservation.concert_id);
+        let users_known: HashSet<Uuid> = self.wallets.iter().map(|wallet| wallet.user_id).collect();
         let payments_of = by_concert(&self.payments, |payment| payment.concert_id);
         for counter in &self.counters {
             let mut tokens = tokens_of.remove(&counter.concert_id).unwrap_or_default();
@@ -182,12 +179,13 @@ impl Books {
                 let passed = token.queue_number <= counter.admitted_number;
                 let was_admitted = token.admit_time.is_some();
                 assert!(passed || !was_admitted, "{token:?} was admitted out of order");
-                assert!(!(passed && token.state == State::Waiting), "{token:?} was passed over");
+                assert!(!(passed && token.state == State::Waiting), "{token:?} was skipped by a promotion");
             }
             let admitted = tokens.iter().filter(|token| token.admit_time.is_some()).count();
             assert!(same(admitted, counter.admitted_count), "{counter:?}");
             let live = tokens.iter().filter(|t| matches!(t.state, State::Waiting | State::Active));
             let users: Vec<Uuid> = live.map(|token| token.user_id).collect();
+            assert!(tokens.iter().all(|token| users_known.contains(&token.user_id)), "a token of an unknown user");
             assert_eq!(users.len(), users.iter().collect::<HashSet<_>>().len(), "a user is in a queue twice");
             let left = tokens.iter().filter(|token| token.state == State::Left);
             assert!(same(left.clone().count(), counter.departed_count), "{counter:?}");

@@ -2,14 +2,14 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`postgres`], [`database`] | a throwaway PostgreSQL server; a fresh database on either engine |
+//! | [`postgres`], [`database`] | a temporary PostgreSQL server, and a fresh database on either engine |
 //! | [`server`] | boxoffice as a process or inside this process |
-//! | [`process`], [`usage`], [`metrics`] | child processes; the CPU time and memory they use; the metrics they serve |
-//! | [`http`], [`browser`] | requests to the HTTP listener; a browser that shows the live page |
-//! | [`catalogue`], [`wallet`], [`caller`] | setting up a sale; wallets; a user with a queue token |
-//! | [`history`] | rows of the past, as years of sales leave them |
-//! | [`invariants`] | what must hold in the database at any time |
-//! | [`net`], [`wait`] | addresses and connections; waiting for something to happen |
+//! | [`process`], [`usage`], [`metrics`] | child processes, and their CPU time, memory and metrics |
+//! | [`http`], [`browser`] | requests to the HTTP listener, and a browser that shows the live page |
+//! | [`catalogue`], [`wallet`], [`caller`] | the setup of a sale, wallets, and a user with a queue token |
+//! | [`history`] | rows of past sales, as years of sales would leave them |
+//! | [`invariants`] | checks that must always hold in the database |
+//! | [`net`], [`wait`] | addresses and connections, and a wait for a condition |
 //!
 //! Helpers that the benchmark uses return a [`Failure`]. Helpers that only tests use panic.
 
@@ -38,13 +38,13 @@ pub use database::{Engine, FreshDatabase};
 pub use postgres::Postgres;
 pub use server::ServerProcess;
 
-/// Says in a sentence why something could not be done.
+/// An error that describes in a sentence why an action failed.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The price of every seat, in won.
 pub const PRICE: i64 = 10_000;
 
-/// Returns the reason in a status. A status of the client's own transport has none.
+/// Returns the reason in a status; `None` for a status of the client's own transport.
 pub fn reason(status: &tonic::Status) -> Option<String> {
     tonic_types::StatusExt::get_details_error_info(status).map(|info| info.reason)
 }

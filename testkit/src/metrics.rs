@@ -1,4 +1,4 @@
-//! Reading the metrics of a server as Prometheus does.
+//! Reads the metrics of a server, like Prometheus.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,10 +13,12 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// Returns the whole response of the metrics endpoint at `address`, with its headers.
 pub async fn read(address: SocketAddr) -> Result<String, Failure> {
-    tokio::time::timeout(LIMIT, get(address)).await.map_err(|_| format!("no metrics from {address} in {LIMIT:?}"))?
+    tokio::time::timeout(LIMIT, get(address))
+        .await
+        .map_err(|_| format!("{address} returned no metrics within {LIMIT:?}"))?
 }
 
-/// Uses HTTP/1.0: the response is not chunked and ends with the connection.
+/// Sends a request with HTTP/1.0, so that the response is not chunked and ends with the connection.
 async fn get(address: SocketAddr) -> Result<String, Failure> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;

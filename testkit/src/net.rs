@@ -6,7 +6,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::Failure;
 
-/// Returns an address with a port that is free now.
+/// Returns an address whose port is free now.
 pub fn free_address() -> Result<SocketAddr, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
@@ -16,7 +16,7 @@ pub async fn connect(address: SocketAddr) -> Channel {
     endpoint(address).connect().await.expect("a connection")
 }
 
-/// Returns a channel that connects at the first call, and again after its connection was cut.
+/// Returns a channel that connects at the first call, and reconnects after its connection broke.
 pub fn connect_lazily(address: SocketAddr) -> Channel {
     endpoint(address).connect_lazy()
 }

@@ -1,7 +1,8 @@
-//! A throwaway PostgreSQL server from the programs on this machine, or a server that is given.
+//! A temporary PostgreSQL server that runs the programs on this machine, or a given running server.
 //!
-//! The throwaway server listens on a free port of this machine. It runs as the user `postgres` when this process is
-//! root, since PostgreSQL refuses to run as root. It is stopped and its files are removed however this process ends.
+//! The temporary server listens on a free port of this machine. If this process is root, the server runs as the user
+//! `postgres`, because PostgreSQL refuses to run as root. When this process ends, the server is stopped and its files
+//! are removed.
 
 use std::{
     env, fs,
@@ -23,7 +24,7 @@ use crate::{
     process::{self, Reaper},
 };
 
-/// Settings for tests: fast, and a crash of the machine loses data.
+/// Settings for tests. They make PostgreSQL fast, but it loses data if the machine crashes.
 pub const FAST: &str = "-c fsync=off -c full_page_writes=off -c shared_buffers=64MB -c max_connections=400";
 
 const URL_VARIABLE: &str = "BOXOFFICE_TEST_POSTGRES_URL";
@@ -31,8 +32,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 static SHARED: OnceCell<Postgres> = OnceCell::const_new();
 
-/// Returns the server that all tests of this process share: the one that `BOXOFFICE_TEST_POSTGRES_URL` names, or a
-/// throwaway one.
+/// Returns the server that all tests of this process share. It is the server that `BOXOFFICE_TEST_POSTGRES_URL` names,
+/// or a temporary one.
 pub async fn shared() -> &'static Postgres {
     let start = async || match env::var(URL_VARIABLE) {
         Ok(url) => Postgres::at(&url).map_err(|error| format!("{URL_VARIABLE}: {error}").into()),
@@ -48,25 +49,26 @@ pub async fn shared() -> &'static Postgres {
 pub struct Postgres {
     url: Url,
     binaries: Option<PathBuf>,
-    /// How many databases were made.
+    /// The number of databases that were created.
     count: AtomicU32,
-    /// Held while a database is made: PostgreSQL copies each from the same template, one at a time.
+    /// A lock for creating a database. PostgreSQL copies all databases from the same template, one at a time.
     turn: Mutex<()>,
     own: Option<Own>,
 }
 
-/// A throwaway server.
+/// A temporary server.
 struct Own {
     place: Place,
     settings: String,
-    /// Stops the server and removes its files.
+    /// A process that stops the server and removes its files.
     _reaper: Reaper,
 }
 
 impl Postgres {
-    /// Takes the server at `url`.
+    /// Returns the running server at `url`.
     pub fn at(url: &str) -> Result<Self, Failure> {
-        let mut url = Url::parse(url).map_err(|error| format!("not a URL of PostgreSQL: {error}"))?;
+        let mut url = Url::parse(url)
+            .map_err(|error| format!("the URL of PostgreSQL is invalid: {error}; use postgres://USER:PASSWORD@HOST"))?;
         if url.path().trim_matches('/').is_empty() {
             url.set_path("postgres");
         }
@@ -74,7 +76,7 @@ impl Postgres {
         Ok(Self { url, binaries: find_binaries(), count, turn, own: None })
     }
 
-    /// Starts a throwaway server with `settings`, for example `-c fsync=off`.
+    /// Starts a temporary server with `settings`, for example `-c fsync=off`.
     pub async fn start(settings: &str) -> Result<Self, Failure> {
         let binaries = find_binaries().ok_or("PostgreSQL is missing: install it with `make postgres`")?;
         let dir = tempfile::Builder::new().prefix("boxoffice-pg-").tempdir()?.keep();
@@ -83,7 +85,8 @@ impl Postgres {
         if place.as_root {
             fs::set_permissions(&place.dir, fs::Permissions::from_mode(0o700))?;
             let uid = id(&["-u", "postgres"])?.parse();
-            let uid = uid.map_err(|_| "there is no user postgres, as which root runs PostgreSQL: create it")?;
+            let uid =
+                uid.map_err(|_| "the user postgres is missing, and root cannot run PostgreSQL; create this user")?;
             chown(&place.dir, Some(uid), None)?;
         }
         let data = place.data.display().to_string();
@@ -94,7 +97,7 @@ impl Postgres {
         Ok(Self { own: Some(own), ..server })
     }
 
-    /// Makes an empty database and returns its URL.
+    /// Creates an empty database and returns its URL.
     pub async fn fresh_database(&self) -> Result<String, Failure> {
         let _turn = self.turn.lock().await;
         let name = database_name(self.count.fetch_add(1, Ordering::Relaxed));
@@ -106,7 +109,7 @@ impl Postgres {
         Ok(url.into())
     }
 
-    /// Drops the databases that were made. A throwaway server loses them with its files.
+    /// Drops the databases that were created. On a temporary server, this is not necessary.
     pub async fn tidy(&self) -> Result<(), Failure> {
         if self.own.is_some() {
             return Ok(());
@@ -120,19 +123,19 @@ impl Postgres {
         Ok(())
     }
 
-    /// Returns the path of one of PostgreSQL's programs, if it is installed.
+    /// Returns the path of a PostgreSQL program, if it is installed.
     pub fn program(&self, name: &str) -> Option<PathBuf> {
         let program = self.binaries.as_ref()?.join(name);
         program.exists().then_some(program)
     }
 
-    /// Returns the process whose children are the connections, if this is a throwaway server.
+    /// Returns the process whose children are the connections, if this is a temporary server.
     pub fn postmaster(&self) -> Option<u32> {
         let file = fs::read_to_string(self.own.as_ref()?.place.data.join("postmaster.pid")).ok()?;
         file.lines().next()?.trim().parse().ok()
     }
 
-    /// Crashes the server. Its clients and its files cannot tell this from a real crash: commits are in the log alone.
+    /// Crashes the server. For its clients and its files this equals a real crash: recent commits are only in the log.
     pub async fn crash(&self) -> Result<(), Failure> {
         let place = &self.own()?.place;
         place.run("pg_ctl", &["-D", &place.data.display().to_string(), "-m", "immediate", "-w", "stop"]).await
@@ -145,7 +148,7 @@ impl Postgres {
     }
 
     fn own(&self) -> Result<&Own, Failure> {
-        self.own.as_ref().ok_or_else(|| "only a throwaway server can be stopped".into())
+        self.own.as_ref().ok_or_else(|| "only a temporary server can be stopped".into())
     }
 
     async fn connect(&self) -> Result<DatabaseConnection, Failure> {
@@ -159,7 +162,7 @@ fn database_name(number: u32) -> String {
     format!("boxoffice_{}_{number}", std::process::id())
 }
 
-/// Where a throwaway server is, and how its programs are run.
+/// The location of a temporary server, and the way to run its programs.
 struct Place {
     as_root: bool,
     binaries: PathBuf,
@@ -199,15 +202,16 @@ impl Place {
     }
 }
 
-/// Returns a free port below the range from which machines hand out ports. So no other process is given it before the
-/// server has started, or while the server is down.
+/// Returns a free port below the range of ephemeral ports. So the system gives it to no other process before the server
+/// has started or while the server is stopped.
 fn free_port() -> Result<u16, Failure> {
     let mut ports = std::iter::repeat_with(|| rand::rng().random_range(20_000..32_000)).take(1_000);
     let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
     free.ok_or_else(|| "no free port for PostgreSQL between 20000 and 32000".into())
 }
 
-/// Returns where the programs of PostgreSQL are: on the PATH, or the newest version where Debian puts them.
+/// Returns the directory of the programs of PostgreSQL. It is on the PATH, or it is the newest version in the directory
+/// that Debian uses.
 fn find_binaries() -> Option<PathBuf> {
     let mut places: Vec<PathBuf> = env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default();
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
@@ -215,7 +219,7 @@ fn find_binaries() -> Option<PathBuf> {
     versions.sort_by_key(|path| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()));
     places.extend(versions.into_iter().rev().map(|path| path.join("bin")));
     let place = places.into_iter().find(|place| place.join("initdb").exists() && place.join("pg_ctl").exists())?;
-    // On the PATH there may be links to some of the programs. The others stand beside the files that the links lead to.
+    // The PATH may contain links to some of the programs. The other programs are in the directory of the linked files.
     let target = fs::canonicalize(place.join("initdb")).ok().and_then(|initdb| Some(initdb.parent()?.to_owned()));
     Some(target.filter(|target| target.join("pg_ctl").exists()).unwrap_or(place))
 }

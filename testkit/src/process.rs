@@ -1,4 +1,4 @@
-//! Child processes that end with this one.
+//! Child processes that end together with this process.
 
 use std::{
     fs::File,
@@ -19,12 +19,13 @@ use tempfile::TempDir;
 
 use crate::Failure;
 
-/// How often a process is asked whether it has ended.
+/// Interval between two checks whether a process has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A shell that runs a script when this is dropped, or when this process ends in any way.
+/// A shell that runs a script when this value is dropped, or when this process ends.
 ///
-/// The shell reads its standard input to the end. The operating system closes the other end of it with this process.
+/// The shell reads its standard input to the end. When this process ends, the operating system closes the other end of
+/// this pipe.
 pub struct Reaper(Child);
 
 impl Reaper {
@@ -42,7 +43,7 @@ impl Reaper {
 
     /// Ends the shell without running the script.
     pub fn cancel(&mut self) {
-        // It fails only if the shell has ended.
+        // This fails only if the shell has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -55,7 +56,7 @@ impl Drop for Reaper {
     }
 }
 
-/// A process that is killed when this is dropped, or when this process ends in any way.
+/// A process that is killed when this value is dropped, or when this process ends.
 pub struct Guarded {
     child: Child,
     reaper: Reaper,
@@ -86,7 +87,7 @@ impl Guarded {
         &mut self.child
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) -> Result<(), Failure> {
         Ok(signal::kill(Pid::from_raw(self.child.id().try_into()?), signal)?)
     }
@@ -98,7 +99,7 @@ impl Guarded {
         Ok(())
     }
 
-    /// Waits until the process ends by itself. Returns `None` if it still runs after `limit`.
+    /// Waits until the process ends. Returns `None` if it still runs after `limit`.
     pub async fn ended(&mut self, limit: Duration) -> Result<Option<ExitStatus>, Failure> {
         let started = Instant::now();
         loop {
@@ -113,7 +114,7 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // The shell must end first: once the process is gone, its id may belong to another process.
+        // The shell must end first. After the end of the process, its id may belong to another process.
         self.reaper.cancel();
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -143,22 +144,22 @@ pub fn terminal(columns: u16) -> Result<(File, OwnedFd), Failure> {
     Ok((ends.master.into(), ends.slave))
 }
 
-/// A directory that is removed when this is dropped, or soon after this process ends in any way.
+/// A directory that is removed when this value is dropped, or soon after this process ends.
 pub struct ScratchDir {
     dir: TempDir,
     reaper: Reaper,
 }
 
 impl ScratchDir {
-    /// Makes an empty directory.
+    /// Creates an empty directory.
     pub fn new() -> Result<Self, Failure> {
         let dir = tempfile::Builder::new().prefix("boxoffice-").tempdir()?;
-        // The pause gives other reapers time to kill the processes that still write into the directory.
+        // The pause gives other reapers time to kill processes that still write into the directory.
         let reaper = Reaper::start(&format!("sleep 1; rm -rf '{}'", dir.path().display()))?;
         Ok(Self { dir, reaper })
     }
 
-    /// Returns its path.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -175,7 +176,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_program_is_run_to_its_end_and_its_output_kept() {
+    async fn a_program_runs_to_its_end_and_its_output_is_returned() {
         let limit = Duration::from_secs(10);
         let done = output(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), limit).await.unwrap();
         assert_eq!((done.status.code(), &done.stdout[..], &done.stderr[..]), (Some(3), &b"out\n"[..], &b"err\n"[..]));

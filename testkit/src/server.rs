@@ -1,4 +1,4 @@
-//! boxoffice as a process of its own, or inside this process.
+//! Starts boxoffice as a separate process, or inside this process.
 
 use std::{
     ffi::OsStr,
@@ -25,13 +25,13 @@ use crate::{
     usage,
 };
 
-/// How long a log line may take to come. A server that takes longer to start is broken, however slow the machine is.
+/// Maximum time to wait for a log line. A server that takes longer to start is broken, even on a slow machine.
 const LINE_LIMIT: Duration = Duration::from_secs(60);
-/// Number of log lines that are shown when a test fails.
+/// Number of the last log lines that are printed when a test fails.
 const SHOWN_LINES: usize = 30;
 
-/// Starts a server inside this process, on free ports. `runs_passes` says whether promotion and expiry run by
-/// themselves.
+/// Starts a server inside this process, on free ports. With `runs_passes`, its promotion and expiry passes run
+/// automatically.
 pub async fn start_here(settings: &Settings, clock: &Clock, runs_passes: bool) -> Server {
     let bind = async |ip: IpAddr| TcpListener::bind((ip, 0)).await.expect("a free port");
     let local = IpAddr::from([127, 0, 0, 1]);
@@ -43,7 +43,8 @@ pub async fn start_here(settings: &Settings, clock: &Clock, runs_passes: bool) -
     Server::start(settings.clone(), clock.clone(), listeners, runs_passes).await.expect("a server")
 }
 
-/// Returns a command without the settings of the environment, which would change what is tested or measured.
+/// Returns a command without the `BOXOFFICE_` variables of the environment, which could change the results of a test or
+/// a benchmark.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BOXOFFICE_")) {
@@ -53,23 +54,24 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A running `boxoffice serve` on free ports. It is killed when this is dropped, or when this process ends in any way.
+/// A running `boxoffice serve` on free ports. The process is killed when this value is dropped, or when this process
+/// ends.
 pub struct ServerProcess {
-    /// Where the public services listen.
+    /// The address of the public services.
     pub address: SocketAddr,
-    /// Where AdminService listens.
+    /// The address of AdminService.
     pub admin_address: SocketAddr,
-    /// Where probes, metrics and the live page are served, if they are.
+    /// The address of the probes, the metrics and the live page, if they are served.
     pub http_address: Option<SocketAddr>,
     process: Guarded,
     log: Arc<Log>,
-    /// Lines of the log that were waited for already.
+    /// The number of log lines that [`ServerProcess::wait_for`] has already searched.
     seen_count: usize,
 }
 
 impl ServerProcess {
-    /// Starts `command`, which runs the program, with `flags` for `serve`. Reads from its log where it listens. The
-    /// server may not be ready yet.
+    /// Starts the program of `command` with `flags` for `serve`, and reads its addresses from the log. The server may
+    /// not be ready yet.
     pub async fn start(
         mut command: Command,
         flags: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -86,13 +88,13 @@ impl ServerProcess {
             Self { address: nowhere, admin_address: nowhere, http_address: None, process, log, seen_count: 0 };
         let line: Value = serde_json::from_str(&server.wait_for("\"message\":\"listening\"").await?)?;
         let address = |name: &str| line["fields"][name].as_str().and_then(|text| text.parse().ok());
-        server.address = address("address").ok_or("the log does not say where the server listens")?;
-        server.admin_address = address("admin_address").ok_or("the log does not say where AdminService listens")?;
+        server.address = address("address").ok_or("the log line has no address of the public services")?;
+        server.admin_address = address("admin_address").ok_or("the log line has no address of AdminService")?;
         server.http_address = address("http_address");
         Ok(server)
     }
 
-    /// Waits until the log says that the server is ready.
+    /// Waits until the server logs that it is ready.
     pub async fn ready(&mut self) -> Result<(), Failure> {
         self.wait_for("\"message\":\"ready\"").await.map(drop)
     }
@@ -112,7 +114,7 @@ impl ServerProcess {
         self.process.id()
     }
 
-    /// Sends a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal).expect("a living process");
     }
@@ -122,7 +124,7 @@ impl ServerProcess {
         self.process.kill().expect("a process to kill");
     }
 
-    /// Waits until the process has ended by itself and its log is read. Returns `None` if it still runs after `limit`.
+    /// Waits until the process has ended and its log is read. Returns `None` if it still runs after `limit`.
     pub async fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
         let status = self.process.ended(limit).await.expect("a child process")?;
         self.log.ended().await;
@@ -134,7 +136,7 @@ impl ServerProcess {
         usage::resident_bytes(self.pid()).expect("the memory of a living process")
     }
 
-    /// Returns all lines of the log so far.
+    /// Returns the log lines so far.
     pub fn log_lines(&self) -> Vec<String> {
         self.log.lines()
     }
@@ -148,7 +150,7 @@ impl ServerProcess {
 impl Drop for ServerProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("The log of {} ends:\n{}", self.address, self.log_end());
+            eprintln!("The last log lines of {}:\n{}", self.address, self.log_end());
         }
     }
 }
@@ -177,8 +179,8 @@ impl Log {
         log
     }
 
-    /// Waits for a line that contains `text`, from line number `first` on. Returns the number of the line after it, and
-    /// the line. Returns `None` if the log ends before.
+    /// Waits for a line that contains `text`, starting at index `first`. Returns the index of the next line, and the
+    /// found line. Returns `None` if the log ends first.
     async fn find(&self, first: usize, text: &str) -> Option<(usize, String)> {
         let (mut next, mut found) = (first, None);
         let is_done = |state: &LogState| {
@@ -188,7 +190,7 @@ impl Log {
             }
             found.is_some() || state.is_over
         };
-        // It fails only if the sender is gone, which is part of this log.
+        // This fails only if the sender was dropped, and this log keeps the sender.
         let _ = self.0.subscribe().wait_for(is_done).await;
         found.map(|line| (next, line))
     }

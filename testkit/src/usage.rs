@@ -1,8 +1,8 @@
-//! The CPU time and memory that a process uses, read from `/proc`.
+//! Reads the CPU time and the memory of a process from `/proc`.
 
 use std::{fs, process::Command, sync::OnceLock};
 
-/// Returns the CPU seconds that a process has used so far, in user and system mode together.
+/// Returns the CPU seconds that a process has used so far, in user mode and in system mode.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     ticks(&stat).map(|ticks| ticks as f64 / ticks_per_second())
@@ -17,7 +17,7 @@ pub fn children_cpu_seconds(parent: u32) -> Option<f64> {
     Some(ticks as f64 / ticks_per_second())
 }
 
-/// Returns the bytes of memory that a process has resident.
+/// Returns the resident memory of a process, in bytes.
 pub fn resident_bytes(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -25,7 +25,7 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
     Some(kilobytes * 1_024)
 }
 
-/// Returns the fields after the name. The name is in parentheses and may hold spaces and parentheses.
+/// Returns the fields after the name. The name is in parentheses and may contain spaces and parentheses.
 fn fields(stat: &str) -> Option<impl Iterator<Item = &str>> {
     Some(stat.rsplit_once(')')?.1.split_whitespace())
 }
@@ -46,7 +46,7 @@ fn ticks_per_second() -> f64 {
     *TICKS.get_or_init(|| {
         let output = Command::new("getconf").arg("CLK_TCK").output().ok();
         let ticks = output.and_then(|output| String::from_utf8_lossy(&output.stdout).trim().parse().ok());
-        // Linux uses 100 on every common architecture.
+        // The default is 100, which is the value of Linux on all common architectures.
         ticks.unwrap_or(100.0)
     })
 }

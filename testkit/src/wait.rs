@@ -1,10 +1,10 @@
-//! Waiting for something to happen.
+//! Waits for a condition.
 
 use std::time::Duration;
 
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Waits until `done` returns true. Panics with `what` after about `limit`.
+/// Waits until `done` returns true. Panics with a message that contains `what` after about `limit`.
 pub async fn until(what: &str, limit: Duration, mut done: impl AsyncFnMut() -> bool) {
     for _ in 0..limit.as_millis() / INTERVAL.as_millis() {
         if done().await {
@@ -12,5 +12,5 @@ pub async fn until(what: &str, limit: Duration, mut done: impl AsyncFnMut() -> b
         }
         tokio::time::sleep(INTERVAL).await;
     }
-    panic!("it did not happen in {limit:?}: {what}");
+    panic!("this did not happen within {limit:?}: {what}");
 }

@@ -1,4 +1,4 @@
-//! Wallets and the money in them.
+//! Opens, charges and reads wallets.
 
 use std::fmt::Display;
 
@@ -34,7 +34,7 @@ pub async fn charge(
     Ok(client(channel).charge_wallet(request).await?.into_inner())
 }
 
-/// Returns the balance of a user.
+/// Returns the balance of a user's wallet.
 pub async fn balance(channel: &Channel, user_id: impl Display) -> Result<i64, Status> {
     let request = proto::GetBalanceRequest { user_id: user_id.to_string() };
     Ok(client(channel).get_balance(request).await?.into_inner().balance)

@@ -1,4 +1,4 @@
-//! Creating venues, concerts and performances; changing a sale; its counts.
+//! Tests AdminService: venues, concerts, performances, changes of a sale, and its counts.
 
 use std::time::Duration;
 

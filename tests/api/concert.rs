@@ -1,4 +1,4 @@
-//! The catalogue and the free seats.
+//! Tests the catalogue and the available seats.
 
 use std::time::Duration;
 
@@ -167,7 +167,7 @@ async fn seats_come_in_pages_on_request_or_if_they_do_not_fit_into_a_message(wor
         loop {
             let (concert_code, user_id) = (caller.concert_code.clone(), caller.user_id.clone());
             let request = proto::ListSeatsRequest { concert_code, user_id, date: date.into(), page_size, page_token };
-            // This client has the usual limit of 4 MiB per message.
+            // This client has the default limit of 4 MiB per message.
             let page = caller.concerts().list_seats(caller.request(request)).await.unwrap().into_inner();
             pages.push(page.seats.iter().map(|seat| seat.seat_number).collect());
             page_token = page.next_page_token;

@@ -1,4 +1,4 @@
-//! Many callers in the same second.
+//! Tests many concurrent callers.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ async fn two_hundred_concurrent_charges_of_one_wallet_add_up(world: World) {
     assert_eq!(world.balance(user_id).await, 200 * 201 / 2);
     balances.sort_unstable();
     balances.dedup();
-    assert_eq!(balances.len(), 200, "each charge has a balance of its own");
+    assert_eq!(balances.len(), 200, "each charge returns a different balance");
     world.check_invariants().await;
 }
 
@@ -119,7 +119,7 @@ async fn at_the_moment_when_a_hold_expires_a_seat_is_paid_or_taken_over_and_neve
     let end = async { world.advance(Duration::from_millis(1)) };
     let (pays, takes, ()) = tokio::join!(pays, takes, end);
     for (paid, taken) in pays.into_iter().zip(takes) {
-        assert!(!(paid.is_ok() && taken.is_ok()), "a seat was paid and taken over");
+        assert!(!(paid.is_ok() && taken.is_ok()), "a seat was paid and held by another user");
         if paid.is_err() {
             assert_failure(paid, Code::FailedPrecondition, "HOLD_EXPIRED");
         }

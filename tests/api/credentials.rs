@@ -1,4 +1,4 @@
-//! API keys, the admin right, and the output of the commands for them.
+//! Tests API keys, the admin right, and the commands for keys.
 
 use std::{
     net::SocketAddr,
@@ -64,7 +64,7 @@ async fn calls_without_a_known_key_are_refused_and_probes_are_not() {
         assert!(!services(channel.clone()).await.is_empty());
     }
 
-    // The shop's key is replaced. The old key is refused on open connections too.
+    // The key of the shop is replaced. The old key is refused, also on open connections.
     let (new, new_line) = credential::new_key("shop", false).unwrap();
     files.write("keys", &format!("{new_line}\n{office_line}\n"));
     eventually("the new key is known", async || open_wallet(&public, &new).await.is_ok()).await;
@@ -154,14 +154,14 @@ async fn the_binary_refuses_an_open_admin_and_says_what_to_do() {
     let args = ["serve", "--listen", "0.0.0.0:0", "--admin-listen", "0.0.0.0:0"];
     let refused = binary(&world.settings.database_url).args(args).output().unwrap();
     assert_eq!(refused.status.code(), Some(1));
-    // The public listener may have no protection; then the server logs a warning.
+    // The public listener may have neither TLS nor a credential. The server then logs a warning.
     assert!(text(&refused).contains("PLAIN TEXT"), "{}", text(&refused));
     for word in ["open to the network", "127.0.0.1", "BOXOFFICE_TLS_CERT", "BOXOFFICE_API_KEYS_FILE"] {
         assert!(text(&refused).contains(word), "{}", text(&refused));
     }
 }
 
-/// Returns a key and its line in the file of keys, as the command prints them.
+/// Returns an API key and its line for the API keys file, as the command prints them.
 fn made_by_the_binary(args: &[&str]) -> (String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_boxoffice")).args(["api-key", "new"]).args(args).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -181,7 +181,7 @@ async fn the_binary_makes_keys_serves_tls_and_asks_for_its_health() {
     let (cert, key) = authority.issue();
     let (client_cert, client_key) = clients.issue();
     let path = |name: &str, content: &str| files.write(name, content).display().to_string();
-    // The file may hold the whole chain, up to the CA.
+    // The file may contain the whole chain, up to the CA.
     let chain = path("chain.pem", &format!("{cert}{}", authority.pem));
     let (cert, key) = (path("cert.pem", &cert), path("key.pem", &key));
     let (client_cert, client_key) = (path("client.pem", &client_cert), path("client-key.pem", &client_key));
@@ -213,7 +213,7 @@ async fn the_binary_makes_keys_serves_tls_and_asks_for_its_health() {
     }
     running::stop(&mut process).await;
 
-    // Where clients need a certificate, the probe sends one.
+    // If clients need a certificate, the health command sends one.
     let tls = ["--tls-cert", &chain, "--tls-key", &key, "--tls-client-ca", &client_ca];
     let mut process = running::serve(url, &tls).await;
     let address = process.address;

@@ -1,4 +1,4 @@
-//! Every failure of the contract: its code, its reason, its details.
+//! Tests every error of the contract: its code, its reason and its details.
 
 use std::time::Duration;
 
@@ -32,10 +32,10 @@ on_both_engines!(
     without_a_database_calls_are_answered_unavailable,
 );
 
-/// Reasons that no call can provoke on purpose. Other tests show them.
+/// The reasons that these tests cannot cause. Other tests cover them.
 const SHOWN_ELSEWHERE: [ErrorReason; 2] = [
     ErrorReason::Unspecified,
-    // A defect. The tests of src/batch/lane.rs plant a panic and an error of unknown cause.
+    // A defect in the service. The tests of `src/batch/lane.rs` cause a panic and an unknown error.
     ErrorReason::Internal,
 ];
 
@@ -202,7 +202,7 @@ async fn a_forged_or_unknown_token_is_refused(world: World) {
             assert_failure(call(rpc, &mallory).await, Code::Unauthenticated, "TOKEN_INVALID");
         }
     }
-    // Tokens with a good signature whose number was never issued, as from another database with the same key.
+    // Tokens with a valid signature whose number was never issued. Another database with the same key could issue them.
     let db = Database::connect(&world.settings.database_url).await.unwrap();
     let secret =
         db.query_one_raw(sea_orm::Statement::from_string(db.get_database_backend(), "SELECT secret FROM signing_key"));
@@ -365,7 +365,7 @@ async fn all_ill_formed_fields_are_named_in_one_answer(world: World) {
 
 async fn overload_is_refused_immediately_and_leaves_no_trace(world: World) {
     let user_id = world.user(0).await;
-    // A lock from outside makes charges wait in their lane.
+    // A lock of another connection makes charges wait in their lane.
     let lock = lock_database(&world).await;
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..9_500 {
@@ -373,7 +373,7 @@ async fn overload_is_refused_immediately_and_leaves_no_trace(world: World) {
         let request = proto::ChargeWalletRequest { user_id: user_id.to_string(), amount: 1, request_id: String::new() };
         calls.spawn(async move { wallets.charge_wallet(request).await });
     }
-    // The lock is still held, so a call that is answered now is a refused one.
+    // The lock is still held, so a call that is answered now was refused.
     let refused = calls.join_next().await.unwrap().unwrap();
     let details = assert_failure(refused, Code::ResourceExhausted, "OVERLOADED");
     assert!(details.retry_info().unwrap().retry_delay.is_some());

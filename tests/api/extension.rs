@@ -1,4 +1,4 @@
-//! Extending holds.
+//! Tests extensions of holds.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn a_hold_is_extended_twice_and_no_more(world: World) {
         let details = assert_failure(answer, Code::FailedPrecondition, "EXTENSION_LIMIT_EXCEEDED");
         assert_eq!(details.error_info().unwrap().metadata["extension_limit"], "2");
     }
-    // The limit counts per hold.
+    // Each hold has its own limit.
     let other = caller.hold(DATE, &[2]).await.unwrap();
     caller.extend(&other.reservation_id, "").await.unwrap();
 }

@@ -1,6 +1,5 @@
-//! Random bytes in requests and metadata. The server never panics, never answers INTERNAL, names no internals in a
-//! message, and
-//! always sends an ErrorInfo.
+//! Tests calls with random bytes in requests and metadata. The server must never panic and never answer INTERNAL. Each
+//! error must have an ErrorInfo, and its message must not contain internals.
 //!
 //! `BOXOFFICE_FUZZ_CASES` sets the number of cases on each engine (default 10,000). `BOXOFFICE_FUZZ_SEED` repeats a
 //! run.
@@ -27,14 +26,14 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// Returns what is wrong with a status, or `None` if it is right.
+/// Returns a description of the fault of a status, or `None` if the status is correct.
 fn complaint(status: &Status) -> Option<&'static str> {
     let message = status.message();
     if ["SELECT", "INSERT", "sqlx", "sqlite", "postgres", "prost", "decode", "src/", "panicked", "::"]
         .iter()
         .any(|internal| message.contains(internal))
     {
-        return Some("its message names internals");
+        return Some("its message contains internals");
     }
     match status.code() {
         Code::Ok => None,
@@ -102,7 +101,7 @@ async fn any_bytes_are_answered_with_a_status_that_says_why(world: World) {
         done.unwrap();
     }
     world.check_invariants().await;
-    // The cases reach all layers: some are served, some cannot be read, some are refused.
+    // The cases must reach all layers: some are served, some cannot be decoded, and some are refused.
     let count = |code: Code| by_code[code as usize].load(Ordering::Relaxed);
     for code in [Code::Ok, Code::InvalidArgument, Code::NotFound, Code::Unauthenticated, Code::Unimplemented] {
         assert!(count(code) > cases / 500, "{code:?}: {} of {cases}", count(code));

@@ -1,4 +1,4 @@
-//! The HTTP listener: probes, who may see the live page and its data, and the stream of a page.
+//! Tests the HTTP listener: the probes, the access to the live page and its data, and the stream of a page.
 
 use std::{
     net::SocketAddr,
@@ -20,8 +20,8 @@ use crate::{
 };
 
 on_both_engines!(
-    a_page_is_told_the_sale_the_hall_and_every_change,
-    a_page_shows_what_its_reader_chose_and_what_is_over_is_gone,
+    a_page_receives_the_sale_the_hall_and_every_change,
+    a_page_shows_the_chosen_sale_and_removes_ended_sales,
 );
 
 const HOST: &str = "Host: localhost";
@@ -50,7 +50,7 @@ async fn event(page: &mut Answer<TcpStream>, name: &str) -> Value {
     next.unwrap_or_else(|_| panic!("no event {name}")).unwrap().expect("an event")
 }
 
-/// Reads events about a sale until it looks as wanted.
+/// Reads events until the sale has the state that `wanted` accepts, and returns the sale.
 async fn sale(page: &mut Answer<TcpStream>, concert_code: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     loop {
         let told = event(page, "sales").await;
@@ -61,11 +61,11 @@ async fn sale(page: &mut Answer<TcpStream>, concert_code: &str, wanted: impl Fn(
     }
 }
 
-async fn a_page_is_told_the_sale_the_hall_and_every_change(engine_world: World) {
+async fn a_page_receives_the_sale_the_hall_and_every_change(engine_world: World) {
     let world = world(engine_world.engine).await;
     world.concert("IU", 5).await;
     let address = http_address(&world);
-    // The sample that follows a change of the catalogue comes within a second.
+    // The sampler sees a change of the catalogue within one second.
     eventually("the sale is sampled", async || status(address, "/live/IU", &[HOST]).await == 200).await;
     let mut page = open(address, "/live/IU").await;
     assert_eq!(event(&mut page, "hello").await["concert_code"], "IU");
@@ -106,14 +106,14 @@ async fn a_page_is_told_the_sale_the_hall_and_every_change(engine_world: World) 
         json!([{ "date": DATE, "seats": 5, "sold": 2 }, { "date": NEXT_DATE, "seats": 5, "sold": 0 }])
     );
 
-    // The end of a hold is seen without a call or a pass.
+    // The page receives the end of a hold without a call and without a background pass.
     world.advance(Duration::from_secs(301));
     assert_eq!(event(&mut page, "changes").await["available"], json!([4]));
     sale(&mut page, "IU", |sale| sale["held"] == 0).await;
     drop(held);
 }
 
-async fn a_page_shows_what_its_reader_chose_and_what_is_over_is_gone(engine_world: World) {
+async fn a_page_shows_the_chosen_sale_and_removes_ended_sales(engine_world: World) {
     let world = world(engine_world.engine).await;
     let address = http_address(&world);
     let mut empty = open(address, "/live").await;
@@ -123,14 +123,14 @@ async fn a_page_shows_what_its_reader_chose_and_what_is_over_is_gone(engine_worl
     sale(&mut empty, "BTS", |_| true).await;
     world.waiting("BTS").await;
     sale(&mut empty, "BTS", |sale| sale["waiting"] == 1).await;
-    // Where most goes on.
+    // By default, a page shows the sale with the most users.
     assert_eq!(event(&mut open(address, "/live").await, "hello").await["concert_code"], "BTS");
     let mut chosen = open(address, &format!("/live/IU/{NEXT_DATE}")).await;
     assert_eq!(event(&mut chosen, "hall").await["date"], NEXT_DATE);
     for unknown in ["/live/NOPE", "/live/IU/2027-03-01", "/live/IU/%00", "/live/iu/x/y"] {
         assert_eq!(status(address, unknown, &[HOST]).await, 404, "{unknown}");
     }
-    // No date is on sale any more.
+    // After this time, no date is on sale.
     world.advance(Duration::from_secs(2_000_000_000));
     let gone = loop {
         let told = event(&mut empty, "sales").await;
@@ -143,7 +143,7 @@ async fn a_page_shows_what_its_reader_chose_and_what_is_over_is_gone(engine_worl
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn readyz_says_whether_the_database_answers_and_livez_does_not_care() {
+async fn readyz_fails_while_the_database_does_not_answer_and_livez_does_not() {
     let database = World::new(Engine::Postgres).await;
     let mut settings = database.settings.clone();
     let (server, name) = settings.database_url.rsplit_once('/').unwrap();
@@ -183,10 +183,10 @@ async fn a_stopping_server_is_not_ready_and_ends_its_pages() {
     let mut page = open(address, "/live").await;
     event(&mut page, "hello").await;
     let (stopped, stopping) = (tokio::spawn(server.stop()), Instant::now());
-    eventually("it says so", async || status(address, "/readyz", &[HOST]).await == 503).await;
+    eventually("the server is not ready", async || status(address, "/readyz", &[HOST]).await == 503).await;
     assert_eq!(status(address, "/livez", &[HOST]).await, 200);
     stopped.await.unwrap();
-    // Without the time that stragglers get.
+    // The server does not wait until the end of the drain timeout.
     assert!(stopping.elapsed() < settings.limits.lame_duck + settings.drain_timeout);
     assert!(page.event("never").await.unwrap().is_none());
 }
@@ -208,7 +208,7 @@ async fn requests_that_name_a_foreign_host_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_answer_tells_browsers_to_be_strict() {
+async fn every_response_has_the_security_headers() {
     let world = world(Engine::Sqlite).await;
     for (path, expected) in [("/", 200), ("/livez", 200), ("/live", 200), ("/nope", 404)] {
         let answer = get(http_address(&world), path, &[HOST]).await.unwrap();
@@ -226,7 +226,7 @@ async fn every_answer_tells_browsers_to_be_strict() {
     assert!(without_host.starts_with("HTTP/1.1 421"), "{without_host}");
 }
 
-/// The first line of the answer to these bytes.
+/// Sends `request` and returns the first line of the answer.
 async fn reply(address: SocketAddr, request: &str) -> String {
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
@@ -237,7 +237,7 @@ async fn reply(address: SocketAddr, request: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_api_keys_are_in_use_the_data_needs_one_with_the_admin_right() {
+async fn with_an_api_keys_file_the_data_needs_a_key_with_the_admin_right() {
     let mut world = World::new(Engine::Sqlite).await;
     let (files, (shop, line), (office, admin_line)) =
         (Files::new(), credential::new_key("shop", false).unwrap(), credential::new_key("office", true).unwrap());
@@ -257,7 +257,7 @@ async fn where_api_keys_are_in_use_the_data_needs_one_with_the_admin_right() {
         assert_eq!(status(address, "/live", &[HOST, &header]).await, expected, "{header}");
     }
     assert_eq!(status(address, &format!("/live?key={office}"), &[HOST]).await, 401);
-    // The page alone shows nothing.
+    // The page itself contains no data.
     assert_eq!(status(address, "/", &[HOST]).await, 200);
 
     let mut page = get(address, "/live", &[HOST, &with(&office)]).await.unwrap();
@@ -269,7 +269,7 @@ async fn where_api_keys_are_in_use_the_data_needs_one_with_the_admin_right() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_that_others_can_reach_shows_the_page_only_with_tls_and_an_admin_key() {
+async fn on_an_address_that_other_machines_can_reach_the_page_needs_tls_and_an_admin_key() {
     let mut world = World::new(Engine::Sqlite).await;
     world.settings.http_listen = Some(([0, 0, 0, 0], 0).into());
     let (files, authority) = (Files::new(), Authority::new());
@@ -301,7 +301,7 @@ async fn an_address_that_others_can_reach_shows_the_page_only_with_tls_and_an_ad
     server.stop().await;
 }
 
-/// A connection for HTTP/1.1 that trusts `authority`.
+/// Returns a TLS connection for HTTP/1.1 that trusts `authority`.
 async fn tls(address: SocketAddr, authority: &Authority) -> tokio_rustls::client::TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
@@ -314,7 +314,7 @@ async fn tls(address: SocketAddr, authority: &Authority) -> tokio_rustls::client
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_pages_cost_no_more_queries_than_one() {
+async fn fifty_pages_cause_no_more_queries_than_one() {
     let database = FreshDatabase::new(Engine::Sqlite).await;
     let mut process =
         running::serve(&database.url, &["--demo", "--demo-crowd", "0", "--http-listen", "127.0.0.1:0"]).await;
@@ -338,7 +338,7 @@ async fn fifty_pages_cost_no_more_queries_than_one() {
     let before = reads().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = reads().await;
-    // Five reads per second of the one hall that is open; nothing moves in the sales.
+    // All pages show the same date, whose seats are read five times per second. No sale changes.
     assert!((5.0..=15.0).contains(&(after.0 - before.0)), "{before:?} {after:?}");
     assert_eq!(before.1, after.1);
     drop(connect(process.address).await);

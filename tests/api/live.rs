@@ -1,4 +1,4 @@
-//! Decisions under the lock of a row, remembered requests, and the ends of streams.
+//! Tests decisions that are made under the lock of a row, stored requests, and the ends of streams.
 
 use std::time::Duration;
 
@@ -25,14 +25,14 @@ fn request_id() -> String {
     Uuid::now_v7().to_string()
 }
 
-/// A hold in the last second of an admission races with the promotion of the next user.
+/// An admission ends during its first call, while the promotion pass admits the next user.
 async fn a_late_first_call_does_not_revive_an_expired_admission(world: World) {
     let claim_ttl = prost_types::Duration { seconds: 30, nanos: 0 };
     world.concert_with("IU", 1, |concert| (concert.claim_ttl, concert.max_active_count) = (Some(claim_ttl), 1)).await;
     let (first, second) = (world.waiting("IU").await, world.waiting("IU").await);
     world.promote().await;
     world.advance(Duration::from_secs(29));
-    // The call begins in time, but gets the lock on its row too late.
+    // The call starts in time, but gets the lock on its row too late.
     let lock = crate::harness::lock_database(&world).await;
     lock.execute_unprepared("UPDATE queue_token SET issue_time = issue_time").await.unwrap();
     let call = tokio::spawn({
@@ -49,7 +49,7 @@ async fn a_late_first_call_does_not_revive_an_expired_admission(world: World) {
     world.check_invariants().await;
 }
 
-/// Returns a caller with a validly signed token whose queue number belongs to another user.
+/// Returns a caller whose token has a valid signature and the queue number of another user.
 async fn of_another_row(world: &World, caller: &Caller, queue_number: i64) -> Caller {
     let sql = "SELECT key_id, secret FROM signing_key ORDER BY key_id DESC LIMIT 1";
     let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
@@ -87,9 +87,9 @@ async fn a_hold_of_seats_already_held_is_remembered(world: World) {
     assert_failure(caller.hold_as(DATE, &[1, 2], &again).await, Code::AlreadyExists, "REQUEST_ID_CONFLICT");
     assert_eq!(caller.hold_as(DATE, &[1, 2], &first).await.unwrap(), held);
     caller.release(&held.reservation_id).await.unwrap();
-    // The answer stays the same after the seats were released.
+    // The answer must stay the same after the seats were released.
     assert_eq!(caller.hold_as(DATE, &[2], &again).await.unwrap(), held);
-    // An id belongs to one RPC.
+    // The same id may be used for a different RPC.
     world.charge(caller.uuid(), 5, &again).await.unwrap();
 }
 
@@ -204,7 +204,7 @@ async fn a_user_with_old_reservations_can_hold_and_pay(world: World) {
     world.advance(Duration::from_secs(300));
     assert_failure(caller.pay().await, Code::FailedPrecondition, "HOLD_EXPIRED");
     world.expire().await;
-    // The answer stays the same after the pass has set the hold to EXPIRED.
+    // The answer must stay the same after the pass has set the hold to EXPIRED.
     assert_failure(caller.pay().await, Code::FailedPrecondition, "HOLD_EXPIRED");
     caller.hold(DATE, &[8]).await.unwrap();
     assert_eq!(caller.pay().await.unwrap().seat_numbers, [8]);
@@ -230,7 +230,8 @@ async fn a_slow_reader_of_sale_stats_gets_current_counts_without_a_burst() {
         stream.message().await.unwrap().unwrap();
         count += 1;
     }
-    // Four or five intervals fit into 900 ms, and a few messages were in flight. The 30 missed ones must not come.
+    // Four or five intervals fit into 900 ms, and a few messages were in flight. The server must not send the 30 missed
+    // messages.
     assert!((3..=12).contains(&count), "{count} messages");
 }
 

@@ -1,4 +1,4 @@
-//! The metrics, and what is built on them: the dashboard, the alerts and their documentation.
+//! Tests the metrics, and the dashboard, the alerts and the documentation that use them.
 
 use std::{
     collections::BTreeSet,
@@ -16,21 +16,21 @@ use crate::{
     running,
 };
 
-/// The words with which the names of metrics begin.
+/// The prefixes of the names of metrics.
 const PREFIXES: [&str; 2] = ["boxoffice_", "rpc_server_"];
 
 fn read(file: &str) -> String {
     fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file)).expect("a file of the repository")
 }
 
-/// The names of metrics in a text.
+/// Returns the names of metrics in a text.
 fn names(text: &str) -> BTreeSet<String> {
     let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let words = text.split(|letter| !is_part(letter));
     words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix))).map(str::to_owned).collect()
 }
 
-/// Runs promtool, which `make browser` installs.
+/// Runs promtool with `args` and returns its output. `make browser` installs promtool.
 fn promtool(args: &[&str], input: &str) -> Output {
     let mut command = Command::new("promtool");
     command.args(args).current_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy"));
@@ -48,7 +48,7 @@ fn assert_passes(args: &[&str], input: &str) -> String {
     said
 }
 
-/// The metrics of a server after a small sale: a hold, a payment, and a user who still waits.
+/// Returns the metrics of a server after a small sale with one payment, one hold and one waiting user.
 async fn after_a_small_sale() -> String {
     let database = FreshDatabase::new(Engine::Sqlite).await;
     let flags = ["--http-listen", "127.0.0.1:0", "--promote-interval", "100ms"];
@@ -80,7 +80,7 @@ async fn after_a_small_sale() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_answer_what_a_sale_comes_to_and_dashboard_alerts_and_documentation_know_them() {
+async fn metrics_count_a_sale_and_the_dashboard_alerts_and_documentation_use_only_existing_metrics() {
     let text = after_a_small_sale().await;
     for line in [
         "boxoffice_sale_waiting_tokens{concert=\"IU\"} 1",
@@ -111,7 +111,7 @@ async fn metrics_answer_what_a_sale_comes_to_and_dashboard_alerts_and_documentat
 }
 
 #[test]
-fn alerts_fire_when_they_should_and_the_queries_of_the_dashboard_can_be_read() {
+fn alerts_fire_as_specified_and_the_queries_of_the_dashboard_are_valid() {
     assert_passes(&["check", "config", "prometheus.yaml"], "");
     assert_passes(&["test", "rules", "alerts_test.yaml"], "");
 
@@ -121,7 +121,7 @@ fn alerts_fire_when_they_should_and_the_queries_of_the_dashboard_can_be_read() {
     let rules: Vec<Value> = targets.map(|target| json!({ "record": "checked", "expr": target["expr"] })).collect();
     assert!(rules.len() > 20, "the dashboard was not read");
     let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-    // Equal names of rules are only warned of.
+    // All rules have the same name. promtool only warns about this.
     fs::write(file.path(), json!({ "groups": [{ "name": "dashboard", "rules": rules }] }).to_string()).unwrap();
     assert_passes(&["check", "rules", "--lint=none", &file.path().display().to_string()], "");
 }

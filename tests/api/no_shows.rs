@@ -1,4 +1,4 @@
-//! Admitted users that make no first call, and the estimated wait of the others.
+//! Tests admitted users that make no first call, and the estimated wait of waiting users.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ async fn any_call_with_the_token_keeps_the_admission(world: World) {
     callers[1].performances().await.unwrap();
     callers[2].seats(DATE).await.unwrap();
     let held = callers[3].hold(DATE, &[3]).await.unwrap();
-    // The admission limits the hold; the claim TTL does not.
+    // The hold is limited by the admission and not by the claim TTL.
     assert_eq!(held.expire_time, Some(proto::timestamp(START + 329 * SECOND)));
     assert_failure(callers[4].pay().await, Code::FailedPrecondition, "NO_HELD_SEAT");
     world.advance(Duration::from_secs(1));
@@ -91,7 +91,7 @@ async fn without_a_claim_ttl_no_first_call_is_needed(world: World) {
 }
 
 async fn a_concert_may_set_a_shorter_claim_ttl_or_none(world: World) {
-    // The server's default is 20 s.
+    // The default of this server is 20 s.
     let world = World::with(world.engine, &["--claim-ttl", "20s"]).await;
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     world.concert("DEFAULT", 5).await;
@@ -117,7 +117,7 @@ async fn a_concert_may_set_a_shorter_claim_ttl_or_none(world: World) {
     assert_eq!(details.bad_request().unwrap().field_violations[0].field, "claim_ttl");
 }
 
-/// An estimate that a caller got, and when.
+/// An estimate that a caller received, and the time of its arrival.
 struct Estimate {
     caller: usize,
     at: i64,
@@ -136,7 +136,7 @@ async fn the_estimate_is_near_the_real_wait_in_a_steady_sale(world: World) {
     let (mut now, mut first_active, mut first_waiting) = (0_i64, 0_usize, 0_usize);
     world.promote().await;
     while first_waiting < CALLERS {
-        // Every two seconds one to four admitted users leave.
+        // Every two seconds, one to four admitted users leave.
         while first_waiting < CALLERS && callers[first_waiting].state().await != QueueState::Waiting {
             admitted_at[first_waiting] = Some(now);
             first_waiting += 1;

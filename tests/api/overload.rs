@@ -1,4 +1,4 @@
-//! Overload, callers that give up, and requests that cannot be read.
+//! Tests overload, callers that give up, and requests that cannot be decoded.
 
 use std::{
     net::SocketAddr,
@@ -66,9 +66,8 @@ async fn calls_beyond_the_limit_are_refused_and_health_checks_are_not() {
     let details = assert_failure(world.charge(user_id, 1, "").await, Code::ResourceExhausted, "OVERLOADED");
     let delay = details.retry_info().unwrap().retry_delay.unwrap();
     assert!((Duration::from_millis(200)..Duration::from_secs(8)).contains(&delay), "{delay:?}");
-    // One method uses at most half of the calls in flight, so other methods are served. Streams have a limit of their
-    // own; health
-    // checks have none.
+    // One method may use at most half of the in-flight calls, so other methods are served. Streams have a separate
+    // limit, and health checks have none.
     assert_eq!(caller.state().await, QueueState::Waiting);
     caller.watch().await.unwrap().message().await.unwrap().unwrap();
     let health = HealthClient::new(world.channel(0)).check(HealthCheckRequest::default()).await.unwrap();
@@ -148,8 +147,8 @@ async fn a_request_that_cannot_be_read_is_an_invalid_argument(world: World) {
         public.call(request(path).body(()).unwrap(), body).await.unwrap().status
     };
     let large = |bytes: usize| frame(&proto::GetConcertRequest { concert_code: "A".repeat(bytes) }.encode_to_vec());
-    // A broken message, half of one, none, half a frame header, compressed ones, unknown flags, and a length without
-    // its bytes.
+    // The bodies: a broken message, half a message, no message, half a frame header, compressed messages, unknown
+    // flags, and a length without its bytes.
     for body in [
         &b"\0\0\0\0\x01\xff"[..],
         b"\0\0\0\0\x05\x08",
@@ -209,7 +208,7 @@ async fn ten_thousand_half_sent_calls_do_not_block_other_calls() {
         assert_eq!(caller.state().await, QueueState::Waiting);
     }
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    // A call that is completed is served.
+    // A call that is completed must be served.
     let (response, mut sender) = open.pop().unwrap();
     sender.send_data(position(&caller), true).unwrap();
     assert!(Status::from_header_map(response.await.unwrap().headers()).is_none());
@@ -272,7 +271,7 @@ async fn is_closed(stream: &mut TcpStream) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_beyond_the_limit_are_closed_immediately() {
-    // The harness uses one of the two connections.
+    // The harness already uses one of the two connections.
     let world = World::with(Engine::Sqlite, &["--max-connections", "2"]).await;
     let address: SocketAddr = world.server(0).address;
     let second = connect(address).await;

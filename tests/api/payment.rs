@@ -1,4 +1,4 @@
-//! Paying held seats.
+//! Tests payments of held seats.
 
 use std::time::Duration;
 

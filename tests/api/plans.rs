@@ -1,8 +1,9 @@
-//! The query plan of every statement on both engines. Rows must be found by key, and a table that grows with history
-//! must not be scanned or sorted.
+//! Checks the query plan of every statement on both engines. A plan must find rows by key. It must not scan or sort a
+//! table that grows with history.
 //!
-//! A scenario runs every statement of every store. The statements come from the trace of the database driver, so those
-//! that SeaORM builds are included. The test fails if the sources have a statement that the scenario does not run.
+//! A scenario runs every statement of every store. The statements come from the trace of the database driver, so they
+//! include the statements that SeaORM builds. The test fails if the sources contain a statement that the scenario does
+//! not run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +21,7 @@ use crate::harness::{Caller, DATE, Engine, NEXT_DATE, World};
 
 /// Tables that do not grow with a sale.
 const SMALL_TABLES: [&str; 3] = ["signing_key", "pass_cursor", "seaql_migrations"];
-/// Sorts of live rows that are allowed, each with the reason why the rows are few.
+/// The allowed sorts of live rows, each with the reason why there are few rows.
 const LIVE_SORTS: [(&str, &str); 4] = [
     ("SELECT DISTINCT p.concert_id + 0 AS concert_id FROM performance p", "dates on sale"),
     ("FROM performance p WHERE p.sale_end_time > $1 GROUP BY p.concert_id + 0", "dates on sale"),
@@ -33,14 +34,14 @@ const LIVE_SORTS: [(&str, &str); 4] = [
 
 static STATEMENTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Records every statement that the driver traces.
+/// A subscriber that records every statement that the driver traces.
 struct Recorder;
 
 impl<S: tracing::Subscriber> Layer<S> for Recorder {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
         let mut text = Text::default();
         event.record(&mut text);
-        // For a long statement the driver traces a summary and then the statement.
+        // For a long statement, the driver traces a summary first and then the whole statement.
         let statement = if text.statement.trim().is_empty() { text.summary } else { text.statement };
         STATEMENTS.lock().unwrap().insert(one_line(&statement));
     }
@@ -82,7 +83,7 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Runs every statement: each operation with its replays and failures, and each background pass.
+/// Runs every statement: each operation with its retries and failures, and each background pass.
 async fn scenario(world: &World) {
     world.concert("IU", 4).await;
     let id = || uuid::Uuid::now_v7().to_string();
@@ -127,11 +128,11 @@ async fn scenario(world: &World) {
     read_declared(world).await;
     let db = Database::new(&world.settings.database_url, world.clock.clone()).await.unwrap();
     boxoffice::token::store::add_key(&db, &[7; 32]).await.unwrap();
-    // A departure after the first refresh, a concert off sale, and old rows.
+    // The next steps cover a departure after the first refresh, a concert off sale, and old rows.
     let (stays, goes) = (world.waiting("IU").await, world.waiting("IU").await);
     stays.position().await.unwrap();
     goes.leave().await.unwrap();
-    // A server that starts now reads the departures that still matter.
+    // A server that starts now reads the departures behind the last admitted number.
     let another = crate::harness::start(&world.settings, &world.clock, false).await;
     another.ready().await.unwrap();
     another.stop().await;
@@ -140,8 +141,8 @@ async fn scenario(world: &World) {
     tokio::time::sleep(Duration::from_millis(600)).await;
 }
 
-/// Pays for both dates in one batch, so that several performances are locked in order. The users are spread over the
-/// workers.
+/// Pays for both dates in one batch, so that several performances are locked in order. The users are distributed over
+/// the workers.
 async fn several_dates_at_once(world: &World) {
     let mut payers = Vec::new();
     for (date, seat) in (1..=4).flat_map(|seat| [(DATE, seat), (NEXT_DATE, seat)]) {
@@ -158,7 +159,7 @@ async fn several_dates_at_once(world: &World) {
     }
 }
 
-/// Admits a user to a concert with a limited time for the first use.
+/// Admits a user to a concert with a `claim_ttl`.
 async fn unused_admission(world: &World) {
     let ttl = prost_types::Duration { seconds: 30, nanos: 0 };
     world.concert_with("BTS", 1, |concert| concert.claim_ttl = Some(ttl)).await;
@@ -194,7 +195,8 @@ async fn read_declared(world: &World) {
     world.admin().get_sale(proto::GetSaleRequest { concert_code: "IU".into() }).await.unwrap();
 }
 
-/// Returns the statements in the sources with their files, up to the point where the engines differ.
+/// Returns the statements in the sources with their files. Each statement is cut at the first point where the engines
+/// differ.
 fn statements_in_sources() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeMap::new();
@@ -225,7 +227,7 @@ fn statements_in_sources() -> BTreeMap<String, String> {
 
 async fn check(engine: Engine) {
     record_statements();
-    // With the HTTP listener, the sales are sampled as well.
+    // With the HTTP listener, the server also samples the sales.
     let world = World::with(engine, &["--http-listen", "127.0.0.1:0"]).await;
     scenario(&world).await;
     let recorded: Vec<String> = STATEMENTS.lock().unwrap().iter().filter(|sql| is_of(engine, sql)).cloned().collect();
@@ -244,17 +246,17 @@ async fn check(engine: Engine) {
             count += 1;
         }
     }
-    println!("{engine:?}: {count} statements, none of which scans or sorts what history grows");
+    println!("{engine:?}: {count} statements, none of which scans or sorts a table that grows with history");
     assert!(count >= 60, "{engine:?}: only {count} statements were seen");
-    // A known scan, to prove that the check notices one.
+    // This statement is a known scan. It proves that the check detects a scan.
     let old = "SELECT concert_id, queue_number FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1 \
                ORDER BY concert_id, queue_number LIMIT $2";
-    assert!(!faults(write.conn(), old).await.unwrap().is_empty(), "{engine:?}: a scan is not noticed");
+    assert!(!faults(write.conn(), old).await.unwrap().is_empty(), "{engine:?}: the check does not detect a scan");
 }
 
 static MIGRATIONS: OnceLock<String> = OnceLock::new();
 
-/// Returns the text of all migrations in one line, as PostgreSQL gets it.
+/// Returns the text of all migrations in one line, in the form for PostgreSQL.
 fn migrations() -> String {
     let files = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("migration/src")).unwrap();
     let texts: Vec<String> = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
@@ -266,9 +268,9 @@ fn migrations() -> String {
 
 /// Tells whether a statement must be checked on this engine. Many statements are for both engines.
 fn is_of(engine: Engine, sql: &str) -> bool {
-    // A migration may read every row: it runs once.
+    // A migration may read every row, because it runs once.
     let is_schema_change = MIGRATIONS.get_or_init(migrations).contains(sql);
-    // With this statement the harness blocks other writers.
+    // The harness uses this statement to block other writers.
     let is_of_test = sql == "UPDATE wallet SET open_time = open_time";
     let is_data = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "].iter().any(|word| sql.starts_with(word));
     let is_schema = [
@@ -283,7 +285,7 @@ fn is_of(engine: Engine, sql: &str) -> bool {
     let is_schema = is_schema.iter().any(|word| sql.contains(word));
     let is_postgres = sql.contains("::") || sql.contains("FOR NO KEY UPDATE") || sql.contains("SKIP LOCKED");
     let built_for_postgres = sql.contains("\".\"") && sql.contains("$1");
-    let is_sqlite = sql.contains("json_each") || sql.contains('?');
+    let is_sqlite = sql.contains("jsonb_each") || sql.contains('?');
     is_data
         && !is_schema
         && !is_schema_change
@@ -303,8 +305,8 @@ async fn faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<String>> {
 }
 
 fn may_sort(sql: &str) -> bool {
-    // A set of rows is a batch, which is small.
-    let is_batch = sql.contains("json_each") || sql.contains("jsonb_array_elements");
+    // A statement with a set of rows belongs to a batch, which is small.
+    let is_batch = sql.contains("jsonb_each") || sql.contains("jsonb_array_elements");
     is_batch || LIVE_SORTS.iter().any(|(fragment, _)| sql.contains(fragment))
 }
 
@@ -318,7 +320,7 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<Stri
         let in_order = detail.contains("USING INDEX") || detail.contains("USING COVERING INDEX");
         let is_page = in_order && sql.contains("LIMIT") && !details.iter().any(|detail| detail.contains("TEMP B-TREE"));
         let is_any = sql.contains("LIMIT 1") || sql.contains("LIMIT ?");
-        // For an inserted parent row, SQLite plans a look-up of its children. It runs only if a reference is broken.
+        // For an inserted parent row, SQLite plans a search for its children. It runs only if a reference is broken.
         let is_reference = sql.starts_with("INSERT") && !sql.contains(name);
         let is_table = is_base_table(sql, name) && !is_reference;
         match verb {
@@ -330,16 +332,16 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Option<Vec<Stri
     Some(details.iter().filter(is_fault).cloned().collect())
 }
 
-/// Tells whether a name in a plan is a table that grows with history, or an alias of one.
+/// Tells whether a name in a plan is a table that grows with history, or an alias of such a table.
 fn is_base_table(sql: &str, name: &str) -> bool {
     let is_derived =
-        ["r", "json_each", "due", "next", "old", "s", "f", "CONSTANT"].contains(&name) && !aliases(sql, name);
+        ["r", "jsonb_each", "due", "next", "old", "s", "f", "CONSTANT"].contains(&name) && !aliases(sql, name);
     !is_derived && !SMALL_TABLES.contains(&name)
 }
 
 /// Tells whether `name` is an alias of a table in this statement.
 fn aliases(sql: &str, name: &str) -> bool {
-    let tables = ["performance", "reserved_seat", "queue_token", "reservation", "payment", "concert"];
+    let tables = ["performance", "reserved_seat", "queue_token", "reservation", "concert"];
     tables.iter().any(|table| sql.contains(&format!("{table} {name} ")))
 }
 
@@ -382,18 +384,18 @@ fn visit(node: &serde_json::Value, below_limit: bool, sql: &str, faults: &mut Ve
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by the tests below, in a process of its own"]
+#[ignore = "the tests below run this check in a separate process"]
 async fn check_sqlite() {
     check(Engine::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by the tests below, in a process of its own"]
+#[ignore = "the tests below run this check in a separate process"]
 async fn check_postgres() {
     check(Engine::Postgres).await;
 }
 
-/// Runs a check in a process of its own, so that it records no statements of other tests.
+/// Runs a check in a separate process, so that it does not record the statements of other tests.
 fn alone(check: &str) {
     let test = std::env::current_exe().expect("this test");
     let args = [check, "--exact", "--ignored", "--nocapture"];

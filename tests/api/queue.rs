@@ -1,4 +1,4 @@
-//! Tokens, positions, promotion, expiry, leaving.
+//! Tests tokens, positions, promotion, expiry and departures.
 
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ async fn a_waiting_token_has_a_position_and_a_time_for_the_next_poll(world: Worl
         assert_eq!(position.expire_time, None);
     }
     world.promote().await;
-    // There are two dates with one seat each.
+    // The concert has two dates with one seat each.
     assert_eq!(callers[1].state().await, QueueState::Active);
     assert_eq!(callers[2].position().await.unwrap().position, Some(1));
     assert_eq!(callers[4].position().await.unwrap().position, Some(3));
@@ -129,7 +129,7 @@ async fn promotion_counts_holds_as_unsold_and_payments_as_sold(world: World) {
         world.waiting("IU").await;
     }
     world.promote().await;
-    // Six seats less two sold ones leave room for four users. The holder is one of them.
+    // Six seats minus two sold seats leave room for four users. The user with the hold is one of them.
     let stats = world.stats("IU").await;
     assert_eq!((stats.unsold_seat_count, stats.held_seat_count, stats.sold_seat_count), (4, 1, 2));
     assert_eq!((stats.active_count, stats.completed_count, stats.waiting_count), (4, 1, 3));
@@ -241,7 +241,7 @@ async fn after_expiry_a_new_token_stands_at_the_end_of_the_queue(world: World) {
     let caller = world.admitted("IU").await;
     world.waiting("IU").await;
     world.advance(Duration::from_secs(600));
-    // No expiry pass has run.
+    // The expiry pass has not run yet.
     let again = caller.issue().await.unwrap();
     assert_eq!((again.queue_number, again.state()), (3, QueueState::Waiting));
     assert_ne!(again.token, caller.token);
@@ -353,7 +353,7 @@ async fn the_estimate_comes_from_the_measured_rate(world: World) {
     }
     world.advance(Duration::from_secs(2));
     world.promote().await;
-    // One user is admitted every two seconds, and five wait.
+    // One user is admitted every two seconds, and five users wait.
     let position = callers[9].position().await.unwrap();
     assert_eq!(position.position, Some(5));
     let estimate = position.estimated_wait.unwrap().seconds;
@@ -370,5 +370,5 @@ async fn tokens_may_be_sent_in_any_case_of_bearer(world: World) {
         request.metadata_mut().insert("authorization", value);
         caller.queue().get_position(request).await.unwrap();
     }
-    eventually("the snapshot has the number", async || caller.position().await.is_ok()).await;
+    eventually("the snapshot contains the number", async || caller.position().await.is_ok()).await;
 }

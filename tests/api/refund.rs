@@ -1,4 +1,4 @@
-//! Refunding payments.
+//! Tests refunds of payments.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ async fn a_refund_is_closed_once_the_performance_has_started(world: World) {
     assert_eq!(metadata["payment_id"], payment.payment_id);
     assert!(metadata["start_time"].starts_with("2027-01-26T"));
     assert_eq!(world.balance(caller.uuid()).await, 99 * PRICE);
-    // An earlier refund stays.
+    // A repeat of the earlier refund still returns its result.
     assert_eq!(early.refund(&early_payment.payment_id).await.unwrap().state(), PaymentState::Refunded);
     world.check_invariants().await;
 }

@@ -1,4 +1,4 @@
-//! Several servers on one PostgreSQL, restarts, and lost connections.
+//! Tests several servers on one PostgreSQL, restarts, and lost connections.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ async fn servers_that_start_at_the_same_time_migrate_once(world: World) {
     }
 }
 
-/// Returns three servers on one PostgreSQL.
+/// Returns a world with three servers on one PostgreSQL.
 async fn three() -> World {
     let mut world = World::new(Engine::Postgres).await;
     world.add_replica().await;
@@ -199,7 +199,7 @@ async fn a_change_on_one_server_is_seen_by_the_others() {
     assert_eq!(next().await.position, Some(1));
     world.server(0).promote().await.unwrap();
     assert_eq!(next().await.state(), QueueState::Active);
-    // A user who saw ACTIVE on one server is served by all servers.
+    // After one server has shown ACTIVE to a user, every server must serve the user.
     caller.hold(DATE, &[1]).await.unwrap();
     let waiting = world.join("IU", world.user(PRICE).await).await.via(world.channel(2));
     assert_eq!(waiting.state().await, QueueState::Waiting);

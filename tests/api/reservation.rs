@@ -1,4 +1,4 @@
-//! Holding seats, releasing them, losing them when they expire.
+//! Tests holds, releases, and the expiry of holds.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ async fn holding_ones_own_seats_again_returns_the_same_reservation(world: World)
     let held = caller.hold(DATE, &[1, 2]).await.unwrap();
     assert_eq!(caller.hold(DATE, &[2, 1]).await.unwrap(), held);
     assert_eq!(caller.hold(DATE, &[2]).await.unwrap(), held);
-    // Seats that are only partly held by the caller are not the same reservation.
+    // A hold of other seats is a different reservation, even if it shares a seat with the first.
     assert_failure(caller.hold(DATE, &[2, 3]).await, Code::FailedPrecondition, "SEAT_HELD");
     assert_ne!(caller.hold(NEXT_DATE, &[1, 2]).await.unwrap().reservation_id, held.reservation_id);
     world.check_invariants().await;
@@ -150,7 +150,7 @@ async fn a_released_seat_is_free_immediately_and_release_is_idempotent(world: Wo
     assert_eq!(released.state(), ReservationState::Released);
     assert_eq!(caller.release(&held.reservation_id).await.unwrap(), released);
     other.hold(DATE, &[1]).await.unwrap();
-    // It does not release the seat that another user holds now.
+    // The release must not free the seat, because another user holds it now.
     caller.release(&held.reservation_id).await.unwrap();
     assert_eq!(caller.seat(DATE, 1).await, SeatState::Held);
     assert_failure(caller.pay_as(&held.reservation_id, "").await, Code::FailedPrecondition, "NO_HELD_SEAT");

@@ -1,6 +1,5 @@
-//! Replicas are replaced one after the other while callers go on. Callers that follow health, and retry an
-//! UNAVAILABLE call once on
-//! another replica, lose no call.
+//! Replaces replicas one after the other while callers continue. Callers that follow health and retry an UNAVAILABLE
+//! call once on another replica must lose no call.
 
 use std::{
     sync::{
@@ -26,7 +25,7 @@ use crate::harness::{
 
 const CALLERS: usize = 8;
 
-/// A replica as callers see it.
+/// A replica from the view of the callers.
 #[derive(Clone)]
 struct Replica {
     channel: Channel,
@@ -66,13 +65,12 @@ fn is_unavailable(status: &Status) -> bool {
 }
 
 /// Returns whether a call was refused as UNAVAILABLE, or its connection was closed. Only a status of the client's own
-/// transport
-/// has no details.
+/// transport has no details.
 fn is_unavailable_or_cut_off(status: &Status) -> bool {
     is_unavailable(status) || status.details().is_empty()
 }
 
-/// Charges a wallet. If `is_worth_it` says so, the call is retried once on another replica.
+/// Charges a wallet. If `is_worth_it` accepts the failure, retries the call once on another replica.
 async fn charge(
     replicas: &Replicas,
     turn: usize,
@@ -150,7 +148,7 @@ async fn old_connections_are_replaced_without_a_lost_call_or_stream() {
     let caller = world.waiting("IU").await;
     let mut stream = caller.watch().await.unwrap();
     stream.message().await.unwrap().unwrap();
-    // A client that does not react to GOAWAY finds its old connection closed.
+    // A client that does not react to GOAWAY must find its old connection closed.
     let old = Raw::connect(world.server(0).address).await;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(1) {

@@ -1,4 +1,4 @@
-//! The service as an operator sees it: the binary, health, reflection, shutdown.
+//! Tests the service as an operator uses it: the binary, health, reflection and shutdown.
 
 use std::{process::Command, time::Duration};
 
@@ -13,11 +13,11 @@ use crate::harness::{Caller, DATE, Engine, FreshDatabase, World, connect, eventu
 
 on_both_engines!(
     health_knows_every_service_and_reflection_speaks_both_versions,
-    the_binary_migrates_serves_a_demo_and_stops_when_told,
-    a_demo_fills_only_what_is_empty,
-    the_crowd_of_a_demo_visits_its_own_sale_and_goes,
+    the_binary_migrates_serves_a_demo_and_stops_on_sigterm,
+    a_demo_fills_only_an_empty_database,
+    the_crowd_of_a_demo_visits_its_own_sale_and_ends,
     no_crowd_comes_to_a_database_that_was_not_empty,
-    background_passes_run_by_themselves,
+    background_passes_run_automatically,
 );
 
 const SERVICES: [&str; 5] = ["QueueService", "ConcertService", "ReservationService", "WalletService", "PaymentService"];
@@ -79,7 +79,7 @@ async fn knows(channel: Channel, symbol: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_says_not_serving_until_the_database_is_there_and_migrated() {
+async fn health_is_not_serving_until_the_database_is_reached_and_migrated() {
     let world = World::new(Engine::Postgres).await;
     let mut settings = world.settings.clone();
     let (server, name) = settings.database_url.rsplit_once('/').unwrap();
@@ -99,7 +99,7 @@ async fn health_says_not_serving_until_the_database_is_there_and_migrated() {
     waiting.stop().await;
 }
 
-async fn background_passes_run_by_themselves(world: World) {
+async fn background_passes_run_automatically(world: World) {
     world.concert("IU", 5).await;
     let mut settings = world.settings.clone();
     settings.promote_interval = Duration::from_millis(20);
@@ -139,7 +139,7 @@ pub async fn serve(url: &str, flags: &[&str]) -> ServerProcess {
     process
 }
 
-/// Ends a server by SIGTERM and waits for it.
+/// Stops a server with SIGTERM and waits for its end.
 pub async fn stop(process: &mut ServerProcess) {
     process.signal(Signal::SIGTERM);
     assert!(process.ended(Duration::from_secs(60)).await.expect("its end").success());
@@ -152,7 +152,7 @@ pub fn binary(url: &str) -> Command {
     command
 }
 
-async fn a_demo_fills_only_what_is_empty(world: World) {
+async fn a_demo_fills_only_an_empty_database(world: World) {
     let other = World::new(world.engine).await;
     other.concert("OWN", 5).await;
     for (world, filled, concerts) in [(&other, false, 1), (&world, true, 3), (&world, false, 3)] {
@@ -162,7 +162,7 @@ async fn a_demo_fills_only_what_is_empty(world: World) {
     }
 }
 
-async fn the_crowd_of_a_demo_visits_its_own_sale_and_goes(world: World) {
+async fn the_crowd_of_a_demo_visits_its_own_sale_and_ends(world: World) {
     let mut settings = world.settings.clone();
     settings.promote_interval = Duration::from_millis(50);
     let server = start(&settings, &boxoffice::clock::Clock::system(), true).await;
@@ -184,7 +184,7 @@ async fn no_crowd_comes_to_a_database_that_was_not_empty(world: World) {
     let database = FreshDatabase::new(world.engine).await;
     let mut process = serve(&database.url, &["--demo", "--demo-crowd", "0"]).await;
     let admin = connect(process.admin_address).await;
-    eventually("the demo is there", async || catalogue::sale_stats(&admin, "BTS-2034").await.is_ok()).await;
+    eventually("the demo has been created", async || catalogue::sale_stats(&admin, "BTS-2034").await.is_ok()).await;
     stop(&mut process).await;
     let mut process = serve(&database.url, &["--demo", "--demo-crowd", "0"]).await;
     let admin = connect(process.admin_address).await;
@@ -197,7 +197,7 @@ async fn no_crowd_comes_to_a_database_that_was_not_empty(world: World) {
     stop(&mut process).await;
 }
 
-async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
+async fn the_binary_migrates_serves_a_demo_and_stops_on_sigterm(world: World) {
     // Only the binary prepares this database.
     let database = FreshDatabase::new(world.engine).await;
     let url = database.url.as_str();
@@ -213,7 +213,7 @@ async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
     let channel = connect(process.address).await;
     let user_id = boxoffice::app::demo::USER_ID.parse().unwrap();
     let mut joined = None;
-    eventually("the demo is there", async || {
+    eventually("the demo has been created", async || {
         joined = Caller::join(channel.clone(), "IU-2034", user_id).await.ok();
         joined.is_some()
     })
@@ -234,7 +234,7 @@ async fn the_binary_migrates_serves_a_demo_and_stops_when_told(world: World) {
     assert_eq!(health(&process).status.code(), Some(1));
     let log = process.log_lines().join("\n");
     for secret in [caller.token.as_str(), "postgres://", "sqlite://"] {
-        assert!(!log.contains(secret), "the log holds {secret}");
+        assert!(!log.contains(secret), "the log contains {secret}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The end of a date's sale.
+//! Tests the end of a date's sale.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ on_both_engines!(
 
 const HOUR: i64 = 3_600_000_000;
 
-/// Creates a concert with one date whose sale ends in an hour and one whose sale ends 98 hours later.
+/// Creates a concert with two dates. The sale of the first date ends in one hour, and the sale of the second date ends
+/// 98 hours later.
 async fn concert(world: &World, seat_count: i32) {
     let request = proto::CreateConcertRequest { concert_code: "IU".into(), name: "IU".into(), ..Default::default() };
     world.admin().create_concert(request).await.unwrap();
@@ -51,7 +52,8 @@ async fn a_date_is_sold_until_its_sale_ends(world: World) {
     assert_eq!((info.metadata["date"].as_str(), info.metadata["concert_code"].as_str()), (DATE, "IU"));
     assert_failure(late.pay().await, Code::FailedPrecondition, "SALE_CLOSED");
     assert_eq!(world.balance(late.uuid()).await, 100 * PRICE);
-    // Door sales: the performance started an hour ago, and the second date is still on sale.
+    // The performance of the first date started one hour ago, but its sale has not ended. The second date is still on
+    // sale.
     world.advance(Duration::from_secs(2 * 3_600));
     let door = world.admitted("IU").await;
     door.hold(NEXT_DATE, &[1]).await.unwrap();

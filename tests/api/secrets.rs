@@ -1,4 +1,4 @@
-//! Secrets must never be printed, not even at the most verbose log level.
+//! Tests that secrets are never printed, not even at the most verbose log level.
 
 use std::process::Output;
 
@@ -17,11 +17,11 @@ use crate::{
 const PASSWORD: &str = "opensesame-4711";
 const TOKEN_KEY: &str = "a-configured-key-of-more-than-32-characters";
 
-/// Returns the URL of a database with a password in it.
+/// Returns the URL of a database with a password.
 fn with_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").expect("a URL");
     let (login, place) = rest.split_once('@').expect("a user");
-    // A given server may check passwords, so a URL that has one keeps it.
+    // A given server may check passwords, so a URL with a password keeps it.
     if login.contains(':') { url.to_owned() } else { format!("{scheme}://{login}:{PASSWORD}@{place}") }
 }
 
@@ -30,8 +30,7 @@ fn password(url: &str) -> String {
     login.split_once(':').expect("a password").1.to_owned()
 }
 
-/// Puts a user into the queue and asks for the position, with the right secrets and with wrong ones. Returns the
-/// token.
+/// Adds a user to the queue and reads its position, with the correct secrets and with wrong ones. Returns the token.
 async fn calls(channel: &Channel, key: &str, forged: &str, said: &mut Vec<String>) -> String {
     let with = |token: &str, key: &str| {
         let (token, key) = (format!("Bearer {token}"), key.to_owned());
@@ -46,7 +45,7 @@ async fn calls(channel: &Channel, key: &str, forged: &str, said: &mut Vec<String
     let issue = proto::IssueTokenRequest { concert_code: concert_code.clone(), user_id: user_id.clone() };
     let mut queue = proto::queue_service_client::QueueServiceClient::new(with("", key));
     let token = loop {
-        // The server may still fill the demo.
+        // The server may still be creating the demo.
         match queue.issue_token(issue.clone()).await {
             Ok(issued) => break issued.into_inner().token.expect("a token").token,
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
@@ -92,9 +91,9 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
     assert!(!format!("{signing_key:?}").contains(&signing_key.secret));
     let signature = token.rsplit_once('.').unwrap().1;
     let password = password(&url);
-    // The log was really that verbose: it has HTTP/2 frames and the statements of the database.
+    // The log must really be that verbose: it contains HTTP/2 frames and statements of the database.
     for frame in ["h2::", "TRACE", "DEBUG"] {
-        assert!(printed.contains(frame), "no {frame}: is the log level still trace?");
+        assert!(printed.contains(frame), "the log has no {frame}; check that the log level is trace");
     }
     for secret in [&password, &token, signature, &key, &forged, &signing_key.secret, &url, TOKEN_KEY] {
         let at = printed.find(secret);
@@ -103,7 +102,7 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
 }
 
 #[test]
-fn a_command_that_fails_does_not_print_what_it_was_given() {
+fn a_command_that_fails_does_not_print_its_secrets() {
     let printed = |output: Output| {
         assert!(!output.status.success());
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)

@@ -1,4 +1,4 @@
-//! A new signing key during a sale: no token is refused while the servers change to it.
+//! Tests a new signing key during a sale. No token may be refused while the servers start to use it.
 
 use boxoffice::{
     db::Database,
@@ -13,7 +13,7 @@ use crate::{
 
 on_both_engines!(the_binary_rotates_lists_and_drops_keys);
 
-/// Returns the id of the key that signed a token, from the token's header.
+/// Returns the id of the key that signed a token, from the header of the token.
 fn key_id(token: &str) -> String {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let header = URL_SAFE_NO_PAD.decode(token.split('.').next().expect("a header")).expect("base64");
@@ -36,7 +36,7 @@ async fn a_new_key_is_known_to_every_server_before_one_of_them_signs_with_it() {
     let secret = token::new_secret().unwrap();
     assert_eq!(token::store::add_key(&db, &secret).await.unwrap(), 2);
 
-    // Both servers soon verify tokens of the new key. Neither signs with it while the clock stands still.
+    // Both servers soon verify tokens of the new key. They do not sign with it while the clock stands still.
     let ring = KeyRing::default();
     ring.replace(vec![SigningKey { id: "2".into(), secret: secret.to_vec().into() }], None);
     let channel = world.channel(0);
@@ -50,8 +50,8 @@ async fn a_new_key_is_known_to_every_server_before_one_of_them_signs_with_it() {
         assert_eq!(replica.issue().await.unwrap().token, old.token);
     }
 
-    // From now on each server changes to the new key when it reads the keys. The other server verifies its tokens
-    // immediately.
+    // From now on, each server signs with the new key after it reads the keys. The other server must verify these
+    // tokens immediately.
     world.advance(rotation::NOTICE);
     for (mine, other) in [(0, 1), (1, 0)] {
         let mut token = String::new();
@@ -95,7 +95,7 @@ async fn the_binary_rotates_lists_and_drops_keys(world: World) {
         assert!(!done && said.contains(why), "{said}");
     }
 
-    // This makes the keys old enough to be dropped.
+    // This change makes the keys old enough to be dropped.
     let db = Database::new(url, world.clock.clone()).await.unwrap();
     let write = db.begin().await.unwrap();
     let past = "UPDATE signing_key SET create_time = create_time - 60000000 WHERE key_id > 1";

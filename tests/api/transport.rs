@@ -1,4 +1,4 @@
-//! TLS: certificates of the server and of clients, and files that change while the server runs.
+//! Tests TLS: certificates of the server and of clients, and files that change while the server runs.
 
 use std::{
     fs,
@@ -64,13 +64,13 @@ impl Files {
 
     pub fn write(&self, name: &str, content: &str) -> PathBuf {
         let path = self.dir.path().join(name);
-        // A rename replaces the file atomically, so a reader never sees half of it.
+        // A rename replaces the file atomically, so a reader never sees an incomplete file.
         let draft = self.dir.path().join("draft");
         fs::write(&draft, content).and_then(|()| fs::rename(&draft, &path)).expect("a file");
         path
     }
 
-    /// Gives the settings of `world` a certificate of `authority`.
+    /// Sets a certificate of `authority` in the settings of `world`.
     pub fn give_tls(&self, world: &mut World, authority: &Authority) {
         let (cert, key) = authority.issue();
         let transport = &mut world.settings.transport;
@@ -86,7 +86,7 @@ pub async fn serve(world: &World) -> Server {
     server
 }
 
-/// Connects by TLS, trusting `authority`.
+/// Connects with TLS and trusts `authority`.
 pub async fn connect_tls(
     address: SocketAddr,
     authority: &Authority,
@@ -106,8 +106,7 @@ pub async fn call(channel: &Channel) -> Result<(), Status> {
 }
 
 /// Returns whether a call over a new connection is served. In TLS 1.3 a client's handshake succeeds before the server
-/// refuses it,
-/// so only a call shows the refusal.
+/// refuses it, so only a call shows the refusal.
 async fn is_served(address: SocketAddr, authority: &Authority, identity: Option<Identity>) -> bool {
     match connect_tls(address, authority, identity).await {
         Ok(channel) => call(&channel).await.is_ok(),
@@ -161,7 +160,7 @@ async fn a_client_without_a_certificate_is_refused_where_one_is_asked_for() {
     world.settings.transport.tls_client_ca = Some(files.write("client-ca.pem", &clients.pem));
     world.settings.transport.admin_tls_client_ca = Some(files.write("admin-ca.pem", &admins.pem));
     let server = serve(&world).await;
-    // The admin listener has a CA of its own.
+    // The admin listener has a different CA.
     for (address, own, other) in [(server.address, &clients, &admins), (server.admin_address, &admins, &clients)] {
         let get = async |identity| match connect_tls(address, &authority, identity).await {
             Ok(channel) => health(&channel).await.is_ok(),
@@ -175,7 +174,7 @@ async fn a_client_without_a_certificate_is_refused_where_one_is_asked_for() {
     server.stop().await;
 }
 
-/// Asks for the health of the server.
+/// Checks the health of the server.
 pub async fn health(channel: &Channel) -> Result<(), Status> {
     let mut client = tonic_health::pb::health_client::HealthClient::new(channel.clone());
     client.check(tonic_health::pb::HealthCheckRequest::default()).await.map(drop)
@@ -190,7 +189,7 @@ async fn a_replaced_certificate_is_shown_to_new_connections_and_old_ones_live_on
     let old = connect_tls(server.address, &before, None).await.unwrap();
     let shown = shown_certificate(server.address, &before).await.unwrap();
 
-    // First a certificate without its key, then no certificate at all, then the right pair.
+    // First a certificate without its key, then an invalid certificate, then a correct pair.
     for broken in [after.issue().0.as_str(), "-----BEGIN CERTIFICATE-----\nnothing"] {
         files.write("cert.pem", broken);
         tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -200,7 +199,7 @@ async fn a_replaced_certificate_is_shown_to_new_connections_and_old_ones_live_on
     eventually("the new certificate is shown", async || shown_certificate(server.address, &after).await.is_some())
         .await;
     assert_eq!(shown_certificate(server.address, &before).await, None);
-    // This client trusts only the old CA, so it cannot have connected again.
+    // This client trusts only the old CA, so it has not reconnected.
     call(&old).await.unwrap();
     server.stop().await;
 }
@@ -222,7 +221,7 @@ async fn a_replaced_client_ca_decides_about_new_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_silent_on_a_tls_port_keeps_nobody_waiting_and_is_cut_off() {
+async fn a_silent_client_on_a_tls_port_delays_no_other_client_and_is_disconnected() {
     let mut world = World::new(Engine::Sqlite).await;
     let (files, authority) = (Files::new(), Authority::new());
     files.give_tls(&mut world, &authority);
@@ -236,7 +235,8 @@ async fn who_is_silent_on_a_tls_port_keeps_nobody_waiting_and_is_cut_off() {
     let cut_off = silent.into_iter().map(|mut socket| async move { socket.read(&mut [0; 1]).await });
     let cut_off = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(cut_off)).await.unwrap();
     assert!(cut_off.into_iter().all(|read| !matches!(read, Ok(1..))));
-    // A connection that is silent after the handshake is closed too. The server may close it without a message.
+    // The server also closes a connection that is silent after the handshake. It may close the connection without a
+    // message.
     let _ = tokio::time::timeout(Duration::from_secs(30), shaken.read_to_end(&mut Vec::new())).await.expect("an end");
     server.stop().await;
 }

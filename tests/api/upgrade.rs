@@ -1,4 +1,4 @@
-//! A database of the version before is carried over with its data.
+//! Tests the migration of a database of the previous version with its data.
 
 use boxoffice::{clock::Clock, rpc::proto::QueueState};
 use boxoffice_migration::{Migrator, MigratorTrait};
@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use crate::harness::{DATE, PRICE, START, World, on_both_engines};
 
-on_both_engines!(a_database_of_the_version_before_is_carried_over);
+on_both_engines!(a_database_of_the_previous_version_is_migrated_with_its_data);
 
-/// The number of migrations of the version before.
+/// The number of migrations of the previous version.
 const BEFORE: u32 = 6;
 const MINUTE: i64 = 60_000_000;
 
@@ -23,11 +23,12 @@ fn user(number: i64) -> Uuid {
     Uuid::from_u128(0x1000 + number as u128)
 }
 
+/// Returns the id of a reservation: a UUID of version 7.
 fn reservation(number: i64) -> Uuid {
-    Uuid::from_u128(0x2000 + number as u128)
+    Uuid::from_u128(0x7000_8000_0000_0000_2000 + number as u128)
 }
 
-/// A sale in progress: a token in each state, a reservation in each state, a payment and a refunded one.
+/// Writes a sale in progress: a token in each state, a reservation in each state, a payment and a refunded payment.
 async fn sale_of_the_version_before(db: &DatabaseConnection) {
     for sql in [
         "INSERT INTO venue (venue_id, name) VALUES ('hall', 'Hall')",
@@ -44,7 +45,7 @@ async fn sale_of_the_version_before(db: &DatabaseConnection) {
     run(db, performance, [DATE.into(), (START + 9_999 * MINUTE).into()]).await;
     run(db, "INSERT INTO section_price (performance_id, section_number, price) VALUES (1, 1, $1)", [PRICE.into()])
         .await;
-    // Numbers 1 and 2 paid, 3 holds, 4 expired, 5 left when admitted, 6 left before, 7 released, 8 and 9 wait.
+    // Numbers 1 and 2 paid, 3 holds, 4 expired, 5 left after its admission, 6 left before, 7 released, 8 and 9 wait.
     let states = ["COMPLETED", "COMPLETED", "ACTIVE", "EXPIRED", "LEFT", "LEFT", "ACTIVE", "WAITING", "WAITING"];
     let departures = [None, None, None, None, Some(1_i64), Some(2), None, None, None];
     for ((state, departure), number) in states.into_iter().zip(departures).zip(1_i64..) {
@@ -156,8 +157,8 @@ async fn payments_of_the_version_before(db: &DatabaseConnection) {
     }
 }
 
-async fn a_database_of_the_version_before_is_carried_over(world: World) {
-    // The harness has migrated this world's own database; the old one is another.
+async fn a_database_of_the_previous_version_is_migrated_with_its_data(world: World) {
+    // The harness has already migrated the database of this world, so the test uses a different one.
     let database = FreshDatabase::new(world.engine).await;
     let url = database.url.clone();
     let db = Database::connect(&url).await.unwrap();
@@ -169,7 +170,7 @@ async fn a_database_of_the_version_before_is_carried_over(world: World) {
     let clock = Clock::manual(START);
     let server = crate::harness::start(&settings, &clock, false).await;
     server.ready().await.unwrap();
-    // Strict: every kept count is that of the rows.
+    // This check is strict: every stored count must equal the count of the rows.
     invariants::check(&url, &clock).await;
 
     let channel = crate::harness::connect(server.address).await;

@@ -1,4 +1,4 @@
-//! Wallets and their ledger.
+//! Tests wallets and their ledger.
 
 use boxoffice::rpc::proto::{self, WalletEntryKind};
 use tonic::Code;

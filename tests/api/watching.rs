@@ -1,4 +1,4 @@
-//! Streams: the seats of a date, the counts of a sale.
+//! Tests the streams of the seats of a date and of the counts of a sale.
 
 use std::{
     collections::BTreeMap,
@@ -41,7 +41,7 @@ async fn a_watcher_of_seats_sees_all_seats_once_and_then_each_change(world: Worl
     assert_eq!(next(&mut stream).await, [(3, SeatState::Held), (4, SeatState::Held)]);
     caller.release(&held.reservation_id).await.unwrap();
     assert_eq!(next(&mut stream).await, [(3, SeatState::Available), (4, SeatState::Available)]);
-    // Changes of another date are not in this stream.
+    // This stream must not contain changes of another date.
     caller.hold(NEXT_DATE, &[3]).await.unwrap();
     world.advance(Duration::from_secs(300));
     assert_eq!(next(&mut stream).await, [(9, SeatState::Available)]);
@@ -122,7 +122,7 @@ async fn a_seat_sold_through_one_server_is_seen_through_another() {
         assert_eq!(next(&mut stream).await, [(seat, SeatState::Sold)]);
         lags.push(paid.elapsed());
     }
-    // The service promises half a second. The test does not check it, since the machine may be busy.
+    // The service promises half a second. The test does not check this, because the machine may be busy.
     println!("a sale was seen through the other server after {lags:?}");
 }
 

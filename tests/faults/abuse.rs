@@ -1,4 +1,4 @@
-//! Clients that abuse the protocol, while others go on calling.
+//! Clients that abuse the protocol while other clients make normal calls.
 
 use std::{
     net::SocketAddr,
@@ -29,19 +29,19 @@ use crate::{
 
 const STREAMS: usize = 10_000;
 const SOCKETS: usize = 300;
-/// Resets per second: enough to hurt a server that does not limit them, and little load otherwise.
+/// Resets per second. A server that does not limit them would suffer. For a server that limits them, this is little
+/// load.
 const RESETS: usize = 5_000;
 const HUGE: usize = 16 << 20;
-/// How many bytes the memory of the server may grow.
+/// Maximum growth of the memory of the server, in bytes.
 const MEMORY_LIMIT: u64 = 256 << 20;
 
-/// Starts clients that misbehave until they are dropped, and count their actions.
+/// A function that starts misbehaving clients and counts their actions. The clients stop when the result is dropped.
 type Abuse = fn(SocketAddr, Done) -> JoinSet<()>;
 type Done = Arc<AtomicUsize>;
 
-/// Rapid resets, thousands of open streams, one byte per second, silent connections, and messages of 16 MiB. Other
-/// callers are
-/// served as before, and memory stays bounded.
+/// Sends rapid resets, thousands of open streams, one byte per second, silent connections and messages of 16 MiB. The
+/// latency of other callers must not rise, and memory must stay bounded.
 pub async fn abuse_of_the_protocol_does_not_hurt_others(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     let address = site.replicas[0].process().address;
@@ -51,11 +51,11 @@ pub async fn abuse_of_the_protocol_does_not_hurt_others(lab: Lab) {
     let before = p99(&book, &door, user_id, span).await;
     let memory = site.replicas[0].process().resident_bytes();
     let (mut worst, mut growth, mut figures) = (Duration::ZERO, 0, Vec::new());
-    // Each abuse with the number of actions that it must reach.
+    // The abuses, each with the minimum number of actions.
     let abuses: [(&str, Abuse, usize); 5] = [
         ("resets", rapid_resets, 1_000),
         ("open streams", open_streams, STREAMS),
-        ("a byte a second", byte_by_byte, SOCKETS),
+        ("one byte per second", byte_by_byte, SOCKETS),
         ("silence", silence, SOCKETS),
         ("16 MiB", huge_messages, 1),
     ];
@@ -80,12 +80,12 @@ pub async fn abuse_of_the_protocol_does_not_hurt_others(lab: Lab) {
     book.assert_failures(|_| false);
     check(&lab, &site.url, &[&book]).await;
     assert!(growth < MEMORY_LIMIT, "memory grew by {} MiB", growth >> 20);
-    // A few milliseconds are noise of the machine.
+    // A difference of a few milliseconds is normal on a shared machine.
     let limit = (2 * before).max(Duration::from_millis(10));
     assert!(!lab.is_long || worst <= limit, "p99 rose from {before:?} to {worst:?}");
 }
 
-/// Returns the 99th percentile of the latency of calls one after the other.
+/// Returns the 99th percentile of the latency of consecutive calls.
 async fn p99(book: &Book, door: &tonic::transport::Channel, user_id: Uuid, span: Duration) -> Duration {
     let (started, mut latencies) = (Instant::now(), Vec::new());
     while started.elapsed() < span {
@@ -104,7 +104,7 @@ fn forever<F: Future<Output = ()> + Send + 'static>(count: usize, abuse: impl Fn
     (0..count).map(|_| abuse()).collect()
 }
 
-/// Opens streams and resets them immediately. Connects again when the server closes the connection.
+/// Opens streams and resets them immediately. Reconnects when the server closes the connection.
 fn rapid_resets(address: SocketAddr, done: Done) -> JoinSet<()> {
     forever(1, move || {
         let done = done.clone();
@@ -135,7 +135,7 @@ fn open_streams(address: SocketAddr, done: Done) -> JoinSet<()> {
     })
 }
 
-/// Sends one byte of the handshake per second. Connects again when the server closes the connection.
+/// Sends one byte of the handshake per second. Reconnects when the server closes the connection.
 fn byte_by_byte(address: SocketAddr, done: Done) -> JoinSet<()> {
     forever(SOCKETS, move || {
         let done = done.clone();
@@ -166,7 +166,7 @@ fn silence(address: SocketAddr, done: Done) -> JoinSet<()> {
     })
 }
 
-/// Sends messages that are larger than any request, one after the other.
+/// Sends messages that are larger than the maximum size, one after the other.
 fn huge_messages(address: SocketAddr, done: Done) -> JoinSet<()> {
     forever(2, move || {
         let done = done.clone();
@@ -175,8 +175,8 @@ fn huge_messages(address: SocketAddr, done: Done) -> JoinSet<()> {
             let mut wallets = proto::wallet_service_client::WalletServiceClient::new(channel);
             loop {
                 let request = proto::OpenWalletRequest { user_id: "x".repeat(HUGE) };
-                let refused = wallets.open_wallet(request).await.expect_err("a message of 16 MiB was taken");
-                // The server names the violation, or closes the connection before the message ends.
+                let refused = wallets.open_wallet(request).await.expect_err("a message of 16 MiB was accepted");
+                // The server either names the violation, or closes the connection before the message ends.
                 let details = refused.get_error_details();
                 if let Some(violation) = details.bad_request().and_then(|refused| refused.field_violations.first()) {
                     assert_eq!(violation.field, "request", "{refused:?}");
@@ -188,7 +188,7 @@ fn huge_messages(address: SocketAddr, done: Done) -> JoinSet<()> {
     })
 }
 
-/// A client of plain HTTP/2.
+/// A client of HTTP/2 without gRPC.
 struct Peer {
     send: h2::client::SendRequest<Bytes>,
     _connection: tokio_util::task::AbortOnDropHandle<()>,
@@ -202,7 +202,7 @@ impl Peer {
         Some(Self { send, _connection: tokio_util::task::AbortOnDropHandle::new(connection) })
     }
 
-    /// Opens streams and resets them. Returns false once the server has closed the connection.
+    /// Opens streams and resets them. Returns false when the server has closed the connection.
     async fn reset_some(&mut self, done: &Done) -> bool {
         for _ in 0..RESETS / 100 {
             let Some(mut stream) = self.open().await else { return false };
@@ -212,7 +212,7 @@ impl Peer {
         true
     }
 
-    /// Begins a call and does not end it. Returns `None` once the server has closed the connection.
+    /// Starts a call and does not finish it. Returns `None` when the server has closed the connection.
     async fn open(&mut self) -> Option<h2::SendStream<Bytes>> {
         let mut send = self.send.clone().ready().await.ok()?;
         let request = Request::builder()
@@ -223,7 +223,7 @@ impl Peer {
             .body(())
             .ok()?;
         let (answer, stream) = send.send_request(request, false).ok()?;
-        // The answer is not read. The stream stays open.
+        // The answer is not read, so the stream stays open.
         tokio::spawn(answer);
         Some(stream)
     }

@@ -1,4 +1,4 @@
-//! Servers on machines with wrong clocks. They run inside this process, which can set their clocks.
+//! Servers on machines with wrong clocks. The servers run inside this process, which can set their clocks.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,15 +21,15 @@ use crate::harness::{
 
 const HOLD_TTL: Duration = Duration::from_secs(2);
 const ADMISSION_TTL: Duration = Duration::from_secs(4);
-/// How late an expiry may be seen on a busy machine.
+/// Maximum delay on a busy machine until a caller sees an expiry.
 const PATIENCE: Duration = Duration::from_secs(2);
 const FLAGS: &[&str] = &["--promote-interval", "100ms", "--hold-ttl", "2s", "--admission-ttl", "4s"];
 const HOUR: i64 = 3_600_000_000;
 
-/// One clock is an hour slow and another an hour fast. On every server, holds and admissions last as long as
+/// One clock is one hour slow and another is one hour fast. On every server, holds and admissions must last as long as
 /// configured.
 pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
-    // The first server has a right clock. It only creates the concert, and ends before the others start.
+    // The first server has a correct clock. It only creates the concert, and it ends before the others start.
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(1_000, |_| ()).await;
     site.replicas[0].process().kill();
@@ -47,11 +47,11 @@ pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
         let held = Instant::now();
         let rival = admitted(mine).await;
         for door in doors.iter().cycle() {
-            // The rival asks each server in turn.
+            // The rival tries each server in turn.
             if rival.via(door.clone()).hold(DATE, &[seat]).await.is_ok() {
                 break;
             }
-            assert!(held.elapsed() < HOLD_TTL + PATIENCE, "the hold is not over after {:?}", held.elapsed());
+            assert!(held.elapsed() < HOLD_TTL + PATIENCE, "the hold has not ended after {:?}", held.elapsed());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         early = early.min(asked.elapsed());
@@ -63,7 +63,11 @@ pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
             if caller.via(door.clone()).position().await.expect("a position").state() == QueueState::Expired {
                 break;
             }
-            assert!(held.elapsed() < ADMISSION_TTL + PATIENCE, "the admission is not over after {:?}", held.elapsed());
+            assert!(
+                held.elapsed() < ADMISSION_TTL + PATIENCE,
+                "the admission has not ended after {:?}",
+                held.elapsed()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         shortest_admission = shortest_admission.min(joined.elapsed());
@@ -82,7 +86,7 @@ pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
 async fn start(settings: &Settings, wrong_by: i64) -> Server {
     let clock = Clock::system();
     let now = SystemTime::UNIX_EPOCH.elapsed().expect("a time since 1970").as_micros() as i64;
-    // This reading is so inexact that the first reading of the database's clock replaces it.
+    // This reading is so inaccurate that the first reading of the database's clock replaces it.
     let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).expect("a machine that runs for a minute");
     clock.anchor(long_ago, now + wrong_by);
     let server = start_here(settings, &clock, true).await;

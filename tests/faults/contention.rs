@@ -1,4 +1,4 @@
-//! All callers want the same seat.
+//! Many callers that want the same seat.
 
 use std::time::Instant;
 
@@ -18,8 +18,8 @@ use crate::{
 
 const REPLICAS: usize = 3;
 
-/// Five hundred callers ask three servers for one seat. One caller gets it, and all others are told when it may be
-/// free.
+/// 500 callers ask three servers for one seat. One caller must get it. All other callers must receive the delay until
+/// the seat may be available.
 pub async fn one_of_five_hundred_callers_gets_the_seat(lab: Lab) {
     let site = Site::open(&lab, REPLICAS, FLAGS).await;
     site.concert(1_000, |_| ()).await;
@@ -43,9 +43,8 @@ pub async fn one_of_five_hundred_callers_gets_the_seat(lab: Lab) {
     invariants::check(&site.url, &Clock::system()).await;
 }
 
-/// Returns the caller that got the seat. Panics if there is not exactly one, or if another caller was refused for
-/// another reason or
-/// without a retry delay.
+/// Returns the caller that got the seat. Panics unless exactly one caller got it. Also panics if another caller was
+/// refused for a different reason or without a retry delay.
 fn the_winner<'a>(callers: &'a [Caller], answers: &'a [Result<Reservation, Status>]) -> (&'a Caller, &'a Reservation) {
     let mut winners = callers.iter().zip(answers).filter_map(|(caller, answer)| Some((caller, answer.as_ref().ok()?)));
     let winner = winners.next().expect("a winner");

@@ -1,4 +1,4 @@
-//! Servers are killed and databases crash during a sale.
+//! Servers that are killed, and databases that crash, during a sale.
 
 use std::{
     sync::Arc,
@@ -19,10 +19,11 @@ use crate::harness::{
 /// Promotion runs often, so that visitors do not wait for it.
 pub const FLAGS: &[&str] = &["--promote-interval", "100ms"];
 const VISITORS: usize = 12;
-/// After this time something is broken, not slow.
+/// Maximum time until a server recovers. A server that takes longer is broken.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// `kill -9` at random times: acknowledged requests are there, and the next process serves within five seconds.
+/// Kills a server with `kill -9` at random times. All acknowledged requests must be stored, and the next process must
+/// serve within five seconds.
 pub async fn a_killed_server_serves_again_and_has_lost_nothing(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -41,10 +42,11 @@ pub async fn a_killed_server_serves_again_and_has_lost_nothing(lab: Lab) {
     crowd.leave().await;
     lab.note(format!("served again after at most {slowest:.1?}"));
     check(&lab, &site.url, &[&book]).await;
-    assert!(slowest < lab.pick(HANGS, Duration::from_secs(5)), "it took {slowest:?} to serve again");
+    assert!(slowest < lab.pick(HANGS, Duration::from_secs(5)), "the server needed {slowest:?} to serve again");
 }
 
-/// PostgreSQL crashes and starts again. The servers keep running, and answer only STORAGE_UNAVAILABLE meanwhile.
+/// PostgreSQL crashes and starts again. The servers keep running. Until PostgreSQL runs again, they must answer only
+/// STORAGE_UNAVAILABLE.
 pub async fn a_crashed_database_is_found_again_without_a_restart(lab: Lab) {
     let postgres = Postgres::start(postgres::FAST).await.expect("PostgreSQL");
     let mut site = Site::on(&postgres, 3, FLAGS).await;
@@ -67,7 +69,7 @@ pub async fn a_crashed_database_is_found_again_without_a_restart(lab: Lab) {
     }
 }
 
-/// Returns whether a failure, given by code and reason, is part of any sale.
+/// Returns whether a failure with this code and reason can occur in any sale.
 pub fn is_of_the_sale(name: &str) -> bool {
     name.starts_with("FailedPrecondition")
 }

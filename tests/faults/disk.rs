@@ -1,4 +1,4 @@
-//! SQLite on a full disk, and with a write-ahead log that a crash has torn.
+//! SQLite on a full disk, and with a write-ahead log that is damaged by a crash.
 
 use std::{
     fs::{self, OpenOptions},
@@ -30,12 +30,13 @@ use crate::{
 
 const VISITORS: usize = 8;
 const HANGS: Duration = Duration::from_secs(60);
-/// Files may grow to 3,000 blocks of 512 bytes (1.5 MB). A larger write fails; it does not kill the process.
+/// A shell script that limits files to 3,000 blocks of 512 bytes (1.5 MB). A larger write then fails, but does not kill
+/// the process.
 const FULL_DISK: &str = "trap '' XFSZ; ulimit -f 3000";
 /// The size in bytes of a page in the log, with its header.
 const FRAME: usize = 4_096 + 24;
 
-/// The disk is full: the server refuses writes, loses no acknowledged write, and still serves reads.
+/// The disk is full. The server must refuse writes, lose no acknowledged write, and still serve reads.
 pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -45,7 +46,7 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
         site.replicas[0].wrap(Some(FULL_DISK));
         restart(&mut site).await;
         let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
-        // The crowd may wait for a promotion, which cannot be written either. So this caller goes on writing.
+        // The crowd may wait for a promotion, which cannot be written either. So this caller continues to write.
         let charges = async || {
             let (request_id, wish) = (Uuid::now_v7(), Wish::Charge { user_id, amount: 1 });
             let call = async { wallet::charge(&door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
@@ -56,7 +57,7 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
         let request = GetConcertRequest { concert_code: CONCERT.to_owned() };
         ConcertServiceClient::new(door.clone()).get_concert(request).await.expect("a read on a full disk");
         crowd.leave().await;
-        // The disk has room again.
+        // From here on, files may grow again.
         site.replicas[0].wrap(None);
         restart(&mut site).await;
         eventually("a write is served", async || charges().await.is_ok()).await;
@@ -68,7 +69,7 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
     book.assert_failures(|name| name == "Unavailable STORAGE_UNAVAILABLE" || is_of_the_sale(name));
 }
 
-/// A crash tears the end of the log: acknowledged writes are there, and half-written ones are not.
+/// A crash damages the end of the log. Acknowledged writes must be stored, and incomplete writes must not be visible.
 pub async fn a_torn_log_is_opened_with_all_that_was_acknowledged(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -79,7 +80,7 @@ pub async fn a_torn_log_is_opened_with_all_that_was_acknowledged(lab: Lab) {
         site.replicas[0].process().kill();
         let log = log_of(&site);
         let mut torn = fs::read(&log).expect("a log");
-        // Whole old frames and a part of one, as a disk may hold them after a power cut.
+        // The end of the log becomes some complete old frames and one incomplete frame, as after a power cut.
         let count = random.random_range(1..4);
         let start = torn.len().saturating_sub(count * FRAME);
         let again = torn.split_off(start.max(32));
@@ -92,7 +93,8 @@ pub async fn a_torn_log_is_opened_with_all_that_was_acknowledged(lab: Lab) {
     crowd.leave().await;
     check(&lab, &site.url, &[&book]).await;
 
-    // A disk loses the end of the log although it confirmed it. That part is lost, but the rest is consistent.
+    // A disk loses the end of the log although it confirmed the write. That part is lost, but the rest must be
+    // consistent.
     site.replicas[0].process().kill();
     let log = log_of(&site);
     let length = fs::metadata(&log).expect("a log").len();

@@ -1,4 +1,4 @@
-//! Years of history, and thousands of concerts that are over.
+//! Years of history, and thousands of past concerts.
 
 use std::time::{Duration, Instant};
 
@@ -16,19 +16,19 @@ use crate::harness::{
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Promotion runs four times as often as by default, and expiry ten times.
 const FLAGS: &[&str] = &["--promote-interval", "500ms", "--expire-interval", "1s"];
-/// Callers that charge wallets at the same time.
+/// Number of callers that charge wallets at the same time.
 const CALLERS: usize = 8;
-/// Concerts of the past.
+/// Number of past concerts with many tokens.
 const CONCERTS: u32 = 20;
-/// How long ago the history was: less than the retention.
+/// Age of the history, which is less than the retention.
 const AGE: Duration = Duration::from_secs(30 * 86_400);
-/// Maximum memory of a server after a start.
+/// Maximum memory of a server after a start, in bytes.
 const MEMORY_LIMIT: u64 = 120_000_000;
-/// New concerts beside the old ones.
+/// Number of new concerts next to the past concerts.
 const NEW: u64 = 10;
 
-/// A server starts, admits users of a new concert, charges wallets and idles beside years of history as it does
-/// without.
+/// With years of history, a server must start, admit users of a new concert, charge wallets and idle as fast as without
+/// history.
 pub async fn history_slows_neither_starts_nor_passes_nor_writes(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(1_000, |_| ()).await;
@@ -51,7 +51,7 @@ pub async fn history_slows_neither_starts_nor_passes_nor_writes(lab: Lab) {
     while let Some(round) = lab.next_round(2, NEW) {
         admission = admission.max(admit_to_a_new_concert(&site, &format!("NEW{round}")).await);
     }
-    // All users that were issued a place before have left.
+    // All users with earlier queue numbers have left.
     let behind = site.joins(0).await;
     crate::harness::eventually("the departures ahead are known", async || {
         behind.position().await.expect("a position").position == Some(1)
@@ -69,14 +69,14 @@ pub async fn history_slows_neither_starts_nor_passes_nor_writes(lab: Lab) {
     assert!(start <= lab.pick(Duration::from_secs(20), Duration::from_secs(5)), "ready after {start:?}");
     assert!(memory <= MEMORY_LIMIT, "{} MB after a start", memory / 1_000_000);
     assert!(idle <= lab.pick(0.5, 0.05), "an idle server uses {idle:.3} cores");
-    // A short run shares the machine with others, and the server is not optimized.
+    // A short run shares the machine with other tests, and its server is a debug build.
     let (slack, limit) = lab.pick((4, Duration::from_secs(4)), (1, Duration::from_secs(1)));
     assert!(aged <= slack * (2 * fresh + Duration::from_millis(5 * u64::from(slack))), "p99 {fresh:?}, then {aged:?}");
     assert!(admission <= limit + INTERVAL, "admitted after {admission:?}");
 }
 
-/// Writes concerts that are over: some with many tokens and reservations, and many with a user that still waits. In the
-/// concert on sale all users have left.
+/// Writes past concerts: some with many tokens and reservations, and many with a user that still waits. In the concert
+/// on sale, all users have left.
 async fn write_history(lab: &Lab, url: &str) {
     let (rows, finished) = lab.pick((40_000, 4_000), (1_000_000, 10_000));
     let history = History::open(url, Clock::system().now()).await.expect("database");
@@ -87,7 +87,7 @@ async fn write_history(lab: &Lab, url: &str) {
     history.settle().await.expect("a settled database");
 }
 
-/// Returns how many cores the server uses while nobody calls.
+/// Returns the CPU use of the idle server, in cores.
 async fn idle_cpu(site: &mut Site, span: Duration) -> f64 {
     let pid = site.replicas[0].process().pid();
     let (started, before) = (Instant::now(), usage::cpu_seconds(pid).expect("a process"));
@@ -109,7 +109,7 @@ async fn admit_to_a_new_concert(site: &Site, concert_code: &str) -> Duration {
     started.elapsed()
 }
 
-/// Callers that charge one won at a time, each its own wallet.
+/// Callers that each charge their own wallet by 1 won per call.
 struct Charges {
     users: Vec<Uuid>,
     charged: Vec<i64>,
@@ -124,7 +124,7 @@ impl Charges {
         Self { charged: vec![0; users.len()], users, acknowledged: 0 }
     }
 
-    /// Charges for `span`. Returns the latency that 99 of 100 calls stay below.
+    /// Charges wallets for `span`. Returns the 99th percentile of the latency.
     async fn p99(&mut self, site: &Site, span: Duration) -> Duration {
         let (door, book) = (site.replicas[0].direct(), Book::default());
         let calls = self.users.iter().map(|user_id| charge(&door, &book, *user_id, span));
@@ -139,7 +139,7 @@ impl Charges {
         latencies[latencies.len() * 99 / 100]
     }
 
-    /// Panics if a wallet does not hold what was acknowledged.
+    /// Panics if the balance of a wallet differs from the acknowledged charges.
     async fn check(&self, site: &Site) {
         let door = site.replicas[0].direct();
         for (user_id, charged) in self.users.iter().zip(&self.charged) {
@@ -148,7 +148,7 @@ impl Charges {
     }
 }
 
-/// Charges a wallet again and again. Returns the latencies.
+/// Charges a wallet repeatedly for `span`. Returns the latencies.
 async fn charge(door: &Channel, book: &Book, user_id: Uuid, span: Duration) -> Vec<Duration> {
     let (started, mut latencies) = (Instant::now(), Vec::new());
     while started.elapsed() < span {

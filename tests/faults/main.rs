@@ -1,8 +1,7 @@
-//! Experiments with faults: real servers, real databases, and failures of them and between them.
+//! Experiments with faults: real servers, real databases, and failures of both and of the network between them.
 //!
-//! `cargo test --test faults` runs a short version of each experiment as a test. `make torture` runs the long
-//! versions and prints a
-//! table. `BOXOFFICE_FAULTS_SEED` repeats the random choices of a run; it is printed.
+//! `cargo test --test faults` runs a short version of each experiment as a test. `make torture` runs the long versions
+//! and prints a table. Each run prints its seed. `BOXOFFICE_FAULTS_SEED` repeats the random choices of a run.
 
 mod harness;
 
@@ -32,7 +31,7 @@ const BOTH: &[Engine] = &[Sqlite, Postgres];
 const SQLITE: &[Engine] = &[Sqlite];
 const POSTGRES: &[Engine] = &[Postgres];
 
-/// Returns the experiment that a function performs. The function's name says what is expected.
+/// Returns the experiment that a function performs. The name of the function states the expected result.
 macro_rules! experiment {
     ($number:literal, $room:ident :: $name:ident, $engines:ident, $weight:literal) => {
         Experiment::new($number, stringify!($name), $engines, $weight, |lab| Box::pin($room::$name(lab)))

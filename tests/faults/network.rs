@@ -28,15 +28,14 @@ use crate::{
     },
 };
 
-/// After this time something is broken, not slow.
+/// Maximum time until a server recovers. A server that takes longer is broken.
 const HANGS: Duration = Duration::from_secs(60);
 const VISITORS: usize = 12;
 /// The answer while the database is unavailable.
 const UNAVAILABLE: &str = "Unavailable STORAGE_UNAVAILABLE";
 
-/// Hundreds of callers give up after a few milliseconds, while the database takes 300 ms. No transaction stays open,
-/// and the sale
-/// recovers when they are gone.
+/// Hundreds of callers give up after a few milliseconds, while the database needs 300 ms. No transaction may stay open.
+/// The sale must recover when these callers are gone.
 pub async fn callers_that_give_up_leave_no_transaction_open(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -56,18 +55,18 @@ pub async fn callers_that_give_up_leave_no_transaction_open(lab: Lab) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         book.serves_again(20, HANGS).await;
-        // Goodput is checked only in a long run, which has time to measure it.
+        // Goodput is checked only in a long run, which has time for this measurement.
         let mut back = calm.elapsed();
         while lab.is_long && book.rate(Duration::from_secs(1)).await < 0.8 * before {
             back = calm.elapsed();
-            assert!(back < HANGS, "goodput did not come back");
+            assert!(back < HANGS, "goodput did not recover");
         }
         slowest = slowest.max(back);
     }
     crowd.leave().await;
-    lab.note(format!("{calls} calls given up; goodput of {before:.0}/s back after {slowest:.1?} at most"));
+    lab.note(format!("{calls} calls given up; goodput of {before:.0}/s recovered within {slowest:.1?}"));
     check(&lab, &site.url, &[&book]).await;
-    assert!(slowest < lab.pick(HANGS, Duration::from_secs(10)), "goodput was back after {slowest:?}");
+    assert!(slowest < lab.pick(HANGS, Duration::from_secs(10)), "goodput recovered after {slowest:?}");
 }
 
 /// Lets callers charge wallets and give up after 1 to 20 ms. Returns the number of calls.
@@ -96,7 +95,7 @@ async fn storm(lab: &Lab, channel: &Channel, span: Duration) -> u64 {
     count.load(Ordering::Relaxed)
 }
 
-/// Returns how many transactions of the servers have been open for longer than `age`.
+/// Returns the number of the servers' transactions that have been open for longer than `age`.
 async fn open_transactions(url: &str, age: Duration) -> i64 {
     let db = Database::connect(url).await.expect("database");
     let sql = format!(
@@ -110,7 +109,8 @@ async fn open_transactions(url: &str, age: Duration) -> i64 {
     count
 }
 
-/// One of three servers loses its database. It says so soon, the others do not notice, and it recovers by itself.
+/// One of three servers loses the connection to its database. It must fail calls quickly with STORAGE_UNAVAILABLE, and
+/// it must recover without a restart. The other servers must not be affected.
 pub async fn a_server_that_is_cut_off_says_so_and_comes_back(lab: Lab) {
     let site = Site::open(&lab, 3, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -142,9 +142,9 @@ pub async fn a_server_that_is_cut_off_says_so_and_comes_back(lab: Lab) {
     cut_off.assert_failures(|name| name == UNAVAILABLE || is_of_the_sale(name));
     check(&lab, &site.url, &[&book, &cut_off]).await;
     if lab.is_long {
-        assert!(share >= 0.95, "the others kept {share}");
+        assert!(share >= 0.95, "the other servers kept {share} of their rate");
         assert!(no < Duration::from_secs(5), "a refusal took {no:?}");
-        assert!(back < Duration::from_secs(5), "it was back after {back:?}");
+        assert!(back < Duration::from_secs(5), "the server recovered after {back:?}");
     }
 }
 
@@ -152,14 +152,13 @@ fn unavailable_count(book: &Book) -> u64 {
     book.failures().get(UNAVAILABLE).copied().unwrap_or_default()
 }
 
-/// Callers that give up after half a second: many more than a silent database can serve.
+/// Number of callers that give up after half a second. A silent database can serve far fewer.
 const IMPATIENT: u64 = 300;
-/// How many bytes the memory of a server may grow while its database is silent.
+/// Maximum growth of the memory of a server while its database is silent, in bytes.
 const MEMORY_LIMIT: u64 = 128 << 20;
 
-/// The database does not answer for twenty seconds. Waiting users still get their positions, memory stays bounded,
-/// and then the
-/// sale recovers.
+/// The database does not answer for 20 seconds. Waiting users must still get their positions, and memory must stay
+/// bounded. Then the sale must recover.
 pub async fn waiting_users_are_answered_while_the_database_is_silent(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -170,7 +169,7 @@ pub async fn waiting_users_are_answered_while_the_database_is_silent(lab: Lab) {
         .await;
     let user_id = wallet::open_new(&site.replicas[0].channel(), 0).await.expect("a wallet");
     let waiting = Caller::join(site.replicas[0].channel(), "LATER", user_id).await.expect("a token");
-    // A position is answered from memory after at most a quarter of a second.
+    // After at most 250 ms, a position is answered from memory.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (mut slowest, mut growth, mut back, mut unserved) = (Duration::ZERO, 0, Duration::ZERO, 0);
     while lab.next_round(1, 3).is_some() {
@@ -199,12 +198,11 @@ pub async fn waiting_users_are_answered_while_the_database_is_silent(lab: Lab) {
     check(&lab, &site.url, &[&book]).await;
     assert!(growth < MEMORY_LIMIT, "memory grew by {mib} MiB");
     assert!(slowest < lab.pick(HANGS, Duration::from_secs(1)), "a poll took {slowest:?}");
-    assert!(back < lab.pick(HANGS, Duration::from_secs(10)), "it was back after {back:?}");
+    assert!(back < lab.pick(HANGS, Duration::from_secs(10)), "the server recovered after {back:?}");
 }
 
-/// Lets callers charge wallets and give up soon. Returns how many calls were not served. That is all of them, since
-/// the database
-/// answers on no connection.
+/// Lets callers charge wallets and give up after half a second. Returns the number of calls that were not served. All
+/// calls are of this kind, because the database answers on no connection.
 async fn hammer(channel: Channel, until: Instant) -> usize {
     let calls = (0..IMPATIENT).map(|_| async {
         let mut unserved = 0;
@@ -224,5 +222,5 @@ async fn hammer(channel: Channel, until: Instant) -> usize {
 }
 
 fn line(replica: &Replica) -> &Proxy {
-    replica.line.as_ref().expect("a line to the database")
+    replica.line.as_ref().expect("a proxy to the database")
 }

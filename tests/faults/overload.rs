@@ -26,9 +26,10 @@ use crate::{
     },
 };
 
-/// The delay of PostgreSQL. It makes the server the bottleneck, not the callers of this test.
+/// The delay of PostgreSQL. It makes the server the bottleneck instead of the callers of this test.
 const SLOWNESS: Duration = Duration::from_millis(200);
-/// SQLite has no connection to slow down. So this library, loaded before the system's, makes the disk slow.
+/// A C library that makes the disk slow, because SQLite has no connection that a proxy could delay. It is loaded before
+/// the system's library.
 const SLOW_DISK: &str = "
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -40,21 +41,20 @@ static int sync_late(const char *name, int fd) {
 int fsync(int fd) { return sync_late(\"fsync\", fd); }
 int fdatasync(int fd) { return sync_late(\"fdatasync\", fd); }
 ";
-/// Callers that fill the batches of all workers twice. Their rate is the capacity.
+/// Number of callers that measure the capacity. They can fill the batches of all workers twice.
 const BUSY: usize = 2_048;
 const USERS: usize = 512;
-/// Connections that callers share, as behind the gateways of a deployment.
+/// Number of connections that the callers share, like the gateways of a deployment.
 const CONNECTIONS: usize = 16;
-/// A caller gives up after this time.
+/// Time after which a caller gives up.
 const PATIENCE: Duration = Duration::from_secs(6);
-/// A caller makes at most this many attempts.
+/// Maximum number of attempts of a caller.
 const TRIES: u32 = 3;
 /// Maximum number of callers at the same time.
 const MAX_CALLERS: u64 = 20_000;
 
-/// The load is one, two, five and ten times the capacity. Goodput stays at its best, the rest is refused soon with a
-/// retry delay,
-/// and the overload ends with the load.
+/// The load is 1, 2, 5 and 10 times the capacity. Goodput must stay near its maximum. Other calls must be refused
+/// quickly with a retry delay. The overload must end with the load.
 pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     let _slow_disk = slow_down(&mut site.replicas[0]).await;
@@ -77,7 +77,7 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
         }
         figures.push(format!("{factor} x: {goodput:.0}/s"));
     }
-    // Half of the capacity, until no call is refused any more.
+    // The load is half of the capacity, until no call is refused.
     let calm = Instant::now();
     let normal = loop {
         let (before, since) = (load.refusals(), calm.elapsed());
@@ -106,7 +106,7 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     }
 }
 
-/// Makes the database of a server slow. The caller keeps the returned directory until the end.
+/// Makes the database of a server slow. The caller must keep the returned directory until the end.
 async fn slow_down(replica: &mut Replica) -> Option<ScratchDir> {
     if let Some(line) = &replica.line {
         line.set(Weather::Slow(SLOWNESS));
@@ -129,13 +129,13 @@ struct Load {
     doors: Vec<Channel>,
     users: Vec<Uuid>,
     book: Book,
-    /// Refusals with a retry delay.
+    /// The number of refusals with a retry delay.
     hints: AtomicU64,
     under_way: AtomicU64,
 }
 
 impl Load {
-    /// Returns how many calls per second succeed, if callers wait for their answers.
+    /// Returns the number of successful calls per second of callers that wait for their answers.
     async fn capacity(self: &Arc<Self>, span: Duration) -> f64 {
         let (until, before, started) = (Instant::now() + span, self.book.acknowledged(), Instant::now());
         let mut callers = JoinSet::new();
@@ -151,8 +151,8 @@ impl Load {
         (self.book.acknowledged() - before) as f64 / started.elapsed().as_secs_f64()
     }
 
-    /// Starts `rate` callers per second, without waiting for earlier ones. Returns how many calls per second succeed
-    /// after the start.
+    /// Starts `rate` callers per second, without waiting for earlier ones. Returns the number of successful calls per
+    /// second after a warm-up.
     async fn open_loop(self: &Arc<Self>, rate: f64, span: Duration) -> f64 {
         let (started, mut before) = (Instant::now(), None);
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
@@ -181,7 +181,7 @@ impl Load {
         (self.book.acknowledged() - before) as f64 / since.elapsed().as_secs_f64()
     }
 
-    /// Makes a call, and retries it after the delay that the server names, until the caller gives up.
+    /// Makes a call, and retries it after the delay in the answer, until the caller gives up.
     async fn patiently(&self, number: usize) {
         let started = Instant::now();
         for _ in 0..TRIES {

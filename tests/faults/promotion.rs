@@ -1,4 +1,4 @@
-//! Servers that are killed or stopped while they promote.
+//! Servers that are killed or stopped during a promotion.
 
 use std::time::{Duration, Instant};
 
@@ -13,17 +13,19 @@ use crate::harness::{
 };
 
 const PERIOD: Duration = Duration::from_secs(2);
-/// Admissions last less than a period, so that every promotion admits users.
+/// Admissions last shorter than a promotion interval, so that every promotion admits users.
 const FLAGS: &[&str] = &["--promote-interval", "2s", "--admission-ttl", "1s", "--expire-interval", "1s"];
-/// Admissions last many periods, so that each promotion must count the users that earlier ones admitted.
+/// Admissions last for many promotion intervals, so that each promotion must count the users that earlier ones
+/// admitted.
 const CROWDED_FLAGS: &[&str] = &["--promote-interval", "100ms", "--admission-ttl", "1s", "--expire-interval", "1s"];
 const CAPACITY: usize = 10;
 /// The delay of the database, which makes a promotion long enough to be interrupted.
 const SLOWNESS: Duration = Duration::from_millis(10);
-/// How much the clocks of servers may differ, in microseconds: half of a slow round trip, and a margin.
+/// Maximum difference between the clocks of servers, in microseconds: half of a slow round trip, and a margin.
 const CLOCK_ERROR: i64 = 50_000;
 
-/// The promoting server is killed or stopped. Another one promotes within two periods, and never beyond the capacity.
+/// The promoting server is killed or stopped. Another server must promote within two intervals, and never beyond the
+/// capacity.
 pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
     let mut site = a_slow_queue(&lab, FLAGS).await;
     let db = Database::connect(&site.url).await.expect("database");
@@ -35,7 +37,7 @@ pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
         let is_killed = round % 2 == 1;
         strike(replica, is_killed);
         while last_admission(&db).await == before {
-            assert!(struck.elapsed() < Duration::from_secs(30), "no user is admitted any more");
+            assert!(struck.elapsed() < Duration::from_secs(30), "no more users are admitted");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         slowest = slowest.max(struck.elapsed());
@@ -49,7 +51,7 @@ pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
     assert!(slowest < lab.pick(5 * PERIOD, 2 * PERIOD), "the next promotion came after {slowest:?}");
 }
 
-/// Servers are killed or stopped again and again while they promote. No promotion exceeds the capacity.
+/// Servers are repeatedly killed or stopped during a promotion. No promotion may exceed the capacity.
 pub async fn promotion_never_exceeds_the_capacity_while_servers_are_struck(lab: Lab) {
     let mut site = a_slow_queue(&lab, CROWDED_FLAGS).await;
     let db = Database::connect(&site.url).await.expect("database");
@@ -98,7 +100,7 @@ async fn recover(replica: &mut Replica, is_killed: bool) {
     }
 }
 
-/// Waits for a promotion. Returns its server: the one that holds the lock of the queue.
+/// Waits for a promotion. Returns the index of its server, which holds the lock of the queue.
 async fn the_promoting(site: &Site, db: &DatabaseConnection) -> usize {
     let holders = "SELECT a.client_port FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid \
                    WHERE a.datname = current_database() AND a.backend_xid IS NOT NULL \
@@ -125,7 +127,7 @@ async fn last_admission(db: &DatabaseConnection) -> Option<i64> {
     row.try_get_by_index(0).expect("an instant")
 }
 
-/// Checks that the capacity was never exceeded at any admission. Returns the number of admissions.
+/// Checks that no admission exceeded the capacity. Returns the number of admissions.
 async fn never_over_capacity(db: &DatabaseConnection) -> u64 {
     use sea_orm::ColumnTrait;
     let admitted = queue_token::Entity::find().filter(queue_token::Column::AdmitTime.is_not_null());

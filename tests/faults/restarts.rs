@@ -30,15 +30,14 @@ use crate::{
 
 /// The drain timeout of the servers, see the harness.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-/// How long a stopping server still accepts calls, by default.
+/// Default time for which a stopping server still accepts calls.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 const CALLERS: usize = 12;
 const WATCHERS: usize = 30;
 const SILENT_SOCKETS: usize = 50;
 
-/// All servers are restarted. Callers that follow health and retry UNAVAILABLE once do not notice it, and neither do
-/// watchers of a
-/// position. No client delays a shutdown beyond its limits.
+/// All servers are restarted. Callers that follow health and retry UNAVAILABLE once must see no failed call. Users that
+/// watch their position must see no failure either. No client may delay a shutdown beyond its limits.
 pub async fn a_rolling_restart_fails_no_call(lab: Lab) {
     let mut site = Site::open(&lab, 3, FLAGS).await;
     site.concert(10, |concert| concert.max_active_count = 1).await;
@@ -60,13 +59,13 @@ pub async fn a_rolling_restart_fails_no_call(lab: Lab) {
             let silent = silent_sockets(site.replicas[replica].process().address).await;
             slowest = slowest.max(restart(&mut site, replica).await);
             drop(silent);
-            eventually("the server is seen as serving again", async || fleet.serves(replica)).await;
+            eventually("the health stream reports that the server serves again", async || fleet.serves(replica)).await;
         }
     }
     stop.cancel();
     let mut reopened = 0;
     while let Some(client) = clients.join_next().await {
-        reopened += client.expect("a client").expect("a call failed in spite of its retry");
+        reopened += client.expect("a client").expect("a call failed despite its retry");
     }
     lab.note(format!("{reopened} retries and reopened streams; a shutdown took at most {slowest:.1?}"));
     check(&lab, &site.url, &[&book]).await;
@@ -76,7 +75,7 @@ pub async fn a_rolling_restart_fails_no_call(lab: Lab) {
     );
 }
 
-/// Stops a server with SIGTERM and starts it again. Returns how long the shutdown took.
+/// Stops a server with SIGTERM and starts it again. Returns the duration of the shutdown.
 async fn restart(site: &mut Site, replica: usize) -> Duration {
     let replica = &mut site.replicas[replica];
     let told = Instant::now();
@@ -89,13 +88,13 @@ async fn restart(site: &mut Site, replica: usize) -> Duration {
     took
 }
 
-/// Opens connections that never send anything.
+/// Opens connections on which the client never sends anything.
 async fn silent_sockets(address: SocketAddr) -> Vec<TcpStream> {
     let sockets = (0..SILENT_SOCKETS).map(|_| TcpStream::connect(address));
     futures::future::try_join_all(sockets).await.expect("sockets")
 }
 
-/// Charges a wallet until `stop`. Returns how many calls were retried.
+/// Charges a wallet until `stop`. Returns the number of retried calls.
 async fn charges(fleet: Arc<Fleet>, book: Arc<Book>, stop: CancellationToken) -> Result<u64, Status> {
     let user_id = fleet.call(|door| async move { wallet::open_new(&door, 0).await }).await?;
     while !stop.is_cancelled() {
@@ -116,8 +115,8 @@ async fn charges(fleet: Arc<Fleet>, book: Arc<Book>, stop: CancellationToken) ->
     Ok(fleet.take_retries())
 }
 
-/// Watches a position until `stop`. A stream that ends with UNAVAILABLE is opened again. Returns how often that
-/// happened.
+/// Watches a position until `stop`. Opens a stream again if it ends with UNAVAILABLE. Returns the number of reopened
+/// streams.
 async fn watches(fleet: Arc<Fleet>, waiting: Caller, stop: CancellationToken) -> Result<u64, Status> {
     let mut reopened = 0;
     loop {
@@ -136,7 +135,7 @@ async fn watches(fleet: Arc<Fleet>, waiting: Caller, stop: CancellationToken) ->
             match message {
                 Ok(Some(message)) => {
                     let state = message.position.map(|position| position.state());
-                    assert_eq!(state, Some(QueueState::Waiting), "a place in {CONCERT} was lost");
+                    assert_eq!(state, Some(QueueState::Waiting), "the user lost its queue number in {CONCERT}");
                 }
                 Err(status) if status.code() == Code::Unavailable => break,
                 Err(status) => return Err(status),
@@ -147,7 +146,7 @@ async fn watches(fleet: Arc<Fleet>, waiting: Caller, stop: CancellationToken) ->
     }
 }
 
-/// The servers as a caller sees them that follows their health.
+/// The servers for a caller that follows their health.
 struct Fleet {
     doors: Vec<(Channel, Arc<AtomicBool>)>,
     turn: AtomicU64,
@@ -170,7 +169,7 @@ impl Fleet {
         self.doors[replica].1.load(Ordering::Acquire)
     }
 
-    /// Calls a serving server. If it answers UNAVAILABLE, the call is retried once on another one.
+    /// Makes a call on a serving server. If the server answers UNAVAILABLE, retries the call once on another server.
     async fn call<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
@@ -197,7 +196,7 @@ impl Fleet {
     }
 }
 
-/// Follows the health of a server by its stream, which says immediately when the server stops.
+/// Follows the health of a server with a stream, which reports immediately that the server stops.
 async fn follow_health(door: Channel, serves: Arc<AtomicBool>) {
     loop {
         if let Ok(stream) = HealthClient::new(door.clone()).watch(HealthCheckRequest::default()).await {

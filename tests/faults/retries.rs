@@ -1,4 +1,4 @@
-//! Lost answers, and retried requests with the same and with other contents.
+//! Lost answers, and retried requests with the same and with different contents.
 
 use std::{
     future::Future,
@@ -7,7 +7,7 @@ use std::{
 
 use boxoffice::{
     clock::Clock,
-    db::entity::{ledger_entry, payment, reservation},
+    db::entity::{ledger_entry, reservation},
 };
 use prost::Message;
 use sea_orm::{ColumnTrait, Database, EntityTrait, PaginatorTrait, QueryFilter};
@@ -32,9 +32,9 @@ use crate::{
 /// Number of concurrent retries after a lost answer.
 const RETRIES: usize = 5;
 
-/// The answer is lost after the commit. Five concurrent retries through another replica get the same answer.
+/// The answer is lost after the commit. Five concurrent retries through another replica must get the same answer.
 pub async fn an_answer_that_was_lost_is_given_again(lab: Lab) {
-    // SQLite has one server, so the retries use another connection.
+    // SQLite allows one server, so the retries use another connection to the same server.
     let count = if lab.engine == Engine::Postgres { 2 } else { 1 };
     let mut site = Site::open(&lab, count, FLAGS).await;
     site.concert(400, |_| ()).await;
@@ -77,7 +77,7 @@ pub async fn an_answer_that_was_lost_is_given_again(lab: Lab) {
     check(&lab, &site.url, &[&book]).await;
 }
 
-/// A connection that loses answers, and another connection to the same data.
+/// A connection that loses answers, and another connection to the same database.
 struct Route {
     book: Arc<Book>,
     muted: Proxy,
@@ -86,7 +86,7 @@ struct Route {
 }
 
 impl Route {
-    /// Makes a call whose answer is lost, waits for its effect, and retries it.
+    /// Makes a call whose answer is lost, waits for its effect, and retries the call.
     async fn lose<F>(&self, wish: Wish, call: impl Fn(Channel, String) -> F) -> Fact
     where
         F: Future<Output = Result<(Fact, Vec<u8>), Status>>,
@@ -102,7 +102,7 @@ impl Route {
         };
         self.muted.set(Weather::Fair);
         let door = connect_lazily(self.muted.address);
-        // The first call opens the connection, which needs answers.
+        // The first call opens the connection, which requires answers.
         let _ = wallet::charge(&door, Uuid::nil(), 1, "").await;
         self.muted.set(Weather::Mute);
         let lost = ask(door);
@@ -113,7 +113,7 @@ impl Route {
         let (lost, ()) = tokio::join!(lost, cut);
         lost.expect_err("the answer should be lost");
         let retries = (0..RETRIES).map(|_| ask(self.other.clone()));
-        let mut facts = futures::future::try_join_all(retries).await.expect("an answer to each repeat");
+        let mut facts = futures::future::try_join_all(retries).await.expect("an answer to each retry");
         let replies = replies.into_inner().expect("replies");
         assert_eq!(replies.len(), RETRIES);
         assert!(replies.iter().all(|reply| *reply == replies[0]), "retries were answered differently: {replies:?}");
@@ -125,7 +125,7 @@ impl Route {
     }
 }
 
-/// Returns the parts of an answer that the database must confirm, and the whole answer.
+/// Returns the parts of an answer that the database must confirm, and the whole encoded answer.
 fn told<T: Message>(answer: T) -> (Fact, Vec<u8>)
 where
     Fact: From<T>,
@@ -134,20 +134,17 @@ where
     (Fact::from(answer), reply)
 }
 
-/// Returns how many rows a request has made.
+/// Returns the number of rows that a request has made.
 async fn effects(url: &str, request_id: Uuid) -> u64 {
     let db = Database::connect(url).await.expect("database");
-    let charges = ledger_entry::Entity::find().filter(ledger_entry::Column::RequestId.eq(request_id));
+    let movements = ledger_entry::Entity::find().filter(ledger_entry::Column::RequestId.eq(request_id));
     let holds = reservation::Entity::find().filter(reservation::Column::RequestId.eq(request_id));
-    let payments = payment::Entity::find().filter(payment::Column::RequestId.eq(request_id));
-    let refunds = payment::Entity::find().filter(payment::Column::RefundRequestId.eq(request_id));
-    let mut count = charges.count(&db).await.expect("charges") + holds.count(&db).await.expect("holds");
-    count += payments.count(&db).await.expect("payments") + refunds.count(&db).await.expect("refunds");
+    let count = movements.count(&db).await.expect("movements") + holds.count(&db).await.expect("holds");
     db.close().await.expect("close");
     count
 }
 
-/// A `request_id` with another amount, other seats or another user is refused and changes nothing.
+/// A `request_id` with a different amount, seats or user must be refused, and must change nothing.
 pub async fn a_request_id_with_other_contents_is_refused(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     site.concert(400, |_| ()).await;
@@ -163,25 +160,25 @@ pub async fn a_request_id_with_other_contents_is_refused(lab: Lab) {
         refused += conflict(wallet::charge(channel, other.uuid(), 700, &charged).await);
         refused += conflict(caller.hold_as(DATE, &[seat + 2], &held).await);
         refused += conflict(other.hold_as(DATE, &[seat], &held).await);
-        assert_eq!(contents(&site.url).await, before, "a refused request left a trace");
+        assert_eq!(contents(&site.url).await, before, "a refused request changed the database");
 
         let payment = caller.pay_as("", &paid).await.expect("a payment");
         let before = contents(&site.url).await;
         refused += conflict(other.pay_as("", &paid).await);
-        assert_eq!(contents(&site.url).await, before, "a refused payment left a trace");
+        assert_eq!(contents(&site.url).await, before, "a refused payment changed the database");
 
         let second = other.pay().await.expect("a payment");
         caller.refund_as(&payment.payment_id, &given_back).await.expect("a refund");
         let before = contents(&site.url).await;
         refused += conflict(other.refund_as(&second.payment_id, &given_back).await);
-        assert_eq!(contents(&site.url).await, before, "a refused refund left a trace");
+        assert_eq!(contents(&site.url).await, before, "a refused refund changed the database");
         lab.note_tally(Tally { refused, ..Tally::default() });
     }
     lab.note("charge, hold, pay, refund with another amount, other seats or another user");
     invariants::check(&site.url, &Clock::system()).await;
 }
 
-/// Checks a refusal, and counts it.
+/// Checks that a call failed with REQUEST_ID_CONFLICT. Returns the number of refusals.
 #[track_caller]
 fn conflict<T: std::fmt::Debug>(answer: Result<T, Status>) -> u64 {
     let status = answer.expect_err("the request should be refused");

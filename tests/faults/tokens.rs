@@ -1,4 +1,4 @@
-//! Every call with every wrong token is refused with the right reason, and has no effect.
+//! Checks that calls with a wrong token are refused with the correct reason and without effect.
 
 use std::time::Duration;
 
@@ -21,17 +21,18 @@ use crate::harness::{
 
 /// The expiry pass does not run, so that expired rows stay unchanged.
 const FLAGS: &[&str] = &["--promote-interval", "100ms", "--expire-interval", "1h"];
-/// How soon an admitted user must make a first call.
+/// Time within which an admitted user must make a first call.
 const CLAIM_TTL: Duration = Duration::from_millis(800);
 
-/// What a call needs in addition to a well-formed request.
+/// The requirements of a call beyond a well-formed request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Needs {
     Token,
     Admission,
 }
 
-/// A wrong token, and how calls refuse it that need a token, and that need an admission. `None`: they accept it.
+/// A wrong token, and the expected refusals of calls that need a token and of calls that need an admission. `None`
+/// means that the calls accept the token.
 struct Wrong {
     what: &'static str,
     caller: Caller,
@@ -39,8 +40,8 @@ struct Wrong {
     by_admission: &'static str,
 }
 
-/// Calls each RPC that needs a token: with none, a forged, an expired, a waiting one, another user's, and another
-/// concert's.
+/// Calls each RPC that needs a token, with wrong tokens. The tokens are missing, forged, expired, waiting, of another
+/// user, or of another concert.
 pub async fn a_wrong_token_is_refused_without_effect(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     while let Some(round) = lab.next_round(1, 5) {
@@ -59,10 +60,10 @@ pub async fn a_wrong_token_is_refused_without_effect(lab: Lab) {
         refused += no_admin_in_public(&owner, &first).await;
         let after = contents(&site.url).await;
         let changed: Vec<_> = after.iter().filter(|row| !before.contains(row)).collect();
-        assert!(before == after, "refused calls left traces: {changed:#?}");
+        assert!(before == after, "refused calls changed the database: {changed:#?}");
         lab.note_tally(Tally { refused, ..Tally::default() });
     }
-    lab.note("every call refused by the right code and reason");
+    lab.note("every call was refused with the correct code and reason");
     invariants::check(&site.url, &Clock::system()).await;
 }
 
@@ -111,7 +112,7 @@ async fn wrongs(site: &Site, owner: &Caller, first: &str, second: &str) -> Vec<W
     ]
 }
 
-/// Makes every call, and returns how many were refused. Panics if a call is answered in another way than expected.
+/// Makes every call and returns the number of refused calls. Panics if an answer is not the expected one.
 async fn refuse(wrong: &Wrong, reservation_id: &str) -> u64 {
     let (caller, none) = (&wrong.caller, String::new());
     let mut calls = vec![
@@ -125,7 +126,8 @@ async fn refuse(wrong: &Wrong, reservation_id: &str) -> u64 {
         ("ReleaseReservation", Needs::Admission, caller.release(reservation_id).await.map(drop)),
     ];
     if wrong.by_token.is_some() {
-        // A user with a valid token may leave, which has an effect. Its payment is refused, since it holds no seat.
+        // A user with a valid token may leave, which has an effect. The payment of the user is refused, because the
+        // user holds no seat.
         calls.push(("LeaveQueue", Needs::Token, caller.leave().await));
         calls.push(("Pay", Needs::Admission, caller.pay_as(reservation_id, &none).await.map(drop)));
     } else {
@@ -141,7 +143,7 @@ async fn refuse(wrong: &Wrong, reservation_id: &str) -> u64 {
     refused
 }
 
-/// Checks that a user does not find the reservations and payments of another user.
+/// Checks that a user cannot read the reservations and payments of another user.
 async fn not_of_another_user(owner: &Caller, other: &Caller, reservation_id: &str) -> u64 {
     let stranger = Caller { user_id: uuid::Uuid::now_v7().to_string(), ..other.clone() };
     let unknown = uuid::Uuid::now_v7().to_string();

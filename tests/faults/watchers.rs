@@ -1,4 +1,4 @@
-//! Thousands of admitted users watch their position while others leave, join and list.
+//! Thousands of admitted users that watch their position while other users leave, join and list.
 
 use std::{
     sync::{
@@ -29,17 +29,17 @@ use crate::harness::{
 
 const FLAGS: &[&str] = &["--promote-interval", "100ms", "--admission-ttl", "2h", "--hold-ttl", "1h"];
 const CONNECTIONS: usize = 16;
-/// Calls in flight while users are prepared.
+/// Number of in-flight calls while users are prepared.
 const PREPARING: usize = 128;
-/// Seats of one buyer.
+/// Number of seats of one buyer.
 const BUY: usize = 100;
-/// Callers that join, and callers that list, at the same time as others leave.
+/// Number of callers that join, and number of callers that list, while other users leave.
 const CALLERS: usize = 8;
-/// The time within which all leavers leave.
+/// Time within which all leavers leave.
 const EXODUS: Duration = Duration::from_secs(1);
 
-/// A concert sells out, and thousands of users leave within a second. Open streams stay open and bring the news, and no
-/// call of others fails.
+/// A concert sells out, and thousands of users leave within one second. Open streams must stay open and send the
+/// changes. No call of other users may fail.
 pub async fn admitted_watchers_stay_while_thousands_leave(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     let (watcher_count, leaver_count) = lab.pick((400, 100), (20_000, 5_000));
@@ -48,7 +48,7 @@ pub async fn admitted_watchers_stay_while_thousands_leave(lab: Lab) {
     let doors: Vec<Channel> = (0..CONNECTIONS).map(|_| site.replicas[0].direct()).collect();
     let (book, news) = (Arc::new(Book::default()), Arc::new(News::default()));
 
-    // The buyers and the watchers fill the house. Users that come later wait.
+    // The buyers and the watchers use the whole capacity, so later users wait.
     let buyers = join(&doors, buyer_count, BUY as i64 * PRICE, &book).await;
     let watchers = join(&doors, watcher_count, 0, &book).await;
     until_waiting(&site, 0).await;
@@ -64,7 +64,7 @@ pub async fn admitted_watchers_stay_while_thousands_leave(lab: Lab) {
     let others = Others::start(&doors, staying, &book);
     let sold_out = sell_out(&buyers, &book).await;
     let latencies = exodus(&lab, leavers, &book).await;
-    eventually("all watchers know that it is sold out", async || news.sold_out() >= staying.len()).await;
+    eventually("all watchers know that the concert is sold out", async || news.sold_out() >= staying.len()).await;
     let told = sold_out.elapsed();
     let calls = others.stop().await;
     while let Some(ended) = streams.join_next().await {
@@ -84,13 +84,13 @@ pub async fn admitted_watchers_stay_while_thousands_leave(lab: Lab) {
     lab.note_tally(Tally { acknowledged: calls + leaver_count as u64, ..Tally::default() });
     let left = catalogue::sale_stats(&site.replicas[0].admin(), CONCERT).await.expect("counts").left_count;
     invariants::check(&site.url, &Clock::system()).await;
-    assert_eq!(ended, 0, "streams ended that should stay open, or without LEFT");
+    assert_eq!(ended, 0, "streams ended that should stay open, or they ended without LEFT");
     assert_eq!(left, leaver_count as i64);
     book.assert_failures(|_| false);
     assert!(p99 <= lab.pick(Duration::from_secs(5), Duration::from_secs(1)), "p99 of LeaveQueue is {p99:?}");
 }
 
-/// Lets `count` new users with `balance` join.
+/// Adds `count` new users with `balance` to the queue.
 async fn join(doors: &[Channel], count: usize, balance: i64, book: &Book) -> Vec<Caller> {
     let joining = stream::iter(0..count).map(|number| async move {
         let door = doors[number % doors.len()].clone();
@@ -108,13 +108,13 @@ async fn until_waiting(site: &Site, count: i64) {
     .await;
 }
 
-/// What the streams have brought.
+/// The counts of the messages that arrived on the streams.
 #[derive(Default)]
 struct News {
     active: AtomicUsize,
-    /// Streams of users that stay and have heard that the concert is sold out.
+    /// The number of streams of remaining users that reported that the concert is sold out.
     sold_out: AtomicUsize,
-    /// Streams that ended otherwise than they should.
+    /// The number of streams that ended unexpectedly.
     ended: AtomicUsize,
 }
 
@@ -157,7 +157,7 @@ async fn listen(mut stream: Streaming<WatchPositionResponse>, is_leaver: bool, n
     }
 }
 
-/// Buys all seats. Returns when the last one was sold.
+/// Buys all seats. Returns the time when the last seat was sold.
 async fn sell_out(buyers: &[Caller], book: &Book) -> Instant {
     let buying = stream::iter(buyers.iter().enumerate()).map(|(number, buyer)| async move {
         let first = (number * BUY) as i32 + 1;
@@ -169,7 +169,7 @@ async fn sell_out(buyers: &[Caller], book: &Book) -> Instant {
     Instant::now()
 }
 
-/// Lets users leave within a second. Returns the sorted latencies of LeaveQueue.
+/// Lets users leave within one second. Returns the sorted latencies of LeaveQueue.
 async fn exodus(lab: &Lab, leavers: Vec<Caller>, book: &Arc<Book>) -> Vec<Duration> {
     let (mut random, mut leaving) = (lab.random(), JoinSet::new());
     for leaver in leavers {
@@ -177,7 +177,7 @@ async fn exodus(lab: &Lab, leavers: Vec<Caller>, book: &Arc<Book>) -> Vec<Durati
         leaving.spawn(async move {
             tokio::time::sleep(pause).await;
             let asked = Instant::now();
-            // The book knows about failures.
+            // The book counts the failures.
             let _ = book.look(leaver.leave()).await;
             asked.elapsed()
         });
@@ -187,7 +187,7 @@ async fn exodus(lab: &Lab, leavers: Vec<Caller>, book: &Arc<Book>) -> Vec<Durati
     latencies
 }
 
-/// Users that join and users that list meanwhile.
+/// The users that join, and the users that list, while other users leave.
 struct Others {
     stopping: CancellationToken,
     callers: JoinSet<u64>,
@@ -208,14 +208,14 @@ impl Others {
         Self { stopping, callers }
     }
 
-    /// Returns how many calls were made.
+    /// Stops the users. Returns the number of their calls.
     async fn stop(self) -> u64 {
         self.stopping.cancel();
         self.callers.join_all().await.into_iter().sum()
     }
 }
 
-/// Makes some calls again and again. Returns how many.
+/// Repeats some calls until `stopping`. Returns their number.
 async fn again<F: Future<Output = u64>>(stopping: &CancellationToken, calls: impl Fn() -> F) -> u64 {
     let mut count = 0;
     while !stopping.is_cancelled() {

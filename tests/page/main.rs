@@ -1,6 +1,6 @@
-//! The live page in a browser, against the real server.
+//! Tests the live page in a browser against the real server.
 //!
-//! With `BOXOFFICE_PICTURES` naming a directory, pictures of the page are kept there.
+//! If `BOXOFFICE_PICTURES` names a directory, the tests save pictures of the page in it.
 
 mod stage;
 
@@ -12,7 +12,8 @@ use testkit::{Caller, catalogue, process::Signal};
 
 use crate::stage::{CONCERT, DATE, Stage, eventually};
 
-/// The state of each seat by the dot on the canvas: its middle is empty, or has the colour of a state.
+/// A script that returns the state of each seat from the pixels of its dot. The middle of the dot is empty, or has the
+/// colour of the state.
 const DOTS: &str = r#"(() => {
     if (!place) return "no hall";
     const pen = house.getContext("2d"), density = devicePixelRatio;
@@ -32,7 +33,7 @@ const DOTS: &str = r#"(() => {
     });
 })()"#;
 
-/// Checks that every figure of the page equals GetSaleStats.
+/// Checks that the figures of the page equal the counts of GetSaleStats.
 async fn assert_figures(stage: &mut Stage) {
     let mut last = (Value::Null, Value::Null);
     for _ in 0..40 {
@@ -54,10 +55,10 @@ async fn assert_figures(stage: &mut Stage) {
         last = (shown, expected);
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
-    panic!("the page shows {} and GetSaleStats says {}", last.0, last.1);
+    panic!("the page shows {} and GetSaleStats returns {}", last.0, last.1);
 }
 
-/// Checks that every dot of the hall equals ListSeats.
+/// Checks that the dots of the hall show the states that ListSeats returns.
 async fn assert_dots(stage: &mut Stage, caller: &Caller) {
     let mut last = (Value::Null, Value::Null);
     for _ in 0..40 {
@@ -75,14 +76,14 @@ async fn assert_dots(stage: &mut Stage, caller: &Caller) {
         last = (shown, expected);
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
-    panic!("the dots show {}\nand ListSeats says {}", last.0, last.1);
+    panic!("the dots show {}\nand ListSeats returns {}", last.0, last.1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_shows_a_sale_from_its_opening_to_its_end_as_the_api_tells_it() {
+async fn the_page_shows_the_same_numbers_and_seats_as_the_api_during_a_sale() {
     let mut stage = Stage::new(&[]).await;
     stage.open("").await;
-    stage.text_is("#empty", "Nothing is on sale").await;
+    stage.text_is("#empty", "No concert is on sale").await;
     stage.sale(50, 6, 3_600).await;
     stage.text_is("#state", "Opens in").await;
     let mut callers = Vec::new();
@@ -125,7 +126,7 @@ async fn the_page_shows_a_sale_from_its_opening_to_its_end_as_the_api_tells_it()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_is_used_with_the_keyboard_and_in_a_narrow_window() {
+async fn the_page_works_with_the_keyboard_and_in_a_narrow_window() {
     let mut stage = Stage::new(&[]).await;
     stage.sale(50, 10, 0).await;
     stage.open("").await;
@@ -142,7 +143,7 @@ async fn the_page_is_used_with_the_keyboard_and_in_a_narrow_window() {
     assert_eq!(rows, json!([[[0, 20], [20, 30]], " · row B · 1"]));
     stage.open("").await;
     stage.text_is("#state", "On sale").await;
-    // Every control is reached by the Tab key: the theme, the sale, the date, the hall and the plot.
+    // The Tab key reaches every control: the theme, the sale, the date, the hall and the plot.
     let mut reached = Vec::new();
     for _ in 0..6 {
         stage.browser.press("Tab").await.unwrap();
@@ -174,7 +175,7 @@ async fn the_page_is_used_with_the_keyboard_and_in_a_narrow_window() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_says_when_it_is_cut_off_and_goes_on_by_itself_after_a_restart() {
+async fn the_page_says_that_it_is_disconnected_and_reconnects_after_a_restart() {
     let mut stage = Stage::new(&[]).await;
     stage.sale(50, 10, 0).await;
     stage.open("").await;
@@ -185,9 +186,9 @@ async fn the_page_says_when_it_is_cut_off_and_goes_on_by_itself_after_a_restart(
     assert_dots(&mut stage, &caller).await;
 
     stage.server.kill();
-    stage.text_is("#link", "cut off").await;
-    stage.text_is("#notice", "Cut off from the server").await;
-    stage.pictures("cut-off").await;
+    stage.text_is("#link", "disconnected").await;
+    stage.text_is("#notice", "Disconnected from the server").await;
+    stage.pictures("disconnected").await;
     stage.restart().await;
     stage.text_is("#link", "live").await;
     assert_eq!(stage.browser.evaluate("$('notice').hidden").await.unwrap(), true);
@@ -197,20 +198,20 @@ async fn the_page_says_when_it_is_cut_off_and_goes_on_by_itself_after_a_restart(
     assert_figures(&mut stage).await;
     assert_eq!(stage.browser.complaints(), [] as [String; 0]);
 
-    // A server that stops in order ends the stream; the page takes that for a cut as well.
+    // A server that shuts down gracefully ends the stream. The page then also says that it is disconnected.
     stage.server.signal(Signal::SIGTERM);
-    stage.text_is("#link", "cut off").await;
+    stage.text_is("#link", "disconnected").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_asks_for_an_api_key_and_keeps_it_to_itself() {
+async fn the_page_asks_for_an_api_key_and_does_not_store_or_show_it() {
     let (shop, line) = credential::new_key("shop", false).expect("a key");
     let (office, admin_line) = credential::new_key("office", true).expect("a key");
     let keys = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(keys.path(), format!("{line}\n{admin_line}\n")).expect("a file");
     let mut stage = Stage::new(&["--api-keys-file", &keys.path().display().to_string()]).await;
     stage.open("").await;
-    for (key, told) in [("", "holders of an API key"), ("boxoffice_wrong", "does not know"), (&shop, "admin right")] {
+    for (key, told) in [("", "requires an API key"), ("boxoffice_wrong", "does not know"), (&shop, "admin right")] {
         if !key.is_empty() {
             stage.browser.evaluate("$('key').focus()").await.unwrap();
             stage.browser.type_text(key).await.unwrap();
@@ -233,12 +234,12 @@ async fn the_page_asks_for_an_api_key_and_keeps_it_to_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_web_site_that_points_its_name_to_this_machine_is_refused() {
+async fn a_web_site_whose_name_resolves_to_this_machine_is_refused() {
     let mut stage = Stage::new(&[]).await;
     let port = stage.server.http_address.expect("an address").port();
     stage.browser.open(&format!("http://rebound.test:{port}/")).await.unwrap();
     stage.text_is("body", "does not know the host").await;
-    // A page of another origin reads nothing either.
+    // A page of another origin cannot read the answers either.
     stage.browser.open("data:text/html,elsewhere").await.unwrap();
     for path in ["", "live", "metrics"] {
         let read = format!("fetch('http://127.0.0.1:{port}/{path}').then(() => 'read', () => 'refused')");
@@ -247,7 +248,7 @@ async fn a_web_site_that_points_its_name_to_this_machine_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_thousand_seats_stay_smooth() {
+async fn a_hall_of_50_000_seats_is_drawn_quickly() {
     let mut stage = Stage::new(&[]).await;
     stage.sale(50_000, 10, 0).await;
     stage.open("").await;
@@ -266,8 +267,8 @@ async fn fifty_thousand_seats_stay_smooth() {
                 handle.changes({ available: [], held, sold }); \
                 house.getContext('2d').getImageData(0, 0, 1, 1); paint()";
     let changes = spent(&mut stage, some).await;
-    println!("the hall of 50,000 seats was drawn in {all:.0} ms, 2,000 changes in {changes:.0} ms");
-    // A hundred times what a desk needs: the machine of a test may be busy.
+    println!("drawing 50,000 seats took {all:.0} ms, and 2,000 changes took {changes:.0} ms");
+    // The limits are about 100 times the duration on a desktop computer, because the machine of a test may be busy.
     assert!(all < 3_000.0 && changes < 1_000.0);
     let many = "for (let i = 0; i < 38000; i++) if (i % 7 < 3) { seats[i] = 1 + (i % 11 > 1); } drawHall(); paint()";
     stage.browser.evaluate(many).await.unwrap();

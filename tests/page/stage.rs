@@ -1,4 +1,4 @@
-//! A server with one sale, and a browser that looks at it.
+//! A server with one sale, and a browser that opens its live page.
 
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
@@ -6,22 +6,22 @@ use boxoffice::rpc::proto;
 use testkit::{Browser, Caller, Engine, FreshDatabase, PRICE, ServerProcess, catalogue, net, server, wait, wallet};
 use tonic::transport::Channel;
 
-/// The concert of the sale.
+/// The code of the concert.
 pub const CONCERT: &str = "LIVE-2034";
-/// Its date.
+/// The date of the performance.
 pub const DATE: &str = "2034-06-18";
 /// The start of the performance: 19:00 in Seoul.
 const START_TIME: i64 = 2_034_237_600_000_000;
 
-/// A server, and a browser beside it.
+/// A server, and a browser that opens its live page.
 pub struct Stage {
     pub server: ServerProcess,
     pub browser: Browser,
     pub public: Channel,
     pub admin: Channel,
-    /// Where the page is.
+    /// The origin of the live page: the scheme, the host and the port.
     pub origin: String,
-    /// Callers that will leave.
+    /// The callers that leave the queue later in the test.
     pub leavers: Vec<Caller>,
     http_address: SocketAddr,
     flags: Vec<String>,
@@ -41,15 +41,15 @@ impl Stage {
         Self { server, browser, public, admin, origin, leavers, http_address, flags, database }
     }
 
-    /// Starts the server again, after it was killed.
+    /// Starts the server again after it was killed.
     pub async fn restart(&mut self) {
         self.server = start(&self.database, self.http_address, &self.flags).await;
         (self.public, self.admin) =
             (net::connect(self.server.address).await, net::connect(self.server.admin_address).await);
     }
 
-    /// Creates a sale of `seat_count` seats, of which `max_active_count` users may choose at a time. It opens in
-    /// `opens_in` seconds.
+    /// Creates a sale of `seat_count` seats that opens in `opens_in` seconds. At most `max_active_count` users are
+    /// admitted at the same time.
     pub async fn sale(&self, seat_count: i32, max_active_count: i32, opens_in: i64) {
         let section = |name: &str, seat_count| proto::Section { name: name.to_owned(), seat_count };
         let sections = vec![
@@ -76,25 +76,25 @@ impl Stage {
         catalogue::update_sale(&self.admin, change).await.expect("an update");
     }
 
-    /// Opens the page at `path` of the server.
+    /// Opens `path` of the server in the browser.
     pub async fn open(&mut self, path: &str) {
         let url = format!("{}/{path}", self.origin);
         self.browser.open(&url).await.expect("the page");
     }
 
-    /// Returns a new user with money, in the queue.
+    /// Returns a new user in the queue. The wallet of the user holds the price of 100 seats.
     pub async fn join(&self) -> Caller {
         let user_id = wallet::open_new(&self.public, 100 * PRICE).await.expect("a wallet");
         Caller::join(self.public.clone(), CONCERT, user_id).await.expect("a token")
     }
 
-    /// Waits until a user is admitted.
+    /// Waits until a user is admitted, and returns the user.
     pub async fn admitted(&self, caller: &Caller) -> Caller {
         eventually("the user is admitted", async || caller.state().await == proto::QueueState::Active).await;
         caller.clone()
     }
 
-    /// Waits until the text of an element contains `text`.
+    /// Waits until the text of an element contains `text`, for at most 20 s.
     pub async fn text_is(&mut self, selector: &str, text: &str) {
         let read = format!("document.querySelector('{selector}')?.textContent ?? ''");
         let mut last = String::new();
@@ -105,10 +105,10 @@ impl Stage {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("{selector} says {last:?} and not {text:?}");
+        panic!("the text of {selector} is {last:?} and does not contain {text:?}");
     }
 
-    /// Keeps pictures of the page if somebody wants to see them: light, dark, and narrow.
+    /// Saves a dark, a light and a narrow picture of the page if `BOXOFFICE_PICTURES` is set.
     pub async fn pictures(&mut self, name: &str) {
         let Some(dir) = std::env::var_os("BOXOFFICE_PICTURES") else { return };
         for (kind, width, colors) in [("dark", 1440, "dark"), ("light", 1440, "light"), ("narrow", 400, "dark")] {

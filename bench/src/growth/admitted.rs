@@ -1,4 +1,5 @@
-//! Tens of thousands of admitted users that watch their position while others join, and while nothing happens.
+//! Measures tens of thousands of admitted users that watch their position, first while other users join, then while the
+//! server is idle.
 
 use std::{
     collections::BTreeMap,
@@ -22,35 +23,35 @@ use crate::{
 };
 
 const CONCERT: &str = "ADMITTED";
-/// Streams that are opened at the same time.
+/// Number of streams that are opened at the same time.
 const OPENING: usize = 256;
 const LIMIT: Duration = Duration::from_secs(120);
-/// How long the server is measured while nothing happens.
+/// Time for which the idle server is measured.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// The cost of admitted users that watch.
+/// The cost of admitted users that watch their position.
 #[derive(Debug, Serialize)]
 pub struct Admitted {
-    /// Open streams.
+    /// The number of open streams.
     pub streams: usize,
-    /// Users that joined meanwhile.
+    /// The number of users that joined while the streams were open.
     pub joined: usize,
-    /// Streams that ended, by how they ended.
+    /// The number of streams that ended, by the kind of their end.
     pub ended: BTreeMap<String, u64>,
-    /// Calls of the joining users that failed, by reason.
+    /// The number of failed calls of the joining users, by reason.
     pub refused: BTreeMap<String, u64>,
-    /// IssueToken of the joining users.
+    /// The latency of IssueToken of the joining users.
     pub issue: Percentiles,
-    /// Memory of the server per stream.
+    /// The memory of the server per stream, in bytes.
     pub bytes_per_stream: f64,
-    /// CPU of the server while nothing happens, in cores.
+    /// The CPU use of the idle server, in cores.
     pub quiet_cpu: f64,
 }
 
-/// How the streams that ended have ended.
+/// The number of ended streams by the kind of their end.
 type Ended = Arc<Mutex<BTreeMap<String, u64>>>;
 
-/// Opens the streams, lets others join, and waits.
+/// Opens the streams, lets other users join, and measures the idle server.
 pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Admitted, Failure> {
     let streams = ground.options.admitted as usize;
     let joined = streams / 2;
@@ -114,7 +115,7 @@ async fn open_one(channel: tonic::transport::Channel, user: &User) -> Result<Pos
     }
 }
 
-/// Notes how the stream ends. It should not end.
+/// Counts the end of the stream. A stream should not end during the measurement.
 async fn listen(mut stream: Positions, ended: Ended) {
     let how = loop {
         match stream.message().await {

@@ -1,4 +1,5 @@
-//! A hundred concerts on sale: calls spread over all of them next to calls for one, and a promotion of all.
+//! Measures 100 concerts on sale: calls for all of them compared with calls for one concert, and a promotion of all
+//! concerts.
 
 use std::{
     sync::Arc,
@@ -18,32 +19,32 @@ use crate::{
 };
 
 const ONE: &str = "ONE";
-/// Users of each of the many concerts. The one concert has as many users as all of them together.
+/// Number of users of each of the many concerts. The single concert has as many users as all of them together.
 const USERS_EACH: usize = 300;
 const LIMIT: Duration = Duration::from_secs(60);
-/// Each round measures the one concert, then the many.
+/// Number of rounds. Each round measures the single concert, then the many concerts.
 const ROUNDS: usize = 3;
 
 /// The cost of many concerts.
 #[derive(Debug, Serialize)]
 pub struct Concerts {
-    /// Concerts on sale at the same time.
+    /// The number of concerts on sale at the same time.
     pub concerts: usize,
-    /// IssueToken per second: for one concert, and spread over all.
+    /// IssueToken calls per second, for the single concert and for all concerts.
     pub issued_per_second: (f64, f64),
-    /// GetPosition per second: for one concert, and spread over all.
+    /// GetPosition calls per second, for the single concert and for all concerts.
     pub polls_per_second: (f64, f64),
-    /// Wrong or failed answers.
+    /// The number of wrong or failed answers.
     pub errors: u64,
-    /// Tokens that were admitted in all of them.
+    /// The number of tokens that were admitted in all concerts.
     pub admitted: usize,
     /// Time from the opening of the first sale until all tokens were admitted.
     pub admission_ms: f64,
-    /// The longest promotion pass.
+    /// The duration of the longest promotion pass.
     pub promote_ms: f64,
 }
 
-/// Measures many concerts next to one.
+/// Measures many concerts compared with one concert.
 pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Concerts, Failure> {
     let count = ground.options.concerts as usize;
     let crowd = count * USERS_EACH;
@@ -107,7 +108,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Concert
     })
 }
 
-/// Calls spread over many concerts: consecutive calls are about different ones.
+/// Calls for many concerts. Consecutive calls are for different concerts.
 struct Many {
     codes: Arc<Vec<String>>,
     users: Arc<Vec<Arc<User>>>,

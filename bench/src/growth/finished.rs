@@ -1,5 +1,5 @@
-//! Thousands of concerts that are over, each with a user that still waits: the idle server, and a new concert
-//! beside them.
+//! Measures thousands of past concerts, each with a user that still waits: the idle server, and new concerts next to
+//! them.
 
 use std::time::{Duration, Instant};
 
@@ -15,37 +15,37 @@ use crate::{
     world::{self, User},
 };
 
-/// How long ago the concerts were.
+/// Time since the past concerts.
 const AGE: Duration = Duration::from_secs(30 * 86_400);
-/// How long the idle server is measured.
+/// Time for which the idle server is measured.
 const IDLE: Duration = Duration::from_secs(20);
-/// New concerts beside those that are over.
+/// Number of new concerts next to the past concerts.
 const NEW: usize = 20;
-/// The flags that admit users soon. The idle server is measured with the default intervals.
+/// Flags that make the server admit users quickly. The idle server is measured with the default intervals.
 const SOON: [&str; 2] = ["--promote-interval", "100ms"];
-/// A user that is not admitted after this time fails the run.
+/// Maximum time until a user is admitted. A longer time fails the run.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How often a new user asks for the position.
+/// Interval between two polls of a new user.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The cost of concerts that are over.
+/// The cost of past concerts.
 #[derive(Debug, Serialize)]
 pub struct Finished {
-    /// Concerts that are over.
+    /// The number of past concerts.
     pub concerts: u32,
-    /// CPU of the idle server, in cores.
+    /// The CPU use of the idle server, in cores.
     pub idle_cpu: f64,
-    /// CPU of the idle server's PostgreSQL connections, in cores.
+    /// The CPU use of the PostgreSQL connections of the idle server, in cores.
     pub idle_database_cpu: Option<f64>,
-    /// The longest time from IssueToken for a new concert until the user was admitted.
+    /// The longest time from IssueToken until the user was admitted, for a new concert.
     pub admission_ms: f64,
-    /// Time from the start of the process until it is ready.
+    /// The time from the start of the process until the server is ready.
     pub start_ms: f64,
-    /// Resident memory of the idle server.
+    /// The resident memory of the idle server.
     pub rss_bytes: u64,
 }
 
-/// Measures a server with many concerts that are over.
+/// Measures a server with many past concerts.
 pub async fn run(ground: &Ground<'_>) -> Result<Finished, Failure> {
     let concerts = ground.options.finished;
     ground.progress.set_message(format!("{concerts} concerts that are over"));
@@ -58,7 +58,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Finished, Failure> {
     let start_ms = deployment.start_again().await?.as_secs_f64() * 1_000.0;
 
     ground.progress.set_message("an idle server");
-    // The first passes after a start are over.
+    // The first passes after a start take longer, so they are not measured.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let connections = || usage::children_cpu_seconds(ground.postgres?.postmaster()?);
     let (started, server, database) = (Instant::now(), deployment.cpu_seconds()?, connections());
@@ -75,7 +75,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Finished, Failure> {
     Ok(Finished { concerts, idle_cpu, idle_database_cpu, admission_ms, start_ms, rss_bytes })
 }
 
-/// Puts one concert after the other on sale. Returns the longest time until a user was admitted.
+/// Puts one new concert after the other on sale. Returns the longest time until a user was admitted.
 async fn admissions(ground: &Ground<'_>, deployment: &Deployment) -> Result<f64, Failure> {
     let world = ground.world(deployment, NEW).await?;
     world.for_users(0..NEW, "OpenWallet", &world.open_wallet()).await?;

@@ -1,4 +1,4 @@
-//! The common parts of all measurements of growth: the options, the engine, the progress bar.
+//! The parts that all measurements of growth share: the options, the engine and the progress bar.
 
 use indicatif::ProgressBar;
 use testkit::{Engine, Failure, Postgres};
@@ -10,14 +10,14 @@ use crate::{
     world::World,
 };
 
-/// Users are prepared in portions, so that the progress bar can follow.
+/// Number of users that one step prepares. The progress bar moves after each step.
 const PORTION: usize = 50_000;
 
-/// The common parts of all measurements.
+/// The parts that all measurements of growth share.
 pub struct Ground<'a> {
-    /// How to measure.
+    /// The options of all commands.
     pub common: &'a Common,
-    /// How far boxoffice grows.
+    /// The options of growth.
     pub options: &'a Growth,
     /// The progress bar.
     pub progress: ProgressBar,
@@ -33,7 +33,7 @@ impl Ground<'_> {
         Deployment::start(self.engine, self.postgres, flags).await
     }
 
-    /// Connects to a deployment and makes up `user_count` users.
+    /// Connects to a deployment and creates `user_count` users in memory.
     pub async fn world(&self, deployment: &Deployment, user_count: usize) -> Result<World, Failure> {
         World::of(deployment, self.common.connections, user_count).await
     }

@@ -1,5 +1,5 @@
-//! Years of history: how long writes take beside it, the memory of the server after a start, and the deletion of
-//! old rows.
+//! Measures years of history: the latency of writes, the memory of the server after a start, and the deletion of old
+//! rows.
 
 use std::{
     sync::Arc,
@@ -20,57 +20,57 @@ use crate::{
     world::{self, World},
 };
 
-/// A sale that goes on meanwhile, so that the passes have work.
+/// The code of a concert on sale, so that the passes have work during the measurement.
 const LIVE: &str = "LIVE";
 const LIVE_SEATS: u32 = 200;
 const LIVE_QUEUE: u32 = 20_000;
-/// Users that charge their wallets.
+/// Number of users that charge their wallets.
 const USERS: usize = 10_000;
-/// Callers that charge wallets at the same time.
+/// Number of callers that charge wallets at the same time.
 const CALLERS: u16 = 8;
-/// Concerts of the past.
+/// Number of past concerts.
 const CONCERTS: u32 = 100;
-/// How long ago the history was; the default retention is three times as long.
+/// Age of the history. The default retention is three times as long.
 const AGE: Duration = Duration::from_secs(30 * 86_400);
-/// Each round measures the fresh database, then the aged one.
+/// Number of rounds. Each round measures the database without history, then the database with history.
 const ROUNDS: usize = 4;
 const CHARGING: Duration = Duration::from_secs(10);
-/// How often it is checked whether the history is deleted.
+/// Interval between two checks whether the history is deleted.
 const TIDYING_ROUND: Duration = Duration::from_secs(3);
 /// The passes run more often than by default, so that each round has many of them.
 const FLAGS: [&str; 6] = ["--promote-interval", "500ms", "--expire-interval", "1s", "--admission-ttl", "3s"];
-/// The same, with a retention that is shorter than the history is old.
+/// The same flags with a retention that is shorter than the age of the history.
 const TIDYING: [&str; 8] =
     ["--promote-interval", "500ms", "--expire-interval", "1s", "--admission-ttl", "3s", "--retention", "1d"];
-/// How long the deletion of all history may take.
-const TIDY_LIMIT: Duration = Duration::from_secs(300);
+/// Maximum time for the deletion of the whole history.
+const TIDY_LIMIT: Duration = Duration::from_secs(1_200);
 
 /// The cost of history.
 #[derive(Debug, Serialize)]
 pub struct Past {
-    /// Expired tokens; as many departed tokens, and as many reservations that ended.
+    /// The number of expired tokens. The history has the same number of departed tokens and of ended reservations.
     pub rows: u32,
-    /// ChargeWallet by eight callers beside no history.
+    /// The latency of ChargeWallet by eight callers without history.
     pub fresh: Percentiles,
-    /// The same beside the history.
+    /// The latency with the history.
     pub aged: Percentiles,
-    /// The same while the history is deleted.
+    /// The latency while the history is deleted.
     pub tidying: Percentiles,
-    /// Wrong or failed answers.
+    /// The number of wrong or failed answers.
     pub errors: u64,
-    /// The longest passes beside the history: promotion, and expiry.
+    /// The durations of the longest promotion and expiry passes with the history.
     pub passes_ms: (f64, f64),
-    /// Time from the start of the process until it is ready.
+    /// The time from the start of the process until the server is ready.
     pub start_ms: f64,
-    /// Rows of the history deleted per second, beside the callers.
+    /// The number of deleted rows per second, while the callers charge wallets.
     pub deleted_per_second: f64,
-    /// Resident memory after a start with as many departed tokens ahead of a waiting user.
+    /// The resident memory after a start with `rows` departed tokens ahead of a waiting user.
     pub departed_rss_bytes: u64,
-    /// Time of that start.
+    /// The duration of that start.
     pub departed_start_ms: f64,
 }
 
-/// Measures a fresh database next to an aged one.
+/// Measures a database without history compared with a database with history.
 pub async fn run(ground: &Ground<'_>) -> Result<Past, Failure> {
     let rows = ground.options.history;
     let (mut fresh, mut aged) = (ground.deploy(&FLAGS).await?, ground.deploy(&FLAGS).await?);
@@ -96,7 +96,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Past, Failure> {
     ground.progress.set_message("the deletion of history");
     aged.set_flags(&TIDYING);
     aged.restart().await?;
-    // The deletion has begun with the start. So the users are the ones that have wallets already.
+    // The deletion has started with the server. So the callers are users that already have wallets.
     let world = World { users: worlds[1].users.clone(), ..ground.world(&aged, 0).await? };
     let mut while_tidying = histogram()?;
     let deleted_per_second = delete(&aged, rows, &world, &mut while_tidying, &mut errors).await?;
@@ -118,8 +118,8 @@ pub async fn run(ground: &Ground<'_>) -> Result<Past, Failure> {
     })
 }
 
-/// Puts a concert on sale for which many users wait, and writes the history. Returns how many milliseconds the server
-/// takes to start with it.
+/// Puts a concert with many waiting users on sale and writes the history. Returns the duration of the server's start in
+/// milliseconds.
 async fn prepare(ground: &Ground<'_>, deployment: &mut Deployment, rows: u32) -> Result<f64, Failure> {
     on_sale(ground, deployment).await?;
     deployment.stop();
@@ -150,7 +150,7 @@ async fn charging(ground: &Ground<'_>, deployment: &Deployment) -> Result<World,
     Ok(world)
 }
 
-/// Lets eight callers charge random wallets, and adds the latencies. Returns how many answers were wrong.
+/// Lets eight callers charge random wallets, and adds the latencies. Returns the number of wrong answers.
 async fn charge(world: &World, latencies: &mut Histogram<u64>, time: Duration) -> Result<u64, Failure> {
     let users = world.users.clone();
     let call = Call::new(move |channel, _| {
@@ -166,7 +166,7 @@ async fn charge(world: &World, latencies: &mut Histogram<u64>, time: Duration) -
     Ok(round.errors())
 }
 
-/// Charges wallets until the tidy pass has deleted the whole history. Returns how many rows it deletes per second.
+/// Charges wallets until the tidy pass has deleted the whole history. Returns the number of deleted rows per second.
 async fn delete(
     deployment: &Deployment,
     rows: u32,
@@ -177,7 +177,7 @@ async fn delete(
     let (started, history) = (Instant::now(), deployment.history().await?);
     loop {
         *errors += charge(world, latencies, TIDYING_ROUND).await?;
-        let tokens = history.count("queue_token WHERE ended AND admit_time IS NULL").await?;
+        let tokens = history.count("queue_token WHERE state = 'LEFT' AND admit_time IS NULL").await?;
         let left = tokens + history.count("reservation WHERE NOT live").await?;
         if left == 0 {
             return Ok(3.0 * f64::from(rows) / started.elapsed().as_secs_f64());
@@ -188,14 +188,14 @@ async fn delete(
     }
 }
 
-/// Starts a server with many departed tokens ahead of a waiting user. Returns the milliseconds of the start and the
-/// memory after it.
+/// Starts a server with many departed tokens ahead of a waiting user. Returns the duration of the start in
+/// milliseconds, and the memory after the start.
 async fn departed(ground: &Ground<'_>) -> Result<(f64, u64), Failure> {
     let rows = ground.options.history;
     ground.progress.set_message(format!("{rows} departed tokens"));
     let mut deployment = ground.deploy(&[]).await?;
     on_sale(ground, &deployment).await?;
-    // Nobody is admitted, so all departures stay ahead of the users that wait.
+    // The pause keeps all departed tokens ahead of the waiting users, because no user is admitted.
     let world = ground.world(&deployment, 0).await?;
     testkit::catalogue::set_paused(&world.admin, LIVE, true).await.map_err(world::told("UpdateSale"))?;
     deployment.stop();

@@ -1,4 +1,4 @@
-//! How boxoffice grows: a million waiting users, tens of thousands of watchers, a hundred concerts, a stadium, and
+//! Measures how boxoffice grows: a million waiting users, tens of thousands of watchers, 100 concerts, a stadium, and
 //! years of history.
 
 mod admitted;
@@ -83,7 +83,7 @@ async fn on_sale(ground: &Ground<'_>, report: &mut GrowthReport) -> Result<(), F
         ground.deploy(&["--promote-interval", "100ms", "--admission-ttl", "2h", "--hold-ttl", "1h"]).await?;
     if ground.options.includes(Part::Watchers) {
         report.watchers = Some(watchers::run(ground, &deployment).await?);
-        // The watchers are gone. A new process starts without the memory that they left behind.
+        // All watchers have disconnected. A new process does not contain the memory that they used.
         deployment.restart().await?;
     }
     if ground.options.includes(Part::Admitted) {

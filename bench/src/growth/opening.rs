@@ -1,4 +1,5 @@
-//! The opening of a huge sale: as many waiting users as ten stadiums have seats, and a small concert beside them.
+//! Measures the opening of a huge sale, with a waiting user for each seat of ten stadiums, and with a small concert
+//! next to it.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,9 +11,9 @@ use crate::{deployment::Deployment, world::World};
 
 const HUGE: &str = "HUGE";
 const SMALL: &str = "SMALL";
-/// Dates of the huge concert.
+/// Number of dates of the huge concert.
 const DATES: u32 = 10;
-/// Seats of the small concert, and its waiting users.
+/// Number of seats of the small concert, and of its waiting users.
 const SMALL_SEATS: u32 = 50;
 const FLAGS: [&str; 4] = ["--promote-interval", "250ms", "--admission-ttl", "2h"];
 const LIMIT: Duration = Duration::from_secs(300);
@@ -21,19 +22,20 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The cost of an opening.
 #[derive(Debug, Serialize)]
 pub struct Opening {
-    /// Users that wait for the huge concert.
+    /// The number of users that wait for the huge concert.
     pub waiting: u32,
-    /// Time from the opening until all of them were admitted.
+    /// The time from the opening until all users of the huge concert were admitted.
     pub huge_ms: f64,
-    /// Time from the opening of the small concert, meanwhile, until all of its users were admitted.
+    /// The time from the opening of the small concert until all of its users were admitted. The server admits the users
+    /// of the huge concert at the same time.
     pub small_ms: f64,
-    /// The longest time between two promotion transactions in a row.
+    /// The longest time between two consecutive promotion transactions.
     pub longest_step_ms: f64,
-    /// Promotion transactions.
+    /// The number of promotion transactions.
     pub steps: usize,
 }
 
-/// Opens a huge sale, and a small one while the huge one is busy.
+/// Opens a huge sale. Opens a small sale while the server admits the users of the huge one.
 pub async fn run(ground: &Ground<'_>) -> Result<Opening, Failure> {
     let waiting = ground.options.opening / DATES * DATES;
     ground.progress.set_message(format!("{waiting} users wait"));
@@ -66,7 +68,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Opening, Failure> {
     until_waiting(&world, SMALL, 0).await?;
     let small_ms = small_opened.elapsed().as_secs_f64() * 1_000.0;
     if world.stats(HUGE).await?.waiting_count == 0 {
-        return Err("the huge sale was over before the small one: use more --opening".into());
+        return Err("the huge sale ended before the small one; use a larger --opening".into());
     }
     until_waiting(&world, HUGE, 0).await?;
     let huge_ms = opened.elapsed().as_secs_f64() * 1_000.0;
@@ -89,8 +91,8 @@ async fn until_waiting(world: &World, concert: &str, count: i64) -> Result<(), F
     }
 }
 
-/// Returns how many promotion transactions the server has logged, and the longest time between two in a row. One pass
-/// admits all users, so this is the longest transaction, with its turn for others.
+/// Returns the number of promotion transactions in the server's log, and the longest time between two consecutive ones.
+/// One pass admits all users. So this is the longest transaction, with the time that it gives to other writes.
 fn longest_step(deployment: &Deployment) -> (usize, f64) {
     let steps = deployment.admissions();
     let gap = |pair: &[SystemTime]| pair[1].duration_since(pair[0]).unwrap_or_default();

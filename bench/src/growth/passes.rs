@@ -1,4 +1,4 @@
-//! The duration of each background pass of the server.
+//! Measures the duration of each background pass of the server.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -7,25 +7,25 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::scrape;
 
-/// Shorter than the interval of any pass.
+/// Interval between two reads of the metrics, which is shorter than the interval of any pass.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Follows the passes of a server in a task.
+/// A task that follows the passes of a server.
 pub struct Passes {
     stop: oneshot::Sender<()>,
     follower: JoinHandle<Result<BTreeMap<String, f64>, Failure>>,
 }
 
 impl Passes {
-    /// Starts to follow the passes of the server with metrics at `address`.
+    /// Starts to follow the passes of the server. Its metrics are at `address`.
     pub fn follow(address: SocketAddr) -> Self {
         let (stop, stopped) = oneshot::channel();
         Self { stop, follower: tokio::spawn(follow(address, stopped)) }
     }
 
-    /// Stops, and returns how many milliseconds the longest pass of each kind took.
+    /// Stops the task. Returns the duration of the longest pass of each kind, in milliseconds.
     pub async fn longest_ms(self) -> Result<BTreeMap<String, f64>, Failure> {
-        // It fails only if the task has ended with an error, which the next line returns.
+        // This fails only if the task has ended with an error, which the next line returns.
         let _ = self.stop.send(());
         self.follower.await?
     }
@@ -38,7 +38,7 @@ async fn follow(address: SocketAddr, mut stopped: oneshot::Receiver<()>) -> Resu
         let ended = tokio::time::timeout(INTERVAL, &mut stopped).await.is_ok();
         let now = scrape::passes(address).await?;
         for (pass, total) in scrape::added(&before, &now) {
-            // Mostly this is one pass. If there were several since the last look, it is their mean.
+            // Usually one pass ran since the last read. If several passes ran, this is their mean.
             let milliseconds = total.sum / total.count * 1_000.0;
             let longest = longest.entry(pass).or_default();
             *longest = longest.max(milliseconds);

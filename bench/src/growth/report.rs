@@ -1,4 +1,4 @@
-//! The report of growth, for machines and for people.
+//! The report of growth, as JSON and as text.
 
 use serde::Serialize;
 use testkit::Engine;
@@ -9,31 +9,31 @@ use super::{
 };
 use crate::table::Table;
 
-/// The figures of one engine. A part that was not measured is missing.
+/// The results of one engine. A part that was not measured is missing.
 #[derive(Debug, Serialize)]
 pub struct GrowthReport {
     /// The engine.
     pub engine: Engine,
-    /// A long queue.
+    /// The cost of a long queue.
     pub waiting: Option<Waiting>,
-    /// Many waiting users that watch.
+    /// The cost of waiting users that watch their position.
     pub watchers: Option<Watchers>,
-    /// Many admitted users that watch.
+    /// The cost of admitted users that watch their position.
     pub admitted: Option<Admitted>,
-    /// Many concerts.
+    /// The cost of many concerts.
     pub concerts: Option<Concerts>,
-    /// Many seats.
+    /// The cost of listing the seats of a stadium.
     pub stadium: Option<Stadium>,
-    /// Years of history.
+    /// The cost of years of history.
     pub history: Option<Past>,
-    /// Many concerts that are over.
+    /// The cost of past concerts.
     pub finished: Option<Finished>,
-    /// The opening of a huge sale.
+    /// The cost of the opening of a huge sale.
     pub opening: Option<Opening>,
 }
 
 impl GrowthReport {
-    /// Returns a report without figures.
+    /// Returns a report without results.
     pub fn new(engine: Engine) -> Self {
         Self {
             engine,
@@ -55,7 +55,7 @@ struct Text {
     notes: Vec<String>,
 }
 
-/// Returns the report for people.
+/// Returns the report as text.
 pub fn text(report: &GrowthReport) -> String {
     let mut text = Text { table: Table::new(&["growth", "measured", "goal"]), notes: Vec::new() };
     report.waiting.iter().for_each(|part| text.waiting(part));

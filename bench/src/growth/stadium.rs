@@ -1,4 +1,4 @@
-//! A stadium: the list of all its seats, before any seat is held and after half of them are held.
+//! Measures the list of all seats of a stadium, first without held seats, then with half of the seats held.
 
 use std::time::{Duration, Instant};
 
@@ -19,28 +19,28 @@ use crate::{
 
 const CONCERT: &str = "STADIUM";
 const DATE: &str = "2034-06-18";
-/// How often all seats are listed each time.
+/// Number of lists per measurement.
 const LISTS: usize = 20;
-/// Seats of one hold, and of one user.
+/// Number of seats of one hold. Each user makes one hold.
 const HOLD: usize = 100;
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The cost of a stadium.
+/// The cost of listing the seats of a stadium.
 #[derive(Debug, Serialize)]
 pub struct Stadium {
-    /// Number of seats.
+    /// The number of seats.
     pub seats: usize,
-    /// Messages of one list.
+    /// The number of messages of one list.
     pub messages: usize,
-    /// Bytes of these messages together.
+    /// The total size of these messages, in bytes.
     pub bytes: usize,
-    /// Time of a list by one client, while no seat is held.
+    /// The latency of a list by one client while no seat is held.
     pub empty: Percentiles,
-    /// The same, while half of the seats are held.
+    /// The latency while half of the seats are held.
     pub half_held: Percentiles,
 }
 
-/// Lists the seats of a stadium.
+/// Measures the lists of the seats of a stadium.
 pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Stadium, Failure> {
     let seats = ground.options.seats;
     ground.progress.set_message(format!("a stadium of {seats} seats"));

@@ -1,5 +1,5 @@
-//! A million waiting users in one queue: the cost of a poll, a promotion, an expiry and a start of the server, and its
-//! memory.
+//! Measures a million waiting users in one queue: the cost of a poll, a promotion, an expiry and a start, and the
+//! memory of the server.
 
 use std::{
     sync::Arc,
@@ -20,45 +20,45 @@ use crate::{
 
 const SHORT: &str = "SHORT";
 const LONG: &str = "LONG";
-/// Users in the short queue.
+/// Number of users in the short queue.
 const FEW: usize = 1_000;
-/// Users that are admitted at a time.
+/// Number of users that are admitted at the same time.
 const ADMITTED: u32 = 1_000;
-/// Each round polls the short queue, then the long one.
+/// Number of rounds. Each round polls the short queue, then the long queue.
 const ROUNDS: usize = 5;
 const POLLING: Duration = Duration::from_secs(1);
-/// How long promotion and expiry run. An admission lasts three seconds.
+/// Time for which promotion and expiry run. An admission lasts three seconds.
 const PROMOTING: Duration = Duration::from_secs(15);
 const FLAGS: [&str; 6] = ["--promote-interval", "250ms", "--expire-interval", "1s", "--admission-ttl", "3s"];
 
 /// The cost of a long queue.
 #[derive(Debug, Serialize)]
 pub struct Waiting {
-    /// Waiting users in the long queue.
+    /// The number of waiting users in the long queue.
     pub waiting: usize,
-    /// Polls per second: in the short queue, and in the long one.
+    /// Polls per second, in the short queue and in the long queue.
     pub polls_per_second: (f64, f64),
-    /// CPU seconds of the server per 1,000 polls: in the short queue, and in the long one.
+    /// CPU seconds of the server per 1,000 polls, in the short queue and in the long queue.
     pub poll_cpu_per_1000: (f64, f64),
-    /// Wrong or failed polls.
+    /// The number of wrong or failed polls.
     pub poll_errors: u64,
-    /// Resident memory of the server after it issued all tokens.
+    /// The resident memory of the server after it issued all tokens.
     pub rss_bytes: u64,
-    /// Resident memory of the server after a restart.
+    /// The resident memory of the server after a restart.
     pub restarted_rss_bytes: u64,
-    /// Tokens that one promotion admits.
+    /// The number of tokens that one promotion admits.
     pub admitted: u32,
-    /// Tokens that all promotions admitted.
+    /// The number of tokens that all promotions admitted.
     pub admitted_in_all: i64,
-    /// Duration of the longest promotion pass.
+    /// The duration of the longest promotion pass.
     pub promote_ms: f64,
-    /// Duration of the longest expiry pass.
+    /// The duration of the longest expiry pass.
     pub expire_ms: f64,
-    /// Time from the start of the process until it is ready.
+    /// The time from the start of the process until the server is ready.
     pub start_ms: f64,
 }
 
-/// Measures a long queue next to a short one.
+/// Measures a long queue compared with a short one.
 pub async fn run(ground: &Ground<'_>) -> Result<Waiting, Failure> {
     let waiting = ground.options.waiting as usize;
     let mut deployment = ground.deploy(&FLAGS).await?;
@@ -123,7 +123,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Waiting, Failure> {
     })
 }
 
-/// Fails unless the user that came last is still waiting after the start.
+/// Fails unless the last user in the queue still waits after the start.
 async fn require_last_in_line(ground: &Ground<'_>, deployment: &Deployment, last: &User) -> Result<(), Failure> {
     let started = Instant::now();
     let channel = world::connect(&deployment.address().to_string(), 1).await?.remove(0);
@@ -133,6 +133,6 @@ async fn require_last_in_line(ground: &Ground<'_>, deployment: &Deployment, last
     ground.progress.set_message(format!("position {:?} after {:?}", position.position, started.elapsed()));
     match position.position {
         Some(place) if place > 0 => Ok(()),
-        _ => Err("after a restart the user that came last does not wait any more".into()),
+        _ => Err("after a restart, the last user in the queue does not wait".into()),
     }
 }

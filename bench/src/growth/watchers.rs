@@ -1,4 +1,5 @@
-//! Tens of thousands of users that watch their position: the memory of each stream, and its lag behind a promotion.
+//! Measures tens of thousands of users that watch their position: the memory of each stream, and its delay after a
+//! promotion.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,28 +20,28 @@ use crate::{
 };
 
 const CONCERT: &str = "WATCHED";
-/// Users that are admitted while the others watch.
+/// Number of users that are admitted while the other users watch.
 const ADMITTED: u32 = 1_000;
-/// Streams that are opened at the same time.
+/// Number of streams that are opened at the same time.
 const OPENING: usize = 256;
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The cost of watchers.
+/// The cost of waiting users that watch their position.
 #[derive(Debug, Serialize)]
 pub struct Watchers {
-    /// Open streams.
+    /// The number of open streams.
     pub streams: usize,
-    /// Memory of the server per stream.
+    /// The memory of the server per stream, in bytes.
     pub bytes_per_stream: f64,
-    /// Streams opened per second.
+    /// The number of streams that were opened per second.
     pub opened_per_second: f64,
-    /// Time from the promotion, by the server's log, until the message about it arrived.
+    /// The time from the promotion in the server's log until the message about it arrived.
     pub lag: Percentiles,
-    /// Streams on which no such message arrived.
+    /// The number of streams on which no such message arrived.
     pub errors: usize,
 }
 
-/// Opens the streams and promotes once.
+/// Opens the streams and runs one promotion.
 pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watchers, Failure> {
     let streams = ground.options.watchers as usize;
     let world = ground.world(deployment, ADMITTED as usize + streams).await?;
@@ -49,7 +50,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watcher
     world.add_performance(CONCERT, "2034-06-18", "watched").await?;
     let calls = Calls::new(CONCERT, world.users.clone(), false);
     ground.prepare(&world, world.users.len(), "OpenWallet", &world.open_wallet()).await?;
-    // The users to admit take their tokens first, so that the watchers stand behind them.
+    // The users to admit take their tokens first, so that the watchers are behind them.
     let issue = calls.issue_token(&Measure::default());
     ground.prepare(&world, ADMITTED as usize, "IssueToken", &issue).await?;
     ground.prepare(&world, world.users.len(), "IssueToken", &issue).await?;
@@ -101,12 +102,12 @@ async fn open_one(channel: tonic::transport::Channel, user: &User) -> Result<(Po
     let opened = world::queue(channel).watch_position(user.request(request)).await;
     let mut stream = opened.map_err(world::told("WatchPosition"))?.into_inner();
     let first = stream.message().await.map_err(world::told("WatchPosition"))?;
-    let position = first.and_then(|message| message.position?.position).ok_or("a watcher does not wait")?;
+    let position =
+        first.and_then(|message| message.position?.position).ok_or("the token of a watcher does not wait")?;
     Ok((stream, position))
 }
 
-/// Returns when the message arrived that the user has moved up by all admitted users. Returns `None` if it did not
-/// arrive.
+/// Returns the time when the message arrived that counts all admitted users. Returns `None` if it did not arrive.
 #[allow(
     clippy::disallowed_methods,
     reason = "compared with the server's log, which uses the clock of the same machine"

@@ -1,4 +1,4 @@
-//! One engine being measured: how much is measured, and the connections to the server and to the echo.
+//! The measurement of one engine: the plan, and the connections to the server and to the echo.
 
 use std::{ops::Range, time::Duration};
 
@@ -16,27 +16,27 @@ use crate::{
     world::{self, World},
 };
 
-/// The concert of the crowd.
+/// The code of the concert of the crowd.
 pub const CONCERT: &str = "BENCH";
-/// Admissions and holds last longer than the run. Promotion runs often, so that the run need not wait for it.
+/// Admissions and holds last longer than the run. Promotion runs often, so that the run does not wait for it.
 const FLAGS: [&str; 6] = ["--promote-interval", "100ms", "--admission-ttl", "2h", "--hold-ttl", "1h"];
-/// Operations under load, for the progress bar.
+/// Number of measured operations, for the progress bar.
 const MEASURED: u64 = 7;
 
-/// How much is measured.
+/// The number and the size of the measurements.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// Rounds of each operation. Each follows a round of the echo.
+    /// The number of rounds of each operation. A round of the echo precedes each of them.
     pub rounds: usize,
-    /// Users of one round of an operation that each user makes once.
+    /// The number of users in one round of an operation that each user calls once.
     pub slice: usize,
-    /// Users of the warm-up before.
+    /// The number of users in the warm-up before the rounds.
     pub warm: usize,
-    /// Users of one client alone: this many before the crowd and again after it.
+    /// The number of users of a single client, first before the crowd and again after it.
     pub idle: usize,
-    /// Duration of a round of the echo, and of an operation that users may repeat.
+    /// The duration of a round of the echo, and of an operation that users may repeat.
     pub time: Duration,
-    /// Duration of the naive payments.
+    /// The duration of the naive payments.
     pub naive: Duration,
 }
 
@@ -52,18 +52,20 @@ impl Plan {
         }
     }
 
-    /// Returns how many users there are.
+    /// Returns the number of users.
     pub fn users(&self) -> usize {
         self.first_comers().end
     }
 
-    /// Returns the users that call under load.
+    /// Returns the users of the crowd, which call under full load.
     pub fn crowd(&self) -> Range<usize> {
         0..self.warm + self.rounds * self.slice
     }
 
-    /// Returns the users that call under load, in the order of one operation: a new random one, or with `kind` the
-    /// order in which they were made. Rows that one operation writes together are then changed together by the next.
+    /// Returns the users of the crowd in a new random order, or with `kind` in their original order.
+    ///
+    /// In the original order, the rows that one batch of an operation writes are also changed together by a batch of
+    /// the next operation.
     pub fn order(&self, kind: bool) -> Vec<usize> {
         let mut users: Vec<usize> = self.crowd().collect();
         if !kind {
@@ -72,28 +74,28 @@ impl Plan {
         users
     }
 
-    /// Returns the users of one client alone, in a database with the rows of the crowd.
+    /// Returns the users of the single client in a database with the rows of the crowd.
     pub fn loners(&self) -> Range<usize> {
         let first = self.crowd().end;
         first..first + self.idle
     }
 
-    /// Returns the users of one client alone, in an empty database.
+    /// Returns the users of the single client in an empty database.
     pub fn first_comers(&self) -> Range<usize> {
         let first = self.loners().end;
         first..first + self.idle
     }
 }
 
-/// One engine being measured.
+/// The measurement of one engine.
 pub struct Bench<'a> {
-    /// How much is measured.
+    /// The number and the size of the measurements.
     pub plan: Plan,
-    /// How it is measured.
+    /// The options of all commands.
     pub common: &'a Common,
-    /// The server.
+    /// The server under test.
     pub deployment: Deployment,
-    /// The PostgreSQL of the server.
+    /// The PostgreSQL server that the server uses.
     pub postgres: Option<&'a Postgres>,
     /// The users.
     pub world: World,
@@ -125,7 +127,7 @@ impl<'a> Bench<'a> {
         Ok(Self { plan, common, deployment, postgres, world, calls, echo, progress })
     }
 
-    /// Makes `call` with as many calls in flight as the command line says.
+    /// Makes `call` with the number of in-flight calls of the command line.
     pub async fn full_load(&self, channels: &[Channel], supply: &Supply, call: &Call) -> Result<Round, Failure> {
         load::closed_loop(channels, self.common.in_flight, supply, call).await
     }

@@ -1,4 +1,4 @@
-//! Checks after a run: the counts of the sale and a sample of wallets, read through the API.
+//! Checks the counts of the sale and a sample of wallets after a run, through the API.
 
 use std::sync::atomic::Ordering;
 
@@ -12,10 +12,10 @@ use crate::{
     world::{self, CHARGE, World},
 };
 
-/// Wallets that are checked.
+/// Number of wallets that are checked.
 const SAMPLE: usize = 200;
 
-/// Checks a sale in which `users` took a token.
+/// Checks a sale in which `users` users took a token.
 pub async fn run(world: &World, calls: &Calls, users: usize) -> Result<Vec<Check>, Failure> {
     let stats = world.stats(CONCERT).await?;
     let (seats, money) = (calls.paid_seats.load(Ordering::Relaxed), calls.paid_money.load(Ordering::Relaxed));

@@ -1,5 +1,5 @@
-//! The latency of a write on an idle server: one client, one call at a time. First in an empty database, then in one
-//! with the rows of the crowd.
+//! Measures the latency of a write on an idle server: one client, one call at a time. It uses an empty database first,
+//! then a database with the rows of the crowd.
 
 use std::{
     collections::BTreeMap,
@@ -17,28 +17,28 @@ use crate::{
     load::{self, Call, Miss, Percentiles},
 };
 
-/// The concert of the client alone, in an empty database.
+/// The code of the concert of the single client in an empty database.
 pub const CONCERT: &str = "BENCH-FRESH";
 const ADMISSION_LIMIT: Duration = Duration::from_secs(30);
-/// Pause after the crowd, in which the server and the database write and tidy what the crowd left.
+/// Pause after the calls of the crowd. The server and the database finish their background work in this time.
 const REST: Duration = Duration::from_secs(1);
 
-/// The figures of a write by one client alone.
+/// The results of a write by a single client.
 #[derive(Debug, Serialize)]
 pub struct IdleWrite {
-    /// The operation.
+    /// The name of the operation.
     pub name: &'static str,
-    /// Latencies of right answers in an empty database.
+    /// The latencies of correct answers in an empty database.
     pub fresh: Percentiles,
-    /// The same in a database with the rows of the crowd.
+    /// The latencies in a database with the rows of the crowd.
     pub loaded: Option<Percentiles>,
-    /// Number of wrong or failed answers.
+    /// The number of wrong or failed answers.
     pub errors: u64,
-    /// These answers by reason.
+    /// The number of these answers, by reason.
     pub misses: BTreeMap<String, u64>,
 }
 
-/// Makes each write in an empty database.
+/// Measures each write in an empty database.
 pub async fn fresh(bench: &Bench<'_>, writes: &mut Vec<IdleWrite>) -> Result<(), Failure> {
     let (world, users) = (&bench.world, bench.plan.first_comers());
     let calls = Calls::new(CONCERT, world.users.clone(), !bench.common.kind);
@@ -59,7 +59,7 @@ pub async fn fresh(bench: &Bench<'_>, writes: &mut Vec<IdleWrite>) -> Result<(),
     Ok(())
 }
 
-/// Makes a write again, in a database with the rows of the crowd.
+/// Measures a write again, in a database with the rows of the crowd.
 pub async fn loaded(
     bench: &Bench<'_>,
     writes: &mut [IdleWrite],

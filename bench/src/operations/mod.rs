@@ -1,5 +1,5 @@
-//! Each operation under full load next to the echo, by one client alone on an idle server, and in the rush of the first
-//! second.
+//! Measures each operation: under full load compared with the echo, by a single client on an idle server, and in the
+//! rush of the first second.
 
 mod bench;
 mod checks;
@@ -54,7 +54,7 @@ pub async fn run(common: &Common) -> Result<(), Failure> {
     let broken = report.engines.iter().map(|engine| engine.checks.iter().filter(|check| !check.holds).count());
     match broken.sum::<usize>() {
         0 => Ok(()),
-        count => Err(format!("{count} checks do not hold, see above").into()),
+        count => Err(format!("{count} checks failed; the report above lists them").into()),
     }
 }
 
@@ -77,7 +77,7 @@ async fn measure(bench: &Bench<'_>, engine: Engine) -> Result<EngineReport, Fail
     Ok(report)
 }
 
-/// Measures the database's own commit, while nothing else keeps the machine busy.
+/// Measures the commit of the database alone, while no other load runs on the machine.
 async fn commit(bench: &Bench<'_>, engine: Engine) -> Result<f64, Failure> {
     bench.progress.set_message("a commit of the database");
     naive::commit_p50_ms(&deployment::fresh_database(engine, bench.postgres).await?.url).await
@@ -86,7 +86,7 @@ async fn commit(bench: &Bench<'_>, engine: Engine) -> Result<f64, Failure> {
 async fn set_up(bench: &Bench<'_>) -> Result<(), Failure> {
     bench.progress.set_message("venues and dates");
     let (world, users) = (&bench.world, bench.plan.users() as u32);
-    // One seat more than there are users: a date without a free seat would not be listed.
+    // The venue has one seat more than there are users. A date without an available seat would not be listed.
     world.create_venue("bench-large", users + 1).await?;
     world.create_venue("bench-small", SMALL_SEATS).await?;
     world.create_concert(idle::CONCERT).await?;
@@ -118,7 +118,7 @@ async fn queue(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failu
     let spec = Spec::once("IssueToken", "queue.issue", goal, call.clone(), measure);
     report.operations.push(under_load(bench, &spec).await?);
     idle::loaded(bench, &mut report.idle, "IssueToken", &call).await?;
-    // Users whose call failed above get a token now. The others get the same token again.
+    // Users whose call failed before get a token now. The other users get the same token again.
     bench.world.for_users(0..bench.plan.loners().end, "IssueToken", &call).await?;
     // GetPosition reads a snapshot that may be 250 ms old.
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -152,7 +152,7 @@ async fn seats(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failu
     report.operations.push(under_load(bench, &spec).await?);
     idle::loaded(bench, &mut report.idle, "HoldSeats", &call).await?;
 
-    // Counting free seats takes longest now, when every seat is held.
+    // Counting available seats takes longest now, because every seat is held.
     bench.progress.set_message("the rush of the first second");
     let call = bench.calls.list_performances(&Measure::default());
     report.rush = Some(rush::run(&bench.world, bench.plan.crowd(), &call).await?);

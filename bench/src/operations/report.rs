@@ -1,4 +1,4 @@
-//! The report, for machines and for people.
+//! The report, as JSON and as text.
 
 use std::fmt::Write;
 
@@ -10,43 +10,43 @@ use crate::{
     check::Check, cli::Common, deployment::Complaints, growth::GrowthReport, naive::NaivePayments, table::Table,
 };
 
-/// All figures.
+/// The results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Connections of the client.
+    /// The number of connections of the client.
     pub connections: u16,
-    /// Calls in flight on each connection.
+    /// The number of in-flight calls on each connection.
     pub in_flight: u16,
-    /// Processors of the machine. Client, server, database and echo share them.
+    /// The number of processors of the machine. The client, the server, the database and the echo share them.
     pub processors: usize,
-    /// Whether rounds were fewer and shorter.
+    /// Whether the rounds were fewer and shorter.
     pub quick: bool,
-    /// The figures by engine.
+    /// The results of each engine.
     pub engines: Vec<EngineReport>,
 }
 
-/// The figures of one engine.
+/// The results of one engine.
 #[derive(Debug, Serialize)]
 pub struct EngineReport {
     /// The engine.
     pub engine: Engine,
-    /// Operations under full load.
+    /// The operations under full load.
     pub operations: Vec<Figures>,
-    /// Writes by one client alone.
+    /// The writes by a single client.
     pub idle: Vec<IdleWrite>,
-    /// Median time in which one client commits one insert, through the driver of the server.
+    /// The median time in which one client commits one insert, with the database driver of the server.
     pub commit_p50_ms: f64,
-    /// Two thousand users within one second.
+    /// The rush of 2,000 users within one second.
     pub rush: Option<Rush>,
-    /// Payments of five statements each, by pgbench.
+    /// The payments of five statements each, by pgbench.
     pub naive_payments: Option<NaivePayments>,
-    /// Growth; not measured in a quick run.
+    /// The growth, which a quick run does not measure.
     pub growth: Option<GrowthReport>,
-    /// Checks after the run.
+    /// The checks after the run.
     pub checks: Vec<Check>,
-    /// Number of warnings and errors in the server's log.
+    /// The number of warnings and errors in the server's log.
     pub server_complaints: u64,
-    /// The first of them.
+    /// The first of these warnings and errors.
     pub first_complaints: Vec<String>,
 }
 
@@ -80,14 +80,14 @@ impl EngineReport {
         }
     }
 
-    /// Adds the warnings and errors in the server's log.
+    /// Adds the warnings and errors of the server's log.
     pub fn complain(&mut self, complaints: &Complaints) {
         self.server_complaints = complaints.count;
         self.first_complaints.clone_from(&complaints.first);
     }
 }
 
-/// Returns the report of one engine for people.
+/// Returns the report of one engine as text.
 pub fn text(report: &EngineReport) -> String {
     let mut text = format!("\n{}\n\n{}", report.engine.name(), operations(&report.operations));
     if let Some(tickets) = tickets(&report.operations) {
@@ -124,7 +124,7 @@ pub fn text(report: &EngineReport) -> String {
         );
     }
     if report.naive_payments.is_none() && report.engine == Engine::Postgres {
-        text.push_str("naive payment: not measured, since pgbench is not installed next to initdb\n");
+        text.push_str("naive payment: not measured, because pgbench is not installed next to initdb\n");
     }
     for check in &report.checks {
         let _ = writeln!(text, "{}", check.line());
@@ -137,16 +137,16 @@ pub fn text(report: &EngineReport) -> String {
     text
 }
 
-/// Whole tickets: each is one call of IssueToken, of HoldSeats and of Pay.
+/// The rate of whole tickets. A whole ticket is one call of IssueToken, one of HoldSeats and one of Pay.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Tickets {
-    /// Tickets per second, if the machine does nothing else.
+    /// The number of tickets per second, if the server does nothing else.
     pub per_second: f64,
-    /// The same divided by the rate of three echoes.
+    /// The rate of tickets divided by the rate of three echoes.
     pub ratio: f64,
 }
 
-/// Returns the rate of whole tickets, which no operation can improve at the expense of another.
+/// Returns the rate of whole tickets. A faster operation does not raise this rate if it slows down another one.
 pub fn tickets(all: &[Figures]) -> Option<Tickets> {
     let of = |name: &str| all.iter().find(|figures| figures.name == name);
     let steps = [of("IssueToken")?, of("HoldSeats, own seat")?, of("Pay")?];

@@ -1,5 +1,5 @@
-//! Measures an operation in turns with the echo. Machines are noisy: a ratio compares two rounds in sequence, and a
-//! figure is the median of all rounds.
+//! Measures an operation and the echo alternately. The speed of a machine varies. So each ratio compares two
+//! consecutive rounds, and each result is the median of all rounds.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use crate::{
     scrape,
 };
 
-/// Returns the call of a round by its number.
+/// A function that returns the call of the round with a number.
 type Rounds = Box<dyn Fn(&Calls, i32) -> Call + Send + Sync>;
 
-/// An operation to measure.
+/// An operation that is measured.
 pub struct Spec {
     name: &'static str,
     lane: &'static str,
@@ -27,44 +27,44 @@ pub struct Spec {
     measure: Measure,
 }
 
-/// The figures of an operation. Each is the median of the rounds, unless its comment says otherwise.
+/// The results of an operation. Each value is the median of the rounds, unless its comment says otherwise.
 #[derive(Debug, Serialize)]
 pub struct Figures {
-    /// The operation.
+    /// The name of the operation.
     pub name: &'static str,
-    /// Right answers per second.
+    /// The number of correct answers per second.
     pub calls_per_second: f64,
-    /// Right answers per second of the echo, with messages of the same size.
+    /// The number of correct answers of the echo per second, with messages of the same size.
     pub echo_per_second: f64,
-    /// The rate of the operation, divided by the rate of the echo before it.
+    /// The rate of the operation divided by the rate of the preceding echo.
     pub ratio: f64,
-    /// The ratio that is the goal.
+    /// The goal for the ratio.
     pub goal: f64,
-    /// Latencies of right answers.
+    /// The latencies of correct answers.
     pub latency: Percentiles,
-    /// Calls in all rounds.
+    /// The number of calls in all rounds.
     pub calls: u64,
-    /// Wrong, failed or missing answers in all rounds.
+    /// The number of wrong, failed or missing answers in all rounds.
     pub errors: u64,
-    /// These answers by reason.
+    /// The number of these answers, by reason.
     pub misses: BTreeMap<String, u64>,
     /// CPU seconds of the server per 1,000 calls.
     pub server_cpu_per_1000: f64,
-    /// CPU seconds of PostgreSQL's connections per 1,000 calls, if the server is a throwaway one.
+    /// CPU seconds of PostgreSQL's connections per 1,000 calls, if the benchmark started PostgreSQL.
     pub database_cpu_per_1000: Option<f64>,
-    /// Resident memory of the server after the last round.
+    /// The resident memory of the server after the last round.
     pub server_rss_bytes: u64,
-    /// Bytes of a request with its token, and of its answer.
+    /// The sizes in bytes of a request with its token, and of its answer.
     pub message_bytes: (usize, usize),
-    /// The operation's lane in the server.
+    /// The server's lane for the operation.
     pub lane: &'static str,
-    /// Mean number of calls in its batches, over all rounds. Missing if the lane had no batch.
+    /// The mean number of calls in a batch of this lane, over all rounds; `None` if the lane had no batch.
     pub batch_size: Option<f64>,
-    /// The same for all lanes that had batches.
+    /// The mean number of calls in a batch, for each lane that had batches.
     pub batch_sizes: BTreeMap<String, f64>,
 }
 
-/// The figures of one round.
+/// The results of one round.
 struct Measured {
     rate: f64,
     echo_rate: f64,
@@ -74,7 +74,7 @@ struct Measured {
 }
 
 impl Spec {
-    /// Returns an operation that each user makes once.
+    /// Returns an operation that each user calls once.
     pub fn once(name: &'static str, lane: &'static str, goal: f64, call: Call, measure: Measure) -> Self {
         Self { name, lane, goal, is_repeatable: false, call: Box::new(move |_, _| call.clone()), measure }
     }
@@ -84,7 +84,7 @@ impl Spec {
         Self { is_repeatable: true, ..Self::once(name, lane, goal, call, measure) }
     }
 
-    /// Returns an operation in which all users of a round want the same seat. Each round has another seat.
+    /// Returns an operation in which all users of a round want the same seat. Each round uses a different seat.
     pub fn contested<F>(name: &'static str, lane: &'static str, goal: f64, measure: Measure, call: F) -> Self
     where
         F: Fn(&Calls, i32) -> Call + Send + Sync + 'static,
@@ -93,7 +93,7 @@ impl Spec {
     }
 }
 
-/// Measures `spec` in turns with the echo.
+/// Measures `spec` and the echo alternately.
 pub async fn interleave(bench: &Bench<'_>, spec: &Spec, winners: Option<&Winners>) -> Result<Figures, Failure> {
     let plan = bench.plan;
     bench.progress.set_message(format!("{}, warm-up", spec.name));
@@ -105,7 +105,7 @@ pub async fn interleave(bench: &Bench<'_>, spec: &Spec, winners: Option<&Winners
     let mut sum = Sum::default();
     let warmed = bench.full_load(&bench.world.channels, &warm_up, &(spec.call)(&bench.calls, 1)).await?;
     sum.misses_of(&warmed, winners);
-    let sizes = spec.measure.sizes().ok_or_else(|| format!("{}: no call was answered", spec.name))?;
+    let sizes = spec.measure.sizes().ok_or_else(|| format!("{}: the server answered no call", spec.name))?;
     let echo_call = echo::call(sizes.token, sizes.request, sizes.reply);
     let echo_supply = Supply::Over(0..1, plan.time);
     bench.full_load(&bench.echo, &Supply::Over(0..1, plan.time / 2), &echo_call).await?;
@@ -160,7 +160,7 @@ async fn one(
     })
 }
 
-/// Sums over the rounds.
+/// The sums over all rounds.
 #[derive(Default)]
 struct Sum {
     calls: u64,
@@ -169,7 +169,7 @@ struct Sum {
 }
 
 impl Sum {
-    /// Counts wrong answers, also those of the warm-up. A contested seat must have one winner.
+    /// Counts the wrong answers, including those of the warm-up. A contested seat must have one winner.
     fn misses_of(&mut self, round: &Round, winners: Option<&Winners>) {
         for (reason, count) in &round.misses {
             *self.misses.entry(reason.clone()).or_default() += count;

@@ -1,4 +1,4 @@
-//! Two thousand users within one second. This is an open loop: no user waits for the answer of another.
+//! Measures 2,000 users within one second. This is an open loop: no user waits for the answer of another user.
 
 use std::{
     collections::BTreeMap,
@@ -20,20 +20,20 @@ const USERS: u32 = 2_000;
 const WITHIN: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The figures of the rush.
+/// The results of the rush.
 #[derive(Debug, Serialize)]
 pub struct Rush {
-    /// Users that came within the second.
+    /// The number of users within the second.
     pub users: u32,
-    /// Latencies, from the instant at which each call was due.
+    /// The latencies, measured from the time at which each call was due.
     pub latency: Percentiles,
-    /// Wrong, failed or missing answers.
+    /// The number of wrong, failed or missing answers.
     pub errors: u64,
-    /// These answers by reason.
+    /// The number of these answers, by reason.
     pub misses: BTreeMap<String, u64>,
 }
 
-/// Makes `call` once for each user, evenly over one second.
+/// Makes `call` once for each user, evenly distributed over one second.
 pub async fn run(world: &World, users: Range<usize>, call: &Call) -> Result<Rush, Failure> {
     let started = Instant::now();
     let mut callers = JoinSet::new();

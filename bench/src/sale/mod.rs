@@ -1,4 +1,4 @@
-//! A whole flash sale: users arrive within seconds, queue, are admitted, choose, pay, leave, or come too late.
+//! Plays a whole flash sale: users arrive within seconds, queue, are admitted, choose, pay, leave, or arrive too late.
 
 mod plot;
 mod report;
@@ -60,12 +60,12 @@ pub async fn run(common: &Common, options: &Sale) -> Result<(), Failure> {
         fs::write(file, serde_json::to_string_pretty(&reports)?)?;
     }
     if reports.iter().any(|report| report.checks.iter().any(|check| !check.holds)) {
-        return Err("not all checks hold, see above".into());
+        return Err("some checks failed; the report above lists them".into());
     }
     Ok(())
 }
 
-/// Returns the CPU time so far.
+/// Returns the CPU time that was used so far.
 fn cpu(server: u32, postmaster: Option<u32>) -> Option<CpuSeconds> {
     Some(CpuSeconds {
         server: usage::cpu_seconds(server)?,
@@ -82,7 +82,7 @@ fn spent(before: CpuSeconds, after: CpuSeconds) -> CpuSeconds {
     }
 }
 
-/// Returns a file of its own for each engine: `sale.svg` becomes `sale-sqlite.svg`.
+/// Returns a separate file for each engine: `sale.svg` becomes `sale-sqlite.svg`.
 fn plot_of(plot: &Path, engine: Engine) -> PathBuf {
     let stem = plot.file_stem().unwrap_or_default().to_string_lossy();
     plot.with_file_name(format!("{stem}-{}.svg", engine.name().to_lowercase()))
@@ -123,7 +123,7 @@ async fn play(
     Ok(SaleReport { plot: plot.display().to_string(), ..report })
 }
 
-/// Lets all users come, and waits until all are gone or the time limit is reached.
+/// Lets all users visit the sale, and waits until all of them have ended or the time limit is reached.
 async fn visit(world: &World, stage: &Arc<Stage>, options: &Sale, started: Instant) -> Vec<Visit> {
     let mut visitors = JoinSet::new();
     for index in 0..world.users.len() {
@@ -135,15 +135,15 @@ async fn visit(world: &World, stage: &Arc<Stage>, options: &Sale, started: Insta
     let mut visits = Vec::with_capacity(world.users.len());
     let deadline = started + options.limit;
     while let Ok(Some(visit)) = tokio::time::timeout_at(deadline.into(), visitors.join_next()).await {
-        // Users that are missing at the end are counted as not done.
+        // A user that is missing at the end counts as not finished.
         visits.extend(visit);
     }
     visits
 }
 
-/// Sets up the concert, and gives each user a wallet with money.
+/// Creates the concert, and gives each user a wallet with money.
 async fn set_up(world: &World, seats: u32, hall: u32) -> Result<String, Failure> {
-    // A given deployment may have had sales before.
+    // A given deployment may already contain other sales, so the codes are random.
     let number: u32 = rand::random();
     let (concert_code, venue) = (format!("SALE-{number:08X}"), format!("sale-{number:08x}"));
     world.create_concert(&concert_code).await?;
@@ -165,7 +165,7 @@ async fn set_up(world: &World, seats: u32, hall: u32) -> Result<String, Failure>
     Ok(concert_code)
 }
 
-/// Returns a date of its own for each day. Each month has 28 days.
+/// Returns a different date for each day. Each month has 28 days.
 fn date(day: u32) -> String {
     format!("{:04}-{:02}-{:02}", 2034 + day / 336, day / 28 % 12 + 1, day % 28 + 1)
 }
@@ -178,7 +178,7 @@ fn charge(world: &World) -> Call {
         let (user, request_ids) = (users[index].clone(), request_ids.clone());
         async move {
             let charged = wallet::charge(&channel, &user.id, CHARGE, &request_ids[index]).await?;
-            if charged.balance == CHARGE { Ok(()) } else { Err(Miss::wrong("another balance")) }
+            if charged.balance == CHARGE { Ok(()) } else { Err(Miss::wrong("the balance is not the charged amount")) }
         }
     })
 }
@@ -188,12 +188,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_day_has_a_date_of_its_own() {
+    fn each_day_has_a_different_date() {
         assert_eq!([date(0), date(28), date(336)], ["2034-01-01", "2034-02-01", "2035-01-01"]);
     }
 
     #[test]
-    fn each_engine_has_a_plot_of_its_own() {
+    fn each_engine_has_a_separate_plot() {
         assert_eq!(plot_of(Path::new("a/sale.svg"), Engine::Sqlite), Path::new("a/sale-sqlite.svg"));
     }
 }

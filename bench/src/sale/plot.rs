@@ -22,7 +22,7 @@ pub fn draw(file: &Path, samples: &[Sample], report: &SaleReport) -> Result<(), 
     let counts = samples.iter().flat_map(|sample| series.iter().map(move |(_, _, count)| count(sample)));
     let top = counts.fold(1.0, f64::max) * 1.05;
 
-    // The drawing is made in memory: so the file is never half written.
+    // The SVG is built in memory, so that the file is never incomplete.
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();

@@ -19,56 +19,56 @@ use crate::{
     table::Table,
 };
 
-/// A sale in figures.
+/// The results of a sale.
 #[derive(Debug, Serialize)]
 pub struct SaleReport {
-    /// The engine, or the deployment's address.
+    /// The name of the engine, or the address of the deployment.
     pub place: String,
-    /// Number of users.
+    /// The number of users.
     pub users: u32,
-    /// Seconds within which all users arrived.
+    /// The seconds within which all users arrived.
     pub arrive_seconds: f64,
     /// Whether users watched their position instead of polling it.
     pub watch: bool,
-    /// Number of seats.
+    /// The number of seats.
     pub seats: u32,
-    /// Number of sold seats.
+    /// The number of sold seats.
     pub sold: u64,
-    /// Seconds from the opening until the last seat was sold. Missing if a seat was not sold.
+    /// The seconds from the opening until the last seat was sold; `None` if a seat was not sold.
     pub sold_out_seconds: Option<f64>,
-    /// Seats sold per second, from the opening to the last payment.
+    /// The number of seats sold per second, from the opening to the last payment.
     pub tickets_per_second: f64,
-    /// Seats sold in the best second.
+    /// The largest number of seats sold within one second.
     pub peak_tickets_per_second: u64,
-    /// Visits by their ends.
+    /// The number of visits by their end.
     pub outcomes: Outcomes,
-    /// Users that had to choose other seats.
+    /// The number of users that had to choose other seats.
     pub chose_again: u64,
-    /// Seconds from arrival to admission.
+    /// The seconds from arrival to admission.
     pub waited: Spread,
-    /// Seconds from admission to payment.
+    /// The seconds from admission to payment.
     pub shopped: Spread,
-    /// Calls by name.
+    /// The calls by name.
     pub calls: BTreeMap<&'static str, Calls>,
-    /// Calls per second over the whole sale.
+    /// The number of calls per second over the whole sale.
     pub calls_per_second: f64,
-    /// Number of refused calls by reason.
+    /// The number of refused calls by reason.
     pub refused: BTreeMap<String, u64>,
-    /// Number of retries.
+    /// The number of retries.
     pub retried: u64,
-    /// CPU time, if the benchmark started the deployment.
+    /// The CPU time, if the benchmark started the deployment.
     pub cpu: Option<CpuSeconds>,
-    /// Checks after the sale.
+    /// The checks after the sale.
     pub checks: Vec<Check>,
     /// The first warnings and errors in the server's log.
     pub server_complaints: Vec<String>,
-    /// The file of the drawing.
+    /// The file of the plot.
     pub plot: String,
-    /// The sale over time.
+    /// The samples of the sale.
     pub samples: Vec<Point>,
 }
 
-/// Number of visits by their ends.
+/// The number of visits by their end.
 #[derive(Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "as in visitor.rs")]
 pub struct Outcomes {
@@ -80,18 +80,18 @@ pub struct Outcomes {
     pub not_done: u64,
 }
 
-/// CPU seconds of a sale and its preparation.
+/// The CPU seconds of a sale and its preparation.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct CpuSeconds {
-    /// Of the server.
+    /// The CPU seconds of the server.
     pub server: f64,
-    /// Of PostgreSQL's connections, if the server is a throwaway one.
+    /// The CPU seconds of PostgreSQL's connections, if the benchmark started PostgreSQL.
     pub database: Option<f64>,
-    /// Of the visitors, which all run in this process.
+    /// The CPU seconds of the visitors, which all run in this process.
     pub visitors: f64,
 }
 
-/// Percentiles of a time in seconds.
+/// The percentiles of a time, in seconds.
 #[derive(Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "percentiles")]
 pub struct Spread {
@@ -101,12 +101,12 @@ pub struct Spread {
     pub max: f64,
 }
 
-/// Calls of one name.
+/// The calls with one name.
 #[derive(Debug, Serialize)]
 pub struct Calls {
-    /// Number of calls.
+    /// The number of calls.
     pub count: u64,
-    /// Latencies of all answers, right or not.
+    /// The latencies of all answers, including errors.
     pub latency: Percentiles,
 }
 
@@ -169,7 +169,7 @@ impl SaleReport {
         }
     }
 
-    /// Adds the warnings and errors in the server's log.
+    /// Adds the warnings and errors of the server's log.
     pub fn complain(&mut self, complaints: &Complaints) {
         self.server_complaints.clone_from(&complaints.first);
     }
@@ -179,14 +179,14 @@ impl SaleReport {
         self.cpu = cpu;
     }
 
-    /// Returns the sale in one line.
+    /// Returns a description of the sale in one line.
     pub fn title(&self) -> String {
         let Self { users, arrive_seconds, seats, place, watch, .. } = self;
         let way = if *watch { "watching" } else { "polling" };
         format!("{users} users within {arrive_seconds:.0} s for {seats} seats on {place}, {way}")
     }
 
-    /// Returns the report for people.
+    /// Returns the report as text.
     pub fn text(&self) -> String {
         let sold_out = match self.sold_out_seconds {
             Some(seconds) => format!("{seconds:.1} s"),
@@ -290,7 +290,7 @@ impl Point {
     }
 }
 
-/// Returns the seats sold in the best second.
+/// Returns the largest number of seats sold within one second.
 fn peak(payments: &[Payment], opened: Instant) -> u64 {
     let mut by_second = BTreeMap::<u64, u64>::new();
     for payment in payments {

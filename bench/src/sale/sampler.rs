@@ -15,28 +15,28 @@ const EVERY: Duration = Duration::from_millis(200);
 /// The counts of the sale at one time.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// Seconds since the sale was opened.
+    /// The seconds since the sale was opened.
     pub seconds: f64,
-    /// The counts.
+    /// The counts of the sale.
     pub stats: SaleStats,
 }
 
-/// A task that reads the counts.
+/// A task that reads the counts regularly.
 pub struct Sampler {
     stop: oneshot::Sender<()>,
     work: JoinHandle<Result<Vec<(Instant, SaleStats)>, Failure>>,
 }
 
 impl Sampler {
-    /// Starts to read, and shows the counts in the progress bar.
+    /// Starts the task, which also shows the counts in the progress bar.
     pub fn start(admin: Channel, concert_code: String, progress: ProgressBar) -> Self {
         let (stop, stopped) = oneshot::channel();
         Self { stop, work: tokio::spawn(sample(admin, concert_code, progress, stopped)) }
     }
 
-    /// Reads once more, and returns all samples with their time since the sale was opened.
+    /// Reads the counts once more. Returns all samples with their time since the sale was opened.
     pub async fn stop(self, opened: Instant) -> Result<Vec<Sample>, Failure> {
-        // It fails only if the task has ended with an error, which the next line returns.
+        // This fails only if the task has ended with an error, which the next line returns.
         let _ = self.stop.send(());
         let samples = self.work.await??;
         let sample = |(at, stats): (Instant, SaleStats)| Sample {

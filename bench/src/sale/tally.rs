@@ -1,4 +1,4 @@
-//! Counts over all visitors: calls, refusals, retries, payments.
+//! Counts the calls, refusals, retries and payments of all visitors.
 
 use std::{
     collections::BTreeMap,
@@ -23,16 +23,16 @@ pub struct Tally {
 /// A payment.
 #[derive(Debug, Clone, Copy)]
 pub struct Payment {
-    /// When its answer arrived.
+    /// The time when the answer arrived.
     pub at: Instant,
-    /// Number of seats.
+    /// The number of paid seats.
     pub seats: u64,
-    /// Price of the seats together.
+    /// The total price of the seats.
     pub price: i64,
 }
 
 impl Tally {
-    /// Counts an answer to a call, right or not.
+    /// Counts an answer to a call, including an error.
     pub fn call(&self, name: &'static str, latency: Duration) {
         let mut calls = lock(&self.calls);
         if let Some(latencies) = calls.get_mut(name) {
@@ -63,12 +63,12 @@ impl Tally {
         lock(&self.calls).clone()
     }
 
-    /// Returns how many calls were refused, by reason.
+    /// Returns the number of refused calls, by reason.
     pub fn refused(&self) -> BTreeMap<String, u64> {
         lock(&self.refused).clone()
     }
 
-    /// Returns how many retries there were.
+    /// Returns the number of retries.
     pub fn retried(&self) -> u64 {
         self.retried.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! One user of a sale, from arrival to a ticket, or not.
+//! A user of a sale, from arrival to the end of the visit.
 
 use std::{
     sync::Arc,
@@ -14,33 +14,33 @@ use tonic_types::StatusExt;
 use super::tally::{Payment, Tally};
 use crate::{load, world};
 
-/// The share of users that change their mind.
+/// The probability that a user gives up while it waits, or leaves without paying for held seats.
 const FICKLE: f64 = 0.03;
-/// Maximum number of attempts of a call that the server refuses for lack of capacity.
+/// Maximum number of attempts for a call that the server refuses because of overload.
 const TRIES: u32 = 30;
-/// The delay before a retry or a poll, if the answer names none.
+/// Delay before a retry or a poll, if the answer contains no delay.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The sale as all visitors share it.
+/// The parts of the sale that all visitors share.
 pub struct Stage {
-    /// The concert.
+    /// The code of the concert.
     pub concert_code: String,
-    /// How visitors behave.
+    /// The behaviour of the visitors.
     pub habits: Habits,
-    /// The counts.
+    /// The counters of all visitors.
     pub tally: Tally,
 }
 
-/// How visitors behave.
+/// The behaviour of the visitors.
 #[derive(Debug, Clone, Copy)]
 pub struct Habits {
-    /// How long they think before a step, on average.
+    /// The average time that a visitor thinks before a step.
     pub think: Duration,
-    /// Whether they watch their position instead of polling it.
+    /// Whether visitors watch their position instead of polling it.
     pub watch: bool,
 }
 
-/// How a visit ended.
+/// The end of a visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The user paid for seats.
@@ -49,7 +49,7 @@ pub enum Outcome {
     Left,
     /// The user left without paying for held seats.
     WalkedAway,
-    /// Everything was sold.
+    /// All seats were sold.
     TooLate,
     /// A call failed.
     Failed,
@@ -58,17 +58,17 @@ pub enum Outcome {
 /// The result of a visit.
 #[derive(Debug, Clone, Copy)]
 pub struct Visit {
-    /// How it ended.
+    /// The end of the visit.
     pub outcome: Outcome,
-    /// From arrival to admission.
+    /// The time from arrival to admission.
     pub waited: Option<Duration>,
-    /// From admission to payment.
+    /// The time from admission to payment.
     pub shopped: Option<Duration>,
-    /// Whether the first choice of seats was gone.
+    /// Whether the user had to choose other seats.
     pub chose_again: bool,
 }
 
-/// A user on a visit.
+/// A user that visits the sale.
 pub struct Visitor {
     caller: Caller,
     stage: Arc<Stage>,
@@ -87,7 +87,7 @@ impl Visitor {
         Self { caller, stage, rng, is_fickle, visit }
     }
 
-    /// Arrives at `due`, and stays until the end of the visit.
+    /// Waits until `due`, then plays the visit to its end.
     pub async fn visit(mut self, due: Instant) -> Visit {
         tokio::time::sleep_until(due.into()).await;
         self.visit.outcome = match self.walk(due).await {
@@ -124,8 +124,8 @@ impl Visitor {
         tokio::time::sleep(span).await;
     }
 
-    /// Makes a call. While the server refuses it for lack of capacity, it is retried after the delay that the server
-    /// names. Every refusal is counted.
+    /// Makes a call. While the server refuses it because of overload, retries it after the delay in the answer. Counts
+    /// every refusal.
     async fn patiently<T, A>(&self, name: &'static str, call: impl Fn() -> A) -> Result<T, Status>
     where
         A: Future<Output = Result<T, Status>>,
@@ -153,7 +153,7 @@ impl Visitor {
         self.patiently("GetPosition", || self.caller.position()).await
     }
 
-    /// Polls the position as often as the answers say. Returns `None` once the user is admitted.
+    /// Polls the position at the interval that the answers contain. Returns `None` when the user is admitted.
     async fn poll(&mut self) -> Result<Option<Outcome>, Status> {
         let mut patience = self.rng.random_range(2..5);
         loop {
@@ -171,7 +171,7 @@ impl Visitor {
         }
     }
 
-    /// Watches the position. Returns `None` once the user is admitted.
+    /// Watches the position. Returns `None` when the user is admitted.
     async fn watch(&mut self) -> Result<Option<Outcome>, Status> {
         let mut patience = self.rng.random_range(2..5);
         loop {
@@ -197,7 +197,7 @@ impl Visitor {
         self.patiently("LeaveQueue", || self.caller.leave()).await
     }
 
-    /// Looks for seats until some are held. Returns `None` once all seats are sold.
+    /// Tries to hold seats until a hold succeeds. Returns `None` when all seats are sold.
     async fn choose(&mut self) -> Result<Option<proto::Reservation>, Status> {
         let wanted = self.rng.random_range(1..=2);
         loop {
@@ -225,7 +225,7 @@ impl Visitor {
         }
     }
 
-    /// Returns a date with free seats, more often an early one.
+    /// Returns a date with available seats, more often an early one.
     async fn choose_date(&mut self) -> Result<Option<String>, Status> {
         let mut performances = self.patiently("ListPerformances", || self.caller.performances()).await?;
         if performances.is_empty() {
@@ -235,7 +235,7 @@ impl Visitor {
         Ok(Some(performances.swap_remove(liked).date))
     }
 
-    /// Returns free seats near each other, more often with low numbers.
+    /// Returns available seats near each other, more often with low numbers.
     async fn choose_seats(&mut self, date: &str, wanted: usize) -> Result<Vec<i32>, Status> {
         let mut seats = self.patiently("ListSeats", || self.caller.seats(date)).await?;
         seats.retain(|seat| seat.state() == proto::SeatState::Available);
@@ -261,7 +261,7 @@ impl Visitor {
     }
 }
 
-/// Returns what a position means: admitted (`Some(None)`), over (`Some(Some(_))`), or waiting (`None`).
+/// Returns the meaning of a position: admitted (`Some(None)`), ended (`Some(Some(_))`), or waiting (`None`).
 fn decide(position: &proto::QueuePosition) -> Option<Option<Outcome>> {
     match position.state() {
         QueueState::Active => Some(None),
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_that_waits_when_everything_is_sold_is_too_late() {
+    fn a_user_that_waits_when_all_seats_are_sold_is_too_late() {
         let position = |state: QueueState, unsold_seat_count| proto::QueuePosition {
             state: state.into(),
             unsold_seat_count,

@@ -18,7 +18,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "ledger_entry")]
 pub struct Model {
-    /// The owner of the wallet.
+    /// The id of the owner of the wallet.
     #[sea_orm(primary_key, auto_increment = false)]
     pub user_id: Uuid,
     /// The number of the entry, from 1 without gaps per wallet.
@@ -32,13 +32,13 @@ pub struct Model {
     pub balance_after: i64,
     /// The payment, for payments and refunds.
     pub payment_id: Option<Uuid>,
-    /// The request that made the entry, for charges.
+    /// The request that made the entry.
     pub request_id: Option<Uuid>,
     /// The time of the entry.
     pub create_time: i64,
 }
 
-/// Empty: the queries write their joins out.
+/// The relations of the table. There are none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -5,7 +5,6 @@
 pub mod answered_request;
 pub mod concert;
 pub mod ledger_entry;
-pub mod payment;
 pub mod performance;
 pub mod queue_counter;
 pub mod queue_token;

@@ -9,7 +9,7 @@ pub struct Model {
     /// The key in the database. The API never shows it.
     #[sea_orm(primary_key)]
     pub performance_id: i64,
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
     /// The date, in ISO 8601; unique in the concert.
     pub date: String,
@@ -17,7 +17,7 @@ pub struct Model {
     pub start_time: i64,
     /// The end of the sale.
     pub sale_end_time: i64,
-    /// The venue.
+    /// The id of the venue.
     pub venue_id: String,
     /// The number of seats of the venue.
     pub seat_count: i32,
@@ -29,7 +29,7 @@ pub struct Model {
     pub revenue: i64,
 }
 
-/// Empty: the queries write their joins out.
+/// The relations of the table. There are none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -6,7 +6,7 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "queue_counter")]
 pub struct Model {
-    /// The concert.
+    /// The key of the concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub concert_id: i64,
     /// The last number that was issued.
@@ -23,7 +23,7 @@ pub struct Model {
     pub expired_count: i64,
 }
 
-/// Empty: the queries write their joins out.
+/// The relations of the table. There are none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

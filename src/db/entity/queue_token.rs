@@ -6,11 +6,11 @@ use sea_orm::entity::prelude::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum State {
-    /// Not admitted yet.
+    /// The token is not admitted yet.
     Waiting,
-    /// Admitted until `expire_time`.
+    /// The token is admitted until `expire_time`.
     Active,
-    /// The admission expired.
+    /// The admission has expired.
     Expired,
     /// A payment completed the token.
     Completed,
@@ -22,14 +22,16 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "queue_token")]
 pub struct Model {
-    /// The concert.
+    /// The key of the concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub concert_id: i64,
     /// The number in the queue, from 1 without gaps per concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub queue_number: i64,
-    /// The user.
+    /// The id of the user.
     pub user_id: Uuid,
+    /// The number of the token among the tokens of the user for the concert, from 1.
+    pub turn: i64,
     /// The state. An ACTIVE token past its `expire_time` is EXPIRED, even before a pass sets the state.
     pub state: State,
     /// The time of issue.
@@ -62,7 +64,7 @@ impl Model {
     }
 }
 
-/// Empty: the queries write their joins out.
+/// The relations of the table. There are none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -27,13 +27,13 @@ pub struct Model {
     /// The key, a UUID of version 7.
     #[sea_orm(primary_key, auto_increment = false)]
     pub reservation_id: Uuid,
-    /// The user.
+    /// The id of the user.
     pub user_id: Uuid,
     /// The concert. The key of the token is `concert_id` and `queue_number`.
     pub concert_id: i64,
     /// The number of the token. The key of the token is `concert_id` and `queue_number`.
     pub queue_number: i64,
-    /// The performance.
+    /// The key of the performance.
     pub performance_id: i64,
     /// The seat numbers as a JSON array, ascending.
     pub seat_numbers: String,
@@ -55,6 +55,12 @@ pub struct Model {
     pub expire_time: i64,
     /// The request that made the reservation.
     pub request_id: Option<Uuid>,
+    /// The time of the payment.
+    pub pay_time: Option<i64>,
+    /// The time of the refund.
+    pub refund_time: Option<i64>,
+    /// The id of a payment that an earlier version made. The ids of all other payments follow from `reservation_id`.
+    pub payment_id: Option<Uuid>,
 }
 
 impl Model {
@@ -64,7 +70,7 @@ impl Model {
     }
 }
 
-/// Empty: the queries write their joins out.
+/// The relations of the table. There are none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

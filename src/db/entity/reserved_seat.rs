@@ -16,7 +16,7 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "reserved_seat")]
 pub struct Model {
-    /// The performance.
+    /// The key of the performance.
     #[sea_orm(primary_key, auto_increment = false)]
     pub performance_id: i64,
     /// The seat's number, from 1.
@@ -30,7 +30,7 @@ pub struct Model {
     pub expire_time: i64,
 }
 
-/// Empty: the queries write their joins out.
+/// The relations of the table. There are none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -6,7 +6,7 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "section")]
 pub struct Model {
-    /// The venue.
+    /// The id of the venue.
     #[sea_orm(primary_key, auto_increment = false)]
     pub venue_id: String,
     /// The number of the section, from 1, in the order in which the seats are numbered.
@@ -18,7 +18,7 @@ pub struct Model {
     pub seat_count: i32,
 }
 
-/// Empty: the queries write their joins out.
+/// The relations of the table. There are none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

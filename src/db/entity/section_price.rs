@@ -6,7 +6,7 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "section_price")]
 pub struct Model {
-    /// The performance.
+    /// The key of the performance.
     #[sea_orm(primary_key, auto_increment = false)]
     pub performance_id: i64,
     /// The number of the section in its venue.
@@ -16,7 +16,7 @@ pub struct Model {
     pub price: i64,
 }
 
-/// Empty: the queries write their joins out.
+/// The relations of the table. There are none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

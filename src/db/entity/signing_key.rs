@@ -16,7 +16,7 @@ pub struct Model {
     pub create_time: i64,
 }
 
-/// Empty: the queries write their joins out.
+/// The relations of the table. There are none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

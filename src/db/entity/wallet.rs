@@ -6,14 +6,14 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "wallet")]
 pub struct Model {
-    /// The owner.
+    /// The id of the owner.
     #[sea_orm(primary_key, auto_increment = false)]
     pub user_id: Uuid,
     /// The time at which the wallet was opened.
     pub open_time: i64,
 }
 
-/// Empty: the queries write their joins out.
+/// The relations of the table. There are none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

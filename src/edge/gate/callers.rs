@@ -50,7 +50,8 @@ impl CallerCheck {
         self.check_key(headers.get(API_KEY_HEADER).map(HeaderValue::as_bytes))
     }
 
-    /// Does the same for a caller without a certificate, who shows an API key or none.
+    /// Accepts a caller without a certificate, or fails with the same errors as [`CallerCheck::check`]. `shown` is the
+    /// API key, or `None` if the caller sent no key.
     pub fn check_key(&self, shown: Option<&[u8]>) -> Result<(), Error> {
         let Some(api_keys) = &self.api_keys else { return Ok(()) };
         let shown = shown.ok_or(Error::CredentialMissing)?;

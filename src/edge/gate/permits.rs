@@ -55,8 +55,8 @@ pub fn layer<S: Responds<Request<Body>, Infallible>>(
     layer_fn(move |inner: S| {
         let permits = permits.clone();
         service_fn(move |Call { request, method, .. }| {
-            // The permit is taken here, before the future is first polled, so that calls which wait for a CPU count
-            // too.
+            // The permit is taken before the future is first polled, so that calls that wait for a CPU are also
+            // counted.
             let permit = permits.try_acquire(&method);
             let (inner, permits) = (inner.clone(), permits.clone());
             // This is the only allocation of the gate. Without it, each outer layer would contain a copy of this large

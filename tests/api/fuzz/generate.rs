@@ -1,4 +1,4 @@
-//! Generates calls that are nearly right: messages of the right type with edge values. Some are then corrupted.
+//! Generates calls that are almost correct: messages of the correct type with edge values. Some are then corrupted.
 
 use std::collections::HashMap;
 
@@ -19,7 +19,7 @@ const INTEGERS: [i64; 13] =
 const TIMEOUTS: [&str; 12] =
     ["1n", "0S", "5m", "99999999H", "100000000S", "-1S", "S", "", "1s", "20u", "1S ", "\u{e4}"];
 
-/// A call, ready to be sent.
+/// A call that is ready to be sent.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub is_admin: bool,
@@ -112,7 +112,7 @@ impl Generator {
         }
     }
 
-    /// Returns a text. Mostly it fits the field, so that the call passes validation.
+    /// Returns a text. It usually fits the field, so that the call passes validation.
     fn text(&self, random: &mut StdRng, field: &str) -> String {
         let fitting = match field {
             "user_id" => self.texts[random.random_range(0..2)].clone(),
@@ -206,7 +206,7 @@ fn corrupt(random: &mut StdRng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Returns the message in its frame. Sometimes the frame is wrong.
+/// Returns the message in a gRPC frame. Sometimes the frame is wrong.
 fn framed(random: &mut StdRng, message: &[u8]) -> Bytes {
     let mut frame = raw::frame(message).to_vec();
     match random.random_range(0..100) {

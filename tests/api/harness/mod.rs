@@ -1,6 +1,5 @@
-//! Starts the real server inside the test process, on free ports and a fresh database per test. The test moves the
-//! clock and runs
-//! the background passes by hand.
+//! Starts the real server inside the test process, on free ports and with a fresh database per test. The test moves the
+//! clock and runs the background passes.
 
 pub mod raw;
 
@@ -49,7 +48,7 @@ pub const DATE: &str = "2027-02-01";
 /// The second date of every concert.
 pub const NEXT_DATE: &str = "2027-02-02";
 
-/// A database and the servers on it.
+/// A database and its servers.
 pub struct World {
     pub engine: Engine,
     pub clock: Clock,
@@ -61,12 +60,12 @@ pub struct World {
 }
 
 impl World {
-    /// Starts one server on a fresh database.
+    /// Starts a server on a fresh database.
     pub async fn new(engine: Engine) -> Self {
         Self::with(engine, &[]).await
     }
 
-    /// Starts one server with settings from `flags`.
+    /// Starts a server with the settings of `flags`.
     pub async fn with(engine: Engine, flags: &[&str]) -> Self {
         boxoffice::install_crypto();
         let database = FreshDatabase::new(engine).await;
@@ -83,7 +82,7 @@ impl World {
         Self { engine, clock, settings, servers: vec![server], channels: vec![channel], admin, _database: database }
     }
 
-    /// Starts one more server on the same database. Returns its index.
+    /// Starts a further server on the same database. Returns its index.
     pub async fn add_replica(&mut self) -> usize {
         let server = start(&self.settings, &self.clock, false).await;
         server.ready().await.expect("ready");
@@ -92,7 +91,7 @@ impl World {
         self.servers.len() - 1
     }
 
-    /// Stops all servers and starts one again on the same database.
+    /// Stops all servers and starts one server on the same database.
     pub async fn restart(&mut self) {
         for server in self.servers.drain(..) {
             server.stop().await;
@@ -105,7 +104,7 @@ impl World {
         self.servers.push(server);
     }
 
-    /// Stops the first server and leaves the others.
+    /// Stops the first server. The other servers keep running.
     pub async fn stop_first(&mut self) {
         self.servers.remove(0).stop().await;
         self.channels.remove(0);
@@ -151,17 +150,17 @@ impl World {
         self.servers[0].tidy().await.expect("tidy");
     }
 
-    /// The number of servers.
+    /// Returns the number of servers.
     pub fn replica_count(&self) -> usize {
         self.servers.len()
     }
 
-    /// Creates a concert in a venue of its own, on two dates of `seat_count` seats each.
+    /// Creates a concert in a separate venue, with two dates of `seat_count` seats each.
     pub async fn concert(&self, concert_code: &str, seat_count: i32) {
         self.concert_with(concert_code, seat_count, |_| ()).await;
     }
 
-    /// Creates such a concert. `change` may set more fields of the request.
+    /// Creates a concert like [`World::concert`]. `change` may set more fields of the request.
     pub async fn concert_with(
         &self,
         concert_code: &str,
@@ -207,13 +206,13 @@ impl World {
         wallet::balance(&self.channels[0], user_id).await.expect("balance")
     }
 
-    /// Returns a new user with enough money, who waits in the queue of a concert.
+    /// Returns a new user with enough money that waits in the queue of a concert.
     pub async fn waiting(&self, concert_code: &str) -> Caller {
         let user_id = self.user(100 * PRICE).await;
         self.join(concert_code, user_id).await
     }
 
-    /// Returns a new user who is admitted. The users that wait ahead are admitted too.
+    /// Returns a new user that is admitted. All users ahead of it in the queue are admitted too.
     pub async fn admitted(&self, concert_code: &str) -> Caller {
         let caller = self.waiting(concert_code).await;
         self.promote().await;
@@ -221,7 +220,7 @@ impl World {
         caller
     }
 
-    /// Puts a user into the queue of a concert.
+    /// Adds a user to the queue of a concert.
     pub async fn join(&self, concert_code: &str, user_id: Uuid) -> Caller {
         Caller::join(self.channel(0), concert_code, user_id).await.expect("token")
     }
@@ -234,18 +233,19 @@ impl World {
         catalogue::update_sale(&self.admin, change).await.expect("update")
     }
 
-    /// The same after a pass that deletes old rows.
+    /// Checks the invariants after a pass that deletes old rows.
     pub async fn check_invariants_after_tidying(&self) {
         invariants::check_after_tidying(&self.settings.database_url, &self.clock).await;
     }
 
-    /// Checks the invariants of the service against the database.
+    /// Checks the invariants of the service with the rows of the database.
     pub async fn check_invariants(&self) {
         invariants::check(&self.settings.database_url, &self.clock).await;
     }
 }
 
-/// Checks a failure: its code, its reason, its domain, and that its message names no internals. Returns its details.
+/// Checks the code, the reason and the domain of an error, and that its message contains no internals. Returns its
+/// details.
 #[track_caller]
 pub fn assert_failure<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, reason: &str) -> ErrorDetails {
     let status = answer.expect_err("the call should fail");
@@ -256,7 +256,7 @@ pub fn assert_failure<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code,
     for internal in ["SELECT", "INSERT", "UPDATE ", "sqlx", "sqlite", "postgres", "/"] {
         assert!(!status.message().contains(internal), "{internal} in {:?}", status.message());
     }
-    // Stock clients are told when to retry exactly where nothing came of the call and a retry is worth while.
+    // An error must tell stock clients when to retry exactly if the call had no effect and a retry can succeed.
     let pushback = status.metadata().get("grpc-retry-pushback-ms").map(|value| value.to_str().expect("ASCII"));
     let says_when = ["OVERLOADED", "SHUTTING_DOWN"].contains(&reason);
     let millis = pushback.and_then(|pushback| pushback.parse::<u64>().ok());
@@ -269,7 +269,7 @@ pub async fn eventually(what: &str, done: impl AsyncFnMut() -> bool) {
     testkit::wait::until(what, Duration::from_secs(10), done).await;
 }
 
-/// Keeps all other connections from writing until the transaction ends.
+/// Prevents all other connections from writing until the returned transaction ends.
 pub async fn lock_database(world: &World) -> sea_orm::DatabaseTransaction {
     let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
     let options = sea_orm::TransactionOptions {
@@ -277,6 +277,10 @@ pub async fn lock_database(world: &World) -> sea_orm::DatabaseTransaction {
         ..Default::default()
     };
     let lock = db.begin_with_options(options).await.unwrap();
-    lock.execute_unprepared("UPDATE wallet SET open_time = open_time").await.unwrap();
+    let sql = match world.engine {
+        Engine::Sqlite => "UPDATE wallet SET open_time = open_time",
+        Engine::Postgres => "LOCK TABLE ledger_entry IN EXCLUSIVE MODE",
+    };
+    lock.execute_unprepared(sql).await.unwrap();
     lock
 }

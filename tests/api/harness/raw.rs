@@ -1,4 +1,4 @@
-//! HTTP/2 without a gRPC client, for requests that no gRPC client would send.
+//! An HTTP/2 client without gRPC, for requests that no gRPC client would send.
 
 use std::net::SocketAddr;
 
@@ -30,7 +30,7 @@ impl Raw {
         Self(sender)
     }
 
-    /// Sends the headers of a call and leaves the rest to the test.
+    /// Sends the headers of a call. The test sends the rest.
     pub async fn open(&self, request: Request<()>) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         self.0.clone().ready().await?.send_request(request, false)
     }
@@ -38,7 +38,7 @@ impl Raw {
     /// Makes a call with these bytes as its body.
     pub async fn call(&self, request: Request<()>, body: Bytes) -> Result<Answer, h2::Error> {
         let (response, mut sender) = self.open(request).await?;
-        // It fails if the server has already answered. Then the answer counts.
+        // This fails if the server has already answered. Then only the answer matters.
         let _ = sender.send_data(body, true);
         read(response, usize::MAX).await
     }

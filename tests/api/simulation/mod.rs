@@ -1,8 +1,7 @@
-//! Random operations of many users. Each answer is compared with a model, and the database is checked for the
-//! invariants.
+//! Runs random operations of many users. Compares each answer with a model, and checks the invariants in the database.
 //!
-//! `SIMULATION_OPERATIONS` (default 10,000) sets the length of a run. `SIMULATION_SEED` (default: the clock) repeats
-//! a run; it is printed.
+//! `SIMULATION_OPERATIONS` (default 10,000) sets the length of a run. `SIMULATION_SEED` (default: the current time)
+//! repeats a run. Each run prints its seed.
 
 mod model;
 
@@ -18,21 +17,21 @@ use testkit::catalogue;
 use crate::harness::{Caller, DATE, NEXT_DATE, PRICE, World, on_both_engines};
 use model::{Model, SEATS};
 
-on_both_engines!(a_random_sale_goes_as_the_model_says);
+on_both_engines!(a_random_sale_matches_the_model);
 
-/// How long the first date is sold, in microseconds: about two thirds of a season.
+/// Duration of the sale of the first date, in microseconds: about two thirds of a season.
 const FIRST_SALE: i64 = 18_000_000_000;
-/// After this time old rows are deleted.
+/// Time after which old rows are deleted.
 const RETENTION: Duration = Duration::from_secs(90 * 86_400);
 const CONCERTS: [&str; 2] = ["IU", "BTS"];
 const DATES: [&str; 2] = [DATE, NEXT_DATE];
 const USERS: usize = 14;
-/// After this many operations, other concerts are sold to other users in the same database.
+/// Number of operations of a season. In the next season, other users buy seats of other concerts in the same database.
 const SEASON: usize = 10_000;
-/// The whole database is checked after this many operations.
+/// Number of operations between two checks of the whole database.
 const CHECK_EVERY: usize = 250;
 
-async fn a_random_sale_goes_as_the_model_says(world: World) {
+async fn a_random_sale_matches_the_model(world: World) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let clock = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos() as u64;
     let seed = number("SIMULATION_SEED").unwrap_or(clock);
@@ -51,12 +50,15 @@ async fn a_random_sale_goes_as_the_model_says(world: World) {
         }
         simulation.check_rows(season).await;
         println!("{:?}", simulation.model.tally());
-        assert!(steps < SEASON || simulation.model.tally().iter().all(|(_, count)| *count > 0), "not all was tried");
+        assert!(
+            steps < SEASON || simulation.model.tally().iter().all(|(_, count)| *count > 0),
+            "some outcomes did not occur"
+        );
         world = simulation.retire().await;
     }
 }
 
-/// Puts both dates of each concert on sale, in a venue of the season.
+/// Puts both dates of each concert on sale, in the venue of the season.
 async fn put_on_sale(world: &World, concerts: &[String], season: usize, sale_ends: [i64; DATES.len()]) {
     let venue_id = format!("hall-{season}");
     world.venue(&venue_id, SEATS).await;
@@ -81,9 +83,9 @@ struct Simulation {
     random: StdRng,
     model: Model,
     users: Vec<Uuid>,
-    /// A caller for each token of the model, in the same order.
+    /// The callers of the model's tokens, in the same order.
     callers: Vec<Caller>,
-    /// All payments: user, reservation, payment.
+    /// The user, the reservation and the payment of each payment.
     payments: Vec<(usize, String, String)>,
     concerts: [String; 2],
     step: usize,
@@ -134,7 +136,8 @@ impl Simulation {
         }
     }
 
-    /// Lets the season become old: ended tokens and unpaid reservations are deleted, and what was paid is kept.
+    /// Moves the clock beyond the retention and deletes old rows. Ended tokens and unpaid reservations must be deleted,
+    /// and paid reservations must stay.
     async fn retire(self) -> World {
         self.world.advance(Duration::from_secs(3_600));
         self.world.expire().await;
@@ -178,7 +181,7 @@ impl Simulation {
         assert_eq!(server, model, "step {}: {what}", self.step);
     }
 
-    /// Returns a token of the model: mostly an active one, else mostly one of the newest.
+    /// Returns a token of the model. It is usually an active one, otherwise usually one of the newest.
     fn token(&mut self) -> Option<usize> {
         let count = self.callers.len();
         if count == 0 {
@@ -223,7 +226,7 @@ impl Simulation {
     async fn hold(&mut self) {
         let Some(token) = self.token() else { return };
         let (mut request_id, mut date, mut seats) = self.seats_to_hold();
-        // Some requests reuse a request id, with the same seats or with others.
+        // Some requests reuse a request id, with the same seats or with different seats.
         if self.random.random_bool(0.1)
             && let Some(first) = self.model.some_request(token, &mut self.random)
         {
@@ -249,8 +252,8 @@ impl Simulation {
         }
     }
 
-    /// Returns the seats to hold. All users want the same few seats, which change as the sale goes on. Some seats do
-    /// not exist.
+    /// Returns the seats to hold. All users want the same few seats, which change during the sale. Some seats do not
+    /// exist.
     fn seats_to_hold(&mut self) -> (Uuid, usize, Vec<i32>) {
         let wanted = (self.step / 25) as i32 % SEATS;
         let (first, last) = match self.random.random_range(0..10) {

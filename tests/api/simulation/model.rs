@@ -1,4 +1,4 @@
-//! The expected answers of the service, in the simplest form: searched lists, no indexes, no batches.
+//! The expected answers of the service, computed in the simplest way: linear searches, no indexes, no batches.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::harness::PRICE;
 
-/// Seats of each date of each concert.
+/// Number of seats of each date of each concert.
 pub const SEATS: i32 = 400;
 pub const DATES: usize = 2;
 pub const SEATS_PER_USER: usize = 60;
@@ -44,7 +44,7 @@ pub struct Model {
     pub tokens: Vec<Token>,
     pub paused: Vec<bool>,
     caps: Vec<i64>,
-    /// Until when each date is sold.
+    /// The end of the sale of each date.
     sale_ends: [i64; DATES],
     reservations: Vec<Reservation>,
     tally: BTreeMap<&'static str, u64>,
@@ -66,7 +66,7 @@ impl Model {
         }
     }
 
-    /// Returns how often each outcome happened, so that a run without some outcome is noticed.
+    /// Returns the number of occurrences of each outcome, so that the test can detect a run without some outcome.
     pub fn tally(&self) -> Vec<(&'static str, u64)> {
         let all = [
             "held",
@@ -145,7 +145,7 @@ impl Model {
         self.now < self.sale_ends[date]
     }
 
-    /// Returns how many tokens may be ACTIVE: one for each unsold seat of the dates on sale.
+    /// Returns the maximum number of ACTIVE tokens: one for each unsold seat of the dates on sale.
     fn capacity(&self, concert: usize) -> i64 {
         let unsold = |date: usize| {
             (1..=SEATS).filter(move |seat| self.seat(concert, date, *seat) != SeatState::Sold).count() as i64
@@ -177,7 +177,7 @@ impl Model {
         }
     }
 
-    /// Returns the index of the user's live token, or of a new one.
+    /// Returns the index of the user's live token. If there is none, issues a new token.
     pub fn issue(&mut self, user: usize, concert: usize) -> usize {
         let live = (0..self.tokens.len()).rev().find(|token| {
             let live = matches!(self.state(*token), QueueState::Waiting | QueueState::Active);
@@ -302,7 +302,7 @@ impl Model {
         }
     }
 
-    /// Returns a request that made a reservation, for a retry.
+    /// Returns a request that made a reservation of this token, for a retry.
     pub fn some_request(&self, token: usize, random: &mut StdRng) -> Option<(Uuid, usize, Vec<i32>)> {
         let id = self.some_reservation(token, random)?;
         let first = self.reservations.iter().find(|r| r.id == id)?;

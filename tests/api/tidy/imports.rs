@@ -1,8 +1,8 @@
-//! Finds which file of a crate uses which. It reads `use` items and `crate::` paths, and follows re-exports.
+//! Finds the uses between the files of a crate. It reads `use` items and `crate::` paths, and follows re-exports.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A file's name below `src/`, and its text.
+/// The name of a file below `src/`, and its text.
 type Source = (String, String);
 
 /// A path like `crate::queue::rules::position`, in segments without `crate`.
@@ -19,7 +19,7 @@ impl Imports {
         Self { modules }
     }
 
-    /// Returns for each file the other files that it uses.
+    /// Returns the other files that each file uses.
     pub fn arrows(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut arrows = BTreeMap::new();
         for (module, (name, text)) in &self.modules {
@@ -43,11 +43,11 @@ impl Imports {
     }
 }
 
-/// Returns a circle of files that use each other, if there is one.
+/// Returns a cycle of files that use each other, if there is one.
 pub fn circle(arrows: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     let mut left: BTreeMap<&String, BTreeSet<&String>> =
         arrows.iter().map(|(file, used)| (file, used.iter().collect())).collect();
-    // Files that use no remaining file are not part of a circle.
+    // Files that use no remaining file are not part of a cycle.
     while let Some(done) = left.iter().find(|(_, used)| used.is_empty()).map(|(file, _)| *file) {
         left.remove(done);
         for used in left.values_mut() {
@@ -88,7 +88,7 @@ fn used_paths(module: &[String], text: &str) -> Vec<Segments> {
     paths
 }
 
-/// Returns the paths of the `use` items. `exported` chooses between re-exports and the other items.
+/// Returns the paths of the `use` items. `exported` selects either re-exports or the other items.
 fn uses(text: &str, exported: bool) -> Vec<Segments> {
     let (mut paths, mut rest) = (Vec::new(), text);
     while let Some(at) = rest.find("use ") {
@@ -132,7 +132,7 @@ fn expand(prefix: &[String], tree: &str, paths: &mut Vec<Segments>) {
     }
 }
 
-/// Returns a path from the root of the crate. A path of another crate is not found later on.
+/// Returns a path from the root of the crate. A path into another crate matches no file later.
 fn absolute(module: &[String], path: Segments) -> Segments {
     let supers = path.iter().take_while(|part| *part == "super").count();
     match path.first().map(String::as_str) {

@@ -1,4 +1,4 @@
-//! The house rules, checked against the sources.
+//! Checks the rules for the structure of the code.
 
 mod imports;
 
@@ -31,7 +31,7 @@ const ROOMS: [&str; 15] = [
     "clock",
 ];
 
-/// The rooms and files that may use tonic, and the ones that may use SeaORM. Directories end in `/`.
+/// The rooms and files that may use tonic, and the rooms and files that may use SeaORM. Directories end in `/`.
 const TONIC: [&str; 6] = ["service.rs", "app/", "rpc/", "token/", "edge/", "main.rs"];
 const SEA_ORM: [&str; 2] = ["store.rs", "db/"];
 
@@ -64,7 +64,7 @@ fn allowed(name: &str, rooms: &[&str]) -> bool {
     })
 }
 
-/// Returns the code without its tests.
+/// Returns the source without its tests.
 fn code(source: &str) -> &str {
     source.split("#[cfg(test)]\nmod tests").next().unwrap_or(source)
 }
@@ -108,14 +108,14 @@ fn a_room_uses_only_rooms_below_it() {
         let room = room_of(&name).filter(|room| room != "lib" && room != "main");
         let Some(room) = room else { continue };
         let place = ROOMS.iter().position(|known| *known == room);
-        let place = place.unwrap_or_else(|| panic!("{name} is in no room of the picture"));
+        let place = place.unwrap_or_else(|| panic!("{name} is not in a room of ROOMS"));
         for used in imports::rooms_used(&source) {
             let below = used == room || ROOMS[place..].contains(&used.as_str());
-            assert!(below || !ROOMS.contains(&used.as_str()), "{name} uses {used}, which stands above it");
+            assert!(below || !ROOMS.contains(&used.as_str()), "{name} uses {used}, which is above it");
         }
         seen.insert(room);
     }
-    assert_eq!(seen.len(), ROOMS.len(), "rooms of the picture that are not built: {seen:?}");
+    assert_eq!(seen.len(), ROOMS.len(), "ROOMS contains rooms that do not exist: {seen:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The record that callers keep: their requests by `request_id`, and the answers.
+//! The record of the requests by `request_id`, and of the answers to callers.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +14,7 @@ use boxoffice::rpc::proto;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-/// A caller gives up after this time, without knowing the result.
+/// Time after which a caller gives up without knowing the result.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A requested change.
@@ -71,7 +71,7 @@ pub struct Record {
     pub unknown: u64,
 }
 
-/// What a caller knows about a request at the end.
+/// The knowledge of a caller about a request at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     Acknowledged(Fact),
@@ -80,8 +80,8 @@ pub enum Fate {
 }
 
 impl Record {
-    /// Returns what the caller knows. One success is final. A refusal counts only if the result of every call is
-    /// known.
+    /// Returns the knowledge of the caller about this request. One success is final. A refusal counts only if the
+    /// result of every call is known.
     pub fn fate(&self) -> Fate {
         match &self.fact {
             Some(fact) => Fate::Acknowledged(fact.clone()),
@@ -96,9 +96,9 @@ impl Record {
 pub struct Book {
     records: Mutex<HashMap<Uuid, Record>>,
     promises: Mutex<Vec<Promise>>,
-    /// Number of failures by code and reason.
+    /// The number of failures by code and reason.
     failures: Mutex<BTreeMap<String, u64>>,
-    /// Retries with another answer than before.
+    /// The retries whose answer differs from an earlier answer.
     contradictions: Mutex<Vec<String>>,
     acknowledged: AtomicU64,
     slowest_failure: Mutex<Duration>,
@@ -159,17 +159,17 @@ impl Book {
         self.records.lock().expect("book")
     }
 
-    /// Returns the retries with another answer than before.
+    /// Returns the retries whose answer differs from an earlier answer.
     pub fn contradictions(&self) -> Vec<String> {
         self.contradictions.lock().expect("book").clone()
     }
 
-    /// Returns how many calls have succeeded so far.
+    /// Returns the number of successful calls so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Returns how many calls per second succeed, measured over `span` from now.
+    /// Returns the number of successful calls per second, measured for the duration `span`.
     pub async fn rate(&self, span: Duration) -> f64 {
         let (started, before) = (Instant::now(), self.acknowledged());
         tokio::time::sleep(span).await;
@@ -192,7 +192,7 @@ impl Book {
         assert!(others.is_empty(), "calls failed with codes and reasons that are not allowed: {others:?}");
     }
 
-    /// Waits until this many more calls have succeeded, and returns how long that took. Panics after `limit`.
+    /// Waits until this number of further calls has succeeded, and returns the time until then. Panics after `limit`.
     pub async fn serves_again(&self, calls: u64, limit: Duration) -> Duration {
         let (started, before) = (Instant::now(), self.acknowledged());
         while self.acknowledged() < before + calls {
@@ -203,14 +203,14 @@ impl Book {
     }
 }
 
-/// Returns whether the failure means that nothing has happened.
+/// Returns whether the failure means that the request had no effect.
 pub fn is_refusal(status: &Status) -> bool {
     let may_have_happened = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown, Code::Internal];
     testkit::reason(status).is_some() && !may_have_happened.contains(&status.code())
 }
 
-/// Returns code and reason, as in `Unavailable STORAGE_UNAVAILABLE`. A failure of the network or of the caller itself
-/// has no reason.
+/// Returns the code and the reason, for example `Unavailable STORAGE_UNAVAILABLE`. A failure of the network or of the
+/// caller has no reason.
 pub fn name(status: &Status) -> String {
     format!("{:?} {}", status.code(), testkit::reason(status).unwrap_or_else(|| "-".to_owned()))
 }

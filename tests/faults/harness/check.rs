@@ -1,12 +1,13 @@
-//! Compares the database with the callers' record. An acknowledged request is there once, with the answered contents.
-//! A refused one
-//! is not there, and neither is one that no caller made.
+//! Compares the database with the record of the callers.
+//!
+//! An acknowledged request must be stored exactly once, with the contents of its answer. A refused request must not be
+//! stored. A request that no caller made must not be stored either.
 
 use std::collections::{HashMap, HashSet};
 
 use boxoffice::{
     clock::Clock,
-    db::entity::{ledger_entry, payment, queue_token, reservation, wallet},
+    db::entity::{ledger_entry, queue_token, reservation, wallet},
 };
 use sea_orm::{Database, EntityTrait};
 use testkit::invariants;
@@ -17,20 +18,19 @@ use super::{
     lab::{Lab, Tally},
 };
 
-/// Rows by the request that made them, and traces of calls that have no request id.
+/// The rows by the request that made them, and the effects of calls without a request id.
 struct Traces {
     charges: HashMap<Uuid, Vec<ledger_entry::Model>>,
     holds: HashMap<Uuid, Vec<reservation::Model>>,
-    payments: HashMap<Uuid, Vec<payment::Model>>,
-    refunds: HashMap<Uuid, Vec<payment::Model>>,
+    payments: HashMap<Uuid, Vec<ledger_entry::Model>>,
+    refunds: HashMap<Uuid, Vec<ledger_entry::Model>>,
     kept: HashSet<Promise>,
-    /// Rows of requests without an id, although all callers send one.
+    /// The rows of requests without an id. There should be none, because all callers send an id.
     nameless: Vec<String>,
 }
 
-/// Notes the answers to callers. Panics if the database contradicts them or breaks an invariant. `books` must be the
-/// records of all
-/// callers.
+/// Counts the answers to callers in the notes of `lab`. Panics if the database contradicts them or breaks an invariant.
+/// `books` must be the records of all callers.
 pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
     let traces = Traces::read(url).await;
     let mut tally = Tally::default();
@@ -50,7 +50,7 @@ pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
     for promise in books.iter().flat_map(|book| book.promises()) {
         tally.acknowledged += 1;
         if !traces.kept.contains(&promise) {
-            wrongs.push(format!("{promise:?} was acknowledged but is not there"));
+            wrongs.push(format!("{promise:?} was acknowledged but is not stored"));
         }
     }
     wrongs.extend(traces.unasked(&records));
@@ -70,25 +70,25 @@ impl Traces {
         let db = Database::connect(url).await.expect("database");
         let entries = ledger_entry::Entity::find().all(&db).await.expect("entries");
         let reservations = reservation::Entity::find().all(&db).await.expect("reservations");
-        let payments = payment::Entity::find().all(&db).await.expect("payments");
         let tokens = queue_token::Entity::find().all(&db).await.expect("tokens");
         let wallets = wallet::Entity::find().all(&db).await.expect("wallets");
         db.close().await.expect("close");
         let kept = kept(&wallets, &tokens, &reservations);
-        let nameless = nameless(&entries, &reservations, &payments);
-        let charges = entries.into_iter().filter(|entry| entry.kind == ledger_entry::Kind::Charge);
+        let nameless = nameless(&entries, &reservations);
+        use ledger_entry::Kind::{Charge, Payment, Refund};
+        let of_kind = |kind| entries.iter().filter(move |entry| entry.kind == kind).cloned();
         Self {
             kept,
             nameless,
-            charges: by_request(charges, |entry| entry.request_id),
+            charges: by_request(of_kind(Charge), |entry| entry.request_id),
             holds: by_request(reservations, |reservation| reservation.request_id),
-            refunds: by_request(payments.clone(), |payment| payment.refund_request_id),
-            payments: by_request(payments, |payment| payment.request_id),
+            refunds: by_request(of_kind(Refund), |entry| entry.request_id),
+            payments: by_request(of_kind(Payment), |entry| entry.request_id),
         }
     }
 
-    /// Checks that the rows of a request are what the caller knows. If the caller does not know the result, there is
-    /// at most one row.
+    /// Checks that the rows of a request match the knowledge of the caller. If the caller does not know the result, at
+    /// most one row may exist.
     fn confirm(&self, request_id: Uuid, wish: &Wish, fate: &Fate) -> Result<(), String> {
         let facts = self.facts(request_id, wish)?;
         match (fate, facts.as_slice()) {
@@ -98,7 +98,7 @@ impl Traces {
         }
     }
 
-    /// Returns what the database has for a request. Fails if a row differs from the requested change.
+    /// Returns the stored facts of a request. Fails if a row differs from the requested change.
     fn facts(&self, request_id: Uuid, wish: &Wish) -> Result<Vec<Fact>, String> {
         let same = |holds: bool, fact: Fact| {
             if holds { Ok(fact) } else { Err(format!("{fact:?} is not the requested change")) }
@@ -115,11 +115,12 @@ impl Traces {
                 same((row.user_id, found) == (*user_id, wanted), Fact::Held { reservation_id: row.reservation_id })
             }),
             Wish::Pay { user_id } => all(&self.payments, request_id, |row| {
-                same(row.user_id == *user_id, Fact::Paid { payment_id: row.payment_id })
+                let payment_id = row.payment_id.ok_or("a payment has no id")?;
+                same(row.user_id == *user_id, Fact::Paid { payment_id })
             }),
-            Wish::Refund { payment_id } => all(&self.refunds, request_id, |row| {
-                same(row.payment_id == *payment_id && row.state == payment::State::Refunded, Fact::Refunded)
-            }),
+            Wish::Refund { payment_id } => {
+                all(&self.refunds, request_id, |row| same(row.payment_id == Some(*payment_id), Fact::Refunded))
+            }
         }
     }
 
@@ -133,7 +134,7 @@ impl Traces {
     }
 }
 
-/// Returns all answers that these rows confirm.
+/// Returns all promises that these rows confirm.
 fn kept(
     wallets: &[wallet::Model],
     tokens: &[queue_token::Model],
@@ -146,23 +147,13 @@ fn kept(
     wallets.chain(tokens.iter().map(place)).chain(released).collect()
 }
 
-/// Returns rows without a request id, although all callers send one. A second effect of a request would be such a
-/// row. The first
-/// charge of a wallet comes from the experiment itself and has none.
-fn nameless(
-    entries: &[ledger_entry::Model],
-    reservations: &[reservation::Model],
-    payments: &[payment::Model],
-) -> Vec<String> {
-    let is_charge = |row: &&ledger_entry::Model| row.kind == ledger_entry::Kind::Charge && row.entry_number > 1;
-    let charges = entries.iter().filter(is_charge).filter(|row| row.request_id.is_none());
+/// Returns the rows without a request id. A second effect of a request would be such a row. The first charge of a
+/// wallet is excluded, because the experiment makes it without an id.
+fn nameless(entries: &[ledger_entry::Model], reservations: &[reservation::Model]) -> Vec<String> {
+    let movements = entries.iter().filter(|row| row.entry_number > 1 && row.request_id.is_none());
     let holds = reservations.iter().filter(|row| row.request_id.is_none());
-    let paid = payments.iter().filter(|row| row.request_id.is_none());
-    let is_refunded = |row: &&payment::Model| row.state == payment::State::Refunded;
-    let refunds = payments.iter().filter(is_refunded).filter(|row| row.refund_request_id.is_none());
-    let charges = charges.map(|row| format!("{row:?}"));
-    let others = holds.map(|row| format!("{row:?}")).chain(paid.chain(refunds).map(|row| format!("{row:?}")));
-    charges.chain(others).map(|row| format!("a row without a request id: {row}")).collect()
+    let rows = movements.map(|row| format!("{row:?}")).chain(holds.map(|row| format!("{row:?}")));
+    rows.map(|row| format!("a row without a request id: {row}")).collect()
 }
 
 fn all<R>(

@@ -1,18 +1,17 @@
-//! The contents of the database before and after refused calls, which must not change it.
+//! Reads the contents of the database before and after refused calls, which must not change them.
 
 use boxoffice::db::entity::{
-    concert, ledger_entry, payment, performance, queue_counter, queue_token, reservation, reservation_extension,
-    reserved_seat, section, section_price, venue, wallet,
+    concert, ledger_entry, performance, queue_counter, queue_token, reservation, reservation_extension, reserved_seat,
+    section, section_price, venue, wallet,
 };
 use sea_orm::{Database, DatabaseConnection, EntityTrait};
 
-/// Returns every row of every table of the sale as text, in a fixed order.
+/// Returns every row of the sale's tables as text, in a fixed order.
 pub async fn contents(url: &str) -> Vec<String> {
     let db = Database::connect(url).await.expect("database");
     let mut rows = Vec::new();
     rows.extend(table::<concert::Entity>(&db).await);
     rows.extend(table::<ledger_entry::Entity>(&db).await);
-    rows.extend(table::<payment::Entity>(&db).await);
     rows.extend(table::<performance::Entity>(&db).await);
     rows.extend(table::<queue_counter::Entity>(&db).await);
     rows.extend(table::<queue_token::Entity>(&db).await);

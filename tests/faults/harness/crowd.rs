@@ -1,6 +1,5 @@
-//! Load: users that charge, queue, hold, pay, release and refund through any server. They retry with the same
-//! `request_id` until
-//! they know the result.
+//! The load: users that charge, queue, hold, pay, release and refund through any server. They retry with the same
+//! `request_id` until they know the result.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -20,17 +19,17 @@ use super::{
 
 /// Maximum number of retries of a call whose answer was lost.
 const RETRIES: usize = 3;
-/// Seats of the concert: more than the visitors buy in the longest run.
+/// Number of seats of the concert. The visitors buy fewer seats even in the longest run.
 pub const SEATS: i32 = 100_000;
 
-/// Visitors that buy until they are told to leave.
+/// Visitors that buy until they must leave.
 pub struct Crowd {
     leaving: CancellationToken,
     visitors: JoinSet<()>,
 }
 
 impl Crowd {
-    /// Starts `size` visitors that buy through the doors, in a concert of [`SEATS`] seats.
+    /// Starts `size` visitors that make their calls through `doors`, for a concert with [`SEATS`] seats.
     pub fn gather(lab: &Lab, doors: &[Channel], size: usize, book: &Arc<Book>) -> Self {
         let (leaving, mut visitors) = (CancellationToken::new(), JoinSet::new());
         for number in 0..size {
@@ -58,9 +57,8 @@ struct Visitor {
 }
 
 impl Visitor {
-    /// Makes one visit after the other. After a failed call the visitor goes on as a new user, since it does not know
-    /// what the old one
-    /// holds.
+    /// Makes one visit after the other. After a failed call the visitor continues as a new user, because it does not
+    /// know the holds of the old user.
     async fn stay(&mut self, leaving: &CancellationToken) {
         let mut user_id = None;
         while !leaving.is_cancelled() {
@@ -85,8 +83,8 @@ impl Visitor {
         Ok(user_id)
     }
 
-    /// Makes one visit, from charging to leaving with or without seats. Ends at the first call that fails in spite of
-    /// retries.
+    /// Makes one visit, from the charge to the end of the token. Returns an error at the first call that fails after
+    /// its retries.
     async fn buy(&mut self, user_id: Uuid, leaving: &CancellationToken) -> Result<(), Status> {
         let amount = self.random.random_range(1..5) * PRICE;
         self.settle(Wish::Charge { user_id, amount }, |door, request_id| async move {
@@ -135,7 +133,7 @@ impl Visitor {
         });
         match held.await? {
             Fact::Held { reservation_id } => Ok(reservation_id),
-            other => unreachable!("{other:?} for a hold"),
+            other => unreachable!("the answer to a hold is {other:?}"),
         }
     }
 
@@ -146,11 +144,11 @@ impl Visitor {
         });
         match paid.await? {
             Fact::Paid { payment_id } => Ok(payment_id),
-            other => unreachable!("{other:?} for a payment"),
+            other => unreachable!("the answer to a payment is {other:?}"),
         }
     }
 
-    /// Makes a call, and retries it until its result is known or the retries are used up.
+    /// Makes a call, and retries it until its result is known or no retries are left.
     async fn settle<F>(&mut self, wish: Wish, call: impl Fn(Channel, String) -> F) -> Result<Fact, Status>
     where
         F: Future<Output = Result<Fact, Status>>,

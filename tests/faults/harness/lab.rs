@@ -1,4 +1,4 @@
-//! The inputs and the notes of an experiment. The notes stay also if the experiment fails.
+//! The inputs and the notes of an experiment. The notes remain available after the experiment fails.
 
 use std::{
     sync::{Arc, Mutex},
@@ -9,46 +9,50 @@ use rand::{SeedableRng, rngs::StdRng};
 
 pub use testkit::Engine;
 
-/// The answers to callers, counted by request.
+/// The number of requests by their answers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
-    /// Requests with a successful answer: they happened.
+    /// The number of requests with a successful answer. They must be stored.
     pub acknowledged: u64,
-    /// Refused requests: they did not happen.
+    /// The number of refused requests. They must not be stored.
     pub refused: u64,
-    /// Requests without an answer: they may have happened.
+    /// The number of requests without an answer. They may be stored or not.
     pub unknown: u64,
-    /// Requests that are missing although acknowledged, present although refused, or present twice.
+    /// The number of wrong requests: acknowledged but not stored, refused but stored, or stored twice.
     pub lost: u64,
 }
 
 /// The result of an experiment.
 #[derive(Debug, Default)]
 pub struct Notes {
-    /// How often the fault was injected.
+    /// The number of injected faults.
     pub rounds: u64,
-    /// How often a long run must inject it.
+    /// The number of faults that a long run must inject.
     pub wanted: u64,
-    /// The answers to callers.
+    /// The number of requests by their answers.
     pub tally: Tally,
-    /// The figures of the verdict.
+    /// The main results, for the table.
     pub key: String,
 }
 
 impl Notes {
-    /// Fails if there was no time for all rounds.
+    /// Fails if the experiment ended before all rounds.
     pub fn enough(&self) -> Result<(), String> {
         let Self { rounds, wanted, .. } = self;
-        if rounds < wanted { Err(format!("only {rounds} of {wanted} rounds: set a higher SECONDS")) } else { Ok(()) }
+        if rounds < wanted {
+            Err(format!("only {rounds} of {wanted} rounds were made; use a larger SECONDS"))
+        } else {
+            Ok(())
+        }
     }
 }
 
-/// One experiment on one engine.
+/// An experiment on one engine.
 #[derive(Clone)]
 pub struct Lab {
-    /// The database of the servers.
+    /// The database engine of the servers.
     pub engine: Engine,
-    /// Whether this is a long run, which has time to measure.
+    /// Whether this is a long run, which has time for measurements.
     pub is_long: bool,
     /// The seed of all random choices.
     pub seed: u64,
@@ -67,14 +71,13 @@ impl Lab {
         Self { is_long: true, until: Instant::now() + limit, ..Self::short(engine, seed) }
     }
 
-    /// Returns the value for a short or for a long run.
+    /// Returns the value for a short run or the value for a long run.
     pub fn pick<T>(&self, short: T, long: T) -> T {
         if self.is_long { long } else { short }
     }
 
-    /// Begins the next round and returns its number. A short run makes `short` rounds. A long run makes `long`
-    /// rounds, and fails if
-    /// its time ends before.
+    /// Starts the next round and returns its number. A short run makes `short` rounds. A long run makes `long` rounds,
+    /// and fails if its time ends earlier.
     pub fn next_round(&self, short: u64, long: u64) -> Option<u64> {
         let mut notes = self.notes.lock().expect("notes");
         notes.wanted = self.pick(short, long);
@@ -85,12 +88,12 @@ impl Lab {
         wanted.then_some(notes.rounds)
     }
 
-    /// Returns a random generator, the same for the same seed.
+    /// Returns a random generator. The same seed gives the same numbers.
     pub fn random(&self) -> StdRng {
         StdRng::seed_from_u64(self.seed)
     }
 
-    /// Adds to the notes which answers callers got.
+    /// Adds a tally to the notes.
     pub fn note_tally(&self, tally: Tally) {
         let mut notes = self.notes.lock().expect("notes");
         let all = &mut notes.tally;
@@ -100,7 +103,7 @@ impl Lab {
         all.lost += tally.lost;
     }
 
-    /// Adds the figures of the verdict to the notes.
+    /// Adds the main results to the notes.
     pub fn note(&self, key: impl Into<String>) {
         self.notes.lock().expect("notes").key = key.into();
     }

@@ -1,5 +1,4 @@
-//! Real server processes on real databases, the faults that are injected, and the records that are compared
-//! afterwards.
+//! Real server processes on real databases, the injected faults, and the records that are compared afterwards.
 
 pub mod book;
 pub mod check;

@@ -1,5 +1,5 @@
-//! A TCP proxy that delays, drops or cuts connections: the network between callers and a server, or a server and its
-//! database.
+//! A TCP proxy that delays, drops or cuts connections. It replaces the network between callers and a server, or between
+//! a server and its database.
 
 use std::{
     collections::HashSet,
@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// What the network does to open and to new connections.
+/// The state of the network, for open and for new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weather {
     /// Passes all bytes.
@@ -25,9 +25,9 @@ pub enum Weather {
     Slow(Duration),
     /// No bytes pass in either direction, and connections stay open.
     Stalled,
-    /// Bytes to the server pass; its answers are dropped.
+    /// Bytes to the server pass, and its answers are dropped.
     Mute,
-    /// Open connections are cut, and new ones refused.
+    /// Open connections are cut, and new connections are refused.
     Cut,
 }
 
@@ -37,9 +37,9 @@ enum Direction {
     ToCaller,
 }
 
-/// The proxy. It ends with all its connections when it is dropped.
+/// A proxy. Its listener and all its connections end when this value is dropped.
 pub struct Proxy {
-    /// Where it listens. The address stays when the target changes.
+    /// The address of the proxy. It stays the same when the target changes.
     pub address: SocketAddr,
     weather: watch::Sender<Weather>,
     shared: Arc<Shared>,
@@ -48,7 +48,7 @@ pub struct Proxy {
 
 struct Shared {
     target: Mutex<Option<SocketAddr>>,
-    /// Local ports of the open connections to the target. The target sees them as the ports of its clients.
+    /// The local ports of the open connections to the target. For the target, these are the ports of its clients.
     ports: Mutex<HashSet<u16>>,
 }
 
@@ -68,12 +68,12 @@ impl Proxy {
         *self.shared.target.lock().expect("target") = Some(target);
     }
 
-    /// Changes the weather.
+    /// Changes the state of the network.
     pub fn set(&self, weather: Weather) {
         self.weather.send_replace(weather);
     }
 
-    /// Cuts all open connections, then lets new ones pass.
+    /// Cuts all open connections, then accepts new ones.
     pub async fn cut_once(&self) {
         self.set(Weather::Cut);
         while !self.shared.ports.lock().expect("ports").is_empty() {
@@ -89,7 +89,7 @@ impl Proxy {
 }
 
 async fn accept(listener: TcpListener, weather: watch::Sender<Weather>, shared: Arc<Shared>) {
-    // The tasks of the connections end with this task.
+    // The tasks of the connections end together with this task.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
@@ -144,7 +144,7 @@ async fn pump(
     }
 }
 
-/// Waits as long as the weather says. Returns whether the bytes pass.
+/// Waits as long as the state of the network requires. Returns whether the bytes pass.
 async fn passes(direction: Direction, weather: &mut watch::Receiver<Weather>) -> bool {
     loop {
         let now = *weather.borrow_and_update();
@@ -155,7 +155,7 @@ async fn passes(direction: Direction, weather: &mut watch::Receiver<Weather>) ->
             }
             (Weather::Mute, Direction::ToCaller) => return false,
             (Weather::Fair | Weather::Slow(_) | Weather::Mute, _) => return true,
-            // Waits until the weather changes. A cut ends the connection from outside.
+            // Waits until the state changes. When connections are cut, another task ends this connection.
             (Weather::Stalled | Weather::Cut, _) => {
                 let _ = weather.changed().await;
             }

@@ -1,4 +1,5 @@
-//! Runs the experiments: short ones as tests, or long ones one after the other, with a table at the end.
+//! Runs the experiments: the short versions as tests, or the long versions one after the other, with a table at the
+//! end.
 
 use std::{
     env,
@@ -12,26 +13,26 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use super::lab::{Engine, Lab, Notes};
 
-/// Duration of a long run in all. Without it the short experiments run as tests.
+/// The total duration of a long run. If it is not set, the short experiments run as tests.
 const SECONDS_VARIABLE: &str = "BOXOFFICE_TORTURE_SECONDS";
-/// The seed of all random choices; default: the clock.
+/// The seed of all random choices. The default is the current time.
 const SEED_VARIABLE: &str = "BOXOFFICE_FAULTS_SEED";
-/// A short experiment that takes longer than this hangs.
+/// Maximum duration of a short experiment.
 const SHORT_LIMIT: Duration = Duration::from_secs(240);
 
-/// One experiment.
+/// An experiment.
 #[derive(Clone)]
 pub struct Experiment {
     number: u32,
     name: &'static str,
     engines: &'static [Engine],
-    /// Its share of a long run, relative to the other experiments.
+    /// The share of the experiment in a long run, relative to the other experiments.
     weight: u32,
     run: fn(Lab) -> LocalBoxFuture<'static, ()>,
 }
 
 impl Experiment {
-    /// Returns an experiment. It fails by a panic.
+    /// Returns an experiment, which fails if it panics.
     pub const fn new(
         number: u32,
         name: &'static str,
@@ -47,7 +48,7 @@ impl Experiment {
     }
 }
 
-/// Runs the experiments that the command line and the environment choose.
+/// Runs the experiments that the command line and the environment select.
 pub fn main(experiments: &[Experiment]) -> ExitCode {
     boxoffice::install_crypto();
     let arguments = Arguments::from_args();
@@ -79,7 +80,7 @@ pub fn main(experiments: &[Experiment]) -> ExitCode {
     }
 }
 
-/// Runs the experiments one after the other, also after a failure, and prints the result of each.
+/// Runs the experiments one after the other, even after a failure. Prints the result of each.
 fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCode {
     let weights: u32 = runs.iter().map(|(experiment, _)| experiment.weight).sum();
     let mut rows = Vec::new();
@@ -104,7 +105,7 @@ fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCo
     if failed == 0 && !rows.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs one experiment to its end or its limit. Returns the message of its panic, if there is one.
+/// Runs an experiment to its end or to its limit. Returns the message of its panic, if it panics.
 fn perform(experiment: &Experiment, lab: &Lab, limit: Duration) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
@@ -112,7 +113,7 @@ fn perform(experiment: &Experiment, lab: &Lab, limit: Duration) -> Result<(), St
     let outcome = runtime.block_on(async {
         match tokio::time::timeout(limit, run).await {
             Ok(ended) => ended.map_err(|panic| message(panic.as_ref())),
-            Err(_) => Err(format!("it did not end within {limit:?}")),
+            Err(_) => Err(format!("the experiment did not end within {limit:?}")),
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(5));

@@ -1,4 +1,4 @@
-//! A database and the servers on it, with a proxy on every connection that can break.
+//! A database and its servers, with a proxy on every connection that can break.
 
 use boxoffice::rpc::proto;
 use testkit::{Caller, FreshDatabase, PRICE, Postgres, ServerProcess, catalogue, net::connect_lazily, server, wallet};
@@ -9,12 +9,12 @@ use super::{eventually, lab::Lab, proxy::Proxy};
 
 /// The only date of every concert.
 pub const DATE: &str = "2040-02-01";
-/// Its start, in microseconds: 2040-02-01T20:00:00Z.
+/// The start of the performance in microseconds: 2040-02-01T20:00:00Z.
 const START_TIME: i64 = 2_211_739_200_000_000;
 /// The code of the concert in every experiment.
 pub const CONCERT: &str = "IU";
 
-/// A database and the servers on it.
+/// A database and its servers.
 pub struct Site {
     /// The URL of the database, without a proxy.
     pub url: String,
@@ -45,7 +45,7 @@ impl Site {
         Self { url: database.url.clone(), replicas, _database: database }
     }
 
-    /// Returns a channel to each replica through its door.
+    /// Returns a channel to each replica through its proxy.
     pub fn doors(&self) -> Vec<Channel> {
         self.replicas.iter().map(Replica::channel).collect()
     }
@@ -55,7 +55,7 @@ impl Site {
         self.concert_as(CONCERT, seat_count, change).await;
     }
 
-    /// Creates such a concert with another code.
+    /// Creates a concert with the code `concert_code` and with `seat_count` seats.
     pub async fn concert_as(
         &self,
         concert_code: &str,
@@ -74,32 +74,32 @@ impl Site {
         added.expect("performance");
     }
 
-    /// Puts a new user with `balance` in the wallet into the queue.
+    /// Adds a new user with `balance` in the wallet to the queue.
     pub async fn joins(&self, balance: i64) -> Caller {
         self.joins_to(CONCERT, balance).await
     }
 
-    /// Puts such a user into the queue of another concert.
+    /// Adds a new user with `balance` in the wallet to the queue of another concert.
     pub async fn joins_to(&self, concert_code: &str, balance: i64) -> Caller {
         let channel = self.replicas[0].channel();
         let user_id = wallet::open_new(&channel, balance).await.expect("a wallet");
         Caller::join(channel, concert_code, user_id).await.expect("a token")
     }
 
-    /// Returns `count` new users with much money, all of them admitted.
+    /// Returns `count` new admitted users with enough money for many seats.
     pub async fn admitted(&self, count: usize) -> Vec<Caller> {
         let callers = futures::future::join_all((0..count).map(|_| self.joins(1_000 * PRICE))).await;
         futures::future::join_all(callers.into_iter().map(until_admitted)).await
     }
 }
 
-/// One server, with a proxy on the side of callers, and one on the side of PostgreSQL.
+/// A server with a proxy to its callers, and a proxy to PostgreSQL.
 pub struct Replica {
     process: Option<ServerProcess>,
     url: String,
     flags: Vec<String>,
     wrapper: Option<String>,
-    /// The channel through the door, which callers share.
+    /// The channel through the proxy, which callers share.
     channel: Channel,
     /// The proxy between callers and the server.
     pub door: Proxy,
@@ -125,12 +125,12 @@ impl Replica {
         replica
     }
 
-    /// Lets a shell run `script` before the server, from the next start on. The script sets limits of the process.
+    /// Makes a shell run `script` before each further start of the server. The script sets limits of the process.
     pub fn wrap(&mut self, script: Option<&str>) {
         self.wrapper = script.map(str::to_owned);
     }
 
-    /// Starts the server again, behind the same door. It may not be ready yet.
+    /// Starts the server again behind the same proxy. The server may not be ready yet.
     pub async fn start_again(&mut self) {
         let binary = env!("CARGO_BIN_EXE_boxoffice");
         let mut command = match &self.wrapper {
@@ -152,23 +152,24 @@ impl Replica {
         self.process.as_mut().expect("a process")
     }
 
-    /// Returns the channel through the door. It connects again after a restart of the server.
+    /// Returns the channel through the proxy. It reconnects after a restart of the server.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// Returns a channel without the door, for measuring.
+    /// Returns a channel without the proxy, for measurements.
     pub fn direct(&self) -> Channel {
         connect_lazily(self.process.as_ref().expect("a process").address)
     }
 
-    /// Returns a channel to AdminService, without the door.
+    /// Returns a channel to AdminService without the proxy.
     pub fn admin(&self) -> Channel {
         connect_lazily(self.process.as_ref().expect("a process").admin_address)
     }
 }
 
-/// Waits until a caller is admitted. Its poll is also the first call, which keeps the admission.
+/// Waits until a caller is admitted, and returns the caller. The poll is also the first call, which keeps the
+/// admission.
 pub async fn until_admitted(caller: Caller) -> Caller {
     eventually("the token is admitted", async || {
         caller.position().await.is_ok_and(|position| position.state() == proto::QueueState::Active)
@@ -177,7 +178,7 @@ pub async fn until_admitted(caller: Caller) -> Caller {
     caller
 }
 
-/// Starts a proxy to the server of `url`. Returns the URL through the proxy, and the proxy.
+/// Starts a proxy to the database server of `url`. Returns the URL through the proxy, and the proxy.
 async fn through_a_line(mut url: Url) -> (String, Proxy) {
     let host = url.host_str().expect("a host").to_owned();
     let target = tokio::net::lookup_host((host, url.port().unwrap_or(5432))).await.expect("an address").next();

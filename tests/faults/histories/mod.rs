@@ -1,6 +1,5 @@
-//! Histories of concurrent calls, each checked against a model that takes one call after the other. A call whose
-//! answer was lost may
-//! have happened at any later time, or never.
+//! Histories of concurrent calls. Each history is checked with a model that processes one call after the other. A call
+//! whose answer was lost may take effect at any later time, or never.
 
 mod model;
 
@@ -30,16 +29,16 @@ use crate::harness::{
 use model::{Answer, Op, PRICE, SEATS, Sale, Seat, USERS};
 
 const FLAGS: &[&str] = &["--promote-interval", "50ms"];
-/// Histories that are recorded at the same time.
+/// Number of histories that are recorded at the same time.
 const CONCURRENT: u64 = 8;
 const THREADS: u32 = 3;
-/// Calls of one thread. Each more call makes the search for an order exponentially longer, and most bugs show in a
-/// few calls.
+/// Number of calls of one thread. The search for an order takes exponentially longer with more calls. Most bugs appear
+/// within a few calls.
 const CALLS: usize = 3;
 
 type History = LinearizabilityTester<u32, Sale>;
 
-/// Every history of seats and wallets is linearizable, and every history with a planted bug is rejected.
+/// Every recorded history must be linearizable. Every history with a planted bug must be rejected.
 pub async fn every_history_is_linearizable(lab: Lab) {
     planted_bugs_are_caught();
     let count = if lab.engine == Engine::Postgres { 2 } else { 1 };
@@ -71,11 +70,11 @@ pub async fn every_history_is_linearizable(lab: Lab) {
          {caught} of {corrupted} forged histories rejected"
     ));
     assert_eq!(caught, corrupted, "a forged history was accepted");
-    assert!(tally.acknowledged > tally.unknown, "too few calls were answered to tell anything: {tally:?}");
+    assert!(tally.acknowledged > tally.unknown, "too few calls were answered for a result: {tally:?}");
     invariants::check(&site.url, &Clock::system()).await;
 }
 
-/// Cuts the connections of callers again and again.
+/// Repeatedly cuts the connections of callers.
 async fn cut(site: Arc<Site>, mut random: StdRng) {
     loop {
         tokio::time::sleep(Duration::from_millis(random.random_range(20..200))).await;
@@ -84,20 +83,20 @@ async fn cut(site: Arc<Site>, mut random: StdRng) {
     }
 }
 
-/// One history, and the same history with a bug in it.
+/// A recorded history, and a copy with a planted bug.
 struct Recording {
     history: Mutex<History>,
-    /// The same history with one won too much in the last answer.
+    /// The copy, whose last answer has a balance that is 1 won too high.
     forged: Mutex<History>,
     next_thread: AtomicU32,
     answered: AtomicU64,
-    /// The answered calls that needed a retry with the same request id.
+    /// The number of answered calls that needed a retry with the same request id.
     repeated: AtomicU64,
     lost: AtomicU64,
 }
 
 impl Recording {
-    /// Records the calls of three concurrent threads for three users, who want two seats of a concert of their own.
+    /// Records the calls of three concurrent threads for three users. The users want two seats of a separate concert.
     async fn make(site: &Site, concert_code: &str, seed: u64) -> Self {
         let recording = Self {
             history: Mutex::new(History::default()),
@@ -107,8 +106,8 @@ impl Recording {
             repeated: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         };
-        // As many users are admitted as there are seats. So there are three seats, and the users want only two of
-        // them.
+        // The number of admitted users equals the number of seats. So the concert has three seats, but the users want
+        // only two of them.
         site.concert_as(concert_code, USERS as i32, |concert| concert.seats_per_user_limit = 1).await;
         let direct = site.replicas[0].direct();
         let users = futures::future::join_all((0..USERS).map(|_| admitted(&direct, concert_code))).await;
@@ -131,8 +130,8 @@ impl Recording {
             self.each(|history| history.on_invoke(thread, op).map(drop));
             let mut answer = call(op, &user.via(door), &request_id).await;
             if answer.is_none() && !request_id.is_empty() {
-                // The call and its retry are one call that happens at most once. If the retry is refused, the first
-                // may still happen.
+                // A call and its retry count as one call, which takes effect at most once. If the retry is refused, the
+                // first attempt may still take effect.
                 let door = doors.choose(&mut random).expect("a door").clone();
                 let is_done = |answer: &Answer| !matches!(answer, Answer::Refused(_));
                 answer = call(op, &user.via(door), &request_id).await.filter(is_done);
@@ -143,7 +142,7 @@ impl Recording {
                     self.answered.fetch_add(1, Ordering::Relaxed);
                     self.each(|history| history.on_return(thread, answer.clone()).map(drop));
                 }
-                // This call has no end, so the thread goes on under a new number.
+                // This call has no end in the history, so the thread continues under a new number.
                 None => {
                     self.lost.fetch_add(1, Ordering::Relaxed);
                     thread = self.next_thread.fetch_add(1, Ordering::Relaxed);
@@ -152,13 +151,14 @@ impl Recording {
         }
     }
 
-    /// Ends both histories with a balance: the real one, and one that no order of the calls explains.
+    /// Ends both histories with a balance. The first one gets the real balance. The copy gets a balance that no order
+    /// of the calls explains.
     async fn finish(&self, direct: &Channel, user: &Caller) {
         let thread = self.next_thread.fetch_add(1, Ordering::Relaxed);
         let op = Op::Balance { user: 0 };
         self.each(|history| history.on_invoke(thread, op).map(drop));
         let answer = call(op, &user.via(direct.clone()), "").await.expect("an answer");
-        let Answer::Balance(balance) = answer else { panic!("{answer:?} for a balance") };
+        let Answer::Balance(balance) = answer else { panic!("the answer to a balance is {answer:?}") };
         let forged = Answer::Balance(balance + 1);
         self.history.lock().expect("history").on_return(thread, answer).map(drop).expect("a valid history");
         self.forged.lock().expect("history").on_return(thread, forged).map(drop).expect("a valid history");
@@ -196,7 +196,7 @@ fn choose(random: &mut StdRng) -> Op {
     }
 }
 
-/// Makes a call, with the request id if it can have one. Returns `None` if its result is unknown.
+/// Makes a call, with the request id if the call accepts one. Returns `None` if the result is unknown.
 async fn call(op: Op, caller: &Caller, request_id: &str) -> Option<Answer> {
     let answer = match op {
         Op::Charge { amount, .. } => wallet::charge(&caller.channel, &caller.user_id, amount, request_id)
@@ -233,7 +233,7 @@ async fn admitted(channel: &Channel, concert_code: &str) -> Caller {
     until_admitted(Caller::join(channel.clone(), concert_code, user_id).await.expect("a token")).await
 }
 
-/// Checks that histories of servers with bugs are rejected.
+/// Checks that the model rejects histories of servers with bugs.
 fn planted_bugs_are_caught() {
     let (one, other) = (Op::Hold { user: 0, seat: 0 }, Op::Hold { user: 1, seat: 0 });
     let wallet = (Op::Charge { user: 0, amount: PRICE }, Op::Balance { user: 0 });
@@ -258,7 +258,7 @@ fn planted_bugs_are_caught() {
     }
 }
 
-/// Returns a history of calls one after the other. A call without an answer has no end.
+/// Returns a history of consecutive calls. A call without an answer has no end.
 fn history(calls: &[(u32, Op, Option<Answer>)]) -> History {
     let mut history = History::default();
     for (thread, op, answer) in calls {

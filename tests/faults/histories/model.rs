@@ -1,10 +1,11 @@
-//! A sale that takes one call after the other. Any history of concurrent calls must be explained by such a sequence.
+//! A model of a sale that processes one call after the other. A sequence of such calls must explain each history of
+//! concurrent calls.
 
 use stateright::semantics::SequentialSpec;
 
-/// Users of one history.
+/// Number of users in one history.
 pub const USERS: usize = 3;
-/// Seats of one history.
+/// Number of seats in one history.
 pub const SEATS: usize = 2;
 /// The price of a seat.
 pub const PRICE: i64 = testkit::PRICE;
@@ -44,12 +45,12 @@ enum Token {
     Left,
 }
 
-/// Wallets, tokens and seats.
+/// The state of the model: wallets, tokens and seats.
 #[derive(Debug, Clone)]
 pub struct Sale {
     balances: [i64; USERS],
     tokens: [Token; USERS],
-    /// The user that has the seat, and whether it is paid.
+    /// The user that holds or owns each seat, and whether the seat is paid.
     seats: [Option<(usize, bool)>; SEATS],
 }
 
