@@ -29,6 +29,7 @@ mod secrets;
 mod signing_keys;
 mod simulation;
 mod tidy;
+mod tour;
 mod transport;
 mod upgrade;
 mod wallet;
