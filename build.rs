@@ -1,4 +1,5 @@
-//! Compiles the protos with protox, so that no protoc has to be installed, and keeps the descriptors for reflection.
+//! Compiles the protos with protox, so that no protoc has to be installed. Writes the descriptors to a file, which the
+//! server uses for reflection and for the names of its methods.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! Compiles the echo's proto with protox, so that no protoc has to be installed.
+//! Compiles the proto of the echo with protox, so that the build needs no installed protoc.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .file_descriptor_set_path(&descriptors)
         .skip_protoc_run()
         .bytes(".")
-        // The echo uses the buffers of the service, so that they cause no difference.
+        // The echo uses the codec of boxoffice, so that buffer sizes cause no difference.
         .codec_path("boxoffice::rpc::codec::Codec")
         .compile_protos(&[FILE], &["proto"])?;
     Ok(())

@@ -1,9 +1,9 @@
-//! The clock that all time-dependent code uses. An instant is a whole number of microseconds since the Unix epoch, in
-//! UTC.
+//! The clock for all decisions that depend on the time. An instant is a whole number of microseconds since the Unix
+//! epoch, in UTC.
 //!
-//! On PostgreSQL all replicas use the database's clock. Each replica reads that clock every few seconds. Between two
-//! readings it adds the time of its machine's monotonic clock. So a replica with a wrong system clock still has the
-//! same time as the other replicas.
+//! On PostgreSQL all replicas use the database's clock. Each replica reads that clock every 5 seconds. Between two
+//! readings, the replica adds the time that the monotonic clock of its machine has measured. So a wrong system clock of
+//! a replica does not change its decisions. On SQLite the server uses the system clock of its machine.
 
 use std::{
     sync::Arc,
@@ -13,16 +13,18 @@ use std::{
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-/// Microseconds since the Unix epoch, or a duration in microseconds.
+/// An instant in microseconds since the Unix epoch, or a duration in microseconds.
 pub type Micros = i64;
 
-/// Age after which a less precise reading may replace a reading. A more precise reading always replaces it.
+/// Age after which a new reading with a longer round trip may replace the current reading. A new reading whose round
+/// trip is not longer always replaces the current reading.
 const ANCHOR_AGE: Duration = Duration::from_secs(30);
-/// Maximum round trip of a less precise reading that replaces an older one. The error of a reading is up to half of its
-/// round trip. The machine's monotonic clock needs hours to reach such an error.
+/// Round trip from which a reading never replaces a reading with a shorter round trip. The error of a reading is up to
+/// half of its round trip. A monotonic clock that is wrong by 50 ppm needs 83 minutes to reach an error of 250 ms.
 const MAX_ROUND_TRIP: Duration = Duration::from_millis(500);
 
-/// A clock. Clones show the same time.
+/// The clock for decisions. A system clock shows the time of the machine, or the time of another clock after
+/// [`Clock::anchor`]. A manual clock is for tests. Clones show the same time.
 #[derive(Clone)]
 pub struct Clock(Arc<Kind>);
 
@@ -38,12 +40,13 @@ struct Anchor {
 }
 
 impl Clock {
-    /// Returns the machine's clock. After [`Clock::anchor`] it shows the time of the other clock.
+    /// Returns a clock that shows the time of the machine's clock. After the first [`Clock::anchor`], the returned
+    /// clock shows the time of the other clock.
     pub fn system() -> Self {
         Self(Arc::new(Kind::System(RwLock::new(None))))
     }
 
-    /// Returns a clock for tests. Only [`Clock::advance`] changes its time.
+    /// Returns a clock for tests that shows `start`. Only [`Clock::advance`] changes its time.
     pub fn manual(start: Micros) -> Self {
         Self(Arc::new(Kind::Manual(watch::Sender::new(start))))
     }
@@ -59,11 +62,12 @@ impl Clock {
         }
     }
 
-    /// Sets the clock to the time of another clock. The caller requested the `reading` at `asked` and has just received
-    /// it.
+    /// Sets the clock to the time of another clock. The caller requested the `reading` at `asked`, and must have just
+    /// received it. A manual clock stays unchanged.
     ///
-    /// The clock prefers the reading with the shortest round trip, because the error of a reading is at most half of
-    /// its round trip.
+    /// The clock prefers readings with a short round trip, because the error of a reading is at most half of its round
+    /// trip. For 30 seconds after the current reading, the clock ignores readings with a longer round trip. After that
+    /// time, the clock ignores such a reading only if its round trip is 500 ms or longer.
     pub fn anchor(&self, asked: Instant, reading: Micros) {
         let Kind::System(slot) = &*self.0 else {
             return;
@@ -79,19 +83,20 @@ impl Clock {
         }
     }
 
-    /// Waits until the clock shows `at` or later.
+    /// Waits until the clock shows `at` or later. If a system clock is set to another time during the wait, the
+    /// duration of the wait stays the same.
     pub async fn sleep_until(&self, at: Micros) {
         match &*self.0 {
-            // Add one millisecond, because timers are less precise than the clock.
+            // The timers of tokio have a resolution of 1 ms, so 1 ms is added.
             Kind::System(_) => tokio::time::sleep(until(at, self.now()) + Duration::from_millis(1)).await,
             Kind::Manual(now) => {
-                // This fails only if the sender was dropped, and the clock keeps the sender.
+                // The wait fails only if the sender was dropped. The clock keeps the sender.
                 let _ = now.subscribe().wait_for(|now| *now >= at).await;
             }
         }
     }
 
-    /// Moves a manual clock forward. It has no effect on the machine's clock.
+    /// Moves a manual clock forward. A system clock stays unchanged.
     pub fn advance(&self, by: Duration) {
         if let Kind::Manual(now) = &*self.0 {
             now.send_modify(|now| *now += micros(by));
@@ -99,7 +104,7 @@ impl Clock {
     }
 }
 
-/// Converts a duration to microseconds. Returns the maximum if the duration is too long.
+/// Converts a duration to microseconds. Returns `i64::MAX` if the result does not fit into an `i64`.
 pub fn micros(span: Duration) -> Micros {
     Micros::try_from(span.as_micros()).unwrap_or(Micros::MAX)
 }
@@ -109,7 +114,7 @@ pub fn until(then: Micros, now: Micros) -> Duration {
     Duration::from_micros(then.saturating_sub(now).max(0).unsigned_abs())
 }
 
-#[allow(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+#[allow(clippy::disallowed_methods, reason = "the only function that reads the machine's clock")]
 fn machine_now() -> Micros {
     micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
@@ -119,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_anchored_clock_shows_the_time_it_was_anchored_to() {
+    fn an_anchored_clock_shows_the_time_of_its_reading() {
         let clock = Clock::system();
         clock.anchor(Instant::now(), 1_000_000_000);
         assert!((1_000_000_000..1_010_000_000).contains(&clock.now()));
@@ -147,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_clock_moves_only_when_told() {
+    fn only_advance_changes_a_manual_clock() {
         let clock = Clock::manual(5);
         assert_eq!(clock.now(), 5);
         clock.advance(Duration::from_millis(2));

@@ -1,82 +1,93 @@
-//! boxoffice sells the seats of a concert that many users want in the same second. Each user gets a number in a queue
-//! and is admitted when seats are free. An admitted user holds seats for some minutes and pays from a prepaid wallet.
+//! boxoffice sells the seats of a concert that many users want in the same second. Each user gets a number in the queue
+//! of the concert. Users are admitted in the order of their numbers, at most one per unsold seat. An admitted user
+//! holds seats for some minutes, and pays for them from a prepaid wallet.
 //!
 //! # Two ideas
 //!
-//! **Every write is a batch.** Calls of one kind wait in a lane ([`batch`]). The lane takes all waiting calls and runs
-//! *load, decide, store* in one transaction. It answers each caller after the commit. Most batches have one call.
+//! **Calls write in batches.** Calls of one kind wait in a lane ([`batch`]). The lane takes the waiting calls, at most
+//! 512, and runs *load, decide, store* in one transaction. The lane answers each caller after the commit. In an idle
+//! lane, a batch has one call.
 //!
-//! **Cost does not grow with history.** The cost of a call, a background pass or a start depends on live data: the
-//! waiting and admitted tokens, the held seats, and the dates on sale. It does not depend on past sales.
+//! **Cost does not grow with history.** The cost of a call, of a background pass or of a start depends on live data:
+//! the waiting and admitted tokens, the held seats, and the dates on sale. The number of past sales does not change
+//! this cost.
 //!
 //! # The rooms
 //!
-//! A room is a module of this crate. Each room may use only the rooms below it in this table. A test checks this order.
+//! A room is a top-level module of this crate. Each room may use only the rooms below it in this table. A test checks
+//! this order.
 //!
 //! | room | content |
 //! |---|---|
 //! | [`app`] | The program: command line, server, background passes, demo, logs and metrics. |
-//! | [`live`] | The live page, which shows the sales and their seats in a browser, and the metrics of the sales. |
+//! | [`live`] | The live page of the sales and their seats in a browser, and the metrics of the sales. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
-//! | [`admin`] | Venues, concerts and performances, and the control and the counts of a sale. |
+//! | [`admin`] | Creation of venues, concerts and performances; settings and counts of a sale. |
 //! | [`reservation`] | Hold, extend and release the seats of a token. |
-//! | [`concert`] | Dates on sale and free seats for admitted users, also as a stream. |
+//! | [`concert`] | The list of concerts. For admitted users: the dates on sale and the seats, also as a stream. |
 //! | [`queue`] | Numbers, positions and promotion, and the check that a token is admitted. |
-//! | [`catalogue`] | Data that never changes after its creation: concerts, dates, sections, prices. |
+//! | [`catalogue`] | The data of concerts, dates, sections and prices that never changes, cached in memory. |
 //! | [`wallet`] | Prepaid money, and a ledger of all its movements. |
 //! | [`edge`] | The first checks of a connection and a call: sockets, TLS, API keys, limits, deadlines. |
 //! | [`token`] | The signed queue token, and the interceptor that verifies it. |
-//! | [`batch`] | Lanes, replays of a `request_id`, and background passes in short steps. |
+//! | [`batch`] | Lanes, first answers by `request_id`, and background passes in short steps. |
 //! | [`db`] | Connections, transactions, statements about sets of rows, entities. |
-//! | [`rpc`] | Parts of a call: errors and their status codes, messages, fields, pages, deadlines. |
-//! | [`clock`] | The time for decisions. |
+//! | [`rpc`] | Parts of a call: errors and their status codes, messages, checks of fields, pages, deadlines. |
+//! | [`clock`] | The clock for all decisions that depend on the time. |
 //!
-//! A capability is a room with a gRPC service. Its files:
+//! A capability is a room with a gRPC service. It has some of these files:
 //!
-//! - `service.rs` reads the request, submits a command to a lane, and builds the response.
-//! - A file per verb, such as `hold.rs`, or `operations.rs` decides a batch of commands.
-//! - `store.rs` has every query.
-//! - `rules.rs` has pure functions with their tests.
+//! - `service.rs` reads the request, submits a command to a lane or runs a query, and builds the response.
+//! - A file per verb, such as `hold.rs`, or `operations.rs` for all verbs, decides a batch of commands.
+//! - `store.rs` has every query of the capability.
+//! - `rules.rs` has the rules as pure functions, with their unit tests.
 //! - `passes.rs` has the background work.
 //!
 //! # How a seat is sold
 //!
 //! 1. `HoldSeats` passes [`edge`], which checks the API key, the limits and the deadline. The interceptor of [`token`]
-//!    verifies the token.
+//!    verifies the signature of the queue token.
 //! 2. `reservation/service.rs` reads the fields, finds the performance in the [`catalogue`], and submits a command.
-//! 3. The lane runs `reservation/hold.rs`, which locks tokens and loads seats. It decides each command in order with
-//!    the functions in `rules.rs`. It stores all holds with one statement per table. If two replicas take the same
-//!    seat, a unique key refuses the second one, and its batch runs again.
-//! 4. `Pay` runs `payment/pay.rs` in the same way. One commit changes the token, the wallet, the reservation, the seats
-//!    and the counts of the date.
-//! 5. `queue/passes.rs` reads the changed counts and admits the next users. `queue/line.rs` wakes their watchers.
+//! 3. The lane runs `reservation/hold.rs`, which locks the tokens and loads the seats. `hold.rs` decides the commands
+//!    in the order of arrival, with the functions in `rules.rs`. It stores all holds with one statement per table. If
+//!    another transaction has taken one of the seats, the statement for the seats changes too few rows, and the batch
+//!    runs again.
+//! 4. `Pay` runs `payment/pay.rs` in the same way. One commit changes the token, the ledger of the wallet, the
+//!    reservation, the seats and the counts of the date.
+//! 5. `queue/passes.rs` reads the changed counts and admits the next users. `queue/line.rs` wakes the WatchPosition
+//!    streams of these users.
 //!
 //! # Where to add
 //!
-//! - **A rule**: a function in `rules.rs`. Call it where its verb decides, such as `HoldBatch::decide` in `hold.rs`.
-//!   A new failure also needs a variant in `rpc/error.rs` and a reason in `error_reason.proto`.
+//! - **A rule**: a function in `rules.rs`. Call it where its verb decides, such as `HoldBatch::decide` in `hold.rs`. A
+//!   new kind of failure also needs a variant in `rpc/error.rs` and a reason in `error_reason.proto`.
 //! - **A query**: a function in `store.rs` with `query_set`, `execute_set` or `change_set` (see `db/write.rs`).
 //!   `db/statement.rs` explains `{r}` and `{lock}`. `tests/api/plans.rs` must run the query.
 //! - **An RPC**: its proto, from which `build.rs` generates the code, and a method in `service.rs`. A write also needs
 //!   a verb file, and a lane that the `new` function of the service starts.
-//! - **A setting**: `app/cli.rs` for the server, or `edge/settings.rs` for limits and TLS. Pass the setting on in
-//!   `app/routes.rs` or `app/background.rs`. Describe it in `docs/configuration.md`.
+//! - **A setting**: `app/cli.rs` for the server, or `edge/settings.rs` for limits and TLS. Give the setting to the code
+//!   that uses it in `app/routes.rs` or `app/background.rs`. Describe it in `docs/configuration.md`.
 //! - **A column**: a new file in `migration/src`, the entity in `db/entity`, and the statements in `store.rs`.
 //!
 //! # Guarantees
 //!
-//! 1. A seat of a performance is SOLD to at most one payment. A SOLD seat belongs to exactly one PAID payment, and
-//!    every seat of a PAID payment is SOLD.
+//! 1. A SOLD seat belongs to exactly one PAID payment, and every seat of a PAID payment is SOLD.
 //! 2. A wallet's balance is the sum of its ledger entries and is never below 0. The last entry stores the balance.
-//! 3. A promotion never raises the number of ACTIVE tokens of a concert above its capacity. Tokens are admitted in the
-//!    order of their numbers.
-//! 4. An acknowledged write is durable. A refused call changes nothing. A repeated `request_id` has one effect.
+//! 3. A promotion never raises the number of ACTIVE tokens of a concert above its capacity: the number of unsold seats
+//!    on sale, or `max_active_count` if that is lower and not 0. Tokens are admitted in the order of their numbers.
+//! 4. An acknowledged write is durable. Calls of one RPC with the same `request_id` have one effect. After
+//!    DEADLINE_EXCEEDED, UNAVAILABLE or INTERNAL, the outcome of a call is unknown. A call with any other error changes
+//!    no seats and no money.
 //!
-//! The database resolves races between replicas. Rows are locked in the order counter, token, ledger entry,
-//! reservation, seat, performance, and by key within a table. A wallet has no lock: the number of a ledger entry is
-//! unique. Conditional writes check the number of changed rows. A hold or an admission ends exactly at its expiry, even
-//! before a background pass updates its row. Memory may show that a user waits. Only the database shows that a user is
-//! admitted.
+//! The database resolves races between replicas. Most transactions lock rows in the order counter, token, ledger entry,
+//! reservation, seat, performance. Within a table, most statements lock rows in the order of the keys. A transaction
+//! that is part of a deadlock fails and runs again.
+//!
+//! A wallet is not locked. If two transactions add the same entry number to a wallet, the primary key refuses the
+//! second entry, and its transaction runs again. A conditional write checks the number of changed rows.
+//!
+//! A hold or an admission ends exactly at its expiry, even before a background pass updates its row. The memory of a
+//! replica may show that a user waits. Only the database shows that a user is admitted.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -97,8 +108,8 @@ pub mod rpc;
 pub mod token;
 pub mod wallet;
 
-/// Installs ring as the cryptography provider of rustls. Call it before the first use of TLS.
+/// Installs ring as the cryptography provider of rustls. A program must call this function before its first use of TLS.
 pub fn install_crypto() {
-    // The installation fails only if a provider was installed before, which is harmless.
+    // The installation fails only if a provider is already installed. TLS then uses that provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

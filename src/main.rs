@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use boxoffice::app::{cli::Cli, commands};
 use clap::Parser;
 
-/// Every call makes many small allocations, which mimalloc serves faster than the system allocator.
+/// The allocator. Every call makes many small allocations, and mimalloc is faster for them than the system allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

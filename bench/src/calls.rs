@@ -1,4 +1,4 @@
-//! The measured calls. Each call checks its answer, and keeps the values that later calls need.
+//! The measured calls. Each call checks its answer, and stores the token or the reservation for later calls.
 
 use std::sync::{
     Arc, Mutex, OnceLock,
@@ -24,34 +24,34 @@ pub const CONTESTED_DATE: &str = "2034-06-20";
 /// Number of seats of the small venue.
 pub const SMALL_SEATS: u32 = 50;
 
-/// Makes the calls of users for one concert.
+/// Creates the calls of users for one concert.
 pub struct Calls {
     concert: String,
     users: Arc<Vec<Arc<User>>>,
     request_ids: bool,
-    /// The number of seats that users have paid for, according to the answers.
+    /// The number of paid seats in the answers of Pay.
     pub paid_seats: Arc<AtomicU64>,
-    /// The sum of the payments of all users, according to the answers.
+    /// The sum of the prices in the answers of Pay.
     pub paid_money: Arc<AtomicI64>,
 }
 
-/// The sizes of the messages of one operation, in bytes. The echo uses the same sizes.
+/// The sizes of one call of an operation, in bytes. The echo uses the same sizes.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
     /// The size of the metadata with the token; 0 without a token.
     pub token: usize,
     /// The size of the request message.
     pub request: usize,
-    /// The size of the answer, which is a message or an error.
+    /// The size of the response message. For an error, the size of its message and its details.
     pub reply: usize,
 }
 
-/// The sizes of the messages of one operation, measured at its first call.
+/// The sizes of the first call of one operation. Clones share the value.
 #[derive(Clone, Default)]
 pub struct Measure(Arc<OnceLock<Sizes>>);
 
 impl Measure {
-    /// Returns the sizes; `None` before the first call.
+    /// Returns the sizes; `None` before the first answer.
     pub fn sizes(&self) -> Option<Sizes> {
         self.0.get().copied()
     }
@@ -60,7 +60,7 @@ impl Measure {
         self.0.get_or_init(|| {
             let reply = match answer {
                 Ok(answer) => answer.get_ref().encoded_len(),
-                // The details of an error are sent in base64.
+                // gRPC sends the details of an error in base64.
                 Err(status) => status.message().len() + status.details().len().div_ceil(3) * 4,
             };
             Sizes { token, request, reply }
@@ -68,24 +68,24 @@ impl Measure {
     }
 }
 
-/// The users that hold the contested seat.
+/// The users that got a contested seat. Clones share the list.
 #[derive(Clone, Default)]
 pub struct Winners(Arc<Mutex<Vec<(usize, String)>>>);
 
 impl Winners {
-    /// Returns the users that got the seat since the last call of this function, with their reservations.
+    /// Removes all entries and returns them. An entry is the index of a user and the id of the user's reservation.
     pub fn take(&self) -> Vec<(usize, String)> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(|e| e.into_inner()))
     }
 }
 
 impl Calls {
-    /// Returns the calls of `users` about a concert.
+    /// Returns the calls of `users` for a concert. If `request_ids` is false, HoldSeats and Pay have no `request_id`.
     pub fn new(concert: &str, users: Arc<Vec<Arc<User>>>, request_ids: bool) -> Self {
         Self { concert: concert.to_owned(), users, request_ids, paid_seats: Arc::default(), paid_money: Arc::default() }
     }
 
-    /// Returns the call that opens a wallet.
+    /// Returns the call of OpenWallet. The new wallet must be empty.
     pub fn open_wallet(&self, measure: &Measure) -> Call {
         let (users, measure) = (self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -103,7 +103,7 @@ impl Calls {
         })
     }
 
-    /// Returns the call that charges a wallet for the first time.
+    /// Returns the call of ChargeWallet. It must be the first charge of the wallet.
     pub fn charge_wallet(&self, measure: &Measure) -> Call {
         let (users, measure) = (self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -120,7 +120,7 @@ impl Calls {
         })
     }
 
-    /// Returns the call that takes a token and stores it.
+    /// Returns the call of IssueToken, which stores the token in the user.
     pub fn issue_token(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -137,7 +137,7 @@ impl Calls {
         })
     }
 
-    /// Returns the call that reads the position of a waiting token.
+    /// Returns the call of GetPosition. The token must be WAITING.
     pub fn get_position(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -155,7 +155,7 @@ impl Calls {
         })
     }
 
-    /// Returns the call that lists the dates.
+    /// Returns the call of ListPerformances. All three dates must have an AVAILABLE seat.
     pub fn list_performances(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -176,7 +176,7 @@ impl Calls {
         })
     }
 
-    /// Returns the call that lists the seats of the small venue.
+    /// Returns the call of ListSeats for [`SMALL_DATE`].
     pub fn list_seats(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         Call::new(move |channel, index| {
@@ -198,7 +198,8 @@ impl Calls {
         })
     }
 
-    /// Returns the call that holds the user's own seat and stores the reservation.
+    /// Returns the call of HoldSeats for a seat that no other user wants. The call stores the id of the reservation in
+    /// the user.
     pub fn hold_own_seat(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         let request_ids = self.request_ids;
@@ -223,8 +224,8 @@ impl Calls {
         })
     }
 
-    /// Returns the call that tries to hold the contested seat. One user gets the seat. For all other users, SEAT_HELD
-    /// is the correct answer.
+    /// Returns the call of HoldSeats for a seat that all users want. A hold and the error SEAT_HELD are both correct
+    /// answers. `winners` records each hold.
     pub fn hold_contested_seat(&self, measure: &Measure, seat_number: i32, winners: &Winners) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         let request_ids = self.request_ids;
@@ -253,7 +254,7 @@ impl Calls {
         })
     }
 
-    /// Returns the call that pays the stored reservation.
+    /// Returns the call of Pay for the reservation that the user stored.
     pub fn pay(&self, measure: &Measure) -> Call {
         let (users, measure) = (self.users.clone(), measure.clone());
         let request_ids = self.request_ids;

@@ -1,18 +1,18 @@
-//! The checks in a report.
+//! The checks of a report.
 
 use serde::Serialize;
 
-/// A statement that must be true after a run.
+/// A statement about the results of a run, and whether it is true.
 #[derive(Debug, Serialize)]
 pub struct Check {
-    /// The statement, in words.
+    /// The statement with its figures, for example "5 seats sold, 5 paid for".
     pub what: String,
-    /// Whether the statement is true.
+    /// Whether the statement is true. The run fails if it is false.
     pub holds: bool,
 }
 
 impl Check {
-    /// Returns a check.
+    /// Returns the check of the statement `what`.
     pub fn new(what: String, holds: bool) -> Self {
         Self { what, holds }
     }

@@ -1,20 +1,19 @@
-//! The command line.
+//! The command line of the benchmark.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use testkit::{Engine, Failure, Postgres};
 
-/// The settings of PostgreSQL during a benchmark. Durability is the same as in production: every commit is flushed to
-/// disk.
+/// Flags of the temporary PostgreSQL server. They do not change durability: every commit is flushed to disk.
 const POSTGRES_SETTINGS: &str = "-c max_connections=200 -c shared_buffers=256MB -c max_wal_size=4GB";
 
-/// Compare each operation of boxoffice with a bare echo, then measure growth. The command `sale` plays a whole flash
-/// sale.
+/// Compare each operation of boxoffice with a bare echo, then measure growth. The command `sale` simulates a whole
+/// flash sale.
 #[derive(Debug, Parser)]
 #[command(name = "boxoffice-bench", version, about)]
 pub struct Cli {
-    /// The command. Without a command, operations and growth are measured.
+    /// The command. Without a command, the operations are measured, then growth. With `--quick`, growth is left out.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The options of all commands.
@@ -25,11 +24,11 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Play a whole flash sale: users arrive, queue, hold, pay, leave or arrive too late.
+    /// Simulate a whole flash sale, in which users arrive, wait, hold seats, and pay or leave.
     Sale(Sale),
-    /// Measure growth: long queues, many watchers, many concerts, a stadium, years of history.
+    /// Measure growth: long queues, many watchers, many concerts, a stadium, and rows of past sales.
     Growth(Growth),
-    /// Serve the echo that operations are compared with, until standard input ends.
+    /// Serve the echo until standard input ends. The benchmark starts this command and compares operations with it.
     #[command(hide = true)]
     Echo {
         /// Address of the echo.
@@ -41,26 +40,28 @@ pub enum Command {
 /// The options of all commands.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Database of the server. The default is `both`, and `sqlite` for a sale.
+    /// Database of the server. The default is `sqlite` for the command `sale`, and otherwise `both`.
     #[arg(long, global = true)]
     pub engine: Option<EngineChoice>,
-    /// Running PostgreSQL to use instead of a temporary one. The benchmark creates databases in it and drops them.
+    /// URL of a running PostgreSQL server to use instead of a temporary one. The benchmark creates databases on this
+    /// server and drops them.
     #[arg(long, global = true, env = "BOXOFFICE_BENCH_POSTGRES_URL", hide_env_values = true)]
     pub postgres_url: Option<String>,
-    /// Number of connections of the client.
+    /// Number of connections of the client to the server, and of the client to the echo.
     #[arg(long, global = true, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub connections: u16,
     /// Number of in-flight calls on each connection.
     #[arg(long, global = true, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub in_flight: u16,
-    /// Make fewer and shorter rounds, in less than 3 minutes.
+    /// Make fewer and shorter rounds, with fewer users, in less than 3 minutes.
     #[arg(long, global = true)]
     pub quick: bool,
-    /// Measure an easier case: all operations call the users in the same order, and only ChargeWallet has a request_id.
-    /// By default, each operation calls the users in a new random order, and every write has a request_id.
+    /// Measure an easier case: all operations use the users in the same order, and only ChargeWallet has a request_id.
+    /// By default, each operation uses the users in a new random order, and every call that accepts a request_id has
+    /// one.
     #[arg(long, global = true)]
     pub kind: bool,
-    /// Write the results to a file as JSON.
+    /// File for the results as JSON.
     #[arg(long, global = true, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
@@ -75,7 +76,8 @@ impl Common {
         }
     }
 
-    /// Starts or connects to PostgreSQL, if it is one of `engines`.
+    /// Starts a temporary PostgreSQL, or uses the one of `--postgres-url`. Returns `None` if `engines` does not contain
+    /// PostgreSQL.
     pub async fn postgres(&self, engines: &[Engine]) -> Result<Option<Postgres>, Failure> {
         if !engines.contains(&Engine::Postgres) {
             return Ok(None);
@@ -96,31 +98,31 @@ pub struct Sale {
     /// Number of users.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=500_000))]
     pub users: u32,
-    /// Number of seats. The default is half the number of users.
+    /// Number of seats on all dates together. The default is half the number of users.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub seats: Option<u32>,
-    /// Number of seats of one date.
+    /// Number of seats of one date. The last date may have fewer seats.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub hall: u32,
     /// Time within which all users arrive.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub arrive: Duration,
-    /// Average time that a user thinks before each step.
+    /// Average time that a user waits before each choice of seats and before the payment.
     #[arg(long, default_value = "500ms", value_parser = humantime::parse_duration)]
     pub think: Duration,
     /// Watch the position in the queue instead of polling it.
     #[arg(long)]
     pub watch: bool,
-    /// Maximum duration of the sale.
+    /// Maximum time from the opening of the sale until all visits end. The remaining visits count as not done.
     #[arg(long, default_value = "5m", value_parser = humantime::parse_duration)]
     pub limit: Duration,
-    /// File for the plot of the sale.
+    /// File for the plot of the sale, as SVG. With `--engine both`, each engine has a separate file.
     #[arg(long, default_value = "boxoffice-sale.svg", value_name = "FILE")]
     pub plot: PathBuf,
-    /// Address of a running deployment to use. By default the benchmark starts a server.
+    /// Address of the public services of a running deployment. By default the benchmark starts a server.
     #[arg(long, requires = "admin", value_name = "ADDRESS")]
     pub target: Option<String>,
-    /// Address of AdminService of that deployment.
+    /// Address of AdminService of the deployment that `--target` names.
     #[arg(long, requires = "target", value_name = "ADDRESS")]
     pub admin: Option<String>,
 }
@@ -131,7 +133,7 @@ pub struct Growth {
     /// Number of waiting users in one queue.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=5_000_000))]
     pub waiting: u32,
-    /// Number of users that watch their position.
+    /// Number of waiting users that watch their position.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..=100_000))]
     pub watchers: u32,
     /// Number of concerts on sale at the same time.
@@ -140,20 +142,20 @@ pub struct Growth {
     /// Number of seats of the stadium.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(20..=200_000))]
     pub seats: u32,
-    /// Number of expired tokens of past sales. The history also has this number of departed tokens, and of ended
+    /// Number of expired tokens of past sales. The history has the same number of tokens that left, and of ended
     /// reservations.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=5_000_000))]
     pub history: u32,
-    /// Number of past concerts. Each of them has a user that still waits.
+    /// Number of past concerts. In the queue of each past concert, one user still waits.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
     pub finished: u32,
-    /// Number of users that wait for one concert when its sale opens. The concert has a seat for each of them.
+    /// Number of users that wait for one concert when its sale opens. The concert has as many seats.
     #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(10_000..=1_000_000))]
     pub opening: u32,
     /// Number of admitted users that watch their position.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=50_000))]
     pub admitted: u32,
-    /// Measure only these parts.
+    /// Parts to measure, separated by commas. By default all parts are measured.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<Part>,
 }
@@ -161,17 +163,17 @@ pub struct Growth {
 /// The parts of growth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
-    /// A long queue.
+    /// A long queue of waiting users.
     Waiting,
     /// Waiting users that watch their position.
     Watchers,
-    /// Many concerts on sale.
+    /// Many concerts on sale at the same time.
     Concerts,
-    /// A stadium.
+    /// The list of the seats of a stadium.
     Stadium,
-    /// Years of history: rows of past sales.
+    /// Rows of past sales, and their deletion.
     History,
-    /// Past concerts.
+    /// Past concerts with waiting users.
     Finished,
     /// The opening of a huge sale.
     Opening,
@@ -211,7 +213,7 @@ impl Growth {
         }
     }
 
-    /// Tells whether the options include `part`.
+    /// Tells whether `part` is measured.
     pub fn includes(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }

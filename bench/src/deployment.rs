@@ -1,4 +1,4 @@
-//! The server under test: a separate process of the release build, with its own database.
+//! The server under test: a separate process with a fresh database.
 
 use std::{
     net::SocketAddr,
@@ -10,29 +10,29 @@ use boxoffice::clock::Clock;
 use serde_json::Value;
 use testkit::{Engine, Failure, FreshDatabase, Postgres, ServerProcess, history::History, net, server, usage};
 
-/// Number of warnings and errors that a report quotes.
+/// Maximum number of warnings and errors that a report quotes.
 const KEPT_COMPLAINTS: usize = 10;
 
 /// A running server under test.
 pub struct Deployment {
-    /// The address of the metrics endpoint.
+    /// The address of the HTTP listener, which serves the metrics.
     pub metrics: SocketAddr,
     flags: Vec<String>,
     process: ServerProcess,
     database: FreshDatabase,
 }
 
-/// The warnings and errors in the server's log.
+/// The warnings and errors in the log of the server, since its last start.
 #[derive(Debug, Clone, Default)]
 pub struct Complaints {
     /// The number of warnings and errors.
     pub count: u64,
-    /// The first warnings and errors.
+    /// The first warnings and errors, at most 10.
     pub first: Vec<String>,
 }
 
 impl Deployment {
-    /// Starts a server with `flags` on a fresh database of `engine`.
+    /// Starts a server with the command-line `flags` on a fresh database of `engine`, and waits until it is ready.
     pub async fn start(engine: Engine, postgres: Option<&Postgres>, flags: &[&str]) -> Result<Self, Failure> {
         let (database, metrics) = (fresh_database(engine, postgres).await?, net::free_address()?);
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
@@ -40,8 +40,8 @@ impl Deployment {
         Ok(Self { metrics, flags, process, database })
     }
 
-    /// Kills the server and starts it again on the same database. Returns the time from the start until the server was
-    /// ready.
+    /// Kills the server and starts it again on the same database. Returns the time from the start of the process until
+    /// the server is ready.
     pub async fn restart(&mut self) -> Result<Duration, Failure> {
         self.stop();
         self.start_again().await
@@ -52,7 +52,7 @@ impl Deployment {
         self.process.kill();
     }
 
-    /// Starts the killed server again. Returns the time from the start until the server was ready.
+    /// Starts the killed server again. Returns the time from the start of the process until the server is ready.
     pub async fn start_again(&mut self) -> Result<Duration, Failure> {
         let started = Instant::now();
         self.process = launch(&self.database.url, self.metrics, &self.flags).await?;
@@ -64,7 +64,7 @@ impl Deployment {
         self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
-    /// Opens the database to write rows of past sales. The server must be stopped.
+    /// Opens the database directly, to write or count rows of past sales. Stop the server before you write.
     pub async fn history(&self) -> Result<History, Failure> {
         History::open(&self.database.url, Clock::system().now()).await
     }
@@ -79,12 +79,12 @@ impl Deployment {
         self.process.admin_address
     }
 
-    /// Returns the id of the process.
+    /// Returns the process id of the server.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
 
-    /// Returns the CPU seconds that the server has used so far.
+    /// Returns the CPU seconds that the server process has used since its start.
     pub fn cpu_seconds(&self) -> Result<f64, Failure> {
         usage::cpu_seconds(self.pid())
             .ok_or_else(|| "the CPU time of the server cannot be read; check in its log whether it ended".into())
@@ -96,7 +96,8 @@ impl Deployment {
             .ok_or_else(|| "the memory of the server cannot be read; check in its log whether it ended".into())
     }
 
-    /// Returns the times at which the server has admitted users since its start, from its log.
+    /// Returns the times of the promotion transactions that admitted users. The times come from the log of the server,
+    /// since its last start.
     pub fn admissions(&self) -> Vec<SystemTime> {
         let lines = self.process.log_lines();
         let parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -104,7 +105,7 @@ impl Deployment {
         admissions.filter_map(|line| humantime::parse_rfc3339(line["timestamp"].as_str()?).ok()).collect()
     }
 
-    /// Returns the warnings and errors since the server's start, from its log.
+    /// Returns the warnings and errors in the log of the server, since its last start.
     pub fn complaints(&self) -> Complaints {
         let lines = self.process.log_lines();
         let all: Vec<String> = lines.iter().filter_map(|line| complaint(line)).collect();
@@ -112,7 +113,7 @@ impl Deployment {
     }
 }
 
-/// Creates a fresh database of `engine`.
+/// Creates a fresh database of `engine`. Fails if the engine is PostgreSQL and `postgres` is `None`.
 pub async fn fresh_database(engine: Engine, postgres: Option<&Postgres>) -> Result<FreshDatabase, Failure> {
     match (engine, postgres) {
         (Engine::Sqlite, _) => FreshDatabase::in_file(),
@@ -138,7 +139,8 @@ fn program() -> Result<PathBuf, Failure> {
     Err(format!("there is no {}: build it with `cargo build --release -p boxoffice`", program.display()).into())
 }
 
-/// Returns the text of a log line, if the line is a warning or an error. A line that is not JSON comes from a panic.
+/// Returns the fields of a log line that is a warning or an error; `None` for other lines. A line that is not JSON
+/// comes from a panic, so it counts as an error.
 fn complaint(line: &str) -> Option<String> {
     let Ok(parsed) = serde_json::from_str::<Value>(line) else { return Some(line.to_owned()) };
     let is_warning = matches!(parsed["level"].as_str(), Some("WARN" | "ERROR"));

@@ -1,4 +1,5 @@
-//! The echo: a bare unary call over the same transport as the server, with the same transport settings.
+//! The echo: a bare tonic server with one unary call. Its transport has the codec, the HTTP/2 window and the maximum
+//! number of streams of boxoffice.
 
 use std::{
     io::{BufRead, BufReader},
@@ -28,12 +29,13 @@ use proto::{
     echo_service_server::{EchoService, EchoServiceServer},
 };
 
-// Maximum number of streams, the same as in `src/app/listener.rs`. The benchmark would measure a difference as a cost
-// of the service.
+// These three values are the same as in `src/app/listener.rs`. The benchmark would measure a difference as a cost of
+// boxoffice.
 const MAX_STREAMS: u32 = 20_000;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 const MAX_RESETS: usize = 1_024;
-/// Maximum size of a response of the echo, in bytes. Measured operations have no larger response.
+/// Maximum size of the payload that the echo returns, in bytes. No operation that is compared with the echo has a
+/// larger response.
 const MAX_REPLY: usize = 1 << 20;
 
 struct Echo(Bytes);
@@ -46,7 +48,7 @@ impl EchoService for Echo {
     }
 }
 
-/// Serves until standard input ends. Prints the address to standard output.
+/// Serves the echo on `listen` until standard input ends. Prints the address to standard output.
 pub async fn serve(listen: SocketAddr) -> Result<(), Failure> {
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     println!("{}", listener.local_addr()?);
@@ -71,7 +73,7 @@ pub async fn serve(listen: SocketAddr) -> Result<(), Failure> {
     }
 }
 
-/// The echo in a separate process.
+/// The echo in a separate process, which ends when this value is dropped.
 pub struct EchoProcess {
     /// The address of the echo.
     pub address: SocketAddr,
@@ -79,7 +81,7 @@ pub struct EchoProcess {
 }
 
 impl EchoProcess {
-    /// Starts this program as the echo.
+    /// Starts this program with the command `echo`, and reads the address that it prints.
     pub fn start() -> Result<Self, Failure> {
         let program = std::env::current_exe()?;
         let mut process =
@@ -92,7 +94,8 @@ impl EchoProcess {
     }
 }
 
-/// Returns a call of the echo. The request, the response and the token in the metadata have these sizes in bytes.
+/// Returns a call of the echo. The sizes are in bytes: of the `authorization` metadata (0 means none), of the payload
+/// of the request, and of the payload of the response.
 pub fn call(token_size: usize, request_size: usize, reply_size: usize) -> Call {
     let payload = Bytes::from(vec![7; request_size]);
     let bearer: Option<MetadataValue<Ascii>> = "x".repeat(token_size).parse().ok().filter(|_| token_size > 0);

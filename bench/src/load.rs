@@ -1,5 +1,5 @@
-//! The closed loop: a fixed number of connections, with a fixed number of in-flight calls on each. Every answer is
-//! checked and timed.
+//! The closed loop: a fixed number of connections, with a fixed number of callers on each connection. A caller makes
+//! its next call when it has the answer to its last call. Every answer is checked and timed.
 
 use std::{
     collections::BTreeMap,
@@ -19,15 +19,15 @@ use testkit::Failure;
 use tokio::task::JoinSet;
 use tonic::{Status, transport::Channel};
 
-/// Maximum time after the end of a round for its last answers.
+/// Maximum time between the planned end of a round and its last answer.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// The reason why an answer is missing or wrong.
+/// The reason why an answer is wrong, or why the call failed.
 #[derive(Debug)]
 pub struct Miss(pub String);
 
 impl Miss {
-    /// Returns the miss for a success with wrong contents.
+    /// Returns the miss for a successful answer with wrong contents. `what` describes these contents.
     pub fn wrong(what: &str) -> Self {
         Self(format!("wrong: {what}"))
     }
@@ -39,7 +39,7 @@ impl From<Status> for Miss {
     }
 }
 
-/// Returns the reason of an error, or its code and message if it has no reason.
+/// Returns the `ErrorInfo` reason of an error, or its code and message if it has no reason.
 pub fn reason(status: &Status) -> String {
     // A status without a reason comes from the client's own transport. Its message says more than its code.
     testkit::reason(status).unwrap_or_else(|| format!("{:?}: {}", status.code(), status.message()))
@@ -47,12 +47,13 @@ pub fn reason(status: &Status) -> String {
 
 type Answer = Pin<Box<dyn Future<Output = Result<(), Miss>> + Send>>;
 
-/// A call that is made over a connection for the item with an index. Its result tells whether the answer was correct.
+/// A function that makes one call over a connection. The second argument is the index of the item, such as a user. The
+/// result is an error unless the answer is correct.
 #[derive(Clone)]
 pub struct Call(Arc<dyn Fn(Channel, usize) -> Answer + Send + Sync>);
 
 impl Call {
-    /// Returns a call that runs `call`.
+    /// Wraps the function `call`.
     pub fn new<F, A>(call: F) -> Self
     where
         F: Fn(Channel, usize) -> A + Send + Sync + 'static,
@@ -61,37 +62,37 @@ impl Call {
         Self(Arc::new(move |channel, index| Box::pin(call(channel, index))))
     }
 
-    /// Makes one call.
+    /// Makes the call for the item `index`.
     pub async fn make(&self, channel: Channel, index: usize) -> Result<(), Miss> {
         (self.0)(channel, index).await
     }
 }
 
-/// The items of a round.
+/// The indices of the items for which a round makes calls.
 #[derive(Debug, Clone)]
 pub enum Supply {
     /// Each item once, in ascending order.
     Once(Range<usize>),
     /// Each item once, in the given order.
     InOrder(Arc<[usize]>),
-    /// The items repeatedly, for the given time.
+    /// The items in ascending order, again and again until the time is over.
     Over(Range<usize>, Duration),
 }
 
-/// The result of a round.
+/// The results of a round.
 #[derive(Debug)]
 pub struct Round {
     /// The time from the first call to the last answer.
     pub elapsed: Duration,
     /// The number of correct answers.
     pub right: u64,
-    /// The number of other answers, by reason.
+    /// The number of wrong, failed and missing answers, by reason.
     pub misses: BTreeMap<String, u64>,
     /// The latencies of the correct answers, in microseconds.
     pub latencies: Histogram<u64>,
 }
 
-/// The latencies in a report.
+/// The percentiles of latencies in a report.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Percentiles {
     /// The 50th percentile, in milliseconds.
@@ -113,17 +114,17 @@ impl Round {
         self.right as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
-    /// Returns the number of wrong or missing answers.
+    /// Returns the number of wrong, failed and missing answers.
     pub fn errors(&self) -> u64 {
         self.misses.values().sum()
     }
 
-    /// Returns the number of calls.
+    /// Returns the number of all answers: correct, wrong, failed and missing ones.
     pub fn calls(&self) -> u64 {
         self.right + self.errors()
     }
 
-    /// Counts one answer.
+    /// Counts one answer. The latency is recorded only if the answer is correct.
     pub fn note(&mut self, answer: Result<(), Miss>, latency: Duration) {
         match answer {
             Ok(()) => {
@@ -134,7 +135,7 @@ impl Round {
         }
     }
 
-    /// Returns the percentiles of the latencies.
+    /// Returns the percentiles of the latencies of the correct answers.
     pub fn percentiles(&self) -> Percentiles {
         percentiles(&self.latencies)
     }
@@ -146,7 +147,7 @@ pub fn percentiles(histogram: &Histogram<u64>) -> Percentiles {
     Percentiles { p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999) }
 }
 
-/// Returns the median.
+/// Returns the median; NaN if there are no figures.
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_unstable_by(f64::total_cmp);
     match (figures.len(), figures.len() / 2) {
@@ -158,7 +159,9 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
 
 type Noted = (Result<(), Miss>, Duration);
 
-/// Keeps `in_flight` calls in flight on each of `channels` until the supply ends.
+/// Makes calls until the supply ends, with `in_flight` callers on each of `channels`.
+///
+/// Callers without an answer 30 seconds after the planned end are stopped and counted as missing answers.
 pub async fn closed_loop(channels: &[Channel], in_flight: u16, supply: &Supply, call: &Call) -> Result<Round, Failure> {
     let (items, time): (Arc<[usize]>, _) = match supply {
         Supply::Once(items) => (items.clone().collect(), None),
@@ -175,7 +178,7 @@ pub async fn closed_loop(channels: &[Channel], in_flight: u16, supply: &Supply, 
         }
     }
     let (mut round, mut lost) = (Round::new()?, 0);
-    // A round that calls each item once has no time limit. It gets two minutes, which is far more than it needs.
+    // A round that uses each item once has no planned duration. Two minutes are far more than such a round needs.
     let deadline = started + time.unwrap_or(Duration::from_secs(120)) + GRACE;
     while !callers.is_empty() {
         match tokio::time::timeout_at(deadline.into(), callers.join_next()).await {

@@ -1,17 +1,18 @@
-//! Measures boxoffice: each operation against a bare echo in the same run, its growth, and whole flash sales.
+//! Measures boxoffice: each operation compared with a bare echo in the same run, the cost of growth, and whole flash
+//! sales.
 //!
 //! | module | |
 //! |---|---|
 //! | [`cli`] | the command line |
-//! | [`operations`] | each operation under full load, by one client, and in the rush of the first second |
-//! | [`growth`] | long queues, many watchers, many concerts, a stadium |
+//! | [`operations`] | operations under full load, writes by a single client, and 2,000 calls within one second |
+//! | [`growth`] | long queues, many watchers, many concerts, a stadium, and rows of past sales |
 //! | [`sale`] | a whole flash sale, from the queue to the last seat |
-//! | [`calls`], [`load`] | the measured calls, and the closed loop that makes them |
-//! | [`world`] | users, concerts, and the calls that prepare them |
+//! | [`calls`], [`load`] | the measured calls, and the closed loop of callers that make these calls |
+//! | [`world`] | the users and concerts of a run, and the calls that prepare them |
 //! | [`deployment`] | the server under test, in a separate process |
-//! | [`echo`], [`naive`] | the references for comparison: a bare echo, and the database without boxoffice |
+//! | [`echo`], [`peer`] | the references for comparison: a bare echo, and the database without boxoffice |
 //! | [`scrape`] | the metrics of the server's lanes and passes |
-//! | [`check`], [`table`] | checks and tables in reports |
+//! | [`check`], [`table`] | the checks and tables of reports |
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -23,8 +24,8 @@ mod deployment;
 mod echo;
 mod growth;
 mod load;
-mod naive;
 mod operations;
+mod peer;
 mod sale;
 mod scrape;
 mod table;
@@ -45,9 +46,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    // A given PostgreSQL server may require TLS.
+    // The PostgreSQL server of `--postgres-url` may require TLS.
     boxoffice::install_crypto();
-    // The future owns all processes that it started. A signal drops the future, which ends the processes.
+    // The future of `run` owns all processes that it started. A signal drops this future, which ends the processes.
     let done = tokio::select! {
         done = run(cli) => done,
         stopped = stopped() => stopped,

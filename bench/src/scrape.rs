@@ -1,4 +1,4 @@
-//! Reads the metrics of the server's lanes and background passes.
+//! Reads the metrics of the lanes and background passes of the server.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -7,13 +7,13 @@ use testkit::{Failure, metrics};
 /// The totals of one lane or of one kind of pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Total {
-    /// The number of calls in the batches of the lane, or the seconds that the passes took.
+    /// The number of calls in all batches of the lane, or the duration of all passes in seconds.
     pub sum: f64,
-    /// The number of batches or passes.
+    /// The number of batches of the lane, or of passes.
     pub count: f64,
 }
 
-/// The totals of each lane or of each kind of pass.
+/// The totals since the start of the server, by the name of the lane or of the pass.
 pub type Totals = BTreeMap<String, Total>;
 
 /// Reads the totals of each lane from the metrics endpoint at `address`.
@@ -26,7 +26,7 @@ pub async fn passes(address: SocketAddr) -> Result<Totals, Failure> {
     Ok(parse(&metrics::read(address).await?, "boxoffice_pass_seconds", "pass"))
 }
 
-/// Returns the differences between `before` and `after`, without lanes or passes that did nothing.
+/// Returns `after` minus `before`, without the lanes or passes that ran no batch or pass in between.
 pub fn added(before: &Totals, after: &Totals) -> Totals {
     let grown = after.iter().map(|(name, now)| {
         let then = before.get(name).copied().unwrap_or_default();
@@ -35,7 +35,7 @@ pub fn added(before: &Totals, after: &Totals) -> Totals {
     grown.filter(|(_, total)| total.count > 0.0).collect()
 }
 
-/// Returns the sums and counts of the summary `name`, by the value of `label`.
+/// Returns the sum and the count of the histogram or summary `name`, by the value of `label`.
 fn parse(text: &str, name: &str, label: &str) -> Totals {
     let mut totals = Totals::new();
     for line in text.lines() {

@@ -2,18 +2,18 @@
 
 use std::fmt;
 
-/// A table of text.
+/// A table of text for a terminal.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// Returns a table with titles and no rows.
+    /// Returns a table with a row of titles and no other rows.
     pub fn new(titles: &[&str]) -> Self {
         Self { rows: vec![titles.iter().map(|title| (*title).to_owned()).collect()] }
     }
 
-    /// Adds a row.
+    /// Adds a row at the end. A row may have fewer cells than the table has columns.
     pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }

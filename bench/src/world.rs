@@ -1,4 +1,4 @@
-//! Users, concerts, and the calls that prepare them.
+//! The users and concerts of a run, and the calls that prepare them.
 
 use std::{
     ops::Range,
@@ -22,33 +22,34 @@ use crate::{
     load::{self, Call, Miss, Supply},
 };
 
-/// The amount that each user charges.
+/// The amount that each user charges, in the smallest unit of the currency. It pays for five seats.
 pub const CHARGE: i64 = 50_000;
-/// The start of all performances, in microseconds since 1970. It is far in the future, so that all of them are on sale.
+/// The start of all performances, in microseconds since 1970. It is far in the future, so that all performances are on
+/// sale.
 const START_TIME: i64 = 2_034_000_000_000_000;
-/// Number of seats of one section.
+/// Maximum number of seats of one section.
 const SECTION_SEATS: u32 = 5_000;
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 /// Number of in-flight calls on each connection while users are prepared.
 const PREPARING: u16 = 64;
 
-/// A user, with the token and the reservation of the user.
+/// A user, with the token and the reservation that the calls of the user stored.
 #[derive(Debug)]
 pub struct User {
     /// The id of the user, a UUID.
     pub id: String,
     bearer: OnceLock<MetadataValue<Ascii>>,
-    /// The reservation to pay.
+    /// The id of the reservation to pay for; empty until HoldSeats succeeds.
     pub reservation: OnceLock<String>,
 }
 
 impl User {
-    /// Returns a user that the server does not know.
+    /// Returns a user with a random id, without a token and a reservation.
     pub fn new() -> Self {
         Self { id: random_id(), bearer: OnceLock::new(), reservation: OnceLock::new() }
     }
 
-    /// Returns a request with the user's token.
+    /// Returns a request with `message`, and with the token if the user has one.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(bearer) = self.bearer.get() {
@@ -57,12 +58,12 @@ impl User {
         request
     }
 
-    /// Returns the number of bytes that the token adds to a request.
+    /// Returns the size of the `authorization` metadata in bytes; 0 without a token.
     pub fn token_size(&self) -> usize {
         self.bearer.get().map_or(0, |bearer| bearer.as_encoded_bytes().len())
     }
 
-    /// Stores the issued token.
+    /// Stores the token of the answer. Fails if the answer has no token.
     pub fn keep_token(&self, token: Option<&proto::QueueToken>) -> Result<(), Miss> {
         let token = token.ok_or_else(|| Miss::wrong("the answer has no token"))?;
         let bearer = format!("Bearer {}", token.token)
@@ -89,18 +90,19 @@ pub async fn connect(address: &str, count: u16) -> Result<Vec<Channel>, Failure>
     Ok(channels)
 }
 
-/// The server under test, and the users of a run.
+/// The connections to the server under test, and the users of a run.
 pub struct World {
-    /// The connections to the public services.
+    /// The connections to the public services, which all users share.
     pub channels: Vec<Channel>,
     /// The connection to AdminService.
     pub admin: Channel,
-    /// All users.
+    /// All users, by index.
     pub users: Arc<Vec<Arc<User>>>,
 }
 
 impl World {
-    /// Connects to the addresses of a server and creates `user_count` users in memory.
+    /// Connects to the public services at `address` and to AdminService at `admin`. Creates `user_count` users in
+    /// memory.
     pub async fn new(address: &str, admin: &str, connections: u16, user_count: usize) -> Result<Self, Failure> {
         let channels = connect(address, connections).await?;
         let admin = connect(admin, 1).await?.pop().ok_or("no connection to AdminService")?;
@@ -114,7 +116,7 @@ impl World {
         Self::new(&address, &admin, connections, user_count).await
     }
 
-    /// Creates a venue with sections of [`SECTION_SEATS`].
+    /// Creates a venue with sections of [`SECTION_SEATS`] seats. The last section may have fewer seats.
     pub async fn create_venue(&self, venue_id: &str, seat_count: u32) -> Result<(), Failure> {
         let whole = seat_count / SECTION_SEATS;
         let mut sizes = vec![SECTION_SEATS; whole as usize];
@@ -127,30 +129,31 @@ impl World {
         created.map_err(told("CreateVenue"))
     }
 
-    /// Creates a concert that admits no user before [`World::open_sale`].
+    /// Creates a paused concert. It admits no user before [`World::open_sale`].
     pub async fn create_concert(&self, concert_code: &str) -> Result<(), Failure> {
         let created = catalogue::create_concert(&self.admin, concert_code, |_| ()).await;
         created.map_err(told("CreateConcert"))?;
         catalogue::set_paused(&self.admin, concert_code, true).await.map_err(told("UpdateSale"))
     }
 
-    /// Opens the sale, so that users are admitted.
+    /// Ends the pause of a concert, so that users are admitted.
     pub async fn open_sale(&self, concert_code: &str) -> Result<(), Failure> {
         catalogue::set_paused(&self.admin, concert_code, false).await.map_err(told("UpdateSale"))
     }
 
-    /// Puts a date on sale.
+    /// Adds a performance to a concert.
     pub async fn add_performance(&self, concert_code: &str, date: &str, venue_id: &str) -> Result<(), Failure> {
         let added = catalogue::add_performance(&self.admin, concert_code, date, venue_id, START_TIME).await;
         added.map_err(told("AddPerformance"))
     }
 
-    /// Returns the counts of a sale.
+    /// Returns the statistics of the sale of a concert.
     pub async fn stats(&self, concert_code: &str) -> Result<proto::SaleStats, Failure> {
         stats(&self.admin, concert_code).await
     }
 
-    /// Makes `call` for each of the users. If a call fails, makes `call` once more for all of them.
+    /// Makes `call` for each of the users. If an answer is wrong or missing, makes `call` once more for all of these
+    /// users. Fails if the second attempt is not correct either. `what` names the call in the error.
     pub async fn for_users(&self, users: Range<usize>, what: &str, call: &Call) -> Result<(), Failure> {
         let supply = Supply::Once(users);
         for attempt in 0..2 {
@@ -165,7 +168,7 @@ impl World {
         Ok(())
     }
 
-    /// Waits until all waiting users are admitted.
+    /// Waits until no token of a concert is WAITING. Fails after `limit`.
     pub async fn wait_until_admitted(&self, concert_code: &str, limit: Duration) -> Result<(), Failure> {
         let started = Instant::now();
         loop {
@@ -180,7 +183,7 @@ impl World {
         }
     }
 
-    /// Returns the call that opens the user's wallet.
+    /// Returns the call of OpenWallet. It accepts a wallet that is already open.
     pub fn open_wallet(&self) -> Call {
         let users = self.users.clone();
         Call::new(move |channel, index| {
@@ -190,23 +193,23 @@ impl World {
     }
 }
 
-/// Returns the counts of a sale.
+/// Returns the statistics of the sale of a concert. Fails if the server does not answer within 60 seconds.
 pub async fn stats(admin: &Channel, concert_code: &str) -> Result<proto::SaleStats, Failure> {
     let answer = tokio::time::timeout(CALL_LIMIT, catalogue::sale_stats(admin, concert_code)).await;
     answer.map_err(|_| format!("GetSaleStats did not answer within {CALL_LIMIT:?}"))?.map_err(told("GetSaleStats"))
 }
 
-/// Returns a function that converts the failure of `call` to a message.
+/// Returns a function that converts an error of the call with the name `call` to a message.
 pub fn told(call: &'static str) -> impl Fn(Status) -> Failure {
     move |status| format!("{call} failed: {}: {}", load::reason(&status), status.message()).into()
 }
 
-/// Returns a new id for a request.
+/// Returns a new `request_id`.
 pub fn request_id() -> String {
     random_id()
 }
 
-/// Returns a UUID of version 4, because ids that clients choose are not in ascending order.
+/// Returns a random UUID (version 4). Ids of version 7 would be in ascending order, which clients do not guarantee.
 fn random_id() -> String {
     uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
 }

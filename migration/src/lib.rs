@@ -1,25 +1,26 @@
 //! The schema of boxoffice, the same for SQLite and PostgreSQL.
 //!
-//! Each capability has one file. The files stand in the order of their references. Never edit a released migration: add
-//! a new file instead.
+//! Each of the first six migrations creates the tables of one capability. The migrations are ordered so that a table
+//! refers only to tables of the same or an earlier migration. Later migrations change the tables. Never edit a released
+//! migration: add a new file instead.
 //!
 //! Stored forms:
 //!
 //! - A time is a BIGINT with the microseconds since the Unix epoch.
 //! - An amount of money is a BIGINT in the smallest unit of the currency.
-//! - A state is a TEXT with its name.
-//! - An id is a UUID, on SQLite a BLOB of 16 bytes.
+//! - A state is a TEXT with the name of the state.
+//! - A UUID has the type UUID on PostgreSQL, and is a BLOB of 16 bytes on SQLite.
 //!
-//! A foreign key costs one lookup per inserted row. The schema omits it where the same transaction has locked or
-//! written the referenced row, or has read a row that is never deleted. These are the wallet of a ledger entry and of a
-//! token, and the reservation of a seat. The schema also omits a foreign key that another one implies. The tests check
-//! these references instead.
+//! A foreign key costs one lookup per inserted row. The schema omits a foreign key if the inserting transaction has
+//! locked or written the referenced row. It also omits a foreign key if the transaction has read the referenced row and
+//! that row is never deleted. For example, a ledger entry and a token do not refer to the wallet, and a seat does not
+//! refer to the reservation. The invariants that the tests check include these references.
 
 #![forbid(unsafe_code)]
 
 use sea_orm_migration::{prelude::*, sea_orm::DatabaseBackend};
 
-/// Defines a migration that runs one DDL text. Its name is the name of its file.
+/// Defines a migration that runs the DDL statements in `$ddl`. The name of the migration is the name of its file.
 macro_rules! schema {
     ($ddl:expr) => {
         use sea_orm_migration::prelude::*;
@@ -48,8 +49,8 @@ mod m0008_slim;
 
 pub use sea_orm_migration::prelude::MigratorTrait;
 
-/// Lists all migrations of boxoffice. Run it inside a transaction, so that either all pending migrations are applied or
-/// none of them.
+/// Lists all migrations of boxoffice, oldest first. Run the migrations in one transaction, so that either all pending
+/// migrations are applied or none.
 pub struct Migrator;
 
 impl MigratorTrait for Migrator {
@@ -67,16 +68,17 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Runs the statements of `ddl`, which is written once for both engines.
+/// Runs the statements of `ddl` on SQLite or PostgreSQL.
 ///
-/// The text has placeholders where the engines differ:
+/// The text has placeholders where SQLite and PostgreSQL differ:
 ///
 /// - `{uuid}`: the type of a UUID.
-/// - `{identity}`: a primary key that the database increments.
-/// - `{clustered}`: rows are stored in the order of the primary key, on SQLite only.
-/// - `{clustered, roomy}`: the same, and PostgreSQL leaves 40 % of each page free. These rows are updated once or
-///   twice, in columns without an index. The new version then fits on the page of the old one and needs no new index
-///   entries.
+/// - `{identity}`: the type of an integer primary key whose values the database generates in ascending order.
+/// - `{clustered}`: on SQLite, the rows are stored in the order of the primary key; no effect on PostgreSQL.
+/// - `{clustered, roomy}`: as `{clustered}` on SQLite. PostgreSQL fills each page to only 60 % with inserted rows. So
+///   the new version of an updated row fits on the page of the old version. If no indexed column has changed, the new
+///   version then needs no index entries.
+/// - `{json_array_length}`: the number of elements in the column `seat_numbers`.
 async fn apply(manager: &SchemaManager<'_>, ddl: &str) -> Result<(), DbErr> {
     let forms = match manager.get_database_backend() {
         DatabaseBackend::Postgres => {

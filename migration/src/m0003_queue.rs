@@ -1,7 +1,8 @@
 //! The queue of a concert: its counters, and one row per token.
 //!
-//! `ended` repeats a part of `state` for the index of live tokens. A promotion changes `state` but not `ended`, so the
-//! index stays as it is. This saves many page writes, because the index is ordered by user.
+//! `ended` repeats a part of `state` for the index of live tokens. A promotion changes `state` but not `ended`, so a
+//! promotion does not change the index. The index is ordered by user, so its changes would write many pages. The
+//! migration `m0008_slim` removes `ended`.
 
 crate::schema!(
     "

@@ -1,4 +1,4 @@
-//! Reservations: one row per reservation, and one row per seat while the seat is held or sold.
+//! Reservations and their extensions, and one row per seat that is held or sold.
 
 crate::schema!(
     "

@@ -1,4 +1,4 @@
-//! Payments: at most one per reservation.
+//! Payments: at most one per reservation. The migration `m0008_slim` moves them into the rows of the reservations.
 
 crate::schema!(
     "

@@ -1,4 +1,4 @@
-//! The keys that sign queue tokens. All replicas share them.
+//! The keys that sign queue tokens. All replicas use the same keys.
 
 crate::schema!(
     "

@@ -1,9 +1,10 @@
-//! Makes the cost of calls and passes depend on the live rows and not on the history.
+//! Makes the cost of calls and passes depend on the live rows, not on the number of past sales.
 //!
-//! Counts of history are stored in columns: the tokens of a concert by their end, and the sold seats and revenue of a
-//! performance. `sale_end_time` is the end of a date's sale. `live` marks a reservation that is held or paid. A payment
-//! does not change `live`, so it changes no index. `pass_cursor` stores the progress of a background pass.
-//! `answered_request` stores the ids of requests that changed nothing, because no other row contains these ids.
+//! New columns store counts: the tokens of a concert that expired or left after their admission, and the completed
+//! tokens and the revenue of a performance. `sale_end_time` is the end of the sale of a date. `live` marks a
+//! reservation that is held or paid. A payment does not change `live`, so a payment changes no index. `pass_cursor`
+//! stores the progress of a background pass. `answered_request` stores the ids of requests that succeeded but changed
+//! nothing, because no other row contains these ids.
 
 crate::schema!(
     "

@@ -1,12 +1,13 @@
 //! Stores each fact once, so that a payment writes fewer pages.
 //!
-//! - A payment is the row of its reservation: `pay_time` and `refund_time`. The id of a payment follows from the id of
-//!   its reservation. Only payments of earlier versions have a `payment_id` in the row.
-//! - The `request_id` of a payment and of a refund is in the ledger entry.
-//! - `turn` counts the tokens of a user for a concert. Its index does not change when a token ends. Two transactions
-//!   that start from the same last token write the same turn, and the index rejects the second one.
-//! - `payment_second` counts the payments of each second. A row is used again after 64 seconds. The table replaces an
-//!   index of the payments by time.
+//! - A payment is stored in the row of its reservation, in `pay_time` and `refund_time`. The id of a payment follows
+//!   from the id of its reservation. Only payments that were made before this migration have a `payment_id` in the row.
+//! - The `request_id` of a payment or of a refund is stored in its ledger entry.
+//! - `turn` numbers the tokens of a user for a concert. The index of `turn` does not change when a token ends. Two
+//!   transactions that start from the same last token write the same turn, and the unique index rejects the second
+//!   token.
+//! - `payment_second` counts the payments of a performance in each second. After 64 seconds, another second uses the
+//!   same row. The table replaces an index of the payments by time.
 
 crate::schema!(
     "

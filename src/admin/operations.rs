@@ -14,12 +14,12 @@ use crate::{
     rpc::Error,
 };
 
-/// Period of the counts of the last minute.
+/// Period in which the admissions and payments of the last minute are counted.
 const LAST_MINUTE: Duration = Duration::from_secs(60);
 
 /// A command that creates a venue.
 pub struct CreateVenue {
-    /// The id, a slug.
+    /// The id: `[a-z0-9][a-z0-9-]{0,63}`.
     pub venue_id: String,
     /// The name for display.
     pub name: String,
@@ -29,7 +29,7 @@ pub struct CreateVenue {
 
 /// A command that creates a concert.
 pub struct CreateConcert {
-    /// The code that callers use.
+    /// The code: `[A-Z0-9][A-Z0-9_-]{0,63}`.
     pub concert_code: String,
     /// The name for display.
     pub name: String,
@@ -37,10 +37,10 @@ pub struct CreateConcert {
     pub open_time: Option<Micros>,
     /// Maximum number of ACTIVE tokens. 0 means no maximum.
     pub max_active_count: i32,
-    /// Maximum number of seats per user.
+    /// Maximum number of seats of the concert that one user may have. Held and paid seats count together.
     pub seats_per_user_limit: i32,
-    /// Maximum time for the first use of an admission, in microseconds. 0 means no limit. `None` means the server's
-    /// default.
+    /// Maximum time from the promotion until the first use of an admission, in microseconds. 0 means no limit. `None`
+    /// means the server's default.
     pub claim_ttl: Option<Micros>,
 }
 
@@ -72,7 +72,7 @@ pub struct UpdateSale {
     pub open_time: Option<Micros>,
     /// Maximum number of ACTIVE tokens. 0 means no maximum.
     pub max_active_count: Option<i32>,
-    /// Maximum time for the first use of an admission, in microseconds. 0 means no limit.
+    /// Maximum time from the promotion until the first use of an admission, in microseconds. 0 means no limit.
     pub claim_ttl: Option<Micros>,
 }
 
@@ -157,7 +157,7 @@ async fn add_performance(write: &Write, command: &AddPerformance) -> Result<Resu
     Ok(if added { Ok(()) } else { Err(taken("performance", &what)) })
 }
 
-/// Changes sales. A command fails with CONCERT_NOT_FOUND if there is no such concert.
+/// Changes sales, and returns the changed concerts. A command fails with CONCERT_NOT_FOUND if there is no such concert.
 pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<concert::Model> {
     let mut answers = Vec::with_capacity(commands.len());
     for c in commands {
@@ -183,7 +183,8 @@ pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<conce
     Ok(answers)
 }
 
-/// Counts the sales of concerts. Concurrent callers for the same concert share one count.
+/// Counts the sales of concerts. Commands for the same concert share one query. A command fails with INTERNAL if the
+/// concert has no queue.
 pub async fn count(db: &Database, concert_ids: &[i64]) -> Batch<store::Counts> {
     let now = db.now();
     let since = now - clock::micros(LAST_MINUTE);

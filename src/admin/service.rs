@@ -40,7 +40,7 @@ pub struct AdminApi {
 }
 
 impl AdminApi {
-    /// Starts the lanes of AdminService. Streams end when `stopping` is cancelled.
+    /// Starts the lanes of AdminService, which `tasks` tracks. Streams end when `stopping` is cancelled.
     pub fn new(
         db: &Database,
         catalogue: Arc<Catalogue>,
@@ -181,7 +181,8 @@ struct StatsWatcher {
 }
 
 impl StatsWatcher {
-    /// Waits for the next counts. If the database is unavailable, an open stream is delayed but does not end.
+    /// Waits for the next counts. If the database is unavailable or the server is overloaded, the stream is delayed but
+    /// does not end.
     async fn next(mut self) -> Result<Option<(proto::WatchSaleStatsResponse, Self)>, Status> {
         loop {
             tokio::select! {

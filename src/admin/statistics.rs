@@ -1,4 +1,4 @@
-//! The statistics of sales. Concurrent requests for the statistics of one sale share a query.
+//! The statistics of sales. Concurrent requests for the statistics of a sale share one query.
 
 use tokio_util::task::TaskTracker;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Returns the statistics of sales. Clones share their queries.
+/// Counts sales. Concurrent calls for one concert share a query, also if they use different clones.
 #[derive(Clone)]
 pub struct Statistics {
     db: Database,
@@ -24,7 +24,7 @@ pub struct Statistics {
 impl Statistics {
     /// Starts the lane that counts sales.
     pub fn new(db: Database) -> Self {
-        // A stopping server waits for its calls, but not for this lane, which exists as long as the server.
+        // A stopping server must not wait for this lane, because the lane ends only when the server is dropped.
         let tasks = TaskTracker::new();
         let counts = read_lane(&db, "admin.counts", &tasks, |db, ids| Box::pin(operations::count(db, ids)));
         Self { db, counts }

@@ -10,7 +10,8 @@ use crate::{
     },
 };
 
-/// Inserts a venue with its sections, each `(name, seat count)`. Returns `false` if the id is taken.
+/// Inserts a venue with its sections, each `(name, seat count)`, in the order of their seat numbers. Returns `false` if
+/// the id is taken.
 pub async fn insert_venue(
     write: &Write,
     venue_id: &str,
@@ -33,7 +34,8 @@ pub async fn insert_venue(
     Ok(true)
 }
 
-/// Returns the sections of a venue in order. Returns an empty list if there is no such venue.
+/// Returns the sections of a venue, in the order of their section numbers. Returns an empty list if there is no such
+/// venue.
 pub async fn sections(write: &Write, venue_id: &str) -> Result<Vec<section::Model>, db::Error> {
     use sea_orm::QueryOrder;
     let rows = section::Entity::find()
@@ -116,12 +118,13 @@ pub async fn find_concert(write: &Write, concert_code: &str) -> Result<Option<co
     Ok(row)
 }
 
-/// Writes a concert back to the database, and returns its row.
+/// Updates the row of a concert, and returns the new row.
 pub async fn update_concert(write: &Write, row: concert::ActiveModel) -> Result<concert::Model, db::Error> {
     Ok(row.update(write.conn()).await?)
 }
 
-/// Inserts the performance of a concert on a date, with the prices of the sections in order.
+/// Inserts the performance of a concert on a date. `prices` has the price of each section, in the order of the section
+/// numbers.
 ///
 /// Returns `false` if the concert already has a performance on this date.
 pub async fn insert_performance(
@@ -161,25 +164,25 @@ pub struct Counts {
     pub issued_count: i64,
     /// The number of tokens admitted, including those that have ended.
     pub admitted_count: i64,
-    /// The number of tokens that left.
+    /// The number of tokens that left the queue with LeaveQueue, before or after their admission.
     pub left_count: i64,
     /// The number of tokens that left after they were admitted.
     pub left_admitted_count: i64,
     /// The number of tokens in the state EXPIRED, including deleted ones.
     pub expired_count: i64,
-    /// The number of ACTIVE tokens past their expiry. The next pass sets them to EXPIRED.
+    /// The number of ACTIVE tokens past their expiry. The next expiry or promotion pass sets them to EXPIRED.
     pub due_count: i64,
     /// The number of tokens that a payment completed.
     pub completed_count: i64,
-    /// The number of seats that are not paid for.
+    /// The number of seats of all performances that are not paid for, including held seats.
     pub unsold_seat_count: i64,
-    /// The number of seats that are paid for.
+    /// The number of seats of all performances that are paid for.
     pub sold_seat_count: i64,
     /// The number of seats in holds that have not ended.
     pub held_seat_count: i64,
     /// The number of tokens admitted after `since`.
     pub admissions: i64,
-    /// The number of payments after `since`.
+    /// The number of payments after `since`, rounded up to a full second.
     pub payments: i64,
     /// The sum of the payments that were not refunded, in the smallest unit of the currency.
     pub revenue: i64,
@@ -187,10 +190,10 @@ pub struct Counts {
     pub oldest_issue_time: Option<Micros>,
 }
 
-/// Returns the counts of a concert's sale at `now`. Admissions and payments are counted from `since`. Returns `None` if
-/// the concert has no queue.
+/// Returns the counts of a concert's sale at `now`. Admissions and payments are counted after `since`. Returns `None`
+/// if the concert has no queue.
 ///
-/// The query reads stored counts and the rows of the last minutes. It does not read older rows.
+/// The query reads stored counts and recent rows, so its cost does not grow with the history of the sale.
 pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) -> Result<Option<Counts>, db::Error> {
     // Tokens are admitted in the order of their numbers, so the tokens admitted after `since` have the last numbers.
     let sql = "SELECT q.issued_number AS issued_count, q.admitted_count, q.departed_count AS left_count,

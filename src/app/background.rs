@@ -15,7 +15,7 @@ use crate::{
     token,
 };
 
-/// Interval between refreshes of the queue snapshots. Polls read these snapshots.
+/// Interval between refreshes of the queue snapshots. GetPosition and WatchPosition read these snapshots.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// Interval between reads of the state that replicas share: the signing keys and the database's clock.
 const SHARED_STATE_INTERVAL: Duration = Duration::from_secs(5);
@@ -24,12 +24,13 @@ const _: () = assert!(token::rotation::NOTICE.as_secs() >= 3 * SHARED_STATE_INTE
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between deletions of old rows.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
-/// Delay before the next attempt to prepare the database, if it cannot be reached.
+/// Delay before the next attempt to prepare the database, if it cannot be used.
 const PREPARE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Prepares the database, starts the passes and makes the server ready. Retries until the database can be reached.
+/// Prepares the database, starts the passes and makes the server ready. Retries while the database cannot be used.
 ///
-/// The promotion, expiry and tidy passes run only with `run_background`. Tests run them explicitly.
+/// After an error that a retry cannot remove, or if the server stops first, the server is marked as failed. The
+/// promotion, expiry and tidy passes run only with `run_background`. Tests run these three passes explicitly.
 pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_background: bool) {
     let first_key = match token::new_secret() {
         Ok(secret) => secret,
@@ -66,7 +67,7 @@ pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_backgrou
     readiness.set_ready().await;
 }
 
-/// Admits waiting users, up to the capacity of each concert.
+/// Admits waiting users of all concerts, and records the time.
 pub async fn promote(core: &Core) -> Result<(), db::Error> {
     let Settings { admission_ttl, claim_ttl, .. } = core.settings;
     queue::passes::promote(&core.db, &core.snapshots, Terms { admission_ttl, claim_ttl }).await?;
@@ -74,13 +75,14 @@ pub async fn promote(core: &Core) -> Result<(), db::Error> {
     Ok(())
 }
 
-/// Updates the rows of admissions and holds that have expired.
+/// Sets expired admissions and holds to EXPIRED, and frees the seats of these holds.
 pub async fn expire(core: &Core) -> Result<(), db::Error> {
     queue::passes::expire(&core.db).await?;
     reservation::passes::expire(&core.db, &core.sweep).await
 }
 
-/// Deletes rows that are older than the retention time, and returns free space to the file system.
+/// Deletes ended tokens, unpaid reservations and answered requests that are older than the retention time. Returns free
+/// space of a SQLite file to the file system.
 pub async fn tidy(core: &Core) -> Result<(), db::Error> {
     let cutoff = core.db.now() - clock::micros(core.settings.retention);
     queue::passes::delete_ended(&core.db, cutoff).await?;

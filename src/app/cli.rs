@@ -15,7 +15,7 @@ pub struct Cli {
     /// The command; `serve` by default.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The settings. They may be before or after the command.
+    /// The settings. Their flags may be before or after the command.
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -47,13 +47,13 @@ pub enum Command {
     Watch(WatchOptions),
     /// Create API keys for services that call boxoffice.
     ApiKey {
-        /// The command for API keys.
+        /// The subcommand of `api-key`.
         #[command(subcommand)]
         command: ApiKeyCommand,
     },
-    /// Rotate, list or drop the keys in the database that sign queue tokens.
+    /// Rotate, list or drop the signing keys of queue tokens in the database.
     SigningKey {
-        /// The command for signing keys.
+        /// The subcommand of `signing-key`.
         #[command(subcommand)]
         command: SigningKeyCommand,
     },
@@ -119,10 +119,10 @@ pub struct WatchOptions {
 #[derive(Debug, Clone, Default, Args)]
 pub struct HealthOptions {
     /// PEM file of the CA that signed the server's certificate. The default is the file of `--tls-cert`, which works if
-    /// that certificate is self-signed or its file holds the whole chain.
+    /// that certificate is self-signed or its file also holds the certificate of its CA.
     #[arg(long, env = "BOXOFFICE_HEALTH_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Name in the server's certificate. The default is the IP address of `--listen`.
+    /// Name that the server's certificate must have. The default is the IP address of `--listen`.
     #[arg(long, env = "BOXOFFICE_HEALTH_NAME")]
     pub name: Option<String>,
     /// PEM file of the client certificate, if the server requires one.
@@ -154,7 +154,7 @@ pub enum SigningKeyCommand {
     Rotate,
     /// Print all signing keys without their secrets.
     List,
-    /// Delete an older signing key. Its tokens become invalid within a few seconds.
+    /// Delete an older signing key. Its tokens become invalid within about 5 seconds.
     Drop {
         /// Id of the key, as `signing-key list` prints it.
         id: i64,
@@ -182,14 +182,15 @@ pub struct Settings {
     #[arg(long, global = true, env = "BOXOFFICE_ADMIN_LISTEN", default_value = "127.0.0.1:50052")]
     pub admin_listen: SocketAddr,
     /// Address of the probes, the Prometheus metrics and the live page over HTTP. Off by default; `serve --demo` serves
-    /// them on 127.0.0.1:8080. Port 0 selects a free port, which is logged.
+    /// them on 127.0.0.1:8080, or on a free port if another program uses port 8080. Port 0 selects a free port, which
+    /// is logged.
     #[arg(long, global = true, env = "BOXOFFICE_HTTP_LISTEN")]
     pub http_listen: Option<SocketAddr>,
     /// Host names under which clients reach the HTTP listener, separated by commas. `localhost` and IP addresses need
     /// not be listed.
     #[arg(long, global = true, env = "BOXOFFICE_HTTP_HOSTS", value_delimiter = ',')]
     pub http_hosts: Vec<String>,
-    /// Time between two promotions, which admit waiting users.
+    /// Interval between two promotions. A promotion admits waiting users.
     #[arg(
         long,
         global = true,
@@ -198,7 +199,7 @@ pub struct Settings {
         value_parser = duration_above_zero
     )]
     pub promote_interval: Duration,
-    /// Time between two cleanups of ended admissions and holds. Admissions and holds end on time even without a
+    /// Interval between two cleanups of ended admissions and holds. Admissions and holds end on time even without a
     /// cleanup.
     #[arg(
         long,
@@ -208,7 +209,8 @@ pub struct Settings {
         value_parser = duration_above_zero
     )]
     pub expire_interval: Duration,
-    /// Duration of an admission.
+    /// Duration of an admission from its first use. Without a maximum time until the first use, the duration counts
+    /// from the promotion.
     #[arg(
         long,
         global = true,
@@ -217,18 +219,18 @@ pub struct Settings {
         value_parser = duration_above_zero
     )]
     pub admission_ttl: Duration,
-    /// Maximum time until the first use of an admission. An unused admission ends after it. A concert can have its own
-    /// value. Off by default.
+    /// Maximum time from the promotion until the first use of an admission. An unused admission ends after this time. A
+    /// concert can have its own value. Off by default.
     #[arg(long, global = true, env = "BOXOFFICE_CLAIM_TTL", value_parser = duration_above_zero)]
     pub claim_ttl: Option<Duration>,
     /// Target for the GetPosition calls per second of all waiting users together. Users far back in the queue poll less
     /// often.
     #[arg(long, global = true, env = "BOXOFFICE_POLL_BUDGET", default_value = "5000")]
     pub poll_budget: u32,
-    /// Duration of a hold. A hold never lasts longer than its admission.
+    /// Duration of a hold. A hold ends at the latest when its admission ends.
     #[arg(long, global = true, env = "BOXOFFICE_HOLD_TTL", default_value = "5m", value_parser = duration_above_zero)]
     pub hold_ttl: Duration,
-    /// Maximum time that a stopping server waits for in-flight calls.
+    /// Maximum time that a stopping server waits for in-flight calls, after the lame-duck time.
     #[arg(
         long,
         global = true,
@@ -243,7 +245,7 @@ pub struct Settings {
     /// ISO 4217 code of the currency. All amounts are in its smallest unit.
     #[arg(long, global = true, env = "BOXOFFICE_CURRENCY", default_value = "KRW", value_parser = currency)]
     pub currency: String,
-    /// Secret that signs queue tokens, at least 32 characters. By default a key is created and stored in the database.
+    /// Secret that signs queue tokens, at least 32 characters. By default, the server creates a key in the database.
     #[arg(long, global = true, env = "BOXOFFICE_TOKEN_KEY", hide_env_values = true, value_parser = SecretParser)]
     pub token_key: Option<SecretString>,
     /// Log level, or directives like `info,boxoffice=debug`.
@@ -252,7 +254,7 @@ pub struct Settings {
     /// Log format.
     #[arg(long, global = true, env = "BOXOFFICE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-    /// The limits of the server.
+    /// The limits of the gRPC listeners.
     #[command(flatten)]
     pub limits: Limits,
     /// TLS and API keys.
@@ -307,7 +309,7 @@ impl TypedValueParser for SecretParser {
         match value.to_str() {
             Some(text) if text.len() >= 32 => Ok(text.into()),
             _ => {
-                let sentence = "the token key is too short; it must have at least 32 characters\n";
+                let sentence = "the token key is invalid; give UTF-8 text of at least 32 characters\n";
                 Err(clap::Error::raw(ErrorKind::ValueValidation, sentence).with_cmd(cmd))
             }
         }

@@ -55,8 +55,9 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Runs the server until the process receives SIGTERM or SIGINT. With `demo`, fills an empty database with a demo. The
-/// value of `demo` is the number of simulated visitors.
+/// Runs the server until the process receives SIGTERM or SIGINT, then stops it gracefully.
+///
+/// If `demo` is set, fills an empty database with a demo. The value of `demo` is the number of simulated visitors.
 async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -76,7 +77,7 @@ async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure>
             tracing::info!("the live page is at http://{}/", http.local_addr()?);
         }
     }
-    // The simulated visitors have no API key and do not use TLS.
+    // The simulated visitors have no API key and do not use TLS. They come only to a server without both.
     let is_open = settings.transport.tls_cert.is_none() && settings.transport.api_keys_file.is_none();
     let public = bind(settings.listen).await?;
     let listeners = Listeners { public, admin: bind(settings.admin_listen).await?, http };
@@ -102,6 +103,8 @@ async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure>
 }
 
 /// Fills an empty database with a demo, prints the tour, and sends simulated visitors to a sale of the demo.
+///
+/// Visitors come only if the database was empty and `is_open` is true: the server has no TLS and no API keys.
 async fn run_demo(server: &Server, crowd_size: u32, is_open: bool) -> Result<(), Failure> {
     let filled = demo::fill(server.db()).await?;
     println!("{}", demo::tour(filled, server.address, server.admin_address));
@@ -132,7 +135,7 @@ async fn migrate(settings: Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks the health of the server at the public listener. Fails if the server does not report SERVING.
+/// Checks the health of the server at the address of the public listener. Fails if the server does not report SERVING.
 async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failure> {
     let address = reachable(settings.listen);
     let target = Target {
@@ -153,7 +156,8 @@ async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failur
     }
 }
 
-/// Creates an API key and prints it with its line for the API keys file. That line holds only the digest of the key.
+/// Creates an API key and prints it with its line for the API keys file. That line holds the digest of the key, not the
+/// key itself.
 fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
     let ApiKeyCommand::New { name, admin } = command;
     let (key, line) = credential::new_key(&name, admin)?;
@@ -170,7 +174,7 @@ fn completions(shell: Shell) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Creates, lists or drops signing keys in the database.
+/// Creates, lists or drops signing keys in the database. Fails if the operator configured BOXOFFICE_TOKEN_KEY.
 async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(), Failure> {
     if settings.token_key.is_some() {
         return Err(
@@ -183,7 +187,7 @@ async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(
         SigningKeyCommand::Rotate => {
             let key_id = token::store::add_key(&db, &token::new_secret()?).await?;
             println!(
-                "signing key {key_id} was created: new tokens are signed with it in {} s",
+                "signing key {key_id} was created: servers begin to sign new tokens with it in {} s",
                 rotation::NOTICE.as_secs()
             );
         }
@@ -191,14 +195,14 @@ async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(
             let keys = token::store::list(&db).await?;
             let signer = rotation::signer(&keys, db.now());
             for key in &keys {
-                let does = match signer {
+                let role = match signer {
                     Some(signer) if *key == signer => "signs and verifies".to_owned(),
                     Some(signer) if key.key_id > signer.key_id => {
                         format!("verifies, signs from {}", proto::rfc3339(key.sign_time()))
                     }
                     _ => "verifies".to_owned(),
                 };
-                println!("{} of {}: {does}", key.key_id, proto::rfc3339(key.create_time));
+                println!("{} of {}: {role}", key.key_id, proto::rfc3339(key.create_time));
             }
         }
         SigningKeyCommand::Drop { id } => {
@@ -207,7 +211,7 @@ async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(
                 return Err(refusal.into());
             }
             token::store::drop_key(&db, id).await?;
-            println!("signing key {id} was dropped: servers reject its tokens within a few seconds");
+            println!("signing key {id} was dropped: within about 5 s, servers reject its tokens");
         }
     }
     Ok(())

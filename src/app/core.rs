@@ -19,21 +19,21 @@ pub struct Core {
     pub db: Database,
     /// The catalogue, cached in memory.
     pub catalogue: Arc<Catalogue>,
-    /// The queue snapshots that polls read, in memory.
+    /// The queue snapshots in memory, which GetPosition and WatchPosition read.
     pub snapshots: Snapshots,
-    /// The seat boards of the watched performances.
+    /// The seat boards of the watched performances, for WatchSeats and the live page.
     pub boards: Arc<Boards>,
-    /// The statistics of sales.
+    /// The statistics of sales, whose queries concurrent callers share.
     pub statistics: Statistics,
     /// The sampler that counts the sales for the live page and the metrics.
     pub sampler: Arc<Sampler>,
-    /// The time of the last successful promotion of this server.
+    /// The time of the last successful promotion of this server; before the first one, the time of its start.
     pub promoted_at: Mutex<Instant>,
     /// The keys that sign and verify queue tokens.
     pub key_ring: Arc<KeyRing>,
     /// TLS settings and API keys.
     pub transport: Transport,
-    /// The progress of this server in its cleanup of holds.
+    /// The progress of this server in the expiry pass of holds.
     pub sweep: Sweep,
     /// The tasks that must end before the server stops.
     pub tasks: TaskTracker,

@@ -38,7 +38,8 @@ const END: Duration = Duration::from_secs(1_200);
 const CONNECTIONS: usize = 4;
 /// Maximum age of a list of seats. All visitors share the list, like the users of a web shop.
 const SEATS_MAX_AGE: Duration = Duration::from_secs(2);
-/// Maximum number of attempts of a visitor to hold seats. An attempt fails if another visitor was faster.
+/// Maximum number of attempts of a visitor to hold seats. An attempt fails if the date has no such seats or if another
+/// visitor was faster.
 const MAX_ATTEMPTS: usize = 6;
 /// Maximum number of retries of a call that fails because the server is overloaded or unavailable.
 const MAX_RETRIES: u32 = 8;
@@ -52,12 +53,13 @@ pub struct Crowd {
     pub admin_address: SocketAddr,
     /// The number of visitors.
     pub size: u32,
-    /// The factor for all delays: 1 for a demo, less for a test.
+    /// The factor for the delays of the visitors: 1 for a demo, less for a test. It does not change the retry delays.
     pub pace: f64,
 }
 
 impl Crowd {
-    /// Opens the sale [`OPENS_IN`] after `now`, sends the visitors to it, and waits until all of them have left.
+    /// Opens the sale [`OPENS_IN`] after `now`, sends the visitors to it, and waits until all of them have left,
+    /// for at most 20 minutes.
     pub async fn visit(self, now: Micros) {
         match tokio::time::timeout(END, self.send(now)).await {
             Ok(Ok(())) => tracing::info!("all simulated visitors have left"),
@@ -107,7 +109,7 @@ fn channel(mut address: SocketAddr) -> Result<Channel, Status> {
     endpoint.map(|endpoint| endpoint.connect_lazy()).map_err(|error| Status::internal(error.to_string()))
 }
 
-/// Makes a call, and retries it while the server is overloaded or unavailable.
+/// Makes a call. While the server is overloaded or unavailable, retries the call up to [`MAX_RETRIES`] times.
 macro_rules! with_retries {
     ($call:expr) => {{
         let mut retries = 0;
@@ -160,7 +162,8 @@ impl Visitor {
         self.pay(&held).await
     }
 
-    /// Waits in the queue. Returns whether the visitor was admitted. Some visitors stop waiting after a while.
+    /// Waits in the queue. Returns whether the visitor was admitted. 6 % of the visitors stop waiting after 20 to 120
+    /// seconds.
     async fn wait(&mut self) -> Result<bool, Status> {
         let patience = if self.dice.chance(6) { self.dice.between(20, 120) } else { END.as_secs() };
         let patience = Duration::from_secs(patience).mul_f64(self.pace);
@@ -183,7 +186,7 @@ impl Visitor {
         }
     }
 
-    /// Holds adjacent seats and returns the reservation; `None` if no such seats are available.
+    /// Holds adjacent seats and returns the reservation; `None` if the visitor finds no such seats.
     async fn hold(&mut self) -> Result<Option<proto::Reservation>, Status> {
         let seat_count = [1, 2, 2, 2, 2, 2, 3, 3, 4, 4][self.dice.between(0, 9) as usize];
         let mut wanted = usize::from(!self.dice.chance(DATES[0].1));
@@ -203,7 +206,7 @@ impl Visitor {
             };
             match with_retries!(self.reservations().hold_seats(self.request(hold.clone()))) {
                 Ok(held) => return Ok(held.into_inner().reservation),
-                // Another visitor was faster.
+                // Another visitor was faster. The next attempt chooses other seats.
                 Err(status) if status.code() == Code::FailedPrecondition && attempt < MAX_ATTEMPTS => {
                     self.hesitate(1, 4).await;
                 }
@@ -269,7 +272,7 @@ struct Hall {
 #[derive(Default)]
 struct Seen {
     at: Option<Instant>,
-    /// Whether each seat was available.
+    /// Whether each seat was available and no visitor has chosen it since.
     free: Vec<bool>,
     /// The indexes of the first and the last seat of each section.
     sections: Vec<(usize, usize)>,
@@ -293,7 +296,7 @@ impl Hall {
             let fits =
                 |from: &usize| from + count <= last + 1 && seen.free[*from..from + count].iter().all(|free| *free);
             if let Some(from) = (start..start + 100).find(fits) {
-                // Marks the seats as taken, so that the next visitor does not try to hold them.
+                // Mark the seats as taken, so that the next visitor does not try to hold them.
                 seen.free[from..from + count].fill(false);
                 return Ok((from..from + count).filter_map(|index| i32::try_from(index + 1).ok()).collect());
             }
@@ -318,14 +321,16 @@ impl Hall {
 }
 
 impl Seen {
-    /// Returns the section at `share` of the hall, from 0 to 1. A random share chooses larger sections more often.
+    /// Returns the indexes of the first and the last seat of the section at `share` of all seats. `share` is at least 0
+    /// and less than 1. A random `share` chooses larger sections more often.
     fn section(&self, share: f64) -> Option<(usize, usize)> {
         let index = (self.free.len() as f64 * share) as usize;
         self.sections.iter().copied().find(|(first, last)| (*first..=*last).contains(&index))
     }
 }
 
-/// A generator of pseudorandom numbers (splitmix64). Each demo uses the same numbers.
+/// A generator of pseudorandom numbers (splitmix64). Its seed is the visitor's number, so each demo uses the same
+/// numbers.
 struct Dice(u64);
 
 impl Dice {

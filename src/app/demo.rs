@@ -1,4 +1,4 @@
-//! Implements `serve --demo`: fills an empty database with a small, realistic catalogue, and prints a tour of grpcurl
+//! Implements `serve --demo`: fills an empty database with a small, realistic catalogue, and writes a tour of grpcurl
 //! calls.
 
 use std::{collections::HashMap, net::SocketAddr};
@@ -12,11 +12,11 @@ use crate::{
     wallet,
 };
 
-/// The user of the tour. The wallet of this user is open and empty.
+/// The id of the user of the tour. The wallet of this user is open and empty.
 pub const USER_ID: &str = "0192f0c1-0000-7000-8000-000000000001";
 const OTHER_USER_IDS: [&str; 2] = ["0192f0c1-0000-7000-8000-000000000002", "0192f0c1-0000-7000-8000-000000000003"];
 
-/// The start of the first performance: 19:00 in Seoul on 2034-06-18. The other dates are computed from it.
+/// The start of the first performance, in microseconds: 19:00 in Seoul on 2034-06-18. The other dates follow from it.
 const FIRST_START_TIME: Micros = 2_034_237_600_000_000;
 const DAY: Micros = 86_400_000_000;
 
@@ -98,7 +98,7 @@ fn require<T>(answers: Vec<Result<T, crate::rpc::Error>>) -> Result<(), db::Erro
     }
 }
 
-/// Returns the tour: calls that a user can copy into a shell without changes.
+/// Returns the tour: calls that a reader can copy into a shell without changes. `filled` is the result of [`fill`].
 pub fn tour(filled: bool, address: SocketAddr, admin_address: SocketAddr) -> String {
     let filled = if filled { "The empty database now has a demo." } else { "The database already has concerts." };
     format!(

@@ -16,7 +16,8 @@ use crate::{
     live::{self, MAX_PAGES, Site},
 };
 
-/// Maximum number of connections. Open pages use at most a quarter, so probes and Prometheus can still connect.
+/// Maximum number of connections of the HTTP listener. Open pages use at most a quarter of them, so probes and
+/// Prometheus can still connect.
 const MAX_CONNECTIONS: usize = 4 * MAX_PAGES;
 /// The content type of the text format of Prometheus.
 const METRICS_TYPE: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];

@@ -41,18 +41,18 @@ const MAX_RESETS: usize = 1_024;
 /// the connection, as protection from the rapid reset attack. Clients with short deadlines cancel hundreds of calls if
 /// the server is busy. The server scans all cancelled calls without a pause, so thousands would block it.
 const MAX_PENDING_RESETS: usize = 512;
-/// Maximum size of the metadata of a call. The server answers larger metadata with HTTP 431.
+/// Maximum size of the metadata of a call, in bytes. The server answers larger metadata with HTTP 431.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
-/// Maximum size of a request of the public services. A usual request has a few hundred bytes.
+/// Maximum size of a request of the public services, in bytes. A usual request has a few hundred bytes.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
-/// Maximum size of a request of AdminService. A venue can be larger than the public limit.
+/// Maximum size of a request of AdminService, in bytes. A CreateVenue request can be larger than the public limit.
 const MAX_ADMIN_REQUEST_BYTES: usize = 1 << 20;
 /// Time without traffic after which the server pings a connection.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Maximum time for the answer to a ping. After this time, the server closes the connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The task of a listener. It ends when the server stops.
+/// The task of a listener. It ends after the server begins to stop and the connections of the listener have closed.
 pub type Serving = JoinHandle<Result<(), transport::Error>>;
 
 /// Serves the public services on `socket`.

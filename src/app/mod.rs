@@ -4,10 +4,15 @@
 //!
 //! | file | task |
 //! |---|---|
+//! | [`cli`] | defines the flags and environment variables |
+//! | [`commands`] | runs the commands |
+//! | [`demo`] | fills an empty database for `serve --demo` |
+//! | [`crowd`] | simulates the visitors of the demo |
+//! | [`telemetry`] | starts logs and metrics |
 //! | [`server`] | starts and stops a server |
-//! | `core.rs` | holds the parts that the other files share |
+//! | `core.rs` | holds the state that the services, the listeners and the passes share |
 //! | `routes.rs` | creates the services of both gRPC listeners |
-//! | `listener.rs` | serves them with HTTP/2, TLS and the gate |
+//! | `listener.rs` | serves these services with HTTP/2, TLS and the gate |
 //! | `http.rs` | serves probes, metrics and the live page over HTTP/1.1 |
 //! | `background.rs` | prepares the database, then runs the passes |
 //! | `readiness.rs` | tracks whether the server is ready |

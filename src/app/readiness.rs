@@ -22,8 +22,8 @@ use crate::{
     rpc::Error,
 };
 
-/// Maximum time since the last answer of the database. A server is not ready after it. A pass queries the database four
-/// times per second.
+/// Maximum time since the last answer of the database. After this time, `/readyz` fails. A pass queries the database
+/// four times per second.
 const MAX_DATABASE_AGE: Duration = Duration::from_secs(5);
 
 /// The readiness of a server. Clones share the same state. A new server is not ready.
@@ -45,7 +45,7 @@ impl Readiness {
         (readiness, service)
     }
 
-    /// Accepts calls and sets health to SERVING.
+    /// Marks the server as ready: it accepts calls, and health reports SERVING.
     pub async fn set_ready(&self) {
         self.is_ready.store(true, Ordering::Release);
         self.set_health(ServingStatus::Serving).await;

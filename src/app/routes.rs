@@ -31,10 +31,10 @@ use crate::{
 };
 
 const HEALTH_SERVICE: &str = "grpc.health.v1.Health";
-/// Maximum size of a request of health or reflection. Such a request contains only a name.
+/// Maximum size of a request of health or reflection, in bytes. Such a request contains only a name.
 const MAX_PROBE_BYTES: usize = 4 << 10;
 
-/// Returns the services of the public listener.
+/// Returns the services of the public listener, with health and reflection.
 pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Health>) -> Result<Routes, Error> {
     let (db, tasks, catalogue) = (&core.db, &core.tasks, &core.catalogue);
     let admission = Admission::new(db.clone(), core.snapshots.clone(), tasks);
@@ -59,7 +59,7 @@ pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Heal
     }
     let routes = Routes::new(intercepted!(queue_server::QueueServiceServer::new(queue)))
         .add_service(intercepted!(
-            // Lists of seats are large and compress well. The service does not compress small responses.
+            // Lists of seats are large and compress well. ConcertService does not compress short lists.
             concert_server::ConcertServiceServer::new(concert)
                 .send_compressed(CompressionEncoding::Zstd)
                 .send_compressed(CompressionEncoding::Gzip)
@@ -70,7 +70,7 @@ pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Heal
     with_probes(routes, health, &PUBLIC_SERVICES)
 }
 
-/// Returns the services of the admin listener.
+/// Returns AdminService with health and reflection, for the admin listener.
 pub fn admin(core: &Core, readiness: &Readiness, health: HealthServer<impl Health>) -> Result<Routes, Error> {
     let (catalogue, statistics) = (core.catalogue.clone(), core.statistics.clone());
     let admin = AdminApi::new(&core.db, catalogue, statistics, &core.tasks, core.stopping.clone());

@@ -45,10 +45,10 @@ pub struct Server {
 
 impl Server {
     /// Starts a server. Until the database is reached and migrated, health reports NOT_SERVING and calls fail with
-    /// UNAVAILABLE. [`Server::ready`] waits until then.
+    /// UNAVAILABLE. [`Server::ready`] waits until the server is ready.
     ///
-    /// Without `run_background`, these passes run only when the caller calls [`Server::promote`], [`Server::expire`] or
-    /// [`Server::tidy`].
+    /// Without `run_background`, the promotion, expiry and tidy passes run only when the caller calls
+    /// [`Server::promote`], [`Server::expire`] or [`Server::tidy`].
     pub async fn start(
         settings: Settings,
         clock: Clock,
@@ -80,17 +80,17 @@ impl Server {
         self.readiness.wait().await
     }
 
-    /// Returns the database.
+    /// Returns the database of the server, which may not be ready yet.
     pub fn db(&self) -> &Database {
         &self.core.db
     }
 
-    /// Runs the promotion pass once.
+    /// Runs the promotion pass once, for all concerts.
     pub async fn promote(&self) -> Result<(), db::Error> {
         background::promote(&self.core).await
     }
 
-    /// Runs the expiry passes once.
+    /// Runs the expiry pass of admissions and the expiry pass of holds once.
     pub async fn expire(&self) -> Result<(), db::Error> {
         background::expire(&self.core).await
     }
@@ -102,10 +102,10 @@ impl Server {
 
     /// Stops the server gracefully.
     ///
-    /// First, health reports NOT_SERVING. The server still accepts calls for the lame-duck time, so that calls of
-    /// clients that watch health do not fail. Then streams end with UNAVAILABLE, and clients are asked to close their
-    /// connections. In-flight calls finish and the lanes drain. Work that is not done after the drain timeout is
-    /// cancelled.
+    /// First, health reports NOT_SERVING. The server still accepts calls for the lame-duck time, so that clients that
+    /// watch health can change to another server. Then streams end with UNAVAILABLE, and clients are asked to close
+    /// their connections. In-flight calls finish and the lanes drain. After the drain timeout, this function returns
+    /// even if work is left.
     pub async fn stop(self) {
         let Core { tasks, settings, stopping, .. } = &*self.core;
         self.readiness.set_stopping().await;
@@ -125,7 +125,7 @@ impl Server {
             tasks.wait().await;
         });
         if drained.await.is_err() {
-            tracing::warn!("the drain timeout has passed; the remaining calls and connections were cancelled");
+            tracing::warn!("the drain timeout has passed; the remaining calls and connections end with the process");
         }
     }
 }

@@ -17,10 +17,10 @@ use crate::{
 /// Upper bounds of the histogram of call durations, in seconds, as OpenTelemetry recommends. All replicas have the same
 /// buckets, so their counts can be added.
 const CALL_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-/// Upper bounds of the histograms of background passes, lane waits and batches, in seconds. These are shorter than
-/// calls.
+/// Upper bounds of the histograms of background passes, lane waits and batches, in seconds. Most of these times are
+/// shorter than calls.
 const STEP_BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
-/// Upper bounds of the histogram of batch sizes, up to the largest batch.
+/// Upper bounds of the histogram of batch sizes, in calls. The last one is the size of the largest batch.
 const SIZE_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
 /// The handle of the metrics recorder. It is empty until [`start_metrics`] installs the recorder.
@@ -28,8 +28,8 @@ static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Starts logging to standard error. Fails with a message for the operator.
 pub fn start_logs(settings: &Settings) -> Result<(), String> {
-    // The INFO lines of these crates are noise to operators. The directives of the operator come later, so they take
-    // precedence.
+    // Operators do not need the INFO lines of these crates. The directives of the operator come later in the text, so
+    // they take precedence.
     let directives = format!("sea_orm_migration=warn,sqlx=warn,{}", settings.log);
     let filter = EnvFilter::try_new(directives).map_err(|error| {
         format!("BOXOFFICE_LOG is invalid: {error}; use a level like info, or directives like info,boxoffice=debug")
@@ -63,7 +63,8 @@ pub fn start_metrics() -> Result<(), String> {
     Ok(())
 }
 
-/// Frees the memory of the values that were recorded since the last call. Must run every few seconds.
+/// Moves the values that were recorded since the last call into the histograms, which need less memory. Must run every
+/// few seconds.
 pub fn tidy_metrics() {
     if let Some(metrics) = METRICS.get() {
         metrics.run_upkeep();
@@ -87,7 +88,7 @@ pub fn render_metrics(core: &Core) -> String {
 /// Gives every metric its help text.
 fn describe() {
     describe_histogram!("rpc_server_call_duration_seconds", Unit::Seconds, "Duration of calls and streams.");
-    describe_gauge!("boxoffice_open", "Current use of each limit.");
+    describe_gauge!("boxoffice_open", "Number of permits of each limit that are in use.");
     describe_counter!("boxoffice_shed_total", "Calls and connections that each limit or lane rejected.");
     describe_counter!("boxoffice_panics_total", "Panics that were caught.");
     describe_histogram!("boxoffice_pass_seconds", Unit::Seconds, "Duration of background passes.");
@@ -104,6 +105,6 @@ fn describe() {
     describe_gauge!(
         "boxoffice_promotion_lag_seconds",
         Unit::Seconds,
-        "Time since the last successful promotion of waiting users."
+        "Time since the last successful promotion of this server, or since its start."
     );
 }

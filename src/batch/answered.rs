@@ -1,8 +1,8 @@
 //! Remembers requests that were accepted but changed nothing.
 //!
-//! A request that changes something stores its `request_id` in the row that it inserts. A request inserts no such row
-//! if its seats are already held, or if its payment was already made or refunded. This module stores such a request in
-//! a table, so that its id cannot be used for another request.
+//! A request that changes something stores its `request_id` in the row that it inserts. A request inserts no row if its
+//! user already holds the seats, or if its payment was already made or refunded. This module stores such a request in a
+//! table, so that its id cannot be used for another request.
 
 use uuid::Uuid;
 
@@ -28,7 +28,8 @@ pub struct Answered {
 }
 
 impl Answered {
-    /// Loads the stored requests that have one of `request_ids`. Returns them, with an empty list for new requests.
+    /// Loads the stored requests of `rpc` that have one of `request_ids`. Also returns an empty list for the new
+    /// requests.
     pub async fn load(
         write: &Write,
         rpc: &'static str,
@@ -39,13 +40,15 @@ impl Answered {
         Ok((Self { rpc, new: Vec::new() }, known))
     }
 
-    /// Adds a request that changed nothing to the list of new requests. A retry must have the same content as
-    /// `request`.
+    /// Adds a request that changed nothing to the list of new requests. Does nothing if the request has no id.
+    ///
+    /// `request` is the content that a retry must repeat. `answer_id` is the id of the reservation or payment that the
+    /// answer contains. `expire_time` is the end of the hold in the answer; `None` for a payment.
     pub fn note(&mut self, request_id: Option<Uuid>, request: String, answer_id: Uuid, expire_time: Option<Micros>) {
         self.new.extend(request_id.map(|request_id| NewAnswer { request_id, request, answer_id, expire_time }));
     }
 
-    /// Inserts the new requests into the database.
+    /// Inserts the new requests into the database, in the transaction of the batch.
     pub async fn save(&self, write: &Write) -> Result<(), db::Error> {
         let sql = "INSERT INTO answered_request (request_id, rpc, request, answer_id, expire_time, create_time)
                    SELECT r.request_id, $2, r.request, r.answer_id, r.expire_time, $3 FROM {r}";

@@ -6,11 +6,11 @@
 //!
 //! A failure affects as few calls as possible:
 //!
-//! - A batch is retried if it conflicts with another replica or cannot reach the database.
-//! - A batch with an unexpected error is split in two, repeatedly, until only the command that causes the error
-//!   fails.
+//! - A batch is retried if it conflicts with another transaction or cannot reach the database.
+//! - A batch with an unexpected error, or with too many conflicts, is split in two. Each half is split again, until
+//!   only the command that causes the error fails.
 //! - After a panic the calls of the batch fail with INTERNAL, and the worker continues.
-//! - A call that would wait too long fails with OVERLOADED immediately.
+//! - A call that would wait too long fails immediately, with OVERLOADED or STORAGE_UNAVAILABLE.
 //! - A command is not started if it was cancelled or its deadline has passed.
 
 use std::{
@@ -32,7 +32,7 @@ const WRITE_WORKERS: usize = 2;
 
 /// A lane for commands `C` with answers `R`. Clones share the same workers.
 ///
-/// The workers end when the last clone is dropped and all waiting commands have been served.
+/// The workers end when the last clone is dropped and all waiting commands have been answered.
 pub struct Lane<C, R> {
     workers: Arc<[Worker<C, R>]>,
 }
@@ -65,8 +65,8 @@ where
         self.worker(shard).submit(command).await
     }
 
-    /// Queues a command for an open stream and returns its answer. The command is never refused and has no maximum
-    /// waiting time. The limit on streams also limits the number of these commands.
+    /// Queues a command that must not be refused for its waiting time, such as a command of an open stream. Returns its
+    /// answer. The command has no deadline. The limit on streams also limits the number of these commands.
     pub async fn submit_patiently(&self, shard: impl Hash, command: C) -> Result<R, Error> {
         self.worker(shard).submit_patiently(command).await
     }
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(runs.load(Ordering::SeqCst), 4);
     }
 
-    /// Returns a lane whose batches wait for a signal. Also returns the signal and the number of started commands.
+    /// Returns a lane whose batches wait for a signal. Also returns the signal and the number of executed commands.
     fn held_lane() -> (Lane<u32, u32>, TaskTracker, tokio::sync::watch::Sender<bool>, Arc<AtomicUsize>) {
         let seen = Arc::new(AtomicUsize::new(0));
         let counted = seen.clone();

@@ -1,4 +1,4 @@
-//! Lanes, which run waiting calls in batches, and the loop of the background passes.
+//! Lanes, which run waiting calls in batches, the answers to repeated requests, and the loop of the background passes.
 
 pub mod answered;
 mod lane;
@@ -13,7 +13,8 @@ pub use lane::{Lane, read_lane, write_lane};
 pub use replay::Replays;
 pub use worker::Batch;
 
-/// Returns the items without duplicates and in ascending order. Rows are locked in this order.
+/// Returns the items without duplicates and in ascending order. Batches lock rows in this order, so that they do not
+/// deadlock.
 pub fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut items: Vec<T> = items.collect();
     items.sort_unstable();

@@ -1,7 +1,7 @@
 //! Decides which commands a worker refuses because it cannot answer them in time.
 //!
-//! If a queue is too long, the worker runs commands whose callers no longer wait. So a command is refused immediately
-//! if the batches before it will take too long. The duration of recent batches is the estimate for the next ones.
+//! With a long queue, a worker would run commands whose callers no longer wait. So a command is refused immediately if
+//! the batches before it will take too long. The duration of recent batches is the estimate for the next ones.
 //!
 //! A command that fits into the next batch may wait until its deadline, because a refusal would not make other commands
 //! faster. If no other command waits, a command is always accepted, so that the estimate stays current.
@@ -27,7 +27,8 @@ const IDLE: u64 = u64::MAX;
 /// Measures the duration of the batches of a worker.
 pub struct Pace {
     origin: Instant,
-    /// Average duration of recent batches, in microseconds. Each new batch has a weight of one half.
+    /// Average duration of recent batches, in microseconds; 0 before the first one. Each new batch has a weight of one
+    /// half.
     recent: AtomicU64,
     /// The start of the running batch, in microseconds after the origin, or [`IDLE`].
     began: AtomicU64,
@@ -63,16 +64,18 @@ impl Pace {
         }
     }
 
-    /// Returns the average duration of recent batches.
+    /// Returns the average duration of recent batches; zero before the first one.
     pub fn recent(&self) -> Duration {
         Duration::from_micros(self.recent.load(Ordering::Relaxed))
     }
 
-    /// Accepts a command behind `waiting` others if the worker can answer it within `patience`, the time until its
-    /// deadline.
+    /// Accepts a command if the estimates say that the worker can run it in time. `waiting` is the number of commands
+    /// before it. `patience` is the time until its deadline; `None` means no deadline.
     ///
-    /// Fails with OVERLOADED. Fails with STORAGE_UNAVAILABLE if the running batch hangs, because the database is then
-    /// the probable cause.
+    /// A command without other commands before it is always accepted. Fails with OVERLOADED if the command does not fit
+    /// into the next batch and would wait for more than 1 second, or if its answer would come after its deadline. Fails
+    /// with STORAGE_UNAVAILABLE instead if the deadline would pass and the running batch hangs, because the database is
+    /// then the probable cause.
     pub fn admit(&self, now: Instant, waiting: usize, patience: Option<Duration>) -> Result<(), Error> {
         if waiting == 0 {
             return Ok(());
@@ -99,7 +102,7 @@ impl Pace {
         Error::Overloaded { retry_after: self.pressure.refuse() }
     }
 
-    /// Returns the time since the running batch began.
+    /// Returns the time since the running batch began; `None` if no batch runs.
     fn elapsed(&self, now: Instant) -> Option<Duration> {
         let began = self.began.load(Ordering::Relaxed);
         let now = micros(now.saturating_duration_since(self.origin));

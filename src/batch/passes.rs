@@ -51,8 +51,8 @@ where
     });
 }
 
-/// Returns unused space of the database file to the file system. It works in short steps, so that calls can run between
-/// them.
+/// Returns unused space of a SQLite file to the file system. Does nothing on PostgreSQL. Works in short steps, so that
+/// calls can run between the steps.
 pub async fn reclaim_space(db: &Database) -> Result<(), db::Error> {
     let size = StepSize::gentle();
     turns::repeat_gently(|| size.measured(async |limit| Ok(Left::more_if(db.reclaim_pages(limit).await? == limit))))

@@ -11,7 +11,7 @@ use crate::rpc::Error;
 pub struct Replays<A>(HashMap<Uuid, A>);
 
 impl<A> Replays<A> {
-    /// Returns replays with the answers to requests that were accepted before this batch.
+    /// Returns replays with the answers to requests that were accepted before this batch. Skips requests without an id.
     pub fn new(accepted: impl IntoIterator<Item = (Option<Uuid>, A)>) -> Self {
         Self(accepted.into_iter().filter_map(|(request_id, answer)| Some((request_id?, answer))).collect())
     }
@@ -26,7 +26,7 @@ impl<A> Replays<A> {
         Some(replay(first).ok_or_else(|| Error::RequestIdConflict { request_id: request_id.to_string() }))
     }
 
-    /// Adds the answer to an accepted request.
+    /// Adds the answer to an accepted request. Does nothing if the request has no id.
     pub fn remember(&mut self, request_id: Option<Uuid>, answer: A) {
         self.0.extend(request_id.map(|request_id| (request_id, answer)));
     }

@@ -16,11 +16,11 @@ use crate::db;
 const MAX_ROWS: i64 = 1_000;
 /// Minimum number of rows in one step, even if the database is slow.
 const MIN_ROWS: i64 = 50;
-/// Maximum time that the transaction of a step should take. Slower steps become smaller.
+/// Maximum time that the transaction of a step should take. After a slower step, the next step has fewer rows.
 const STEP_TIME: Duration = Duration::from_millis(50);
 /// Maximum time that the transaction of a step should take, for work that is not urgent.
-const GENTLE_STEP_TIME: Duration = Duration::from_millis(10);
-/// After this time a pass looks again at keys that had no work left.
+const GENTLE_STEP_TIME: Duration = Duration::from_millis(6);
+/// Time after which a pass looks again at keys that had no work left.
 const ROUND_TIME: Duration = Duration::from_secs(1);
 
 /// The result of a step: whether more work is left.
@@ -39,7 +39,7 @@ impl Left {
     }
 }
 
-/// Holds the number of rows of the next step. The number falls after slow steps and rises after fast ones.
+/// Holds the maximum number of rows of the next step. It is halved after a slow full step and doubled after a fast one.
 pub struct StepSize {
     rows: AtomicI64,
     step_time: Duration,
@@ -52,12 +52,13 @@ impl Default for StepSize {
 }
 
 impl StepSize {
-    /// Returns the size for work that is not urgent. Its transactions are so short that they hardly delay calls.
+    /// Returns the size for work that is not urgent. Its transactions should take at most 10 ms, so that they delay
+    /// calls little.
     pub fn gentle() -> Self {
         Self { rows: AtomicI64::new(MIN_ROWS), step_time: GENTLE_STEP_TIME }
     }
 
-    /// Runs a step with the current number of rows, and measures its time.
+    /// Runs a step with the current number of rows, measures its time, and adjusts the number of rows.
     pub async fn measured<F>(&self, step: impl FnOnce(i64) -> F) -> Result<Left, db::Error>
     where
         F: Future<Output = Result<Left, db::Error>>,
@@ -65,7 +66,7 @@ impl StepSize {
         let rows = self.rows.load(Ordering::Relaxed);
         let started = Instant::now();
         let left = step(rows).await?;
-        // Adjust the number only after a full step. The last step may have had fewer rows.
+        // Adjust the number only after a full step. A step with fewer rows says nothing about the time of a full step.
         if left == Left::More {
             let next = if started.elapsed() > self.step_time { rows / 2 } else { rows * 2 };
             self.rows.store(next.clamp(MIN_ROWS, MAX_ROWS), Ordering::Relaxed);
@@ -102,7 +103,8 @@ where
 /// Runs a step for each key that `due` lists, round after round, until no key has work left. Each round reads the list
 /// again, so that new work gets its turn.
 ///
-/// If a step fails, only its own key gets no further steps. At the end, the function returns the first error.
+/// If a step fails, its key gets no further steps, and the other keys continue. At the end, the function returns the
+/// first error of a step. If `due` fails, the function ends immediately with that error.
 pub async fn take<'a, K: Hash + Eq + Copy>(
     due: impl Fn() -> BoxFuture<'a, Result<Vec<K>, db::Error>>,
     step: impl Fn(K) -> BoxFuture<'a, Result<Left, db::Error>>,
@@ -127,7 +129,7 @@ pub async fn take<'a, K: Hash + Eq + Copy>(
         if !is_more {
             return first_error.map_or(Ok(()), Err);
         }
-        // During the steps of one key, other keys may get new work.
+        // Keys without work may have new work by now, so let them take part in the next round.
         if round_start.elapsed() > ROUND_TIME {
             (done, round_start) = (HashSet::new(), Instant::now());
         }

@@ -17,19 +17,19 @@ use crate::{
     rpc::{self, Error},
 };
 
-/// The outcome of a batch: an answer for each command, in order. If the batch failed, nothing was written, except with
-/// an error that reports an unknown outcome.
+/// The outcome of a batch: an answer for each command, in the order of the commands. If the batch failed, nothing was
+/// written, unless the error is [`db::Error::Unknown`].
 pub type Batch<R> = Result<Vec<Result<R, Error>>, db::Error>;
 
 /// The operation of a lane, on a slice of commands.
 pub type Work<C, R> = Arc<dyn for<'a> Fn(&'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync>;
 
-/// Maximum number of retries of a batch that conflicts with another replica. After each conflict the other replica has
-/// made progress.
+/// Maximum number of retries of a batch that conflicts with another transaction. In most conflicts the other
+/// transaction commits, so 20 conflicts in a row are unlikely.
 const MAX_RACES: u32 = 20;
-/// Time after which a batch is neither retried after a conflict nor split.
+/// Time since the first run of a batch, after which it is neither retried after a conflict nor split.
 const MAX_RACING: Duration = Duration::from_secs(4);
-/// Maximum number of retries of a batch if the database cannot be reached. This is enough to replace a stale
+/// Maximum number of retries of a batch if the database cannot be reached. Two retries are enough to replace a stale
 /// connection.
 const MAX_RECONNECTS: u32 = 2;
 
@@ -60,7 +60,8 @@ where
         Self { queue: sender, pace }
     }
 
-    /// Queues a command and returns its answer. Dropping the future cancels a command that was not started.
+    /// Queues a command and returns its answer. Dropping the future cancels a command that was not started. Fails as
+    /// [`Pace::admit`] does, or if the deadline passes before the command starts.
     pub async fn submit(&self, command: C) -> Result<R, Error> {
         let (since, patience) = (Instant::now(), rpc::remaining());
         self.pace.admit(since, self.queue.max_capacity() - self.queue.capacity(), patience)?;
@@ -73,8 +74,8 @@ where
         answer.await.unwrap_or_else(|_| Err(Error::internal("a command was lost with its worker")))
     }
 
-    /// Queues a command and returns its answer. If the queue is full, waits for space. The command is never refused and
-    /// has no deadline.
+    /// Queues a command and returns its answer. If the queue is full, waits for space. The command has no deadline.
+    /// Fails with SHUTTING_DOWN if the worker has ended.
     pub async fn submit_patiently(&self, command: C) -> Result<R, Error> {
         let (reply, answer) = oneshot::channel();
         let pending = Pending { command, reply, since: Instant::now(), deadline: None };
@@ -131,7 +132,7 @@ where
             .all(|answer| matches!(answer, Err(Error::StorageUnavailable | Error::OutcomeUnknown { .. })));
         pace.end(started.elapsed(), served);
         for (reply, answer) in replies.into_iter().zip(answers) {
-            // If the caller has cancelled the call, the command took effect, and its answer is dropped.
+            // If the caller has cancelled the call, its answer is dropped, but the command may have taken effect.
             let _ = reply.send(answer);
         }
         busy.record(started.elapsed());
@@ -140,8 +141,8 @@ where
 
 /// Returns the commands to run, and the channels for their answers.
 ///
-/// Removes commands that were cancelled or whose deadline has passed. If more commands wait than one batch can hold, it
-/// also removes commands whose answer would come after their deadline.
+/// Removes commands that were cancelled. Answers commands whose deadline has passed with OVERLOADED. If the batch is
+/// full, does the same with commands whose answer would probably come after their deadline.
 #[allow(clippy::type_complexity, reason = "two vectors of the same length")]
 fn take_those_in_time<C, R>(
     waiting: &mut Vec<Pending<C, R>>,

@@ -1,4 +1,5 @@
-//! The catalogue in memory: the parts of concerts and performances that never change, such as names, seats and prices.
+//! The catalogue: a cache in memory of the parts of concerts and performances that never change, such as names,
+//! sections and prices.
 //!
 //! The database never updates or deletes these parts, so an entry in memory stays correct on every replica. Values that
 //! change are not here, such as `paused` and the number of sold seats.
@@ -18,7 +19,8 @@ use crate::{
 };
 use performance::number_seats;
 
-/// Finds concerts and performances. Each one is read from the database only once.
+/// A cache of concerts and performances. Each of them is read from the database at its first use, and then stays in
+/// memory.
 pub struct Catalogue {
     db: Database,
     concerts: RwLock<HashMap<String, Arc<Concert>>>,
@@ -62,7 +64,7 @@ impl Catalogue {
         row.ok_or_else(|| Error::ConcertNotFound { concert_code: concert_code.to_owned() })
     }
 
-    /// Returns the performance of a concert on a date. Returns `None` if there is no such performance.
+    /// Returns the performance of a concert on a date (ISO 8601). Returns `None` if there is no such performance.
     pub async fn performance(&self, concert_id: i64, date: &str) -> Result<Option<Arc<Performance>>, Error> {
         let key = (concert_id, date.to_owned());
         let known = self.performances.read().by_date.get(&key).cloned();
@@ -75,8 +77,8 @@ impl Catalogue {
         }
     }
 
-    /// Returns the performance with this key. The key must come from a row, so a missing performance is an internal
-    /// error.
+    /// Returns the performance with this key. The key must come from a row of the database. Fails with INTERNAL if
+    /// there is no such performance.
     pub async fn performance_by_id(&self, performance_id: i64) -> Result<Arc<Performance>, Error> {
         let known = self.performances.read().by_id.get(&performance_id).cloned();
         if let Some(performance) = known {

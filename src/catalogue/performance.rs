@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::{clock::Micros, rpc::proto};
 
-/// Maximum size of the seats in one message: 3.5 MiB, in bytes. gRPC clients accept 4 MiB by default.
+/// Maximum encoded size of the seats in one message, in bytes: 3.5 MiB. By default, gRPC clients refuse messages above
+/// 4 MiB.
 const SEATS_MESSAGE: usize = 7 << 19;
 /// Maximum encoded size of a seat without its strings, in bytes.
 const SEAT_NUMBERS: usize = 40;
@@ -14,36 +15,36 @@ const SEAT_NUMBERS: usize = 40;
 pub struct Concert {
     /// The key in the database.
     pub concert_id: i64,
-    /// The code that callers use.
+    /// The unique code that callers use for the concert.
     pub concert_code: String,
-    /// The name for display.
+    /// The name that clients show to users.
     pub name: String,
-    /// Maximum number of seats of one user, held and paid together.
+    /// Maximum number of seats that one user may hold or have paid at this concert, on all dates together.
     pub seats_per_user_limit: i32,
 }
 
-/// A performance with its seats.
+/// The parts of a performance that never change.
 #[derive(Debug)]
 pub struct Performance {
     /// The key in the database.
     pub performance_id: i64,
-    /// The concert.
+    /// The concert that the performance belongs to.
     pub concert: Arc<Concert>,
     /// The date, in ISO 8601.
     pub date: String,
-    /// The start of the performance.
+    /// The time at which the performance starts.
     pub start_time: Micros,
-    /// The end of the sale.
+    /// The time at which the sale ends.
     pub sale_end_time: Micros,
-    /// The name of the venue for display.
+    /// The name of the venue that clients show to users.
     pub venue_name: String,
-    /// The number of seats.
+    /// The number of seats of the venue.
     pub seat_count: i32,
-    /// The sections in the order of their seats.
+    /// The sections, in the order of their seat numbers.
     pub sections: Vec<Section>,
 }
 
-/// Consecutive seats with the same section name and price.
+/// A section of a venue: seats with consecutive numbers and one price.
 #[derive(Debug)]
 pub struct Section {
     /// The name, unique in the venue.
@@ -57,7 +58,7 @@ pub struct Section {
 }
 
 impl Performance {
-    /// Returns the section of a seat. Returns `None` if there is no such seat.
+    /// Returns the section of a seat. Returns `None` if the venue has no such seat.
     pub fn section(&self, seat_number: i32) -> Option<&Section> {
         let index = self.sections.partition_point(|section| section.last_seat < seat_number);
         self.sections.get(index).filter(|section| section.first_seat <= seat_number)
@@ -68,7 +69,8 @@ impl Performance {
         self.sections.iter().map(|section| section.price).min().unwrap_or_default()
     }
 
-    /// Converts the performance to the message of the API, with `available_seat_count` free seats.
+    /// Converts the performance to the message of the API. `available_seat_count` is the number of seats that can be
+    /// held now.
     pub fn to_proto(&self, available_seat_count: i32) -> proto::Performance {
         proto::Performance {
             concert_code: self.concert.concert_code.clone(),
@@ -83,7 +85,7 @@ impl Performance {
         }
     }
 
-    /// Returns the number of seats that fit into one message.
+    /// Returns the maximum number of seats of this performance in one message.
     pub fn seats_per_message(&self) -> i32 {
         let section = self.sections.iter().map(|section| section.name.len()).max().unwrap_or_default();
         let bytes = self.concert.concert_code.len() + self.date.len() + section + SEAT_NUMBERS;
@@ -91,7 +93,7 @@ impl Performance {
     }
 
     /// Converts the seats with these `numbers` to messages of the API. `states` has the state of every seat of the
-    /// performance, in order.
+    /// performance, in the order of the seat numbers. Numbers without a seat are left out.
     pub fn seats_to_proto(&self, states: &[proto::SeatState], numbers: impl Iterator<Item = i32>) -> Vec<proto::Seat> {
         let seat = |seat_number: i32| {
             let section = self.section(seat_number)?;
@@ -108,7 +110,8 @@ impl Performance {
         numbers.filter_map(seat).collect()
     }
 
-    /// Returns the state of every seat in order. `taken` has the number and state of each seat that cannot be held.
+    /// Returns the state of every seat of the performance, in the order of the seat numbers. `taken` has the number and
+    /// the state of each seat that is not AVAILABLE.
     pub fn states(&self, taken: impl Iterator<Item = (i32, proto::SeatState)>) -> Vec<proto::SeatState> {
         let mut states = vec![proto::SeatState::Available; self.seat_count.max(0) as usize];
         for (seat_number, state) in taken {
@@ -121,7 +124,8 @@ impl Performance {
     }
 }
 
-/// Numbers the seats of all sections from 1 without gaps. A section is `(name, seat count, price)`.
+/// Numbers the seats of all sections from 1 without gaps, in the order of the sections. A section is `(name, seat
+/// count, price)`.
 pub(super) fn number_seats(sections: Vec<(String, i32, i64)>) -> Vec<Section> {
     let mut last_seat = 0;
     sections

@@ -7,13 +7,13 @@ use crate::db::{
     entity::{concert, performance, section, section_price, venue},
 };
 
-/// Returns the concert with this code.
+/// Returns the concert with this code. Returns `None` if there is no such concert.
 pub async fn concert(db: &Database, concert_code: &str) -> Result<Option<concert::Model>, db::Error> {
     let row = concert::Entity::find().filter(concert::Column::ConcertCode.eq(concert_code)).one(db.reader()).await?;
     Ok(row)
 }
 
-/// Returns the key of the performance of a concert on a date.
+/// Returns the key of the performance of a concert on a date. Returns `None` if there is no such performance.
 pub async fn performance_id(db: &Database, concert_id: i64, date: &str) -> Result<Option<i64>, db::Error> {
     let row = performance::Entity::find()
         .filter(performance::Column::ConcertId.eq(concert_id))
@@ -23,8 +23,8 @@ pub async fn performance_id(db: &Database, concert_id: i64, date: &str) -> Resul
     Ok(row.map(|row| row.performance_id))
 }
 
-/// Returns a performance with its concert, its venue and the sections of the venue in order. A section is `(name, seat
-/// count, price)`.
+/// Returns a performance with its concert, its venue, and the sections of the venue in the order of their numbers. A
+/// section is `(name, seat count, price)`. Returns `None` if there is no such performance.
 #[allow(clippy::type_complexity, reason = "a row of a join, which is converted immediately")]
 pub async fn performance(
     db: &Database,
@@ -46,7 +46,8 @@ pub async fn performance(
         .order_by_asc(section_price::Column::SectionNumber)
         .all(conn)
         .await?;
-    // AddPerformance inserts a price for every section, so every section has one.
+    // AddPerformance inserts a price for every section. So `sections` and `prices` have the same sections in the same
+    // order.
     let priced = sections
         .into_iter()
         .zip(prices)

@@ -1,9 +1,8 @@
-//! The seat boards for WatchSeats. Each watched performance has one reader, which queries the seats and publishes their
-//! states.
+//! The seat boards for WatchSeats and the live page. Each watched performance has one reader, which queries the seats
+//! and publishes their states.
 //!
-//! A watcher compares the published states with the states that it sent last. A slow watcher therefore sends fewer and
-//! larger messages. The reader starts with the first watcher of a performance and stops after the last one. WatchSeats
-//! and the live page share the reader.
+//! A watcher compares the published states with the states that it sent last. So a slow caller receives fewer and
+//! larger messages. The reader starts with the first watcher of a performance and stops after the last one.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -33,7 +32,7 @@ use crate::{
 /// Interval between two reads. The states that a watcher sees are at most this old, plus the duration of a query.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The state of every seat of a performance, in the order of the seats.
+/// The state of every seat of a performance, in the order of the seat numbers.
 pub type States = Arc<Vec<SeatState>>;
 
 /// Holds the boards of all watched performances.
@@ -45,22 +44,23 @@ pub struct Boards {
 }
 
 impl Boards {
-    /// Creates an empty set of boards. The readers run on `tasks` until `stopping` is cancelled.
+    /// Creates a value without boards. `tasks` tracks the readers, which end when `stopping` is cancelled.
     pub fn new(db: &Database, tasks: &TaskTracker, stopping: CancellationToken) -> Self {
-        // A stopping server waits for its calls, but not for this lane, which exists as long as the server.
+        // A stopping server must not wait for this lane, because the lane ends only when the server is dropped.
         let lane_tasks = TaskTracker::new();
         let taken_seats =
             read_lane(db, "concert.seats", &lane_tasks, |db, ids| Box::pin(operations::taken_seats(db, ids)));
         Self { taken_seats, boards: Mutex::default(), tasks: tasks.clone(), stopping }
     }
 
-    /// Returns the seats of a performance that are held or sold now. Concurrent callers share a query.
+    /// Returns the held and sold seats of a performance, in the order of the seat numbers. Concurrent callers share a
+    /// query.
     pub(super) async fn taken(&self, performance_id: i64) -> Result<Arc<Vec<TakenSeat>>, Error> {
         self.taken_seats.submit((), performance_id).await
     }
 
-    /// Returns a receiver of the states of a performance's seats. Only the first watcher of a performance waits for a
-    /// query. The receiver closes when the server shuts down.
+    /// Returns a receiver of the states of a performance's seats. Waits for a query only if the performance has no
+    /// reader yet. The receiver closes when the server shuts down.
     pub async fn watch(self: &Arc<Self>, performance: &Arc<Performance>) -> Result<watch::Receiver<States>, Error> {
         if let Some(board) = self.boards.lock().get(&performance.performance_id) {
             return Ok(board.subscribe());
@@ -119,7 +119,7 @@ impl Boards {
 struct Watcher {
     performance: Arc<Performance>,
     states: watch::Receiver<States>,
-    /// The states that the caller has received.
+    /// The states that the caller has received; `None` until the caller has received all seats.
     known: Option<States>,
     /// The states that are being sent, and the number of the next seat to send.
     telling: Option<(States, i32)>,
@@ -162,7 +162,8 @@ impl Watcher {
         }
     }
 
-    /// Waits until the states differ from the states that the caller has received.
+    /// Waits until the reader publishes new states. Returns immediately if the caller has not received all seats yet.
+    /// Fails when the token ends or the server shuts down.
     async fn wait(&mut self) -> Result<(), Error> {
         if self.known.is_none() {
             return Ok(());
@@ -173,7 +174,7 @@ impl Watcher {
         }
     }
 
-    /// Returns the numbers of the seats to send, starting at `first`, up to the size of one message.
+    /// Returns the numbers of the seats to send, from `first` on. Returns at most as many as fit into one message.
     fn changed(&self, now: &States, first: i32) -> Vec<i32> {
         let is_news = |seat: &i32| {
             let index = (*seat - 1) as usize;

@@ -1,4 +1,4 @@
-//! The dates and seats on sale now.
+//! ConcertService: the concerts, the performances on sale, and the states of their seats.
 
 mod board;
 mod operations;

@@ -1,4 +1,4 @@
-//! Reads that many callers need at the same time. All concurrent callers share one query.
+//! Reads that many callers need at the same time. Each function serves all callers of a batch with the same queries.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,17 +10,17 @@ use crate::{
     rpc::{Error, proto},
 };
 
-/// A performance with free seats.
+/// A performance with available seats.
 pub struct Availability {
     /// The key of the performance.
     pub performance_id: i64,
     /// The date of the performance, in ISO 8601.
     pub date: String,
-    /// The number of free seats.
+    /// The number of seats that are neither held nor sold.
     pub available_seat_count: i64,
 }
 
-/// Returns the performances of each concert that are on sale and have a free seat, earliest first.
+/// Returns the performances that are on sale and have an available seat, for each concert. Sorts them by date.
 pub async fn open_performances(db: &Database, concert_ids: &[i64]) -> Batch<Arc<Vec<Availability>>> {
     let now = db.now();
     let on_sale = store::on_sale(db, &distinct(concert_ids.iter().copied()), now).await?;
@@ -34,14 +34,14 @@ pub async fn open_performances(db: &Database, concert_ids: &[i64]) -> Batch<Arc<
     Ok(share(concert_ids, rows.collect()))
 }
 
-/// Returns the held and sold seats of each performance, in the order of their numbers.
+/// Returns the held and sold seats of each performance, in the order of the seat numbers.
 pub async fn taken_seats(db: &Database, performance_ids: &[i64]) -> Batch<Arc<Vec<TakenSeat>>> {
     let rows = store::taken_seats(db, &distinct(performance_ids.iter().copied()), db.now()).await?;
     let rows = rows.into_iter().map(|row| (row.performance_id, row)).collect();
     Ok(share(performance_ids, rows))
 }
 
-/// Returns the rows of each requested id. Callers with the same id share the rows.
+/// Returns the rows of each requested id, in the order of the ids in `asked`. Callers with the same id share the rows.
 fn share<T>(asked: &[i64], rows: Vec<(i64, T)>) -> Vec<Result<Arc<Vec<T>>, Error>> {
     let mut by_id: HashMap<i64, Vec<T>> = HashMap::new();
     for (id, row) in rows {
@@ -51,7 +51,8 @@ fn share<T>(asked: &[i64], rows: Vec<(i64, T)>) -> Vec<Result<Arc<Vec<T>>, Error
     asked.iter().map(|id| Ok(by_id.get(id).cloned().unwrap_or_default())).collect()
 }
 
-/// Returns the state of every seat of a performance in order. `taken` has the held and sold seats.
+/// Returns the state of every seat of a performance, in the order of the seat numbers. `taken` has the held and sold
+/// seats.
 pub fn states(performance: &Performance, taken: &[TakenSeat]) -> Vec<proto::SeatState> {
     performance.states(taken.iter().map(|seat| (seat.seat_number, state_to_proto(seat.state))))
 }

@@ -24,7 +24,8 @@ use crate::{
     token::{self, Bearer},
 };
 
-/// Minimum number of items in a list for compression, if the client accepts it. An item has 30 to 100 bytes.
+/// Minimum number of items in a list that is compressed, if the client accepts compression. An item has 30 to 100
+/// bytes.
 const COMPRESSED_ITEMS: usize = 40;
 
 /// Serves ConcertService.
@@ -37,7 +38,7 @@ pub struct ConcertApi {
 }
 
 impl ConcertApi {
-    /// Starts the lane in which concurrent callers share one query.
+    /// Starts the lane of ListPerformances, in which concurrent callers share one query.
     pub fn new(
         db: Database,
         catalogue: Arc<Catalogue>,
@@ -67,7 +68,8 @@ struct Date {
 impl ConcertApi {
     /// Checks the request and the token of a caller.
     ///
-    /// Returns the token's bearer. Also returns the performance, or the error PERFORMANCE_NOT_FOUND.
+    /// Returns the token's bearer. Also returns the performance, or the error PERFORMANCE_NOT_FOUND, which the caller
+    /// reports only after it has checked the admission.
     async fn find(
         &self,
         extensions: &tonic::Extensions,
@@ -160,7 +162,8 @@ impl ConcertService for ConcertApi {
             let Ok(performance) = &performance else { return Ok(Arc::default()) };
             self.boards.taken(performance.performance_id).await
         };
-        // Both queries run concurrently. If both fail, the caller gets the error of the token.
+        // The check of the admission and the query of the seats run concurrently. If both fail, the caller gets the
+        // error of the admission.
         let (token, taken) = tokio::join!(self.admission.require_active(&bearer), taken);
         token?;
         let (performance, taken) = (performance?, taken?);

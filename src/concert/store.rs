@@ -22,7 +22,7 @@ pub async fn concerts(db: &Database, after: Option<&str>, limit: usize) -> Resul
     Ok(query.all(db.reader()).await?)
 }
 
-/// A performance on sale.
+/// A performance whose sale has not ended and that is not sold out.
 #[derive(FromQueryResult)]
 pub struct OnSale {
     /// The key of the concert.
@@ -35,7 +35,7 @@ pub struct OnSale {
     pub unsold_seat_count: i64,
 }
 
-/// Returns the performances of each concert that are on sale at `now` and not sold out, earliest first.
+/// Returns the performances of the concerts that are on sale at `now` and not sold out, ordered by concert and date.
 pub async fn on_sale(db: &Database, concert_ids: &[i64], now: Micros) -> Result<Vec<OnSale>, db::Error> {
     let sql = "SELECT p.concert_id, p.performance_id, p.date,
                       CAST(p.seat_count - p.sold_seat_count AS BIGINT) AS unsold_seat_count
@@ -45,15 +45,15 @@ pub async fn on_sale(db: &Database, concert_ids: &[i64], now: Micros) -> Result<
     db.query_set(sql, concert_ids, [now.into()]).await
 }
 
-/// The number of seats of a performance that are held.
+/// The number of held seats of a performance.
 #[derive(FromQueryResult)]
 struct Held {
     performance_id: i64,
     seat_count: i64,
 }
 
-/// Returns the number of held seats of each performance at `now`. Only holds that end after `now` are read, so the
-/// number of rows read does not grow with the history.
+/// Returns the number of held seats at `now`, by the key of the performance. Performances without held seats are
+/// missing. The query reads only holds that end after `now`, so the number of rows does not grow with the history.
 pub async fn held_seat_counts(db: &Database, now: Micros) -> Result<HashMap<i64, i64>, db::Error> {
     let sql = "SELECT performance_id, CAST(SUM(seat_count) AS BIGINT) AS seat_count FROM reservation
                WHERE expire_time > $1 AND state = 'HELD' GROUP BY performance_id";
@@ -61,7 +61,7 @@ pub async fn held_seat_counts(db: &Database, now: Micros) -> Result<HashMap<i64,
     Ok(held.into_iter().map(|held| (held.performance_id, held.seat_count)).collect())
 }
 
-/// A seat that cannot be held.
+/// A seat that is held or sold.
 #[derive(Debug, Clone, Copy, FromQueryResult)]
 pub struct TakenSeat {
     /// The key of the performance.
@@ -72,7 +72,7 @@ pub struct TakenSeat {
     pub state: reserved_seat::State,
 }
 
-/// Returns the taken seats of the performances, in the order of their numbers. A taken seat is sold, or held at `now`.
+/// Returns the seats of the performances that are sold, or held at `now`, ordered by performance and seat number.
 pub async fn taken_seats(db: &Database, performance_ids: &[i64], now: Micros) -> Result<Vec<TakenSeat>, db::Error> {
     let sql = "SELECT s.performance_id, s.seat_number, s.state
                FROM {r} JOIN reserved_seat s ON s.performance_id = r.id

@@ -6,34 +6,44 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, sqlx};
 
 use super::error::Error;
 
-/// Maximum time that a call waits for a connection. After this time the call fails with [`Error::Away`].
+/// Maximum time that a query or a transaction waits for a connection. After this time the query or the transaction
+/// fails with [`Error::Away`].
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Maximum time that a write waits for SQLite's write lock while another process holds it.
+/// Maximum time that a transaction waits for SQLite's write lock, if another process holds the lock. After this time
+/// the transaction fails with [`Error::Lost`].
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Maximum number of rows that SQLite's thread sends before it waits for the reader.
+/// Maximum number of rows that the thread of a SQLite connection sends before it waits for the reader of the rows.
 const ROW_BUFFER: usize = 1_024;
-/// The size of a page of a new SQLite file, in bytes. SQLite's default is 4,096. A payment changes a few rows of some
-/// hundred bytes at random places, and each change writes a page.
+/// The size of a page of a new SQLite file, in bytes. SQLite's default is 4,096. A payment changes a few short rows in
+/// different pages, and SQLite writes each changed page in full. So smaller pages mean fewer written bytes.
 const PAGE_BYTES: u32 = 2_048;
-/// Number of pages in SQLite's write-ahead log before a checkpoint: 32 MiB. The default is 1,000 pages. A sale changes
-/// the same pages repeatedly, so with the default each batch would write them twice.
+/// Number of pages in SQLite's write-ahead log at which a checkpoint starts: 32 MiB for a new file. SQLite's default is
+/// 1,000 pages. A checkpoint copies each changed page once. A sale changes the same pages repeatedly, so rare
+/// checkpoints copy fewer pages.
 const WAL_PAGES: &str = "16384";
+/// Maximum memory for the pages that the writer keeps: 64 MiB, enough for the pages of a sale. SQLite reads a negative
+/// number as KiB.
+const WRITER_CACHE: &str = "-65536";
+/// Maximum memory for the pages that each reader keeps: 8 MiB, enough for the seats of a stadium.
+const READER_CACHE: &str = "-8192";
 /// Maximum number of PostgreSQL connections of one replica.
 const POSTGRES_CONNECTIONS: u32 = 16;
-/// Number of read-only SQLite connections. Each connection is a thread.
+/// Maximum number of read-only SQLite connections. sqlx runs each connection in a separate thread.
 const SQLITE_READERS: u32 = 4;
-/// Maximum number of prepared statements that a connection keeps.
+/// Maximum number of prepared statements that one connection keeps.
 const STATEMENT_CACHE: usize = 200;
 
 /// The settings of each PostgreSQL session.
 const POSTGRES_SETTINGS: [(&str, &str); 9] = [
     ("statement_timeout", "10s"),
-    // A replica that is paused in a transaction loses its locks before it delays two promotions.
+    // If a replica stops in the middle of a transaction, PostgreSQL ends the transaction after 2 s and releases its
+    // locks. So the replica delays the promotions of other replicas by at most about 2 s.
     ("idle_in_transaction_session_timeout", "2s"),
-    // An acknowledged booking survives a crash, even if PostgreSQL's default for this setting is off.
+    // An acknowledged write survives a crash of PostgreSQL, even if the configuration of PostgreSQL sets this value to
+    // off.
     ("synchronous_commit", "on"),
-    // Every statement finds its rows by key. PostgreSQL keeps a plan while the statement stays prepared. A plan that
-    // was made for an empty table would scan this table during the whole sale.
+    // Every statement should find its rows by key. PostgreSQL keeps the plan of a prepared statement. A plan that was
+    // made for an empty table would scan this table during the whole sale. The next five settings prevent such plans.
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
@@ -42,11 +52,12 @@ const POSTGRES_SETTINGS: [(&str, &str); 9] = [
     ("jit", "off"),
 ];
 
-/// Creates a pool of connections to PostgreSQL. A connection is opened at its first use.
+/// Creates the pool of connections to PostgreSQL. The pool opens a connection when the connection is first needed.
 ///
 /// Fails with [`Error::Defect`] if the URL cannot be parsed.
 pub async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
-    // The URL may contain a password, and the libraries would print the URL in their errors.
+    // The URL may contain a password, and the errors of the libraries may contain the URL. So this error does not quote
+    // the URL.
     let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
     if !is_postgres || sqlx::postgres::PgConnectOptions::from_str(url).is_err() {
         let sentence =
@@ -60,7 +71,7 @@ pub async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
     Ok(Database::connect(options).await?)
 }
 
-/// Creates the only connection that writes to SQLite.
+/// Creates the pool with the only connection that writes to SQLite.
 ///
 /// Fails with [`Error::Defect`] if the URL cannot be parsed.
 pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
@@ -71,6 +82,7 @@ pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
         .map_sqlx_sqlite_before_acquire(|conn, _| Box::pin(is_out_of_transactions(conn)))
         .map_sqlx_sqlite_opts(|options| {
             sqlite(options)
+                .pragma("cache_size", WRITER_CACHE)
                 .page_size(PAGE_BYTES)
                 .auto_vacuum(sqlx::sqlite::SqliteAutoVacuum::Incremental)
                 .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
@@ -80,12 +92,13 @@ pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
     Ok(Database::connect(options).await?)
 }
 
-/// Creates the read-only connections to SQLite. The file may not exist yet, because the writer creates it.
+/// Creates the pool of read-only connections to SQLite. These connections never create the file: the connection that
+/// writes creates it.
 pub async fn sqlite_readers(url: &str) -> Result<DatabaseConnection, Error> {
     let mut options = options(url);
-    options
-        .max_connections(SQLITE_READERS)
-        .map_sqlx_sqlite_opts(|options| sqlite(options).read_only(true).create_if_missing(false));
+    options.max_connections(SQLITE_READERS).map_sqlx_sqlite_opts(|options| {
+        sqlite(options).pragma("cache_size", READER_CACHE).read_only(true).create_if_missing(false)
+    });
     Ok(Database::connect(options).await?)
 }
 
@@ -95,21 +108,22 @@ fn options(url: &str) -> ConnectOptions {
         .connect_lazy(true)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
-        // Tests read the statements at this level. A log shows statements only if its filter includes this level.
+        // Statements are logged at the level TRACE, which the default filter hides. Tests read the statements from the
+        // log.
         .sqlx_logging_level(tracing::log::LevelFilter::Trace);
     options
 }
 
-/// Tells whether a connection can start another transaction. If not, the pool closes the connection.
+/// Tells whether no transaction is open on a connection. If the result is `false`, the pool closes the connection.
 ///
 /// If a COMMIT fails because the disk is full, SQLite rolls back automatically. The later ROLLBACK of sqlx then fails,
-/// and sqlx counts the transaction as open forever. Later transactions would become savepoints: they would be
-/// acknowledged, but never committed.
+/// and sqlx counts the transaction as open forever. On such a connection, later transactions would be savepoints: they
+/// would be acknowledged, but never committed.
 async fn is_out_of_transactions(conn: &mut sqlx::SqliteConnection) -> Result<bool, sqlx::Error> {
     use sqlx::Connection;
     if conn.is_in_transaction() {
-        // The ROLLBACK of a dropped transaction may still be in the queue of SQLite's thread. The thread works in
-        // order, so the ping returns after the ROLLBACK.
+        // The ROLLBACK of a dropped transaction may still be in the queue of the connection's thread. The thread runs
+        // commands in the order of the queue, so the ping returns after the ROLLBACK.
         conn.ping().await?;
     }
     Ok(!conn.is_in_transaction())
@@ -119,10 +133,7 @@ fn sqlite(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteCo
     options
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
-        // SQLite's thread sends up to this number of rows before it waits for the reader.
         .row_buffer_size(ROW_BUFFER)
-        // 64 MiB of memory for the pages of a sale. SQLite reads a negative number as KiB.
-        .pragma("cache_size", "-65536")
         .pragma("temp_store", "MEMORY")
         .statement_cache_capacity(STATEMENT_CACHE)
 }

@@ -1,24 +1,26 @@
-//! Database errors, classified by their effect on the transaction.
+//! Database errors, classified by their effect on the transaction and by the reaction of the lane.
 
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 
 use crate::rpc;
 
-/// The reason why a transaction failed, or why its outcome is unknown.
+/// The reason why a query or a transaction failed, or why the outcome of a transaction is unknown.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// Another transaction changed a row first, or holds a lock on it. Nothing was written. The transaction must run
+    /// Another transaction changed a row first, or holds a lock. Nothing was written. The lane runs the transaction
     /// again.
     #[error("another transaction changed or locked a row first")]
     Lost,
-    /// The database cannot be reached or refuses to work. Nothing was written. The lane retries a limited number of
-    /// times and then reports the error.
+    /// The database cannot be reached or refuses to work. Nothing was written. The lane runs the transaction again, at
+    /// most twice, and then reports the error.
     #[error("the database cannot be reached or refuses to work: {0}")]
     Away(String),
-    /// The connection broke during the commit. The transaction may have been committed, so it must not run again.
-    #[error("the connection broke during the commit: {0}")]
+    /// The connection broke or the database refused to work during the commit. The transaction may have been committed,
+    /// so the lane does not run it again.
+    #[error("the connection broke or the database refused to work during the commit: {0}")]
     Unknown(String),
-    /// Any other error is a defect, which one command of the batch causes.
+    /// Any other error: a defect of the program or of the data. The lane splits the batch to find the command that
+    /// causes the error.
     #[error("{0}")]
     Defect(String),
 }
@@ -52,7 +54,7 @@ impl From<Error> for rpc::Error {
                 Self::OutcomeUnknown { may_retry: true }
             }
             Error::Lost | Error::Away(_) => {
-                tracing::warn!(%error, "a call failed in the database");
+                tracing::warn!(%error, "calls fail because the database is unavailable or busy");
                 Self::StorageUnavailable
             }
         }
@@ -61,8 +63,8 @@ impl From<Error> for rpc::Error {
 
 fn of_sqlx(error: &sqlx::Error, text: String) -> Error {
     match error {
-        // Another replica wrote the row first, and the next run will see the row. If the violation remains, the lane
-        // stops its retries and splits the batch.
+        // Another transaction inserted the row first, and the next run of this transaction will read the row. If the
+        // violation remains, the lane stops its retries and splits the batch.
         sqlx::Error::Database(error) if error.is_unique_violation() => Error::Lost,
         sqlx::Error::Database(error) => of_code(&error.code().unwrap_or_default(), text),
         sqlx::Error::Io(_)
@@ -75,26 +77,25 @@ fn of_sqlx(error: &sqlx::Error, text: String) -> Error {
     }
 }
 
-/// Classifies an error code. PostgreSQL's codes have five characters. SQLite's codes are extended result codes in
-/// decimal.
+/// Classifies an error code. PostgreSQL's codes have five characters. SQLite's codes are extended result codes, as
+/// decimal numbers of at most four digits.
 fn of_code(code: &str, text: String) -> Error {
     if code.len() == 5 {
         return match code {
-            // The codes of a serialization failure, a deadlock, and a lock that is not available.
+            // serialization_failure, deadlock_detected, lock_not_available
             "40001" | "40P01" | "55P03" => Error::Lost,
-            // The codes of a statement that reached its timeout, and of a session that was idle in a transaction for
-            // too long.
+            // query_canceled (after `statement_timeout`), idle_in_transaction_session_timeout
             "57014" | "25P03" => Error::Away(text),
-            // The codes of a failed connection, a missing database, a lack of resources, a server that shuts down, and
-            // an I/O error.
+            // The classes of codes: connection exception, invalid catalog name, insufficient resources, operator
+            // intervention, system error.
             _ if ["08", "3D", "53", "57", "58"].contains(&&code[..2]) => Error::Away(text),
             _ => Error::Defect(text),
         };
     }
     match code.parse::<u32>().map(|code| code & 0xff) {
-        // The codes SQLITE_BUSY and SQLITE_LOCKED.
+        // SQLITE_BUSY, SQLITE_LOCKED
         Ok(5 | 6) => Error::Lost,
-        // The codes SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL and SQLITE_CANTOPEN.
+        // SQLITE_READONLY, SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN
         Ok(8 | 10 | 13 | 14) => Error::Away(text),
         _ => Error::Defect(text),
     }

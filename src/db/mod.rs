@@ -1,7 +1,8 @@
 //! The database: connections, write transactions and errors.
 //!
-//! SQLite has one connection that writes and a pool of read-only connections. PostgreSQL has one pool for both. Writes
-//! run only in lanes and background passes, never on the future of a request.
+//! SQLite has one connection that writes, and a pool of read-only connections. PostgreSQL has one pool for reads and
+//! writes. A call writes only through a lane, which runs the transaction in a separate task. So a cancelled call does
+//! not interrupt a transaction.
 
 mod connect;
 pub mod entity;
@@ -26,29 +27,30 @@ pub use write::Write;
 
 use crate::clock::{Clock, Micros};
 
-/// The advisory lock that serializes schema migrations between replicas.
+/// The key of PostgreSQL's advisory lock for migrations. Only one replica migrates the schema at a time.
 const MIGRATION_LOCK: i64 = 0x0b0c_0ff1_ce00;
-/// Maximum number of retries of a migration that lost a race. `MIGRATION_PAUSE` is the pause before each retry.
+/// Maximum number of retries of a migration that fails with [`Error::Lost`]. `MIGRATION_PAUSE` is the pause before each
+/// retry.
 const MIGRATION_TURNS: u32 = 20;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 
-/// Number of unused pages that stay in SQLite's file.
+/// Number of unused pages that [`Database::reclaim_pages`] leaves in SQLite's file for new rows.
 const SPARE_PAGES: i64 = 256;
 
-/// The number of connections of a pool.
+/// The numbers of busy, idle and allowed connections of a pool.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolUse {
-    /// The name of the pool: `all`, `read` or `write`.
+    /// The name of the pool: `all` on PostgreSQL, `read` or `write` on SQLite.
     pub pool: &'static str,
     /// The number of connections in use.
     pub busy_count: u32,
-    /// The number of idle connections.
+    /// The number of open connections that are not in use.
     pub idle_count: u32,
-    /// The maximum number of connections.
+    /// The maximum number of open connections.
     pub max_count: u32,
 }
 
-/// Holds the connections to the database, and the clock for decisions. Clones share both.
+/// Holds the connections to the database, and the clock for decisions. Clones share the connections and the clock.
 #[derive(Clone)]
 pub struct Database {
     writer: DatabaseConnection,
@@ -57,7 +59,8 @@ pub struct Database {
 }
 
 impl Database {
-    /// Creates the connections to `url` (`sqlite://...` or `postgres://...`). A connection is opened at its first use.
+    /// Creates the connection pools for `url` (`sqlite://...` or `postgres://...`). A pool opens a connection when the
+    /// connection is first needed.
     ///
     /// Fails only if the URL cannot be parsed.
     pub async fn new(url: &str, clock: Clock) -> Result<Self, Error> {
@@ -69,13 +72,13 @@ impl Database {
         Ok(Self { writer: pool.clone(), reader: pool, clock })
     }
 
-    /// Migrates the schema to the latest version. If several replicas start together, one replica migrates and the
-    /// others wait.
+    /// Applies all pending migrations of the schema, in one transaction. If several replicas start at the same time,
+    /// one replica migrates and the others wait.
     pub async fn migrate(&self) -> Result<(), Error> {
         let mut turns = 0;
         loop {
             match self.migrate_once().await {
-                // SQLite does not wait for the lock that it takes to switch a new file to WAL, so the migration is
+                // SQLite does not wait for the lock that it needs to switch a new file to WAL. So the migration is
                 // retried.
                 Err(Error::Lost) if turns < MIGRATION_TURNS => turns += 1,
                 migrated => return migrated,
@@ -87,7 +90,7 @@ impl Database {
     async fn migrate_once(&self) -> Result<(), Error> {
         let write = self.begin().await?;
         if self.engine() == DatabaseBackend::Postgres {
-            // The migration of a large table takes longer than the timeout of a statement.
+            // The migration of a large table can take longer than `statement_timeout`.
             write.conn().execute_unprepared("SET LOCAL statement_timeout = 0").await?;
             let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
             write.conn().execute_unprepared(&lock).await?;
@@ -96,7 +99,7 @@ impl Database {
         write.commit().await
     }
 
-    /// Begins a write transaction. On SQLite, the transaction holds the write lock from the start.
+    /// Begins a write transaction. On SQLite, the transaction takes the write lock when it begins.
     pub async fn begin(&self) -> Result<Write, Error> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -106,7 +109,8 @@ impl Database {
         Ok(Write::new(txn, self.clock.clone()))
     }
 
-    /// Runs one step of a background pass in a write transaction, and commits it.
+    /// Runs `step` in a write transaction, and commits the transaction. If `step` fails, the transaction is rolled
+    /// back.
     pub async fn write<T, F>(&self, step: F) -> Result<T, Error>
     where
         F: for<'a> FnOnce(&'a Write) -> BoxFuture<'a, Result<T, Error>>,
@@ -117,7 +121,7 @@ impl Database {
         Ok(done)
     }
 
-    /// Reads rows outside a transaction.
+    /// Runs a query outside a transaction, and returns its rows.
     pub async fn query<T: FromQueryResult>(
         &self,
         sql: &str,
@@ -126,7 +130,8 @@ impl Database {
         Ok(T::find_by_statement(statement::of_values(self.engine(), sql, values)).all(&self.reader).await?)
     }
 
-    /// Reads rows that belong to a set of rows, outside a transaction. For an empty set, no query is made.
+    /// Runs a query about the set `rows` outside a transaction, and returns its rows. If the set is empty, returns no
+    /// rows and runs no query.
     pub async fn query_set<T: FromQueryResult, R: Row>(
         &self,
         sql: &str,
@@ -153,17 +158,16 @@ impl Database {
         pools.map(use_of).to_vec()
     }
 
-    /// Gives up to `limit` unused pages of SQLite's file back to the file system. Returns the number of these pages.
-    /// PostgreSQL reuses space automatically, so there the result is 0.
+    /// Gives up to `limit` unused pages of SQLite's file back to the file system. Returns the number of these pages. On
+    /// PostgreSQL, does nothing and returns 0, because PostgreSQL reuses space automatically.
     ///
-    /// A file that was created before incremental vacuum was enabled keeps its size.
+    /// If SQLite's file was created without incremental vacuum, the file keeps its size and the result is 0.
     pub async fn reclaim_pages(&self, limit: i64) -> Result<i64, Error> {
         if self.engine() != DatabaseBackend::Sqlite {
             return Ok(0);
         }
         let write = self.begin().await?;
         let before = unused_pages(&write).await?;
-        // Some unused pages stay in the file for new rows.
         let count = (before - SPARE_PAGES).clamp(0, limit);
         if count > 0 {
             write.conn().execute_unprepared(&format!("PRAGMA incremental_vacuum({count})")).await?;
@@ -173,7 +177,7 @@ impl Database {
         Ok(before - after)
     }
 
-    /// Returns the connections for reads outside a transaction, for statements that SeaORM builds.
+    /// Returns the pool for reads outside a transaction. Statements that SeaORM builds need this pool.
     pub fn reader(&self) -> &DatabaseConnection {
         &self.reader
     }
@@ -187,18 +191,18 @@ impl Database {
         self.engine() != DatabaseBackend::Postgres
     }
 
-    /// Returns the current time of the clock that decisions use.
+    /// Returns the current time of the clock for decisions.
     pub fn now(&self) -> Micros {
         self.clock.now()
     }
 
-    /// Waits until the clock reaches `at`.
+    /// Waits until the clock for decisions shows `at` or later.
     pub async fn sleep_until(&self, at: Micros) {
         self.clock.sleep_until(at).await;
     }
 
-    /// Sets the clock to PostgreSQL's clock, which all replicas share. SQLite has no clock, so there the clock stays
-    /// unchanged.
+    /// Sets the clock for decisions to PostgreSQL's clock, which all replicas share. On SQLite, does nothing: the clock
+    /// keeps the time of the machine.
     pub async fn anchor_clock(&self) -> Result<(), Error> {
         if self.engine() != DatabaseBackend::Postgres {
             return Ok(());

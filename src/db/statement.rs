@@ -1,12 +1,12 @@
-//! Statements about sets of rows, written once for both engines.
+//! Statements about sets of rows. Each statement is written once, for SQLite and PostgreSQL.
 //!
 //! A set of rows is bound as one JSON parameter. The text of a statement is therefore the same for one row and for 500
 //! rows, and the statement stays prepared. In the text, `{r}` stands for a table `r` with the rows that are bound as
-//! `$1`. Its columns are the columns of the row's type.
+//! `$1`. The type of the rows defines the columns of the table: see [`Row::COLUMNS`].
 //!
-//! `{lock}` and `{lock of t}` lock rows on PostgreSQL. These locks do not block inserts of rows that refer to the
-//! locked rows. `{skip locked}` skips locked rows on PostgreSQL. On SQLite all of them are empty: SQLite has one writer
-//! and needs no locks.
+//! On PostgreSQL, `{lock}` and `{lock of t}` lock the selected rows, with FOR NO KEY UPDATE. These locks do not block
+//! inserts of rows that refer to the locked rows. `{skip locked}` skips rows that another transaction has locked. On
+//! SQLite these placeholders become empty text: SQLite has one writer and needs no row locks.
 
 use std::fmt::Write;
 
@@ -14,19 +14,19 @@ use sea_orm::{DatabaseBackend, Statement, Value};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-/// A row that can be bound to a statement.
+/// A row of a set that can be bound to a statement.
 pub trait Row {
     /// The names and types of the columns, in the order of [`Row::values`].
     const COLUMNS: &'static [(&'static str, Type)];
 
-    /// Returns the values of the columns as a tuple.
+    /// Returns the values of the columns as a tuple, in the order of [`Row::COLUMNS`].
     fn values(&self) -> impl Serialize;
 }
 
 /// The type of a column in a set of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
-    /// A 64-bit integer.
+    /// An integer of up to 64 bits.
     Int,
     /// A string.
     Text,
@@ -34,9 +34,9 @@ pub enum Type {
     Uuid,
 }
 
-/// A value that a column can hold.
+/// A type of values that a column of a set can have.
 pub trait Column: Serialize {
-    /// The type of the column.
+    /// The type of a column with such values.
     const TYPE: Type;
 }
 
@@ -76,7 +76,7 @@ impl Row for i64 {
     }
 }
 
-/// Declares structs that are bound to statements as rows. Each field is a column of the same name.
+/// Declares structs that can be bound to statements as rows of a set. Each field is a column with the same name.
 macro_rules! rows {
     ($($(#[$meta:meta])* $vis:vis struct $name:ident {
         $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $type:ty,)+
@@ -95,20 +95,35 @@ macro_rules! rows {
 }
 pub(crate) use rows;
 
-/// Returns a statement about the set `rows`, bound as `$1`. The `values` are bound from `$2`.
+/// Returns a statement about the set `rows`, which is bound as `$1`. The `values` are bound as `$2`, `$3` and so on.
 pub fn of_rows<R: Row>(
     engine: DatabaseBackend,
     sql: &str,
     rows: &[R],
     values: impl IntoIterator<Item = Value>,
 ) -> Statement {
-    // Rows are tuples of numbers, strings and ids, so they can always be written as JSON.
+    // Rows are tuples of integers, strings and UUIDs, so their conversion to JSON never fails.
     let rows = serde_json::to_string(&Set(rows)).unwrap_or_default();
     let values = std::iter::once(Value::from(rows)).chain(values);
-    Statement::from_sql_and_values(engine, expand(engine, sql, R::COLUMNS), values)
+    let sql = expand(engine, sql, R::COLUMNS);
+    let sql = if engine == DatabaseBackend::Sqlite { fail_without_undo(sql) } else { sql };
+    Statement::from_sql_and_values(engine, sql, values)
 }
 
-/// Returns a statement without a set of rows. The `values` are bound from `$1`.
+/// Returns a write that SQLite does not prepare to undo.
+///
+/// By default SQLite copies each page that a statement changes, so that it can undo the statement alone. Here a failed
+/// statement rolls back its whole transaction, so the copies are useless. `OR FAIL` leaves them out.
+fn fail_without_undo(sql: String) -> String {
+    for (verb, failing) in [("INSERT INTO ", "INSERT OR FAIL INTO "), ("UPDATE ", "UPDATE OR FAIL ")] {
+        if let Some(rest) = sql.strip_prefix(verb) {
+            return [failing, rest].concat();
+        }
+    }
+    sql
+}
+
+/// Returns a statement without a set of rows. The `values` are bound as `$1`, `$2` and so on.
 pub fn of_values(engine: DatabaseBackend, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
     Statement::from_sql_and_values(engine, expand(engine, sql, &[]), values)
 }
@@ -155,8 +170,8 @@ fn push_table(sql: &mut String, engine: DatabaseBackend, columns: &[(&str, Type)
             (false, _) => write!(sql, "{comma}value->>{index} AS {name}"),
         };
     }
-    // The condition is true for every row. PostgreSQL expects few rows because of this condition. So the plan starts
-    // with the set and finds the joined rows by key, even if the statistics show empty tables.
+    // The WHERE condition is true for every row. Because of the condition, PostgreSQL expects few rows in the set. So
+    // its plan starts with the set and finds the joined rows by key, even if the statistics show empty tables.
     let source = match postgres {
         true => "jsonb_array_elements($1::JSONB) WHERE jsonb_typeof(value) = 'array'",
         false => "jsonb_each($1)",
@@ -190,6 +205,17 @@ mod tests {
             "SELECT t.* FROM t JOIN (SELECT unhex(value->>0, '-') AS id, value->>1 AS n \
              FROM jsonb_each($1)) AS r ON t.id = r.id ORDER BY t.id "
         );
+    }
+
+    #[test]
+    fn sqlite_does_not_prepare_to_undo_a_write() {
+        let written = |engine, sql| of_rows(engine, sql, &[7_i64], []).sql;
+        let insert = "INSERT INTO t (id) SELECT r.id FROM {r}";
+        assert!(written(DatabaseBackend::Sqlite, insert).starts_with("INSERT OR FAIL INTO t (id) SELECT"));
+        assert!(written(DatabaseBackend::Postgres, insert).starts_with("INSERT INTO t (id) SELECT"));
+        let update = "UPDATE t SET n = 1 FROM {r} WHERE t.id = r.id";
+        assert!(written(DatabaseBackend::Sqlite, update).starts_with("UPDATE OR FAIL t SET"));
+        assert!(written(DatabaseBackend::Sqlite, SQL).starts_with("SELECT"));
     }
 
     #[test]

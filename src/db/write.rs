@@ -1,4 +1,4 @@
-//! A write transaction and its methods to run a statement.
+//! A write transaction, and its methods that run statements.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -12,8 +12,8 @@ use crate::clock::{Clock, Micros};
 
 /// Holds a write transaction, and the time for its decisions.
 ///
-/// Methods with the suffix `_set` run a statement about a set of rows, which is `{r}` in its text. For an empty set, no
-/// statement is run.
+/// A method with the suffix `_set` runs a statement about a set of rows. In the text of the statement, `{r}` stands for
+/// the set. If the set is empty, the method runs no statement.
 pub struct Write {
     txn: DatabaseTransaction,
     clock: Clock,
@@ -25,18 +25,19 @@ impl Write {
         Self { txn, now: AtomicI64::new(clock.now()), clock }
     }
 
-    /// Returns the time for the transaction's decisions.
+    /// Returns the time for the transaction's decisions: the time at which the transaction began, or the time of the
+    /// last [`Write::renew_now`].
     pub fn now(&self) -> Micros {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// Reads the clock again. A transaction that waited for locks must decide with the time after the wait. During the
-    /// wait, an admission may have ended and another user may have been admitted.
+    /// Sets the time for decisions to the current time. A transaction that waited for locks must decide with the time
+    /// after the wait. During the wait, an admission may have ended and another user may have been admitted.
     pub fn renew_now(&self) {
         self.now.store(self.clock.now(), Ordering::Relaxed);
     }
 
-    /// Reads rows.
+    /// Runs a statement, and returns its rows.
     pub async fn query<T: FromQueryResult>(
         &self,
         sql: &str,
@@ -45,7 +46,7 @@ impl Write {
         Ok(T::find_by_statement(self.statement(sql, values)).all(&self.txn).await?)
     }
 
-    /// Reads rows that belong to a set of rows.
+    /// Runs a statement about a set of rows, and returns the rows of its result.
     pub async fn query_set<T: FromQueryResult, R: Row>(
         &self,
         sql: &str,
@@ -58,12 +59,12 @@ impl Write {
         Ok(T::find_by_statement(self.statement_of(sql, rows, values)).all(&self.txn).await?)
     }
 
-    /// Runs a write, and returns the number of changed rows.
+    /// Runs a statement that writes, and returns the number of changed rows.
     pub async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, Error> {
         Ok(self.txn.execute_raw(self.statement(sql, values)).await?.rows_affected())
     }
 
-    /// Runs a write about a set of rows, and returns the number of changed rows.
+    /// Runs a statement that writes about a set of rows, and returns the number of changed rows.
     pub async fn execute_set<R: Row>(
         &self,
         sql: &str,
@@ -76,8 +77,8 @@ impl Write {
         Ok(self.txn.execute_raw(self.statement_of(sql, rows, values)).await?.rows_affected())
     }
 
-    /// Runs a write in which each row of the set changes one row of the database. Fails with [`Error::Lost`] if fewer
-    /// rows were changed: another transaction was faster.
+    /// Runs a statement in which each row of the set must change one row of the database. Fails with [`Error::Lost`] if
+    /// the number of changed rows is different: another transaction has already changed a row.
     pub async fn change_set<R: Row>(
         &self,
         sql: &str,
@@ -88,8 +89,8 @@ impl Write {
         if changed == rows.len() as u64 { Ok(()) } else { Err(Error::Lost) }
     }
 
-    /// Locks the rows that a statement with `{lock}` finds, before another statement reads them. SQLite has one writer
-    /// and needs no lock.
+    /// Locks the rows that a SELECT with `{lock}` finds. On SQLite, does nothing: SQLite has one writer and needs no
+    /// row locks.
     pub async fn lock_set<R: Row>(&self, sql: &str, rows: &[R]) -> Result<(), Error> {
         if self.txn.get_database_backend() == DatabaseBackend::Postgres {
             self.execute_set(sql, rows, []).await?;
@@ -97,13 +98,13 @@ impl Write {
         Ok(())
     }
 
-    /// Returns the connection of the transaction, for statements that SeaORM builds.
+    /// Returns the connection of the transaction. Statements that SeaORM builds need this connection.
     pub fn conn(&self) -> &DatabaseTransaction {
         &self.txn
     }
 
-    /// Commits the transaction durably. Fails with [`Error::Unknown`] if the connection breaks: the outcome is then
-    /// unknown.
+    /// Commits the transaction durably. Fails with [`Error::Unknown`] if the connection breaks or the database refuses
+    /// to work: the transaction may then be committed or not.
     pub async fn commit(self) -> Result<(), Error> {
         self.txn.commit().await.map_err(Error::of_commit)
     }

@@ -1,7 +1,7 @@
 //! API keys. A key identifies the calling service and states whether that service may call AdminService.
 //!
 //! The file of API keys holds their SHA-256 digests, not the keys. A slow hash like Argon2 is not needed: it protects
-//! passwords that can be guessed, but an API key is 256 random bits. A fast hash is needed, because the server hashes
+//! passwords that can be guessed, but an API key has 256 random bits. A fast hash is needed, because the server hashes
 //! the key of every call.
 
 use std::collections::HashMap;
@@ -13,15 +13,16 @@ use subtle::ConstantTimeEq;
 
 use crate::token::{self, NoRandomBytes};
 
-/// The metadata key of the API key. The queue token has another one, `authorization`.
+/// The metadata key of the API key. The queue token has the metadata key `authorization`.
 pub const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The prefix of every API key. Secret scanners use it to find a key that was published by mistake.
+/// The prefix of every API key that boxoffice creates. Secret scanners use it to find a key that was published by
+/// mistake.
 const PREFIX: &str = "boxoffice_";
-/// The format of a line of the file, for error messages.
+/// The format of a line in the file of API keys, for error messages.
 const LINE: &str = "NAME:SHA256 or NAME:SHA256:admin, as `boxoffice api-key new NAME` prints it";
 
-/// The API keys of a file, by the first bytes of their digests.
+/// The API keys of a file, by the first 8 bytes of their digests.
 pub struct ApiKeys(HashMap<[u8; 8], ApiKey>);
 
 /// The name and the rights of one API key.
@@ -37,15 +38,17 @@ impl ApiKeys {
     /// Parses lines of the form `name:sha256-in-hex[:admin]`. Skips empty lines and lines that begin with `#`. A name
     /// may have several keys.
     ///
-    /// Fails for a file without keys: such a file is probably incomplete, and it would refuse every call.
+    /// Fails for an invalid line, a repeated key, and a file without keys. A file without keys is probably incomplete,
+    /// and the server would refuse every call.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(text).map_err(|_| "the file of API keys is not UTF-8 text".to_owned())?;
+        let text = std::str::from_utf8(text)
+            .map_err(|_| "the file of API keys is not UTF-8 text: save it as UTF-8".to_owned())?;
         let mut keys = HashMap::new();
         for (line, number) in text.lines().map(str::trim).zip(1..) {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let key = ApiKey::parse(line).ok_or_else(|| format!("line {number} of the API keys is not {LINE}"))?;
+            let key = ApiKey::parse(line).ok_or_else(|| format!("line {number} of the API keys must be {LINE}"))?;
             if keys.insert(index(&key.digest), key).is_some() {
                 return Err(format!(
                     "line {number} of the API keys repeats the key of an earlier line: remove one of them"
@@ -53,7 +56,7 @@ impl ApiKeys {
             }
         }
         if keys.is_empty() {
-            return Err(format!("the file of API keys has no key: add a line of {LINE}"));
+            return Err(format!("the file of API keys has no key: add a line {LINE}"));
         }
         Ok(Self(keys))
     }
@@ -65,8 +68,8 @@ impl ApiKeys {
 
     /// Verifies the API key that a caller sent. Returns its name and rights, or `None` if the key is unknown.
     ///
-    /// The first bytes of the digest select a candidate. They reveal nothing about the key. The whole digest is then
-    /// compared in constant time.
+    /// The first 8 bytes of the digest select a candidate. The time of this lookup depends only on the digest, which
+    /// does not reveal the key. The whole digest is then compared in constant time.
     pub fn find(&self, shown: &[u8]) -> Option<&ApiKey> {
         let digest = digest(shown);
         let key = self.0.get(&index(&digest))?;
@@ -96,7 +99,7 @@ pub fn new_key(name: &str, is_admin: bool) -> Result<(String, String), NoRandomB
     Ok((key, line))
 }
 
-/// Returns whether `name` is a valid name of a service: 1 to 64 letters, digits, `.`, `_` and `-`.
+/// Returns whether `name` is a valid name of a service: 1 to 64 ASCII letters, digits, `.`, `_` and `-`.
 pub fn is_name(name: &str) -> bool {
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=64).contains(&name.len()) && name.bytes().all(is_letter)
@@ -132,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_that_only_begins_alike_is_another() {
+    fn a_key_is_found_only_by_its_whole_digest() {
         let (key, _) = new_key("shop", false).unwrap();
         let mut other = digest(key.as_bytes());
         other[31] ^= 1;

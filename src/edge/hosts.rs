@@ -1,4 +1,4 @@
-//! The host names that requests to the HTTP listener may contain.
+//! The hosts that requests to the HTTP listener may name.
 //!
 //! A web site can make its own host name resolve to 127.0.0.1 (DNS rebinding). A browser then treats this server as a
 //! part of the web site, and the web site can read the responses. The `Host` header contains the name of the web site.
@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::uri::Authority;
 
-/// The hosts that requests to a listener may name.
+/// The hosts that requests to one listener may name.
 #[derive(Debug, Clone)]
 pub struct Hosts {
     names: Vec<String>,
@@ -16,7 +16,7 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Returns the hosts of a listener at `address`. `names` are its further host names.
+    /// Returns the hosts of a listener at `address`. `names` are the host names that the operator configured.
     pub fn new(address: SocketAddr, names: &[String]) -> Self {
         let names = names.iter().map(|name| name.trim().to_ascii_lowercase()).collect();
         Self { names, is_local: address.ip().to_canonical().is_loopback() }
@@ -24,7 +24,8 @@ impl Hosts {
 
     /// Tells whether a request may name `host`, with or without a port.
     ///
-    /// A listener on a loopback address allows only loopback addresses. Other listeners allow all IP addresses.
+    /// Every listener allows `localhost` and the configured names. A listener on a loopback address also allows
+    /// loopback addresses. Another listener also allows all IP addresses.
     pub fn allow(&self, host: &str) -> bool {
         let Some(authority) = host.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'))
         else {

@@ -1,4 +1,4 @@
-//! Limits on in-flight calls, streams and connections.
+//! Limits on the number of calls, streams, connections, arriving requests, probes and live pages.
 
 use std::sync::{
     Arc,
@@ -25,12 +25,13 @@ pub struct Permit {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Counts the permits that one of several users of a limit holds.
+/// Counts the permits of a limit that one holder has. A holder is a method or a connection.
 #[derive(Debug, Default)]
 pub struct Share(AtomicUsize);
 
 impl Limit {
-    /// Returns a limit of `max` permits. `name` labels the metrics `boxoffice_open` and `boxoffice_shed_total`.
+    /// Returns a limit of `max` permits. `name` is the label of the metrics `boxoffice_open` and
+    /// `boxoffice_shed_total`.
     pub fn new(name: &'static str, max: usize) -> Arc<Self> {
         Arc::new(Self {
             free: Arc::new(Semaphore::new(max)),
@@ -47,14 +48,14 @@ impl Limit {
         Ok(Permit { limit: self.clone(), share: None, _permit: permit })
     }
 
-    /// Takes a permit for one of several users of the limit. Fails with OVERLOADED if this user already holds as many
-    /// permits as are free.
+    /// Takes a permit for the holder that `share` counts. Fails with OVERLOADED if the holder has at least as many
+    /// permits as are free. So one holder gets at most half of the permits.
     pub fn try_acquire_fairly(self: &Arc<Self>, share: &Arc<Share>) -> Result<Permit, Error> {
         self.try_acquire_up_to(self.free.available_permits(), share)
     }
 
-    /// Takes a permit for one of several users of the limit. Fails with OVERLOADED if this user already holds `max`
-    /// permits.
+    /// Takes a permit for the holder that `share` counts. Fails with OVERLOADED if the holder has `max` permits, or if
+    /// no permit is free.
     pub fn try_acquire_up_to(self: &Arc<Self>, max: usize, share: &Arc<Share>) -> Result<Permit, Error> {
         if share.0.load(Ordering::Relaxed) >= max {
             return Err(self.refuse());
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn no_user_of_a_limit_holds_more_permits_than_are_free() {
+    fn one_holder_gets_at_most_half_of_the_free_permits() {
         let limit = Limit::new("test", 12);
         let take_all = |share: &Arc<Share>| {
             let mut permits = Vec::new();

@@ -1,5 +1,5 @@
-//! The methods of the services of a listener, with the metrics of each method. They are read from the protobuf
-//! descriptors.
+//! The methods of the services of a listener, with the metrics of each method. The names of the methods come from the
+//! protobuf descriptors.
 
 use std::{
     collections::HashMap,
@@ -37,7 +37,7 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-/// The methods of some services, by path.
+/// The methods of some services, by the path of a request, such as `/boxoffice.v1.QueueService/GetPosition`.
 pub struct Methods(HashMap<String, Arc<Method>>);
 
 /// One method of a service.
@@ -70,7 +70,7 @@ impl Methods {
         Self(methods)
     }
 
-    /// Returns the method with this path.
+    /// Returns the method with this path, or `None` if the services have no such method.
     pub fn find(&self, path: &str) -> Option<Arc<Method>> {
         self.0.get(path).cloned()
     }
@@ -86,7 +86,7 @@ impl Method {
         self.is_stream && !status::is_failure(response.headers())
     }
 
-    /// Records the duration and the status code of a call in the metrics.
+    /// Records the duration and the status code of a call in the metric `rpc_server_call_duration_seconds`.
     pub fn record(&self, code: Code, took: Duration) {
         let Some(code_name) = CODES.get(code as usize) else { return };
         let histogram = self.durations[code as usize].get_or_init(|| {

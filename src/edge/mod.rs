@@ -6,7 +6,8 @@
 //! client does not start HTTP/2. [`Transport`] holds the TLS settings and the API keys of all listeners, and reloads
 //! their files when they change.
 //!
-//! [`web`] serves the HTTP listener, which speaks HTTP/1.1. It refuses requests that name a host outside of [`Hosts`].
+//! [`web`] serves the HTTP listener, which speaks HTTP/1.1. It refuses requests for a host that [`Hosts`] does not
+//! allow.
 //!
 //! # A request
 //!
@@ -15,32 +16,32 @@
 //!
 //! | layer | task |
 //! |---|---|
-//! | `SetSensitiveRequestHeaders` | keeps tokens and API keys out of logs |
-//! | `gate/durations.rs` | records the duration of the call, for a stream until its last message |
+//! | `SetSensitiveRequestHeaders` | hides tokens and API keys in debug output |
+//! | `gate/durations.rs` | records the duration and the status code of the call or stream |
 //! | `gate/answers.rs` | converts an error or a panic to a status with details |
 //! | `gate/shutdown.rs` | refuses calls during shutdown |
 //! | `gate/deadlines.rs` | ends the call or the stream at its deadline |
-//! | `gate/callers.rs` | verifies the client certificate or the API key, if the operator requires one |
+//! | `gate/callers.rs` | requires an API key or a client certificate, if the operator configured API keys |
 //! | `gate/permits.rs` | takes a permit for the call or stream, and reads the request (`gate/inbox.rs`) |
 //!
-//! Requests for health, reflection and unknown paths pass only two layers: `gate/answers.rs` and `gate/probes.rs`.
+//! Requests for health, reflection and unknown paths pass only three layers: `SetSensitiveRequestHeaders`,
+//! `gate/answers.rs` and `gate/probes.rs`.
 //!
 //! # Why the layers are written here
 //!
 //! `ServiceBuilder`, `layer_fn` and `service_fn` of tower compose the layers. A semaphore of tokio counts the permits.
 //! Ready-made layers do not fit:
 //!
-//! - tower's `ConcurrencyLimit` makes callers wait, and its `LoadShed` has one limit for all methods. Here a refusal is
-//!   immediate and has a retry delay. One method may use at most half of the permits. A call whose request has not
-//!   arrived holds no permit.
-//! - The timeouts of tower and tonic have one fixed duration. They stop at the headers of a stream, and their errors
-//!   have no details.
+//! - tower's `ConcurrencyLimit` makes callers wait. With `LoadShed` it refuses them, but it has one limit for all
+//!   methods and no retry delay. Here one unary method may use at most half of the permits, a refusal has a retry
+//!   delay, and a call whose request has not arrived holds no permit.
+//! - The timeouts of tower and tonic do not apply to the body of a stream, and their errors have no details.
 //! - tower-http's `CatchPanic` moves every response body to a new allocation and does not watch the bodies of streams.
 //! - tower-http's `RequestBodyLimit` answers with HTTP 413, which gRPC clients report as UNKNOWN.
 //! - The ready-made layers for gRPC metrics read the status from the headers only. A stream that fails later is
 //!   recorded as OK.
 //!
-//! Only the innermost layer boxes its future, so the gate makes one allocation per call.
+//! For calls, only the innermost layer boxes its future. So the futures of all layers need one allocation per call.
 
 pub mod credential;
 mod gate;

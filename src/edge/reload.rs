@@ -29,8 +29,8 @@ pub struct Reloaded<T> {
 }
 
 impl<T: Send + Sync + 'static> Reloaded<T> {
-    /// Creates the value from the contents of `files`. Fails with a message for the operator. `what` is the name of the
-    /// value in messages.
+    /// Creates the value from the contents of `files`. Fails with a message for the operator if a file cannot be read
+    /// or `make` fails. `what` is the name of the value in messages.
     pub fn open(
         what: &'static str,
         files: Vec<PathBuf>,
@@ -47,8 +47,8 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         self.value.load()
     }
 
-    /// Reads the files, and replaces the value if they changed. If the new contents are invalid, logs the error once
-    /// and keeps the value.
+    /// Reads the files, and replaces the value if their contents changed. If a file cannot be read or the contents are
+    /// invalid, keeps the value and logs the error once.
     fn read_again(&self) {
         let contents = read(&self.files);
         let seen = contents.as_ref().map(|contents| digest(contents)).map_err(String::clone);
@@ -72,7 +72,7 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
     }
 }
 
-/// Starts a task that reads the files of `reloaded` every few seconds until `stopping` is cancelled.
+/// Starts a task that reads the files of `reloaded` every 2 seconds until `stopping` is cancelled.
 pub fn follow<T: Send + Sync + 'static>(reloaded: Arc<Reloaded<T>>, tasks: &TaskTracker, stopping: &CancellationToken) {
     passes::every("reload", READ_INTERVAL, tasks, stopping, move || {
         let reloaded = reloaded.clone();
@@ -85,7 +85,13 @@ pub fn follow<T: Send + Sync + 'static>(reloaded: Arc<Reloaded<T>>, tasks: &Task
 }
 
 fn read(files: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
-    files.iter().map(|file| fs::read(file).map_err(|error| format!("{}: {error}", file.display()))).collect()
+    files
+        .iter()
+        .map(|file| {
+            fs::read(file)
+                .map_err(|error| format!("cannot read {}: {error}; check the path and its permissions", file.display()))
+        })
+        .collect()
 }
 
 fn digest(contents: &[Vec<u8>]) -> [u8; 32] {
@@ -107,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_follows_its_file_and_survives_a_broken_one() {
+    fn a_value_is_replaced_when_its_file_changes_and_kept_when_the_file_is_invalid() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("number");
         assert!(Reloaded::open("number", vec![file.clone()], number).is_err());

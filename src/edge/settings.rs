@@ -4,24 +4,23 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-/// Limits on in-flight calls, streams and connections. A call above a limit fails immediately with OVERLOADED and a
-/// retry delay.
+/// Limits on calls, streams and connections. A call above a limit fails immediately with OVERLOADED and a retry delay.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// Maximum number of in-flight calls on a listener, without streams. One method may use at most half of them.
+    /// Maximum number of in-flight calls on a gRPC listener, without streams. One method may use at most half of them.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CALLS", default_value = "16384", value_parser = count)]
     pub max_calls: usize,
-    /// Maximum number of open streams (WatchPosition, WatchSeats, WatchSaleStats) on a listener.
+    /// Maximum number of open streams (WatchPosition, WatchSeats, WatchSaleStats) on a gRPC listener.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_STREAMS", default_value = "100000", value_parser = count)]
     pub max_streams: usize,
-    /// Maximum number of connections on a listener; further ones are closed immediately.
+    /// Maximum number of connections on a gRPC listener; further ones are closed immediately.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CONNECTIONS", default_value = "10000", value_parser = count)]
     pub max_connections: usize,
     /// Age at which the server asks a client to replace its connection, so that load balancers can distribute the load
     /// again. Calls and streams on the old connection run to their end. Default: no maximum.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CONNECTION_AGE", value_parser = duration_above_zero)]
     pub max_connection_age: Option<Duration>,
-    /// Maximum duration of a call whose client sets no shorter deadline. Streams may stay open for longer.
+    /// Maximum duration of a call. A client may set a shorter timeout. An open stream may last longer.
     #[arg(
         long,
         global = true,
@@ -39,7 +38,8 @@ pub struct Limits {
 /// TLS and API keys. The server reloads changed files without a restart.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TransportSettings {
-    /// PEM file of the server's certificate and its chain. With it, both gRPC listeners accept only TLS.
+    /// PEM file of the server's certificate and its chain. With it, both gRPC listeners accept only TLS. The HTTP
+    /// listener then uses TLS unless its address is a loopback address.
     #[arg(long, global = true, env = "BOXOFFICE_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// PEM file of the private key of the server's certificate.
@@ -67,12 +67,12 @@ pub fn duration_above_zero(text: &str) -> Result<Duration, String> {
 
 /// Parses a duration, which may be 0.
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}: write 500ms, 2s or 10m"))
+    humantime::parse_duration(text).map_err(|error| format!("{error}: write a duration like 500ms, 2s or 10m"))
 }
 
 /// Parses a number from 1 to the maximum number of permits of a semaphore.
 fn count(text: &str) -> Result<usize, String> {
     let count: usize = text.parse().map_err(|_| "must be a number".to_owned())?;
     let bounds = 1..=tokio::sync::Semaphore::MAX_PERMITS;
-    if bounds.contains(&count) { Ok(count) } else { Err("must be above 0".to_owned()) }
+    if bounds.contains(&count) { Ok(count) } else { Err(format!("must be from 1 to {}", bounds.end())) }
 }

@@ -1,4 +1,4 @@
-//! Accepts connections and limits their number. Closes connections on which the client sends nothing.
+//! Accepts connections and limits their number. Closes connections on which the client does not start HTTP/2.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ use tonic::transport::server::{Connected, TcpIncoming, TlsConnectInfo};
 
 use super::limit::{Limit, Permit, Share};
 
-/// Length of the preface that every HTTP/2 client sends first.
+/// Length of the preface that every HTTP/2 client sends first, in bytes.
 const PREFACE_BYTES: usize = 24;
 /// Maximum time for a client to send the preface. hyper itself has no timeout for the preface.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ pub fn incoming(listener: TcpListener, limit: &'static str, max: usize) -> impl 
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    tracing::warn!(%error, "a connection could not be accepted; the server tries again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -52,10 +52,10 @@ pub fn incoming(listener: TcpListener, limit: &'static str, max: usize) -> impl 
     })
 }
 
-/// Closes connections on which the client does not send the HTTP/2 preface before a timeout. When `stopping` is
-/// cancelled, it closes them immediately.
+/// Closes connections on which the client does not send the HTTP/2 preface within 10 seconds. When `stopping` is
+/// cancelled, closes connections without a preface immediately.
 ///
-/// With TLS, the timeout starts after the handshake.
+/// With TLS, the 10 seconds start after the handshake.
 pub fn speaking<IO>(
     connections: impl Stream<Item = io::Result<IO>>,
     stopping: CancellationToken,
@@ -70,7 +70,7 @@ pub fn speaking<IO>(
     })
 }
 
-/// A connection that counts towards the limit.
+/// A TCP connection. It holds a permit of the connection limit until it is dropped.
 pub struct Connection {
     stream: TcpStream,
     peer: Peer,
@@ -83,17 +83,18 @@ pub struct Speaking<IO> {
     preface: Option<Box<Preface>>,
 }
 
-/// The client of a connection. Each request of the connection has it in its extensions.
+/// Counts the permits that the requests of one connection hold. Each request has this value in its extensions.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
-    /// Counts the client's arriving requests.
+    /// Counts the permits of the arriving requests of the connection.
     pub arriving: Arc<Share>,
-    /// Counts the client's health checks and reflection calls.
+    /// Counts the permits of the probes of the connection.
     pub probes: Arc<Share>,
 }
 
 impl Peer {
-    /// Returns the client that sent the request with these extensions.
+    /// Returns the permit counts of the connection on which a request with these extensions arrived. Returns new counts
+    /// if the extensions contain none.
     pub fn of(extensions: &Extensions) -> Self {
         let peer = extensions.get::<Self>();
         let peer = peer.or_else(|| extensions.get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref));
@@ -101,7 +102,7 @@ impl Peer {
     }
 }
 
-/// The part of the preface that the client has not sent yet.
+/// The wait for a preface: the number of missing bytes, and the events that end the wait.
 struct Preface {
     missing_bytes: usize,
     deadline: Pin<Box<Sleep>>,

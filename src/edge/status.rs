@@ -37,8 +37,9 @@ pub fn code(headers: &HeaderMap) -> Code {
 /// Adds details to an error response that tonic created.
 ///
 /// tonic answers an unknown method or compression with UNIMPLEMENTED. tonic answers a request that is invalid or too
-/// large with one of three codes. This function replaces those codes by INVALID_ARGUMENT, because the caller must
-/// change the request. It does not change errors of health and reflection, whose protocols define them.
+/// large with INTERNAL, OUT_OF_RANGE or RESOURCE_EXHAUSTED. This function replaces these three codes by
+/// INVALID_ARGUMENT, because the caller must change the request. Other errors stay unchanged, such as the NOT_FOUND
+/// that the health protocol defines.
 pub fn complete(response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
     if headers.contains_key(DETAILS) {

@@ -29,8 +29,8 @@ pub const HTTP_1: &[u8] = b"http/1.1";
 
 /// Returns the configuration of a server that speaks TLS 1.3 or 1.2 and `protocol`. All files are PEM.
 ///
-/// With `client_ca`, clients may present a certificate that this CA signed. With `must_show_certificate` they must
-/// present one.
+/// With `client_ca`, clients may present a certificate that this CA signed. If `must_show_certificate` is also true,
+/// they must present one. Fails with a message for the operator.
 pub fn server_config(
     cert: &[u8],
     key: &[u8],
@@ -60,7 +60,7 @@ pub fn server_config(
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|_| "the key file holds no private key: give a PEM file with one".to_owned())?;
     let mut config = builder.with_single_cert(certificates("the certificate", cert)?, key).map_err(|error| {
-        format!("the certificate and the key do not match: {error}; give the key of this certificate")
+        format!("the certificate and the key cannot be used: {error}; give a certificate and its key")
     })?;
     config.alpn_protocols = vec![protocol.to_vec()];
     Ok(config)

@@ -1,8 +1,8 @@
-//! The TLS, client certificates and API keys of all listeners. This module also checks that no client can reach
-//! AdminService or the live page from the network without a credential.
+//! The TLS settings, client certificates and API keys of all listeners. This module also checks that no client can
+//! reach AdminService or the live page from the network without a credential.
 //!
-//! TLS, certificates and keys are optional and are read from files. The server reloads changed files, so an operator
-//! can replace certificates and keys without a restart.
+//! The server reads the certificates, the private keys and the API keys from files that the operator may configure. It
+//! reloads changed files, so the operator can replace certificates and keys without a restart.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -29,7 +29,7 @@ pub struct Transport {
 pub enum PageAccess {
     /// A client must pass this check.
     Checked(CallerCheck),
-    /// No client has access, for this reason.
+    /// No client has access. The text tells the client and the operator why.
     Refused(&'static str),
 }
 
@@ -112,8 +112,10 @@ impl Transport {
         self.http_tls.clone().filter(|_| !is_local(address))
     }
 
-    /// Returns the rule for access to the live page on an HTTP listener at `address`. On an address that other machines
-    /// can reach, the page needs TLS and an API key with the admin right.
+    /// Returns the rule for access to the live page on an HTTP listener at `address`.
+    ///
+    /// On a loopback address, the page requires an API key only if the operator configured API keys. On another
+    /// address, the page requires TLS and an API key. Each API key must have the admin right.
     pub fn page_access(&self, address: SocketAddr) -> PageAccess {
         let has_admin_key = self.api_keys.as_ref().is_some_and(|keys| keys.current().has_admin());
         if is_local(address) || (self.http_tls.is_some() && has_admin_key) {
@@ -131,7 +133,7 @@ impl Transport {
         CallerCheck::new(self.api_keys.clone(), false)
     }
 
-    /// Returns the credential check for AdminService.
+    /// Returns the credential check for AdminService and for the live page. API keys must have the admin right.
     pub fn admin_caller_check(&self) -> CallerCheck {
         CallerCheck::new(self.api_keys.clone(), true)
     }
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_tls_is_refused() {
+    fn an_incomplete_tls_configuration_is_refused() {
         let some = Some(PathBuf::from("a.pem"));
         for half in [
             TransportSettings { tls_cert: some.clone(), ..Default::default() },

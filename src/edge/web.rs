@@ -26,12 +26,12 @@ use super::hosts::Hosts;
 
 /// Maximum time for a client to send the head of a request. An idle connection is also closed after this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Maximum size of the head of a request.
+/// Maximum size of the head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Maximum number of header lines of a request.
 const MAX_HEADERS: usize = 64;
 
-/// Headers of every response. A route may set its own Content-Security-Policy instead.
+/// Headers of every response, unless the route has set a header with the same name.
 const HEADERS: [(HeaderName, &str); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -45,7 +45,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// Adds the checks to `routes`: requests that name a foreign host are refused, and responses get security headers.
+/// Returns `routes` with a check of the host of each request, and with security headers on each response.
 pub fn guarded(routes: Router, hosts: Hosts) -> Router {
     routes.layer(middleware::from_fn_with_state(hosts, check_host)).layer(middleware::map_response(set_headers))
 }
@@ -78,7 +78,7 @@ async fn set_headers(mut response: Response) -> Response {
     response
 }
 
-/// Serves `routes` on `connections` until `stopping` is cancelled. Then waits for the in-flight requests.
+/// Serves `routes` on `connections` until `stopping` is cancelled. Then waits until the in-flight requests have ended.
 pub async fn serve<IO>(connections: impl Stream<Item = io::Result<IO>>, routes: Router, stopping: CancellationToken)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -1,4 +1,4 @@
-//! Writes the events of a live page as JSON.
+//! Writes the events of a live page as server-sent events with JSON data.
 //!
 //! Instants are in milliseconds since the Unix epoch. An amount of money is a string, because a JavaScript number is
 //! exact only up to 2^53.
@@ -20,11 +20,11 @@ pub struct Hello<'a> {
     pub now: i64,
     /// The code of the concert that the page shows; `None` if no concert is on sale.
     pub concert_code: Option<&'a str>,
-    /// The date that the page shows.
+    /// The date that the page shows, in ISO 8601; `None` if no concert is on sale.
     pub date: Option<&'a str>,
 }
 
-/// The event of the sales that changed since the previous event.
+/// The event of the sales that changed since the previous event. The first event of a stream has all sales.
 #[derive(Serialize)]
 struct Sales<'a> {
     at: i64,
@@ -139,7 +139,8 @@ fn sale_event(sale: &Sale) -> SaleEvent<'_> {
     }
 }
 
-/// Returns the event of the last 10 minutes of a sale. Each point is `[instant, waiting, admitted, completed]`.
+/// Returns the event of the last 10 minutes of a sale. Each point is an instant with the numbers of waiting, admitted
+/// and completed tokens.
 pub fn past(concert_code: &str, points: &[Point]) -> Bytes {
     #[derive(Serialize)]
     struct Past<'a> {
@@ -169,7 +170,8 @@ pub fn hall(performance: &Performance) -> Bytes {
     event("hall", &hall)
 }
 
-/// Returns the event of the states of all seats. The text `12a2h` means 12 available seats, then 2 held seats.
+/// Returns the event of the states of all seats, in the order of the seat numbers. The text `12a2h3s` means 12
+/// available seats, then 2 held seats, then 3 sold seats.
 pub fn all_states(states: &States) -> Bytes {
     #[derive(Serialize)]
     struct Seats {

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{concert::States, edge::Permit};
 
-/// Time without an event after which the stream sends a heartbeat, so that the page detects a broken connection.
+/// Time without an event after which the stream sends a heartbeat. Without heartbeats, the page assumes that the
+/// connection is broken.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// The heartbeat: a comment of server-sent events, which the page ignores.
 const BEAT: &[u8] = b":\n\n";
@@ -26,19 +27,20 @@ pub struct Page {
     site: Arc<Site>,
     picture: watch::Receiver<Arc<Picture>>,
     chosen: Option<Chosen>,
-    /// The API key that the client sent.
+    /// The API key that the client sent; `None` if the client sent no key.
     key: Option<Vec<u8>>,
-    /// The number of the last sample that was sent.
+    /// The number of the last sample that was sent; 0 before the first one.
     known: u64,
-    /// The codes of the concerts in that sample.
+    /// The codes of the concerts in the last sample that was sent.
     known_codes: Vec<String>,
-    /// The states of the seats that were sent last.
+    /// The states of the seats that were sent last; `None` before the first ones.
     known_states: Option<States>,
     _permit: Permit,
 }
 
 impl Page {
-    /// Creates the stream of a page that has not received any event.
+    /// Creates the stream of a new page. `chosen` is the date that the page shows. The stream holds `permit` until it
+    /// ends.
     pub fn new(site: Arc<Site>, chosen: Option<Chosen>, key: Option<Vec<u8>>, permit: Permit) -> Self {
         let picture = site.sampler.follow();
         Self { site, picture, chosen, key, known: 0, known_codes: Vec::new(), known_states: None, _permit: permit }

@@ -1,7 +1,7 @@
 //! Writes the counts of the current sales in the text format of Prometheus.
 //!
-//! The metrics recorder never removes a gauge, but a sale ends. These gauges are therefore written from the last sample
-//! and are not stored in the recorder.
+//! The metrics recorder never removes a gauge, but a sale ends. So this module writes the gauges from the last sample,
+//! and does not store them in the recorder.
 
 use std::fmt::Write;
 

@@ -17,7 +17,7 @@ use super::{feed::Page, site::Site};
 use crate::{edge::PageAccess, rpc::Error};
 
 const PAGE: &str = include_str!("page.html");
-/// Maximum number of pages that are open at the same time.
+/// Maximum number of live pages of a server that are open at the same time.
 pub const MAX_PAGES: usize = 256;
 /// Delay after which a client should retry a request that failed with status 503.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -48,8 +48,8 @@ async fn page(State(site): State<Arc<Site>>) -> Response {
     (headers, PAGE).into_response()
 }
 
-/// Returns the Content-Security-Policy of the page. It allows the script and the style of the page by their digests,
-/// and requests only to this server.
+/// Returns the Content-Security-Policy of the page. It allows only the script and the style of the page, by their
+/// digests, and requests only to this server.
 fn content_security_policy() -> HeaderValue {
     let digest = |tag: &str| {
         let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));

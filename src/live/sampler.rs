@@ -1,8 +1,8 @@
 //! Counts the sales once per second, for all pages and for the metrics. Keeps the counts of the last 10 minutes.
 //!
-//! A sale is counted again only if its counts may have changed: its queue changed, or its tokens or holds can expire.
-//! So the cost of a sample grows with the number of active sales. Each sample also makes one query for the dates on
-//! sale.
+//! A sale is counted again only if its counts may have changed. This is so if its queue changed, if it has waiting or
+//! admitted tokens or held seats, or if it had an admission or a payment in the last minute. So the cost of a sample
+//! grows with the number of active sales. Each sample also makes one query for the dates on sale.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -31,7 +31,7 @@ const MEMORY: Duration = Duration::from_secs(600);
 /// The state of a sale at the time of a sample.
 #[derive(Debug, Clone)]
 pub struct Sale {
-    /// The concert.
+    /// The concert, from the catalogue.
     pub concert: Arc<Concert>,
     /// The instant at which the sale opens. No token is admitted before it.
     pub open_time: Micros,
@@ -43,7 +43,7 @@ pub struct Sale {
     pub stats: SaleStats,
     /// The number of the last sample in which this sale changed.
     pub changed_in: u64,
-    /// The queue at the time when the sale was counted.
+    /// The queue at the time of the sample; `None` if the queue had not been read yet.
     view: Option<Arc<View>>,
 }
 
@@ -58,7 +58,7 @@ pub struct Picture {
     pub sales: BTreeMap<i64, Arc<Sale>>,
 }
 
-/// The number of tokens of a sale in each state at one time.
+/// The numbers of waiting, admitted and completed tokens of a sale at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
     /// The time of the sample.
@@ -87,12 +87,12 @@ impl Sampler {
         Self { db, catalogue, snapshots, statistics, picture: watch::Sender::default(), past: Mutex::default() }
     }
 
-    /// Returns a receiver of the samples.
+    /// Returns a receiver of the current sample and of all later ones.
     pub fn follow(&self) -> watch::Receiver<Arc<Picture>> {
         self.picture.subscribe()
     }
 
-    /// Returns the last sample.
+    /// Returns the last sample. Before the first sample, returns a sample with the number 0 and no sales.
     pub fn picture(&self) -> Arc<Picture> {
         self.picture.borrow().clone()
     }
@@ -123,7 +123,8 @@ impl Sampler {
         Ok(())
     }
 
-    /// Returns the current state of a sale. If the sale cannot be counted, returns the state `before`.
+    /// Returns the current state of a sale. If the sale cannot be counted, returns its state in the previous sample,
+    /// which is `before`.
     async fn sale(
         &self,
         number: u64,
@@ -156,7 +157,8 @@ impl Sampler {
         Some(Arc::new(sale))
     }
 
-    /// Adds a point for each sale that changed, and removes the points that are older than 10 minutes.
+    /// Adds a point for each sale that changed. Removes the points that are older than 10 minutes, and the points of
+    /// ended sales.
     fn remember(&self, sales: &BTreeMap<i64, Arc<Sale>>, at: Micros, number: u64) {
         let mut past = self.past.lock();
         past.retain(|concert_id, _| sales.contains_key(concert_id));
@@ -195,7 +197,7 @@ impl Sale {
             && (self.open_time, self.is_paused) == (other.open_time, other.is_paused)
     }
 
-    /// Returns the number of tokens that wait or are admitted.
+    /// Returns the number of tokens that wait, or are admitted and have not ended.
     pub fn live_token_count(&self) -> i64 {
         self.stats.waiting_count + self.stats.active_count
     }

@@ -22,7 +22,7 @@ use crate::{
 pub struct Site {
     /// The sampler of the sales.
     pub sampler: Arc<Sampler>,
-    /// The catalogue, which has the sections of each date.
+    /// The catalogue, which has the sections and prices of each performance.
     pub catalogue: Arc<Catalogue>,
     /// The boards with the states of the seats.
     pub boards: Arc<Boards>,
@@ -32,17 +32,17 @@ pub struct Site {
     pub currency: String,
     /// The rule for access to the page.
     pub access: PageAccess,
-    /// The limit of open pages.
+    /// The limit on the number of open pages.
     pub pages: Arc<Limit>,
     /// A token that is cancelled when the server starts to drain.
     pub stopping: CancellationToken,
 }
 
-/// The date that a page shows.
+/// The performance that a page shows, with the states of its seats.
 pub struct Chosen {
-    /// The performance on this date.
+    /// The performance, which has the sections and their prices.
     pub performance: Arc<Performance>,
-    /// The states of its seats.
+    /// The states of the seats, as the seat board publishes them.
     pub states: watch::Receiver<States>,
 }
 
@@ -52,8 +52,8 @@ impl Site {
         gauges::render(&self.sampler.picture())
     }
 
-    /// Accepts a client with this API key, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or
-    /// ADMIN_RIGHT_MISSING.
+    /// Accepts a client with this API key, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
+    /// `shown` is `None` if the client sent no key.
     pub fn check_key(&self, shown: Option<&[u8]>) -> Result<(), Error> {
         match &self.access {
             PageAccess::Checked(check) => check.check_key(shown),
@@ -61,7 +61,8 @@ impl Site {
         }
     }
 
-    /// Returns the date that a page shows; `None` if no concert is on sale.
+    /// Returns the performance that a page shows; `None` if no concert is on sale. Fails with CONCERT_NOT_FOUND or
+    /// PERFORMANCE_NOT_FOUND if the concert or the date is not on sale.
     pub async fn choose(&self, concert_code: Option<&str>, date: Option<&str>) -> Result<Option<Chosen>, Error> {
         let picture = self.sampler.picture();
         let Some(performance_id) = choose(&picture, self.db.now(), concert_code, date)? else { return Ok(None) };
@@ -73,8 +74,9 @@ impl Site {
 
 /// Returns the key of the performance that a page shows.
 ///
-/// The client may name a concert and a date. Otherwise the server chooses the sale with the most waiting and admitted
-/// tokens. If no sale has such tokens, it chooses the sale that opens next.
+/// The client may name a concert and a date. Without a concert, the server chooses the sale with the most waiting and
+/// admitted tokens. If no sale has such tokens, the server chooses the sale that opens next. If all sales have opened,
+/// it chooses the one that opened first. Without a date, the server chooses the earliest date on sale.
 fn choose(
     picture: &Picture,
     now: Micros,

@@ -20,11 +20,11 @@ pub struct OnSale {
     pub paused: bool,
     /// The key of the performance.
     pub performance_id: i64,
-    /// The date of the performance.
+    /// The date of the performance, in ISO 8601.
     pub date: String,
-    /// The number of its seats.
+    /// The number of seats of the performance.
     pub seat_count: i32,
-    /// The number of its sold seats.
+    /// The number of sold seats of the performance.
     pub sold_seat_count: i32,
 }
 

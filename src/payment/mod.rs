@@ -1,4 +1,4 @@
-//! Payments: a wallet pays for held seats, and a refund reverses the payment.
+//! Payments: Pay takes the price of held seats from a wallet, and RefundPayment returns the price.
 
 pub mod pay;
 pub mod refund;

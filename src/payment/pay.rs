@@ -1,4 +1,4 @@
-//! Pay: pay for held seats, in one transaction.
+//! Pay: takes the price from the wallet and sells the held seats, in one transaction.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -23,18 +23,18 @@ use crate::{
     wallet::{self, Posting, Wallets},
 };
 
-/// The name of this RPC in `answered_request`: a request for a payment that was already made is recorded there.
+/// The name of this RPC in the table `answered_request`, which stores the requests for payments that were already made.
 const RPC: &str = "Pay";
 
 /// A command that pays for a reservation.
 pub struct Pay {
-    /// The caller's token.
+    /// The key of the caller's token.
     pub token: TokenKey,
     /// The code of the token's concert.
     pub concert_code: String,
     /// The id of the token's user.
     pub user_id: Uuid,
-    /// The reservation. `None` means the only reservation that the token holds.
+    /// The id of the reservation. `None` means the only reservation that the token holds.
     pub reservation_id: Option<Uuid>,
     /// A UUID chosen by the client; a retry with the same id returns the first answer.
     pub request_id: Option<Uuid>,
@@ -42,11 +42,13 @@ pub struct Pay {
     pub retry_after: Duration,
 }
 
-/// Pays in the order of the commands. Rows are locked in the order token, ledger entry, reservation, seat,
-/// performance.
+/// Pays for reservations, in the order of the commands. The answer to a command is the paid reservation.
 ///
-/// A payment completes its token and releases the token's other holds. A command for a paid reservation returns the
-/// existing payment. The answer to a command is the paid reservation.
+/// A payment completes its token and releases the token's other holds. If the user has already paid for the
+/// reservation, the command changes nothing and succeeds.
+///
+/// Tokens are locked first. Then rows are written in this order: tokens, ledger entries, reservations with their seats,
+/// performances.
 pub async fn pay(write: &Write, catalogue: Arc<Catalogue>, commands: &[Pay]) -> Batch<Reservation> {
     let mut batch = PayBatch::load(write, &catalogue, commands).await?;
     let answers = commands.iter().map(|command| batch.decide(command)).collect();
@@ -54,7 +56,7 @@ pub async fn pay(write: &Write, catalogue: Arc<Catalogue>, commands: &[Pay]) -> 
     Ok(answers)
 }
 
-/// Holds the data that decide a batch of payments, including the effects of earlier commands in the batch.
+/// Holds the rows that the decisions of a batch depend on, including the effects of earlier commands in the batch.
 struct PayBatch {
     now: Micros,
     tokens: HashMap<TokenKey, Token>,
@@ -62,7 +64,7 @@ struct PayBatch {
     of_tokens: HashMap<TokenKey, Vec<Uuid>>,
     /// The error SALE_CLOSED of each performance whose sale has ended.
     closed: HashMap<i64, Error>,
-    /// The reservation that each request paid for.
+    /// The id of the paid reservation in the first answer, by `request_id`.
     replays: Replays<Uuid>,
     answered: Answered,
     wallets: Wallets,
@@ -81,11 +83,11 @@ impl PayBatch {
         for v in reservations.values() {
             of_tokens.entry(v.token()).or_default().push(v.reservation_id);
         }
-        let held = distinct(reservations.values().map(|v| v.performance_id));
+        let performance_ids = distinct(reservations.values().map(|v| v.performance_id));
         Ok(Self {
             now: write.now(),
             tokens,
-            closed: closed_sales(catalogue, &held, write.now()).await?,
+            closed: closed_sales(catalogue, &performance_ids, write.now()).await?,
             reservations,
             of_tokens,
             replays: Replays::new(earlier.iter().map(|(request_id, v)| (*request_id, v.reservation_id))),
@@ -132,10 +134,11 @@ impl PayBatch {
         ids.filter_map(|id| self.reservations.get(id))
     }
 
-    /// Returns the reservation of the command if the same user has already paid for it. Returns `None` otherwise.
+    /// Returns the reservation that the command names, if its state is PAID. If the command names none and its token is
+    /// COMPLETED, returns the PAID reservation of the token. Returns `None` in all other cases.
     ///
-    /// Fails with RESERVATION_NOT_FOUND or TOKEN_CONCERT_MISMATCH if the named reservation does not belong to the user
-    /// and the concert.
+    /// Fails with RESERVATION_NOT_FOUND if the user has no reservation with the named id. Fails with
+    /// TOKEN_CONCERT_MISMATCH if the named reservation is for another concert than the token.
     fn paid_before(
         &self,
         command: &Pay,
@@ -159,7 +162,7 @@ impl PayBatch {
         Ok(reservation.filter(|v| v.state == reservation::State::Paid).cloned())
     }
 
-    /// Returns the first answer. Returns `None` if the first request was different.
+    /// Returns the first answer to the `request_id` of the command. Returns `None` if the first request was different.
     fn replay(&self, command: &Pay, reservation_id: Uuid) -> Option<Reservation> {
         let paid = self.reservations.get(&reservation_id)?;
         let same = paid.user_id == command.user_id
@@ -171,7 +174,7 @@ impl PayBatch {
         same.then(|| Reservation { state: reservation::State::Paid, refund_time: None, ..paid.clone() })
     }
 
-    /// Records a payment for the later commands of the batch.
+    /// Records a payment and its effects for the later commands of the batch, and returns the paid reservation.
     fn book(&mut self, command: &Pay, held: Reservation) -> Reservation {
         let is_dropped = |v: &&Reservation| {
             v.reservation_id != held.reservation_id && rules::state_at(v, self.now) == reservation::State::Held
@@ -200,13 +203,13 @@ impl PayBatch {
         let completed: Vec<TokenKey> = self.paid.iter().map(Reservation::token).collect();
         queue::operations::complete(write, &completed).await?;
         self.wallets.save(write).await?;
-        // This step is last, because it locks the performance. All payments for a date share this lock.
+        // This step is last, because it locks the performances. All payments for a date wait for this lock.
         reservations::settle(write, &self.paid, &self.dropped).await
     }
 }
 
-/// Returns the locked reservations that these requests paid for, by request. A request made its payment, or was
-/// answered with an existing one.
+/// Returns the paid reservation in the first answer to each of these requests, locked. A request that is not in the
+/// result is new. The returned [`Answered`] has no new requests yet.
 async fn load_replays(
     write: &Write,
     request_ids: &[Uuid],
@@ -219,10 +222,11 @@ async fn load_replays(
     Ok((answered, earlier.into_iter().filter_map(paid_by).collect()))
 }
 
-/// Returns the reservations that the batch needs: the reservations of the tokens, and the reservations that commands
-/// and replays name.
+/// Returns the reservations that the batch needs, by id: the held and paid reservations of the tokens, and the
+/// reservations that commands and first answers name.
 ///
-/// For a token that owns no reservation, the newest ended one is included. It shows whether a hold expired.
+/// For a token that neither holds nor has paid seats, the newest ended reservation is included. This reservation shows
+/// whether a hold of the token expired.
 async fn load_reservations(
     write: &Write,
     commands: &[Pay],
@@ -244,7 +248,7 @@ async fn load_reservations(
     Ok(reservations)
 }
 
-/// Returns the error SALE_CLOSED for each of the performances whose sale has ended at `now`.
+/// Returns the error SALE_CLOSED for each performance whose sale has ended at `now`, by performance.
 async fn closed_sales(
     catalogue: &Catalogue,
     performance_ids: &[i64],

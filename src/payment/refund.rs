@@ -1,4 +1,4 @@
-//! RefundPayment: return the money and free the seats, in one transaction.
+//! RefundPayment: returns the money and frees the seats, in one transaction.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -24,27 +24,31 @@ use crate::{
     wallet::{self, Posting, Wallets},
 };
 
-/// The name of this RPC in `answered_request`: a request for a payment that was already refunded is recorded there.
+/// The name of this RPC in the table `answered_request`, which stores the requests for payments that were already
+/// refunded.
 const RPC: &str = "RefundPayment";
 
 /// A command that refunds a payment.
 pub struct Refund {
-    /// The id of the user.
+    /// The id of the user that owns the payment.
     pub user_id: Uuid,
     /// The id of the payment.
     pub payment_id: Uuid,
-    /// The paid performance. A refund is refused after its start. `None` means that there is no such payment.
+    /// The performance that was paid for. A refund is refused after the performance has started. `None` means that the
+    /// user has no such payment.
     pub performance: Option<Arc<Performance>>,
-    /// A UUID chosen by the client. An id that was used for another payment is refused.
+    /// A UUID chosen by the client. The command fails with REQUEST_ID_CONFLICT if the id was used to refund another
+    /// payment.
     pub request_id: Option<Uuid>,
 }
 
-/// Refunds payments in the order of the commands. Rows are locked in the order reservation, ledger entry, seat,
-/// performance.
+/// Refunds payments, in the order of the commands. The answer to a command is the refunded reservation.
 ///
-/// A command for a refunded payment returns the same payment. A command fails with PAYMENT_NOT_FOUND if the payment
-/// belongs to another user, and with REFUND_CLOSED if the performance has started. The answer to a command is the
-/// reservation.
+/// If the payment is already refunded, the command changes nothing and succeeds. A command fails with PAYMENT_NOT_FOUND
+/// if the user has no such payment. A command fails with REFUND_CLOSED if the performance has started.
+///
+/// Reservations are locked first. Then rows are written in this order: ledger entries, reservations, seats,
+/// performances.
 pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Reservation> {
     let mut batch = RefundBatch::load(write, commands).await?;
     let answers = commands.iter().map(|command| batch.decide(write.now(), command)).collect();
@@ -52,11 +56,11 @@ pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Reservation> {
     Ok(answers)
 }
 
-/// Holds the data that decide a batch of refunds, including the effects of earlier commands in the batch.
+/// Holds the rows that the decisions of a batch depend on, including the effects of earlier commands in the batch.
 struct RefundBatch {
-    /// The reservation that each payment paid for.
+    /// The reservation that each payment paid for, by the id of the payment.
     reservations: HashMap<Uuid, Reservation>,
-    /// The payment that each request refunded.
+    /// The id of the payment in the first answer, by `request_id`.
     replays: Replays<Uuid>,
     answered: Answered,
     wallets: Wallets,
@@ -115,7 +119,7 @@ impl RefundBatch {
 }
 
 impl Refund {
-    /// Checks that the performance has not started at `now`. Fails with REFUND_CLOSED.
+    /// Checks that the performance has not started at `now`. Fails with REFUND_CLOSED if it has started.
     fn require_open(&self, now: Micros) -> Result<(), Error> {
         match self.performance.as_ref().map(|performance| performance.start_time) {
             Some(start_time) if start_time <= now => {
@@ -126,7 +130,7 @@ impl Refund {
     }
 }
 
-/// Returns the error PAYMENT_NOT_FOUND.
+/// Returns the error PAYMENT_NOT_FOUND for this payment.
 pub fn not_found(payment_id: Uuid) -> Error {
     Error::PaymentNotFound { payment_id: payment_id.to_string() }
 }

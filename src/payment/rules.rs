@@ -1,4 +1,4 @@
-//! The rules of payments: a payment is the paid state of its reservation. All functions are pure.
+//! The rules of payments. A payment is stored in the row of its reservation. All functions are pure.
 
 use uuid::Uuid;
 
@@ -7,46 +7,46 @@ use crate::{
     db::entity::reservation::{Model as Reservation, State as ReservationState},
 };
 
-/// The position of the version in a UUID. Source: RFC 9562, section 4.2.
+/// Number of bits after the version field of a UUID. Source: RFC 9562, section 4.2.
 const VERSION_SHIFT: u32 = 76;
 const VERSION_BITS: u128 = 0xf << VERSION_SHIFT;
-/// The version of the ids of reservations: ordered by time.
+/// The UUID version of the ids of reservations: 7, ordered by time.
 const RESERVATION_VERSION: u128 = 7 << VERSION_SHIFT;
-/// The version of the ids of payments: defined by this service.
+/// The UUID version of the ids of payments: 8, for formats that an application defines.
 const PAYMENT_VERSION: u128 = 8 << VERSION_SHIFT;
 
 /// The state of a payment; see `PaymentState` in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// The user owns the seats.
+    /// The seats are paid for, and the payment is not refunded.
     Paid,
     /// The money was returned and the seats are free.
     Refunded,
 }
 
-/// A payment. It is stored in the row of its reservation.
+/// A payment, as the row of its reservation stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payment {
-    /// The id.
+    /// The id of the payment: see [`payment_id`].
     pub payment_id: Uuid,
-    /// The paid reservation.
+    /// The id of the paid reservation.
     pub reservation_id: Uuid,
-    /// The user that paid.
+    /// The id of the user that paid.
     pub user_id: Uuid,
-    /// The concert.
+    /// The key of the concert.
     pub concert_id: i64,
     /// The price that was paid, in the smallest unit of the currency.
     pub price: i64,
-    /// The state.
+    /// The state of the payment.
     pub state: State,
     /// The time of the payment.
     pub pay_time: Micros,
-    /// The time of the refund.
+    /// The time of the refund. `None` if the payment is not refunded.
     pub refund_time: Option<Micros>,
 }
 
 impl Payment {
-    /// Returns the payment of a reservation. Returns `None` if the reservation was not paid.
+    /// Returns the payment for a reservation. Returns `None` if the reservation was never paid.
     pub fn of(reservation: &Reservation) -> Option<Self> {
         let state = match reservation.state {
             ReservationState::Paid => State::Paid,
@@ -66,15 +66,15 @@ impl Payment {
     }
 }
 
-/// Returns the id of the payment for a reservation: the id of the reservation with another version. Payments of earlier
-/// versions have an id of their own.
+/// Returns the id of the payment for a reservation: the id of the reservation with the UUID version 8. If an earlier
+/// version of boxoffice made the payment, returns the stored id of the payment.
 pub fn payment_id(reservation: &Reservation) -> Uuid {
     let derived = (reservation.reservation_id.as_u128() & !VERSION_BITS) | PAYMENT_VERSION;
     reservation.payment_id.unwrap_or(Uuid::from_u128(derived))
 }
 
-/// Returns the reservation that a payment with this id pays for. Returns `None` if the id does not tell it: an earlier
-/// version made the payment, or there is no such payment.
+/// Returns the id of the reservation that follows from the id of a payment. Returns `None` if the id does not have the
+/// UUID version 8: then an earlier version of boxoffice made the payment, or there is no such payment.
 pub fn reservation_id(payment_id: Uuid) -> Option<Uuid> {
     let id = payment_id.as_u128();
     (id & VERSION_BITS == PAYMENT_VERSION).then(|| Uuid::from_u128((id & !VERSION_BITS) | RESERVATION_VERSION))
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_of_a_payment_tells_its_reservation() {
+    fn the_id_of_a_reservation_follows_from_the_id_of_its_payment() {
         let paid = reservation(ReservationState::Paid);
         let payment = Payment::of(&paid).unwrap();
         assert_eq!(payment.payment_id.get_version_num(), 8);

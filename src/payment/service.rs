@@ -1,4 +1,4 @@
-//! PaymentService: pay, refund, get and list.
+//! PaymentService: pays, refunds, and returns payments.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub struct PaymentApi {
 }
 
 impl PaymentApi {
-    /// Starts the lanes of payments and refunds.
+    /// Starts the lanes that pay and refund.
     pub fn new(db: Database, catalogue: Arc<Catalogue>, admission: Admission, tasks: &TaskTracker) -> Self {
         Self {
             refund: write_lane(&db, "payment.refund", tasks, |write, commands| {

@@ -1,4 +1,4 @@
-//! Queries of payments. A payment is a row of `reservation`.
+//! Queries of payments. A payment is stored in the row of its reservation.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,8 @@ use crate::{
     reservation::operations as reservations,
 };
 
-/// Returns the reservations that these payments paid for, locked, by the id of the payment.
+/// Locks the reservations that these payments paid for, and returns them by the id of the payment. An id without a
+/// payment is left out.
 pub async fn lock(write: &Write, payment_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation>, db::Error> {
     let (derived, old) = by_origin(payment_ids);
     let mut found = reservations::lock(write, derived.into_iter()).await?;
@@ -18,7 +19,8 @@ pub async fn lock(write: &Write, payment_ids: &[Uuid]) -> Result<HashMap<Uuid, R
     Ok(found.into_values().filter(|v| v.pay_time.is_some()).map(|v| (payment_id(&v), v)).collect())
 }
 
-/// Returns the reservations that these payments paid for, by the id of the payment.
+/// Returns the reservations that these payments paid for, by the id of the payment. An id without a payment is left
+/// out.
 pub async fn find_many(db: &Database, payment_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation>, db::Error> {
     let (derived, old) = by_origin(payment_ids);
     let sql = "SELECT v.* FROM {r} JOIN reservation v ON v.reservation_id = r.id";
@@ -34,7 +36,8 @@ pub async fn find(db: &Database, user_id: Uuid, payment_id: Uuid) -> Result<Opti
     Ok(find_many(db, &[payment_id]).await?.remove(&payment_id).filter(|v| v.user_id == user_id))
 }
 
-/// Returns the reservations that the ids of payments tell, and the ids that tell none.
+/// Splits `payment_ids`. Returns the reservation ids that follow from payment ids, and the payment ids from which no
+/// reservation id follows: see [`rules::reservation_id`].
 fn by_origin(payment_ids: &[Uuid]) -> (Vec<Uuid>, Vec<Uuid>) {
     let old = payment_ids.iter().copied().filter(|id| rules::reservation_id(*id).is_none());
     (payment_ids.iter().filter_map(|id| rules::reservation_id(*id)).collect(), old.collect())

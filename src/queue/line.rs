@@ -1,4 +1,4 @@
-//! One queue in memory: its counters, the known waiting users, and its watchers.
+//! One queue in memory: its counts, the waiting users that this replica has seen, and its watchers.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,42 +22,43 @@ use crate::db::{
     entity::queue_token::{Model as Token, TokenKey},
 };
 
-/// Minimum interval between two queries about all watched admissions.
+/// Minimum interval between two queries about all watched admitted tokens.
 const ENDED_INTERVAL: Duration = Duration::from_millis(500);
-/// Maximum number of tokens in one query about watched admissions.
+/// Maximum number of tokens in one query about watched admitted tokens.
 const ENDED_TOKENS: usize = 1_000;
 
-/// Holds the counters of one queue as the last refresh read them.
+/// Holds the counts of one queue as the last refresh read them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
     /// The last number that was issued.
     pub issued_number: i64,
     /// The last number that was admitted.
     pub admitted_number: i64,
-    /// The numbers of tokens that left and are behind the last admitted number, ascending.
+    /// The numbers of the tokens that left, above the last admitted number, ascending.
     pub departed: Arc<Vec<i64>>,
-    /// The number of tokens that left.
+    /// The number of tokens that left, before or after their admission.
     pub departed_count: i64,
     /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
-    /// The measured number of admissions per second. `None` means that no token was admitted in the measured period.
+    /// The number of admissions per second in the last minute. `None` means that no token was admitted in this period.
     pub admissions_per_second: Option<f64>,
 }
 
 impl View {
-    /// Tells whether `queue_number` certainly waits. If the result is `false`, the caller must read the row.
+    /// Tells whether the token with this number waited at the last refresh. If the result is `false`, the caller must
+    /// read the row.
     pub fn waits(&self, queue_number: i64) -> bool {
         queue_number > self.admitted_number
             && queue_number <= self.issued_number
             && self.departed.binary_search(&queue_number).is_err()
     }
 
-    /// Returns the number of tokens that wait.
+    /// Returns the number of waiting tokens.
     pub fn waiting_count(&self) -> i64 {
         self.issued_number - self.admitted_number - self.departed.len() as i64
     }
 
-    /// Returns the position of a waiting number; 1 is the next to be admitted.
+    /// Returns the position of a waiting number. The number with position 1 is admitted next.
     pub fn position(&self, queue_number: i64) -> i64 {
         rules::position(queue_number, self.admitted_number, &self.departed)
     }
@@ -71,7 +72,7 @@ impl View {
     }
 }
 
-/// The parts of a view that are sent to waiting users. A watcher wakes up when one of them changes.
+/// The values that affect the messages to waiting users. The watchers of these users wake up when a value changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct News {
     admitted_number: i64,
@@ -104,23 +105,24 @@ impl Default for Line {
     }
 }
 
-/// The numbers at which users wait, from the rows that this replica has read.
+/// The users that wait at each number, as far as this replica has read their rows.
 #[derive(Default)]
 struct Waiting {
     first_number: i64,
-    /// One mark per number, starting at `first_number`. 0 means that the user is not known.
+    /// The [`mark`] of the user at each number, starting at `first_number`. 0 means that the user is not known.
     marks: VecDeque<u32>,
 }
 
-/// The watchers of admitted tokens.
+/// The watchers of admitted tokens, by queue number.
 #[derive(Default)]
 struct Admitted {
     watchers: HashMap<i64, Vec<oneshot::Sender<Token>>>,
-    /// The watched numbers that no query has covered yet.
+    /// The watched numbers that no query has read yet.
     fresh: Vec<i64>,
     told: Option<Told>,
 }
 
+/// The time of the last query about all watched tokens, and the `ended_count` at that time.
 #[derive(Clone, Copy)]
 struct Told {
     ended_count: i64,
@@ -138,19 +140,19 @@ impl Line {
         self.view.read().is_some()
     }
 
-    /// Records that a caller asked about the queue.
+    /// Records that a caller requested the queue now.
     pub fn touch(&self) {
         self.touched.store(self.created.elapsed().as_millis() as i64, Ordering::Relaxed);
     }
 
-    /// Tells whether the queue is in use: it has watchers, or a caller asked about it within `memory`.
+    /// Tells whether the queue is in use: it has watchers, or a caller requested it within the last `memory`.
     pub fn is_wanted(&self, memory: Duration) -> bool {
         let touched = Duration::from_millis(self.touched.load(Ordering::Relaxed).unsigned_abs());
         let is_watched = self.news.receiver_count() + self.is_sold_out.receiver_count() > 0;
         is_watched || self.created.elapsed().saturating_sub(touched) < memory
     }
 
-    /// Replaces the view, and wakes the watchers that are affected by a change.
+    /// Replaces the view, and wakes the watchers whose values have changed.
     pub fn publish(&self, view: View) {
         let (news, admitted_number) = (view.news(), view.admitted_number);
         *self.view.write() = Some(Arc::new(view));
@@ -160,12 +162,13 @@ impl Line {
         self.is_sold_out.send_if_modified(|old| std::mem::replace(old, news.is_sold_out) != news.is_sold_out);
     }
 
-    /// Returns a receiver of the news for waiting users: a position has changed, or the concert is sold out.
+    /// Returns a receiver that wakes up when positions may have changed, when the concert sells out, or when seats
+    /// become free again.
     pub fn follow_news(&self) -> watch::Receiver<News> {
         self.news.subscribe()
     }
 
-    /// Returns a receiver that tells whether the concert is sold out.
+    /// Returns a receiver of the value "sold out": whether no unsold seats are on sale.
     pub fn follow_sold_out(&self) -> watch::Receiver<bool> {
         self.is_sold_out.subscribe()
     }
@@ -176,27 +179,28 @@ impl Line {
         self.waiting.lock().note(queue_number, mark(user_id), admitted_number);
     }
 
-    /// Tells whether the row at this number is known to be WAITING and to belong to this user.
+    /// Tells whether this replica has read the row at this number as WAITING and as a row of this user.
     pub fn is_noted(&self, queue_number: i64, user_id: Uuid) -> bool {
         self.waiting.lock().mark_of(queue_number) == Some(mark(user_id))
     }
 
-    /// Returns a receiver that gets the token's row when the admission ends early.
+    /// Returns a receiver that gets the row of an admitted token after the token has ended.
     ///
-    /// An expiry is not sent: the watcher knows the time at which the admission expires.
+    /// After an expiry, the row may arrive late or never. So the watcher must also wait for the time at which the
+    /// admission expires.
     pub fn follow_end(&self, queue_number: i64) -> oneshot::Receiver<Token> {
         let (tell, ended) = oneshot::channel();
         let mut admitted = self.admitted.lock();
-        // The token may have ended after its row was read, so the next refresh queries it.
+        // The token may have ended after its row was read, so the next refresh reads the row.
         admitted.fresh.push(queue_number);
         admitted.watchers.entry(queue_number).or_default().push(tell);
         ended
     }
 
-    /// Sends the rows of watched tokens that ended to their watchers.
+    /// Sends the rows of watched tokens that have ended to their watchers.
     ///
-    /// All watched tokens are queried only if `ended_count` has changed, and at most twice per second. The tokens of
-    /// new watchers are queried at the next refresh in any case.
+    /// The rows of all watched tokens are read only if `ended_count` has changed, and at most twice per second. The row
+    /// of a newly watched token is read at the next refresh in any case.
     pub async fn tell_ended(&self, db: &Database, concert_id: i64, ended_count: i64) -> Result<(), db::Error> {
         let due = self.admitted.lock().due(ended_count);
         for numbers in due.chunks(ENDED_TOKENS) {
@@ -210,7 +214,7 @@ impl Line {
 }
 
 impl Admitted {
-    /// Returns the watched numbers that the next query must cover.
+    /// Returns the watched numbers whose rows must be read now.
     fn due(&mut self, ended_count: i64) -> Vec<i64> {
         let fresh = std::mem::take(&mut self.fresh);
         if self.told.is_some_and(|told| told.ended_count == ended_count || told.at.elapsed() < ENDED_INTERVAL) {
@@ -265,9 +269,10 @@ impl Waiting {
     }
 }
 
-/// Returns 32 bits of a user's id, never 0.
+/// Returns a 32-bit hash of a user's id, never 0.
 ///
-/// The mark only detects a number that belongs to another user. 32 bits are enough, because the token is signed.
+/// The hash detects that the row at a number belongs to another user than the token. 32 bits are enough, because the
+/// token is signed.
 fn mark(user_id: Uuid) -> u32 {
     let (high, low) = user_id.as_u64_pair();
     let folded = high ^ low;
@@ -279,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_issued_numbers_wait_that_are_not_admitted_and_did_not_leave() {
+    fn an_issued_number_waits_until_it_is_admitted_or_leaves() {
         let view = View { issued_number: 10, admitted_number: 4, departed: Arc::new(vec![6]), ..View::default() };
         let waiting: Vec<i64> = (1..=12).filter(|number| view.waits(*number)).collect();
         assert_eq!(waiting, [5, 7, 8, 9, 10]);

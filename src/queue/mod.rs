@@ -1,4 +1,4 @@
-//! The queue of a concert: numbers, positions and admission.
+//! The queue of a concert: numbers, positions, admissions and departures.
 
 mod admission;
 mod line;

@@ -1,4 +1,5 @@
-//! The operations of the queue: issue, leave and first use. Promotion and expiry are in `passes.rs`.
+//! The operations of the queue: issue tokens, leave, record the first use of an admission. Promotion and expiry are in
+//! `passes.rs`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -22,7 +23,7 @@ use crate::{
     wallet,
 };
 
-/// A command that takes a place in a queue.
+/// A command that issues a token.
 pub struct Issue {
     /// The key of the concert.
     pub concert_id: i64,
@@ -30,8 +31,8 @@ pub struct Issue {
     pub user_id: Uuid,
 }
 
-/// Issues tokens in the order of the commands. A user with a live token gets the same token again. Any other user gets
-/// the next number.
+/// Issues tokens, in the order of the commands. A user whose last token waits or is admitted gets this token again. Any
+/// other user gets a new token with the next number.
 ///
 /// A command fails with USER_NOT_FOUND if its user has no wallet.
 pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
@@ -40,9 +41,9 @@ pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
     let known: HashSet<Uuid> = wallet::operations::known(write, &users).await?.into_iter().collect();
     let last = store::lock_last(write, &distinct(commands.iter().map(Issue::place))).await?;
     let mut last: HashMap<Place, Token> = last.into_iter().map(|token| (place_of(&token), token)).collect();
-    let over: Vec<TokenKey> =
+    let expired: Vec<TokenKey> =
         last.values().filter(|token| rules::is_over(token, write.now())).map(Token::key).collect();
-    for key in &over {
+    for key in &expired {
         counters.entry(key.concert_id).and_modify(|counter| counter.expired_count += 1);
     }
 
@@ -64,8 +65,8 @@ pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
         answers.push(answer);
     }
 
-    if !(issued.is_empty() && over.is_empty()) {
-        store::end(write, &over, State::Expired).await?;
+    if !(issued.is_empty() && expired.is_empty()) {
+        store::end(write, &expired, State::Expired).await?;
         store::save_counters(write, &counters.values().collect::<Vec<_>>()).await?;
         store::insert(write, &issued).await?;
     }
@@ -98,18 +99,18 @@ fn next(counter: &mut queue_counter::Model, user_id: Uuid, turn: i64, now: Micro
     }
 }
 
-/// A command that leaves a queue.
+/// A command that removes a token from its queue.
 pub struct Leave {
     /// The key of the token.
     pub key: TokenKey,
-    /// The user that the token names.
+    /// The id of the user in the signed token.
     pub user_id: Uuid,
 }
 
-/// Removes tokens from their queues, in the order of the commands. Returns each token as it was before the command. A
+/// Removes tokens from their queues, in the order of the commands. Returns each token as it was before the batch. A
 /// token that has ended stays unchanged.
 ///
-/// A command fails with TOKEN_INVALID if the token belongs to another user or has no row.
+/// A command fails with TOKEN_INVALID if the token has no row or if the row belongs to another user.
 pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
     let mut counters = lock_counters(write, commands.iter().map(|c| c.key.concert_id)).await?;
     let tokens = lock(write, commands.iter().map(|c| c.key)).await?;
@@ -141,22 +142,23 @@ fn departure((key, departure_number): (TokenKey, i64)) -> Departure {
     Departure { concert_id: key.concert_id, queue_number: key.queue_number, departure_number }
 }
 
-/// Returns the locked token of a caller.
+/// Returns the token of a caller from `tokens`, the locked tokens.
 ///
 /// Fails with TOKEN_INVALID if the token has no row or if the row belongs to another user.
 pub fn token_of(tokens: &HashMap<TokenKey, Token>, key: TokenKey, user_id: Uuid) -> Result<&Token, Error> {
     tokens.get(&key).filter(|token| token.user_id == user_id).ok_or(Error::TokenInvalid)
 }
 
-/// Locks the tokens with these keys, and renews the time of the transaction. The transaction may have waited for the
-/// locks.
+/// Locks the tokens with these keys, then sets the time of the transaction to the current time. The transaction may
+/// have waited for the locks.
 pub async fn lock(write: &Write, keys: impl Iterator<Item = TokenKey>) -> Result<HashMap<TokenKey, Token>, db::Error> {
     let tokens = by_key(store::lock(write, &distinct(keys)).await?);
     write.renew_now();
     Ok(tokens)
 }
 
-/// Locks the tokens of calls that need an admission, and records the first use of their admissions.
+/// Locks the tokens of calls that need an admission, and records the first use of each admission. Returns the tokens
+/// after the first use.
 pub async fn lock_for_use(
     write: &Write,
     keys: impl Iterator<Item = TokenKey>,
@@ -168,7 +170,8 @@ pub async fn lock_for_use(
     Ok(tokens)
 }
 
-/// Records the first use of admissions, and returns the updated tokens.
+/// Records the first use of the admissions of these tokens, and returns the tokens. A command fails with TOKEN_INVALID
+/// if the token has no row.
 pub async fn claim(write: &Write, keys: &[TokenKey]) -> Batch<Token> {
     let tokens = lock_for_use(write, keys.iter().copied()).await?;
     Ok(keys.iter().map(|key| tokens.get(key).cloned().ok_or(Error::TokenInvalid)).collect())
@@ -179,7 +182,7 @@ pub async fn complete(write: &Write, keys: &[TokenKey]) -> Result<(), db::Error>
     store::end(write, keys, State::Completed).await
 }
 
-/// Returns tokens by key. A command fails with TOKEN_INVALID if the token has no row.
+/// Returns the token of each key, in the order of `keys`. A command fails with TOKEN_INVALID if the token has no row.
 pub async fn find(db: &Database, keys: &[TokenKey]) -> Batch<Token> {
     let tokens = by_key(store::find(db, &distinct(keys.iter().copied())).await?);
     Ok(keys.iter().map(|key| tokens.get(key).cloned().ok_or(Error::TokenInvalid)).collect())

@@ -1,7 +1,7 @@
 //! The background passes of the queue: promotion, expiry of admissions, and deletion of old tokens.
 //!
-//! Each step of promotion and expiry is one short transaction for one concert. The step locks the concert's counter.
-//! Concerts take turns, so a small concert does not wait for a large one.
+//! Each step of promotion or expiry is one short transaction for one concert. The transaction locks the counter of the
+//! concert. The steps of all concerts alternate, so a small concert does not wait for a large one.
 
 use std::time::Duration;
 
@@ -19,16 +19,16 @@ use crate::{
 /// Holds the durations of an admission.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    /// The duration of an admission from its first use. If there is no limit for the first use, it counts from the
-    /// promotion.
+    /// The duration of an admission, from its promotion. If a `claim_ttl` applies, an unused admission ends earlier:
+    /// `claim_ttl` after its promotion.
     pub admission_ttl: Duration,
-    /// The default time in which an admitted user must make a first call. A concert can set its own. `None` means no
-    /// limit.
+    /// The maximum time from a promotion to the first use of the admission, for concerts without a `claim_ttl`. `None`
+    /// means no limit.
     pub claim_ttl: Option<Duration>,
 }
 
-/// Admits waiting tokens in the order of each queue, up to the number of free places. Replicas may run this function
-/// concurrently: each step locks the counter and counts again.
+/// Admits waiting tokens in the order of each queue, up to the capacity of each concert. Then refreshes the queues in
+/// memory. Several replicas may run this function at the same time: each step locks the counter and counts again.
 pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     let size = StepSize::default();
     let done = turns::take(
@@ -40,7 +40,7 @@ pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Resu
     done
 }
 
-/// Sets ACTIVE tokens whose admission has ended to EXPIRED.
+/// Sets ACTIVE tokens past their expiry to EXPIRED.
 pub async fn expire(db: &Database) -> Result<(), db::Error> {
     let size = StepSize::default();
     turns::take(
@@ -50,7 +50,7 @@ pub async fn expire(db: &Database) -> Result<(), db::Error> {
     .await
 }
 
-/// Deletes tokens that have ended and were issued before `cutoff`.
+/// Deletes EXPIRED, COMPLETED and LEFT tokens that were issued before `cutoff`.
 pub async fn delete_ended(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
     let size = StepSize::gentle();
     turns::repeat_gently(|| size.measured(|limit| delete_step(db, cutoff, limit))).await
@@ -100,7 +100,7 @@ async fn expire_step(db: &Database, concert_id: i64, limit: i64) -> Result<Left,
 
 async fn lock_counter(write: &Write, concert_id: i64) -> Result<Option<queue_counter::Model>, db::Error> {
     let counter = store::lock_counters(write, &[concert_id]).await?.into_iter().next();
-    // The transaction may have waited for the lock, so the time is read again.
+    // The transaction may have waited for the lock, so its time is set to the current time.
     write.renew_now();
     Ok(counter)
 }
@@ -111,8 +111,8 @@ async fn expire_some(write: &Write, counter: &mut queue_counter::Model, limit: i
     Ok(Left::more_if(expired == limit))
 }
 
-/// Admits up to `limit` tokens, and returns the number of admitted tokens. The caller must have expired all admissions
-/// that have ended.
+/// Admits up to `limit` tokens, and returns the number of admitted tokens. Before this call, the caller must set all
+/// ACTIVE tokens past their expiry to EXPIRED.
 async fn admit(write: &Write, counter: &mut queue_counter::Model, terms: Terms, limit: i64) -> Result<i64, db::Error> {
     let Some(demand) = store::demand(write, counter.concert_id).await? else {
         return Ok(0);

@@ -1,4 +1,4 @@
-//! The position of a token, as the API shows it.
+//! The `QueuePosition` of a token, as the API returns it.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::{
     token::Bearer,
 };
 
-/// Poll interval of an admitted user.
+/// Poll interval of a token that does not wait.
 const ACTIVE_POLL: Duration = Duration::from_secs(5);
 
-/// Returns the position of a token. If the token certainly waits, the position comes from memory. Otherwise it comes
-/// from the token's row.
+/// Returns the position of a token. If memory shows that the token waits and belongs to its bearer, no query is made.
+/// Otherwise the row of the token is read.
 ///
 /// Fails with TOKEN_INVALID if the token has no row or if the row belongs to another user.
 pub async fn locate(admission: &Admission, bearer: &Bearer) -> Result<proto::QueuePosition, Error> {
@@ -26,7 +26,7 @@ pub async fn locate(admission: &Admission, bearer: &Bearer) -> Result<proto::Que
         return Ok(position);
     }
     let token = admission.find(bearer).await?;
-    // The row may be newer than the first view, so the view is read again.
+    // The row may be newer than the view that was read before, so the view is read again.
     let view = line.view();
     Ok(match rules::state_at(&token, admission.now()) {
         State::Waiting => {
@@ -37,8 +37,8 @@ pub async fn locate(admission: &Admission, bearer: &Bearer) -> Result<proto::Que
     })
 }
 
-/// Returns the position of a token that certainly waits. Returns `None` if the token may not wait, or if its row is not
-/// known to belong to its user.
+/// Returns the position of a token from memory. Returns `None` if memory does not show that the token waits, or does
+/// not show that its row belongs to the bearer.
 pub fn in_memory(admission: &Admission, bearer: &Bearer, line: &Line) -> Option<proto::QueuePosition> {
     let view = line.view();
     let is_known = view.waits(bearer.queue_number) && line.is_noted(bearer.queue_number, bearer.user_id);

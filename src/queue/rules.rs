@@ -11,15 +11,15 @@ use crate::{
     rpc::Error,
 };
 
-/// Poll interval at the front of the queue, equal to the default interval of promotion.
+/// Poll interval at the front of the queue. The default interval between two promotions has the same value.
 const SHORTEST_POLL: Duration = Duration::from_secs(2);
 /// Maximum poll interval, unless the polls of all waiting users would exceed the budget. Then the interval is longer.
 const LONGEST_POLL: Duration = Duration::from_secs(30);
 
-/// Returns the number of tokens that may be admitted now: the unsold seats minus the ACTIVE tokens, never negative.
+/// Returns the number of tokens that may be admitted now: the capacity minus the number of ACTIVE tokens, at least 0.
 ///
-/// A `max_active_count` above 0 limits the ACTIVE tokens. 0 means no limit. Source: `Concert.max_active_count` in
-/// concert_service.proto.
+/// The capacity is the number of unsold seats, or `max_active_count` if that is lower and not 0. Source:
+/// `Concert.max_active_count` in concert_service.proto.
 pub fn free_places(unsold_seat_count: i64, active_count: i64, max_active_count: i32) -> i64 {
     let capacity = match max_active_count {
         0 => unsold_seat_count,
@@ -29,18 +29,18 @@ pub fn free_places(unsold_seat_count: i64, active_count: i64, max_active_count: 
 }
 
 /// Returns the number of admitted tokens that have not left, expired or completed. A token past its expiry counts until
-/// its row is set to EXPIRED.
+/// a pass sets its row to EXPIRED.
 pub fn active_count(counter: &Counter, completed_count: i64) -> i64 {
     counter.admitted_count - counter.left_admitted_count - counter.expired_count - completed_count
 }
 
-/// Tells whether a concert admits users at `now`: admission is not paused, and `open_time` is not in the future.
+/// Tells whether a concert admits users at `now`: admission is not paused, and `open_time` is not after `now`.
 pub fn admits(paused: bool, open_time: Micros, now: Micros) -> bool {
     !paused && open_time <= now
 }
 
-/// Returns the number of waiting tokens up to and including `queue_number`: the numbers after the last admitted one,
-/// without those that left.
+/// Returns the number of waiting tokens up to and including `queue_number`, at least 1. These are the numbers above
+/// `admitted_number`, without the departed numbers.
 ///
 /// `departed` must be ascending. Its numbers up to `admitted_number` are ignored. Source: `QueuePosition.position` in
 /// queue_service.proto.
@@ -51,33 +51,36 @@ pub fn position(queue_number: i64, admitted_number: i64, departed: &[i64]) -> i6
     (queue_number - admitted_number - gone).max(1)
 }
 
-/// Returns the time in which `position` users are admitted at `admissions_per_second`. The result is between 1 second
-/// and 1 year. Returns `None` if the rate is unknown.
+/// Returns the time in which `position` users are admitted at the rate `admissions_per_second`. The result is between 1
+/// second and 365 days. Returns `None` if the rate is unknown or not above 0.
 pub fn estimated_wait(position: i64, admissions_per_second: Option<f64>) -> Option<Duration> {
     let rate = admissions_per_second.filter(|rate| *rate > 0.0)?;
     let seconds = (position as f64 / rate).ceil();
-    // The maximum is 31,536,000 seconds, which are 365 days.
+    // 31,536,000 seconds are 365 days.
     Some(Duration::from_secs(seconds.clamp(1.0, 31_536_000.0) as u64))
 }
 
-/// Holds the poll intervals for all positions. With these intervals, the polls of all waiting users stay within a
-/// budget of calls per second.
+/// Holds the parameters of the poll intervals. With these intervals, the GetPosition calls of all waiting users
+/// together stay within a budget of calls per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PollPlan {
-    /// The last position with the shortest interval. Users up to this position get half of the budget.
+    /// The last position with the shortest interval. The users up to this position in all queues get half of the
+    /// budget.
     front: f64,
-    /// The interval behind the front, in seconds per position. Users behind the front get a quarter of the budget.
+    /// The poll interval divided by the position, for positions after `front`, in seconds. These users get a quarter of
+    /// the budget.
     seconds_per_place: f64,
-    /// The maximum interval, in seconds. Users with this interval get the last quarter of the budget.
+    /// The maximum poll interval, in seconds. The users with this interval get the last quarter of the budget.
     longest_seconds: f64,
 }
 
 /// Returns the poll plan for a set of queues. `waiting_counts` has the number of waiting users of each queue. `budget`
 /// is the total number of calls per second.
 ///
-/// With n queues, the first `front` = budget / n users of each queue poll every 2 seconds. Behind the front, the
-/// interval is c x position. A queue of w users then makes ln(w / front) / c calls per second. All users with the
-/// longest interval together add at most (all users / longest interval) calls per second.
+/// With n queues, the first `front` = budget / n users of each queue poll every 2 seconds. After `front`, the interval
+/// is c x position, with c = `seconds_per_place`. So the users after `front` in a queue of w users make ln(w / front) /
+/// c calls per second. The users with the longest interval make at most (all users / longest interval) calls per
+/// second.
 pub fn poll_plan(waiting_counts: &[i64], budget: f64) -> PollPlan {
     let counts: Vec<f64> = waiting_counts.iter().filter(|count| **count > 0).map(|count| *count as f64).collect();
     let front = (budget / counts.len().max(1) as f64).max(1.0);
@@ -90,10 +93,10 @@ pub fn poll_plan(waiting_counts: &[i64], budget: f64) -> PollPlan {
     }
 }
 
-/// Returns the time after which a waiting user should poll again. The time is 2 seconds at the front and grows with the
-/// position.
+/// Returns the time after which a waiting user should call GetPosition again. The time is 2 seconds at the front of the
+/// queue, and longer for higher positions.
 ///
-/// The result includes up to 10 % of jitter, because users that joined together should not poll together. The first
+/// Up to 10 % of jitter is added, so that users that joined at the same time do not poll at the same time. The first
 /// position gets no jitter.
 pub fn poll_after(position: i64, queue_number: i64, plan: &PollPlan) -> Duration {
     let place = position as f64;
@@ -107,7 +110,7 @@ pub fn poll_after(position: i64, queue_number: i64, plan: &PollPlan) -> Duration
     if position <= 1 { base } else { base.saturating_add(jitter) }
 }
 
-/// Returns the end of an admission that starts at `now`, and the end that applies after the first use.
+/// Returns the end of an admission that starts at `now`, and the end that its first use gives to the admission.
 ///
 /// The second value is `None` if no early use is required: `claim_ttl` is `None`, 0, or not shorter than the admission.
 pub fn admission_end(now: Micros, admission_ttl: Micros, claim_ttl: Option<Micros>) -> (Micros, Option<Micros>) {
@@ -118,8 +121,8 @@ pub fn admission_end(now: Micros, admission_ttl: Micros, claim_ttl: Option<Micro
     }
 }
 
-/// Returns the token after a first use at `now`. Returns `None` if the token needs no first use or is not admitted at
-/// `now`.
+/// Returns the token after the first use of its admission at `now`. Returns `None` if no first use is required, if it
+/// is already recorded, or if the token is not admitted at `now`.
 pub fn claimed(token: &Token, now: Micros) -> Option<Token> {
     let end = token.claimed_expire_time.filter(|_| state_at(token, now) == State::Active)?;
     Some(Token { expire_time: Some(end), claimed_expire_time: None, ..token.clone() })
@@ -153,7 +156,7 @@ pub fn is_live(token: &Token, now: Micros) -> bool {
     matches!(state_at(token, now), State::Waiting | State::Active)
 }
 
-/// Tells whether the admission of a token has ended at `now`, although no pass has set its row to EXPIRED yet.
+/// Tells whether a token is past its expiry at `now`, but its stored state is still ACTIVE.
 pub fn is_over(token: &Token, now: Micros) -> bool {
     token.state == State::Active && !is_live(token, now)
 }
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn more_active_than_unsold_admits_nobody() {
+    fn no_user_is_admitted_if_more_tokens_are_active_than_seats_are_unsold() {
         assert_eq!(free_places(5, 9, 0), 0);
     }
 
@@ -182,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_admitted_while_paused_or_before_the_opening() {
+    fn no_user_is_admitted_while_admission_is_paused_or_before_it_opens() {
         assert!(admits(false, 10, 10));
         assert!(!admits(true, 10, 10));
         assert!(!admits(false, 11, 10));
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_front_polls_often_and_the_back_seldom() {
+    fn users_at_the_front_poll_more_often_than_users_at_the_back() {
         let plan = poll_plan(&[1_000_000], 5_000.0);
         assert_eq!(poll_after(1, 1, &plan), SHORTEST_POLL);
         for number in 1..1_000 {

@@ -1,4 +1,4 @@
-//! QueueService: issue a token, get or watch its position, leave the queue.
+//! QueueService: issues tokens, returns and streams positions, and removes tokens from their queues.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -37,7 +37,7 @@ pub struct QueueApi {
 }
 
 impl QueueApi {
-    /// Starts the lane that issues tokens. `leave` is the lane that removes tokens from the queue and releases their
+    /// Starts the lane that issues tokens. `leave` is the lane that removes tokens from their queues and releases their
     /// held seats. Streams end when `stopping` is cancelled.
     pub fn new(
         db: &Database,
@@ -58,8 +58,9 @@ impl QueueApi {
         }
     }
 
-    /// Returns the bearer of a call about the caller's own place in a queue. Fails if the token is missing or invalid.
-    /// Also fails if the token belongs to another user or concert.
+    /// Returns the bearer of the call's token, if the token is for the user and the concert in the request. Otherwise
+    /// fails with TOKEN_MISSING, TOKEN_INVALID, TOKEN_USER_MISMATCH or TOKEN_CONCERT_MISMATCH. Fails with
+    /// INVALID_ARGUMENT or CONCERT_NOT_FOUND if a field of the request is wrong.
     async fn own_bearer(
         &self,
         extensions: &tonic::Extensions,
@@ -132,7 +133,7 @@ impl QueueService for QueueApi {
     ) -> Result<Response<Positions>, Status> {
         let (_, extensions, request) = request.into_parts();
         let bearer = self.own_bearer(&extensions, &request.concert_code, &request.user_id).await?;
-        // If the token is not valid, the call fails before the stream starts.
+        // If the token has no row or belongs to another user, the call fails before the stream starts.
         let (first, watcher) = Watcher::open(self.admission.clone(), bearer, self.stopping.clone()).await?;
         let later = stream::try_unfold(watcher, Watcher::next);
         let positions = stream::once(std::future::ready(Ok(first))).chain(later);
@@ -148,8 +149,8 @@ impl QueueService for QueueApi {
         let bearer = self.own_bearer(&extensions, &request.concert_code, &request.user_id).await?;
         let leave = Leave { key: bearer.key(), user_id: bearer.user_id };
         self.leave.submit(bearer.concert_id, leave).await?;
-        // After the refresh, GetPosition on this replica no longer counts the token that left. The user has left even
-        // if the refresh fails.
+        // After the refresh, the positions on this replica no longer count the token that left. If the refresh fails,
+        // the token has left nevertheless.
         let _ = self.admission.snapshots().refresh_shared().await;
         Ok(Response::new(proto::LeaveQueueResponse {}))
     }

@@ -1,11 +1,11 @@
-//! The queues in memory. A poll of a waiting user reads memory and makes no query.
+//! The queues in memory. A GetPosition call of a waiting user reads memory and usually makes no query.
 //!
-//! One query about the concerts on sale refreshes the queues every 250 ms. A promotion or a departure on this replica
-//! also refreshes them. Concurrent callers share one refresh. The queue of a concert that is off sale is read only on
-//! request, at most once every 5 seconds. All watchers of a concert share one channel. They make no queries while they
-//! wait.
+//! A refresh reads the queues of all concerts on sale with one query, every 250 ms. A promotion or a LeaveQueue call on
+//! this replica also causes a refresh. Concurrent LeaveQueue calls share one refresh. The queue of a concert that is
+//! off sale is read at most every 5 seconds. After 60 seconds without requests and watchers, such a queue is removed
+//! from memory. The watchers of a queue wait for a change in memory, and make no queries while they wait.
 //!
-//! Memory may show that a token still waits. Only the database shows that a token is admitted.
+//! Memory may show that an admitted token still waits. Only the database shows that a token is admitted.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -29,16 +29,16 @@ use crate::{
     rpc::Error,
 };
 
-/// Period over which the rate of admission is measured.
+/// Period in which the rate of admission is measured: the last minute.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
-/// Minimum interval between two reads of a concert that is off sale.
+/// Minimum interval between two reads of the queue of a concert that is off sale.
 const OFF_SALE_INTERVAL: Duration = Duration::from_secs(5);
-/// Time without requests after which a concert that is off sale is removed from memory.
+/// Time without requests and watchers after which the queue of a concert that is off sale is removed from memory.
 const OFF_SALE_MEMORY: Duration = Duration::from_secs(60);
-/// Maximum number of departures in one query.
+/// Maximum number of departures that one query of [`Shared::departures_behind`] reads.
 const DEPARTURES_PAGE: i64 = 10_000;
 
-/// Holds the queues that this replica knows. Clones share them.
+/// Holds the queues that this replica has in memory. Clones share the queues.
 #[derive(Clone)]
 pub struct Snapshots {
     shared: Arc<Shared>,
@@ -50,13 +50,13 @@ struct Shared {
     lines: RwLock<HashMap<i64, Arc<Line>>>,
     plan: RwLock<PollPlan>,
     poll_budget: f64,
-    /// The values of the last refresh, per concert. A refresh holds this lock, so that an older result never replaces a
-    /// newer one.
+    /// The values of the last refresh, by concert. A refresh holds this lock from start to end, so that an older result
+    /// never replaces a newer one.
     past: Mutex<HashMap<i64, Past>>,
     refreshed_at: RwLock<Option<Instant>>,
 }
 
-/// Holds the state of one queue that its next refresh starts from.
+/// Holds the values of one queue that its next refresh needs.
 struct Past {
     samples: VecDeque<(Micros, i64)>,
     departure_number: i64,
@@ -65,8 +65,8 @@ struct Past {
 }
 
 impl Snapshots {
-    /// Creates the snapshots without any queue. `poll_budget` is the maximum number of polls per second of all waiting
-    /// users.
+    /// Creates the snapshots without any queue. `poll_budget` is the target for the GetPosition calls per second of all
+    /// waiting users together.
     pub fn new(db: Database, poll_budget: u32) -> Self {
         let poll_budget = f64::from(poll_budget.max(1));
         let plan = RwLock::new(rules::poll_plan(&[], poll_budget));
@@ -79,7 +79,7 @@ impl Snapshots {
             refreshed_at: RwLock::default(),
         });
         let refreshed = shared.clone();
-        // A shutdown must not wait for a refresh, so this lane has its own task tracker.
+        // A shutdown must not wait for a refresh, so this lane has a separate task tracker.
         let refreshes = Lane::start("queue.refresh", 1, &TaskTracker::new(), move |calls: &[()]| {
             let shared = refreshed.clone();
             Box::pin(async move {
@@ -90,7 +90,8 @@ impl Snapshots {
         Self { shared, refreshes }
     }
 
-    /// Returns a queue. If this replica does not know the queue yet, the database is queried.
+    /// Returns the queue of a concert. If the queue is not in memory yet, reads it from the database. Fails with
+    /// INTERNAL if the concert has no queue.
     pub async fn line(&self, concert_id: i64) -> Result<Arc<Line>, Error> {
         if let Some(line) = self.shared.known(concert_id) {
             return Ok(line);
@@ -100,36 +101,39 @@ impl Snapshots {
         self.shared.known(concert_id).ok_or_else(|| Error::internal(format!("concert {concert_id} has no queue")))
     }
 
-    /// Returns the time after which a waiting token should poll again.
+    /// Returns the time after which a waiting user should call GetPosition again. If the queue is not in memory, this
+    /// is the time for the first position.
     pub fn poll_after(&self, concert_id: i64, queue_number: i64) -> Duration {
         let position = self.shared.known(concert_id).map_or(1, |line| line.view().position(queue_number));
         rules::poll_after(position, queue_number, &self.shared.plan.read())
     }
 
-    /// Returns the time since the queues were last read; `None` if they have not been read yet.
+    /// Returns the time since the last refresh. Returns `None` before the first refresh.
     pub fn age(&self) -> Option<Duration> {
         self.shared.refreshed_at.read().map(|at| at.elapsed())
     }
 
-    /// Returns the last known state of a queue without a query; `None` if the queue has not been read yet.
+    /// Returns the state of a queue at its last read, without a query. Returns `None` if the queue is not in memory.
     pub fn view(&self, concert_id: i64) -> Option<Arc<View>> {
         let line = self.shared.lines.read().get(&concert_id).cloned()?;
         line.is_read().then(|| line.view())
     }
 
-    /// Reads the counters of all queues, and wakes the watchers of the queues that changed.
+    /// Reads the queues of all concerts on sale, and the queues of other concerts that are due. Wakes the watchers of
+    /// the queues that changed.
     pub async fn refresh(&self) -> Result<(), db::Error> {
         self.shared.refresh().await
     }
 
-    /// Refreshes all queues, as [`Snapshots::refresh`] does. Callers that arrive during a refresh share the next one.
+    /// Refreshes the queues as [`Snapshots::refresh`] does. Callers that arrive while such a refresh runs share the
+    /// next one.
     pub async fn refresh_shared(&self) -> Result<(), Error> {
         self.refreshes.submit_patiently((), ()).await
     }
 }
 
 impl Shared {
-    /// Returns a queue that has been read, and records the request. Returns `None` if the queue has not been read yet.
+    /// Returns a queue in memory, and records the request. Returns `None` if the queue has not been read yet.
     fn known(&self, concert_id: i64) -> Option<Arc<Line>> {
         let line = self.lines.read().get(&concert_id).cloned()?;
         line.touch();
@@ -166,12 +170,14 @@ impl Shared {
         Ok(())
     }
 
-    /// Returns the concerts off sale that must be read now. Removes the concerts that no caller has requested recently.
+    /// Returns the concerts off sale whose queues must be read now. Removes the queues off sale that were not in use
+    /// within [`OFF_SALE_MEMORY`].
     fn off_sale_to_read(&self, on_sale: &HashSet<i64>, past: &mut HashMap<i64, Past>) -> Vec<i64> {
         let mut lines = self.lines.write();
         lines.retain(|id, line| on_sale.contains(id) || line.is_wanted(OFF_SALE_MEMORY));
         past.retain(|id, _| lines.contains_key(id) || on_sale.contains(id));
-        // A concert whose sale has just ended is read immediately: waiting users must see that no seats are left.
+        // The queue of a concert whose last sale has just ended is read immediately: waiting users must see that no
+        // seats are on sale.
         let is_due =
             |id: &i64| past.get(id).is_none_or(|past| past.was_on_sale || past.read_at.elapsed() >= OFF_SALE_INTERVAL);
         let off_sale = lines.keys().copied().filter(|id| !on_sale.contains(id));
@@ -203,8 +209,8 @@ impl Shared {
         Ok(departures)
     }
 
-    /// Reads all departures behind the last admitted number, page by page. A million rows in one answer take hundreds
-    /// of megabytes. Their numbers alone take 8 MB.
+    /// Returns the departed numbers above the last admitted number. Reads them page by page: a million rows in one
+    /// result take hundreds of megabytes, but their numbers take only 8 MB.
     async fn departures_behind(&self, known: &Known) -> Result<Vec<i64>, db::Error> {
         let (mut numbers, mut last) = (Vec::new(), known.admitted_number);
         loop {
@@ -224,7 +230,7 @@ impl Past {
     }
 }
 
-/// Returns the departed numbers behind the last admitted number, ascending.
+/// Returns the old and the new departed numbers above the last admitted number, ascending.
 fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_number: i64) -> Arc<Vec<i64>> {
     let passed = old.partition_point(|number| *number <= admitted_number);
     if new.is_empty() && passed == 0 {
@@ -233,15 +239,17 @@ fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_number: i64) -> Arc<Vec<i6
     let mut departed = old[passed..].to_vec();
     departed.extend(new.into_iter().filter(|number| *number > admitted_number));
     departed.sort_unstable();
-    // A departure that commits between the two queries is read twice.
+    // If a departure commits between the query of the counters and the query of the departures, the next refresh reads
+    // this departure again.
     departed.dedup();
     Arc::new(departed)
 }
 
-/// Returns the admissions per second over [`RATE_WINDOW`], from samples of the number of admitted tokens.
+/// Adds a sample of the number of admitted tokens, and returns the number of admissions per second in the last
+/// [`RATE_WINDOW`]. Returns `None` if no token was admitted in this period.
 ///
-/// The first promotion of a sale admits one user per free seat and would distort the rate. The measurement therefore
-/// starts after the first promotion.
+/// The first promotion of a sale admits up to one user per unsold seat, and would make the rate too high. The
+/// measurement therefore starts after the first promotion.
 fn rate(samples: &mut VecDeque<(Micros, i64)>, now: Micros, admitted_count: i64) -> Option<f64> {
     if samples.back().is_some_and(|(_, before)| *before == 0) {
         samples.clear();

@@ -15,8 +15,8 @@ use crate::{
     },
 };
 
-/// Returns the counters of the concerts, locked in the order of their ids. A write that changes the order of a queue
-/// must take these locks first.
+/// Returns the counters of these concerts, locked in the order of their keys. A write that issues, admits or expires
+/// tokens, or lets them leave, must take these locks first.
 pub async fn lock_counters(write: &Write, concert_ids: &[i64]) -> Result<Vec<queue_counter::Model>, db::Error> {
     let sql = "SELECT c.* FROM queue_counter c JOIN {r} ON c.concert_id = r.id ORDER BY c.concert_id {lock of c}";
     write.query_set(sql, concert_ids, []).await
@@ -56,7 +56,7 @@ pub async fn save_counters(write: &Write, counters: &[&queue_counter::Model]) ->
 }
 
 rows! {
-    /// A user in the queue of a concert.
+    /// A concert and a user in its queue.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Place {
         /// The key of the concert.
@@ -66,8 +66,8 @@ rows! {
     }
 }
 
-/// Returns the last token of each user in each concert, locked in the order of their keys. All earlier tokens have
-/// ended.
+/// Returns the last token of each user at each concert, locked in the order of the keys. All earlier tokens of the user
+/// have ended.
 pub async fn lock_last(write: &Write, places: &[Place]) -> Result<Vec<queue_token::Model>, db::Error> {
     let sql = "SELECT t.* FROM {r} JOIN queue_token t
                ON t.user_id = r.user_id AND t.concert_id = r.concert_id
@@ -109,7 +109,7 @@ rows! {
     }
 }
 
-/// Inserts tokens, all WAITING.
+/// Inserts tokens in the state WAITING.
 pub async fn insert(write: &Write, tokens: &[queue_token::Model]) -> Result<(), db::Error> {
     let rows: Vec<NewToken> = tokens
         .iter()
@@ -132,7 +132,8 @@ pub async fn end(write: &Write, keys: &[TokenKey], state: State) -> Result<(), d
     write.execute_set(sql, keys, [state.to_value().into()]).await.map(drop)
 }
 
-/// Records the first use of locked ACTIVE tokens. The admission then lasts until `claimed_expire_time`.
+/// Records the first use of locked ACTIVE tokens: moves `claimed_expire_time` to `expire_time`. A token without
+/// `claimed_expire_time` stays unchanged.
 pub async fn claim(write: &Write, keys: &[TokenKey]) -> Result<(), db::Error> {
     let sql = "UPDATE queue_token SET expire_time = claimed_expire_time, claimed_expire_time = NULL FROM {r}
                WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number
@@ -141,13 +142,13 @@ pub async fn claim(write: &Write, keys: &[TokenKey]) -> Result<(), db::Error> {
 }
 
 rows! {
-    /// A token that leaves.
+    /// A token that leaves its queue.
     pub struct Departure {
         /// The key of the concert.
         pub concert_id: i64,
         /// The queue number of the token.
         pub queue_number: i64,
-        /// The number of the departure, from 1 without gaps per concert.
+        /// The number of the departure. The departures of a concert are numbered from 1 without gaps.
         pub departure_number: i64,
     }
 }
@@ -166,18 +167,19 @@ pub struct Demand {
     pub paused: bool,
     /// The time at which admission starts.
     pub open_time: Micros,
-    /// Maximum number of ACTIVE tokens. 0 means no maximum.
+    /// Maximum number of ACTIVE tokens, in addition to the limit by the number of unsold seats. 0 means no additional
+    /// maximum.
     pub max_active_count: i32,
-    /// Maximum time for the first use of an admission, in microseconds. 0 means no limit. `None` means the server's
-    /// default.
+    /// Maximum time from an admission to its first use, in microseconds. 0 means no limit. `None` means the default of
+    /// the server.
     pub claim_ttl: Option<Micros>,
     /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
-    /// The number of tokens that payments completed.
+    /// The number of tokens of the concert that payments completed.
     pub completed_count: i64,
 }
 
-/// Returns the demand of one concert at the time of the transaction. Returns `None` if there is no such concert.
+/// Returns the [`Demand`] of one concert at the time of the transaction. Returns `None` if there is no such concert.
 pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db::Error> {
     let sql = "SELECT c.paused, c.open_time, c.max_active_count, c.claim_ttl,
                       CAST(COALESCE(SUM(CASE WHEN p.sale_end_time > $2 THEN p.seat_count - p.sold_seat_count END), 0)
@@ -189,10 +191,12 @@ pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db
     Ok(found.into_iter().next())
 }
 
-/// Sets up to `limit` tokens of a concert whose admission has ended to EXPIRED, and returns their number.
+/// Sets up to `limit` ACTIVE tokens of a concert that are past their expiry to EXPIRED. Returns the number of these
+/// tokens.
 ///
-/// The statement waits for locked tokens. The call that holds the lock may be the first use, which extends the
-/// admission. `+ 0` makes SQLite use the index of admissions.
+/// The statement waits for locked tokens, because the call that holds the lock may be the first use of the admission.
+/// After a first use, `expire_time` is later, and the statement skips the token. `+ 0` makes SQLite use the index of
+/// ACTIVE tokens by `expire_time`.
 pub async fn expire(write: &Write, concert_id: i64, limit: i64) -> Result<u64, db::Error> {
     let sql = "WITH due AS MATERIALIZED (
                    SELECT concert_id, queue_number FROM queue_token
@@ -210,7 +214,8 @@ pub struct Grant {
     pub count: i64,
     /// The end of the admission.
     pub expire_time: Micros,
-    /// The end of the admission after its first use. `None` means that no early use is required.
+    /// The value that the first use of the admission gives to `expire_time`. `None` means that no early use is
+    /// required.
     pub claimed_expire_time: Option<Micros>,
 }
 
@@ -221,7 +226,8 @@ pub struct Admitted {
     pub queue_number: i64,
 }
 
-/// Admits the first waiting tokens after the last admitted number, and returns their numbers.
+/// Admits the first waiting tokens after the last admitted number, at most `grant.count`. Returns their numbers, in any
+/// order.
 ///
 /// The rows are selected once, in a materialized step. Without this step, PostgreSQL may run the subquery again for
 /// each row that it updates. The subquery would then skip the updated rows and admit more than `count` tokens. `|| ''`
@@ -245,15 +251,15 @@ pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant)
     write.query(sql, values).await
 }
 
-/// A concert that a pass must visit.
+/// A concert for which a pass has work.
 #[derive(FromQueryResult)]
 pub struct Due {
     /// The key of the concert.
     pub concert_id: i64,
 }
 
-/// Returns the concerts that may admit a token now. Their admission has started and is not paused. They have unsold
-/// seats on sale and waiting users.
+/// Returns the concerts that may admit a token now, in the order of their keys. Their admission has started and is not
+/// paused. They have unsold seats on sale, and have issued numbers above the last admitted number.
 pub async fn concerts_to_promote(db: &Database) -> Result<Vec<Due>, db::Error> {
     let sql = "SELECT s.concert_id FROM (
                    SELECT DISTINCT p.concert_id + 0 AS concert_id FROM performance p
@@ -264,16 +270,17 @@ pub async fn concerts_to_promote(db: &Database) -> Result<Vec<Due>, db::Error> {
     db.query(sql, [db.now().into()]).await
 }
 
-/// Returns the concerts with ACTIVE tokens whose admission has ended.
+/// Returns the concerts with ACTIVE tokens past their expiry.
 ///
-/// `+ 0` stops SQLite from reading all tokens in the order of their concerts to find the distinct concerts.
+/// `+ 0` makes SQLite find the distinct concerts with the index of ACTIVE tokens. Otherwise SQLite may read all tokens
+/// in the order of their concerts.
 pub async fn concerts_to_expire(db: &Database) -> Result<Vec<Due>, db::Error> {
     let sql =
         "SELECT DISTINCT concert_id + 0 AS concert_id FROM queue_token WHERE state = 'ACTIVE' AND expire_time <= $1";
     db.query(sql, [db.now().into()]).await
 }
 
-/// The counters of one queue at one moment.
+/// The counts of one queue at one moment.
 #[derive(Debug, FromQueryResult)]
 pub struct Progress {
     /// The key of the concert.
@@ -282,20 +289,21 @@ pub struct Progress {
     pub issued_number: i64,
     /// The last number that was admitted.
     pub admitted_number: i64,
-    /// The number of tokens that were admitted.
+    /// The number of tokens that were admitted, including tokens that have ended since.
     pub admitted_count: i64,
-    /// The number of tokens that left.
+    /// The number of tokens that left, before or after their admission.
     pub departed_count: i64,
-    /// The number of admitted tokens that have left, expired or completed. Completed tokens of dates that are no longer
-    /// on sale are not counted.
+    /// The number of admitted tokens that have left, expired or completed. Tokens that were completed for a date that
+    /// is off sale are not counted.
     pub ended_count: i64,
     /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
 }
 
-/// Returns the progress of the concerts with a date on sale, all at the same moment.
+/// Returns the progress of all concerts with a date on sale, at one moment.
 ///
-/// `+ 0` stops SQLite from reading all dates in the order of their concerts to group them.
+/// `+ 0` makes SQLite read only the dates on sale. Otherwise SQLite may read all dates in the order of their concerts
+/// to group them.
 pub async fn progress_on_sale(db: &Database) -> Result<Vec<Progress>, db::Error> {
     let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
                       q.left_admitted_count + q.expired_count + s.completed_count AS ended_count,
@@ -308,7 +316,7 @@ pub async fn progress_on_sale(db: &Database) -> Result<Vec<Progress>, db::Error>
     db.query(sql, [db.now().into()]).await
 }
 
-/// Returns the progress of concerts that have no date on sale.
+/// Returns the progress of these concerts. The caller must know that they have no date on sale.
 pub async fn progress_off_sale(db: &Database, concert_ids: &[i64]) -> Result<Vec<Progress>, db::Error> {
     let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
                       q.left_admitted_count + q.expired_count AS ended_count, CAST(0 AS BIGINT) AS unsold_seat_count
@@ -317,11 +325,11 @@ pub async fn progress_off_sale(db: &Database, concert_ids: &[i64]) -> Result<Vec
 }
 
 rows! {
-    /// The departures of a concert that this replica has already read.
+    /// The departures of a concert that this replica has read so far.
     pub struct Known {
         /// The key of the concert.
         pub concert_id: i64,
-        /// The number of the last departure that was read.
+        /// The number of the last departure that this replica has read; 0 if it has read none.
         pub departure_number: i64,
         /// The last number that was admitted. Departures up to this number no longer change a position.
         pub admitted_number: i64,
@@ -333,11 +341,11 @@ rows! {
 pub struct Departed {
     /// The key of the concert.
     pub concert_id: i64,
-    /// The number of the token that left.
+    /// The queue number of the token that left.
     pub queue_number: i64,
 }
 
-/// Returns the departures after the last departure that this replica has read.
+/// Returns the departures after `departure_number`, of tokens with a number above `admitted_number`.
 pub async fn departures_since(db: &Database, known: &[Known]) -> Result<Vec<Departed>, db::Error> {
     let sql = "SELECT t.concert_id, t.queue_number FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.departure_number > r.departure_number
@@ -345,7 +353,8 @@ pub async fn departures_since(db: &Database, known: &[Known]) -> Result<Vec<Depa
     db.query_set(sql, known, []).await
 }
 
-/// Returns the first `limit` departures of a concert behind a number, in ascending order.
+/// Returns the first `limit` departures of a concert with a number above `queue_number`, in the order of the queue
+/// numbers.
 pub async fn departures_behind(
     db: &Database,
     concert_id: i64,
@@ -358,10 +367,12 @@ pub async fn departures_behind(
     db.query(sql, [concert_id.into(), queue_number.into(), limit.into()]).await
 }
 
-/// Deletes up to `limit` tokens that have ended and were issued before `cutoff`. Returns the number of deleted tokens.
+/// Deletes up to `limit` EXPIRED, COMPLETED and LEFT tokens that were issued before `cutoff`. Locked tokens are
+/// skipped. Returns the number of deleted tokens.
 pub async fn delete_ended(write: &Write, cutoff: Micros, limit: i64) -> Result<u64, db::Error> {
     let sql = "WITH old AS MATERIALIZED (
-                   SELECT concert_id, queue_number FROM queue_token WHERE issue_time < $1 AND state NOT IN ('WAITING', 'ACTIVE')
+                   SELECT concert_id, queue_number FROM queue_token
+                   WHERE issue_time < $1 AND state NOT IN ('WAITING', 'ACTIVE')
                    ORDER BY issue_time LIMIT $2 {lock} {skip locked})
                DELETE FROM queue_token WHERE (concert_id, queue_number) IN (SELECT concert_id, queue_number FROM old)";
     write.execute(sql, [cutoff.into(), limit.into()]).await

@@ -1,9 +1,9 @@
-//! An open WatchPosition stream. It sends the position of one token each time the position changes.
+//! An open WatchPosition stream, which sends the position of one token after each change.
 //!
-//! The watcher of a waiting user wakes up when the queue changes, and reads memory. The watcher of an admitted user has
-//! a timer for the expiry. It also wakes up if the token ends earlier, if the concert sells out, or if seats become
-//! free again. No watcher makes a query while nothing changes. If the database is unavailable, an open stream is
-//! delayed but does not end.
+//! The watcher of a waiting user wakes up when the queue changes, and reads memory. The watcher of an admitted user
+//! wakes up at the expiry of the admission, or when the token ends earlier. This watcher also wakes up when the concert
+//! sells out, or when seats become free again. No watcher makes a query while nothing changes. If the database is
+//! unavailable, an open stream sends its messages late but does not end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
     token::Bearer,
 };
 
-/// Pause before a retry when the database did not answer.
+/// Pause before the row of a token is read again, after the read failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Holds the state of an open WatchPosition stream.
@@ -42,7 +42,7 @@ pub struct Watcher {
 enum Stage {
     /// The token waits, so the watcher waits for news of the queue.
     Waiting(watch::Receiver<News>),
-    /// The token is admitted, so the watcher waits for its end and for a change of "sold out".
+    /// The token is admitted, so the watcher waits for the end of the token and for a change of "sold out".
     Admitted { token: Token, ended: Option<oneshot::Receiver<Token>>, is_sold_out: watch::Receiver<bool> },
     /// The token has ended, so the watcher waits for nothing.
     Ended(Token),
@@ -75,7 +75,7 @@ impl Sent {
 }
 
 impl Watcher {
-    /// Creates the watcher of a token, and returns its first position.
+    /// Returns the first position of a token, and a watcher for the later positions.
     ///
     /// Fails with TOKEN_INVALID if the token has no row or if the row belongs to another user.
     pub async fn open(
@@ -97,7 +97,7 @@ impl Watcher {
         Ok((first, watcher))
     }
 
-    /// Waits for a position that differs from the last message. Returns `None` after a final position.
+    /// Waits for a position that differs from the last message. Returns `None` if the last message had a final state.
     ///
     /// Fails with SHUTTING_DOWN when the server shuts down.
     pub async fn next(mut self) -> Result<Option<(proto::QueuePosition, Self)>, Error> {
@@ -126,7 +126,7 @@ impl Watcher {
                     tokio::select! {
                         Some(row) = OptionFuture::from(ended.as_mut()) => {
                             *ended = None;
-                            // The channel closes without a row only when the queue is removed from memory.
+                            // The channel closes without a row only if the queue was removed from memory.
                             *token = row.unwrap_or_else(|_| token.clone());
                         }
                         _ = is_sold_out.changed() => {}
@@ -142,7 +142,8 @@ impl Watcher {
         }
     }
 
-    /// Returns the current position. The database is queried only if the token was just admitted or has left.
+    /// Returns the current position. The row of the token is read only if the token waited and memory does not show any
+    /// more that it waits.
     async fn position(&mut self) -> Result<proto::QueuePosition, Error> {
         if let Stage::Waiting(_) = &self.stage {
             if let Some(position) = self.position_in_memory() {
@@ -164,7 +165,7 @@ impl Watcher {
         position::in_memory(&self.admission, &self.bearer, &self.line)
     }
 
-    /// Returns the row of the token. Retries while the database is unavailable or the lane is full.
+    /// Returns the row of the token. Retries while the database is unavailable or a lane refuses the command.
     async fn row(&self) -> Result<Token, Error> {
         loop {
             match self.admission.find_patiently(&self.bearer).await {
@@ -178,9 +179,9 @@ impl Watcher {
         }
     }
 
-    /// Enters the stage that matches the row, and returns the position.
+    /// Sets the stage that matches the row of the token, and returns the position.
     fn take(&mut self, token: Token) -> proto::QueuePosition {
-        // The row may be newer than the first view, so the view is read again.
+        // The row may be newer than a view that was read before, so the view is read now.
         let view = self.line.view();
         let state = rules::state_at(&token, self.admission.now());
         if state == State::Waiting {

@@ -1,4 +1,4 @@
-//! ExtendReservation: extend a hold.
+//! ExtendReservation: extends a hold.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -22,22 +22,23 @@ use crate::{
 
 /// A command that extends a hold.
 pub struct Extend {
-    /// The reservation to extend and its caller, in the same form as for a release.
+    /// The reservation to extend and the caller, in the same form as for a release.
     pub hold: Release,
     /// A UUID chosen by the client; a retry with the same id returns the first answer.
     pub request_id: Option<Uuid>,
 }
 
-/// An accepted extension with the values of its first answer.
+/// The values of the first answer to an accepted request.
 struct Accepted {
     reservation_id: Uuid,
     expire_time: Micros,
 }
 
-/// Extends holds in the order of the commands. Each extension lasts `hold_ttl` from now.
+/// Extends holds, in the order of the commands. An extended hold ends `hold_ttl` from now, but not later than the end
+/// of the admission of its token. An extension never shortens a hold.
 ///
-/// A command fails if its token is not admitted, or if the reservation is not held by its caller. A command fails with
-/// EXTENSION_LIMIT_EXCEEDED if the hold was already extended twice.
+/// A command fails with the errors of `Release::find`. A command fails with HOLD_EXPIRED or NO_HELD_SEAT if the seats
+/// are not held any more. A command fails with EXTENSION_LIMIT_EXCEEDED if the hold was already extended twice.
 pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> Batch<Reservation> {
     let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.hold.token)).await?;
     let mut reservations = lock(write, commands.iter().map(|c| c.hold.reservation_id)).await?;
@@ -77,8 +78,8 @@ pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> B
         }
         answers.push(answer);
     }
-    // Each extension is a separate statement, because several extensions of one hold in a batch depend on each other.
-    // Extensions are rare.
+    // The extensions are stored one by one. If a batch extends a hold twice, the second extension needs the version
+    // after the first one. Extensions are rare.
     for (extension, reservation) in extended {
         store::extend(write, extension, &owned_seats(&[reservation])).await?;
     }
@@ -86,7 +87,7 @@ pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> B
 }
 
 impl Extend {
-    /// Returns the first answer. Returns `None` if the first request was different.
+    /// Returns the first answer to the `request_id` of the command. Returns `None` if the first request was different.
     fn replay(&self, first: &Accepted, reservations: &HashMap<Uuid, Reservation>) -> Option<Reservation> {
         let reservation = reservations.get(&first.reservation_id).filter(|v| v.user_id == self.hold.user_id)?;
         let same = first.reservation_id == self.hold.reservation_id;

@@ -1,4 +1,4 @@
-//! HoldSeats: hold seats for a token for a limited time.
+//! HoldSeats: holds seats for a token for a limited time.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,16 +28,17 @@ use crate::{
     rpc::Error,
 };
 
-/// The name of this RPC in `answered_request`: a request whose seats were already held is recorded there.
+/// The name of this RPC in the table `answered_request`, which stores the requests whose seats the token already held.
 const RPC: &str = "HoldSeats";
 
 /// A command that holds seats.
 pub struct Hold {
-    /// The caller's token.
+    /// The key of the caller's token.
     pub token: TokenKey,
     /// The id of the token's user.
     pub user_id: Uuid,
-    /// The performance. An error is the answer of the command if there is no such performance.
+    /// The performance, or the error PERFORMANCE_NOT_FOUND. If the token is not admitted, the command fails with the
+    /// error of the token instead.
     pub performance: Result<Arc<Performance>, Error>,
     /// The seat numbers: at least one, ascending, without duplicates.
     pub seat_numbers: Vec<i32>,
@@ -47,10 +48,11 @@ pub struct Hold {
     pub retry_after: Duration,
 }
 
-/// Holds seats in the order of the commands. If two commands want the same seat, the first command gets it. All seats
-/// of a command are held, or none.
+/// Holds seats, in the order of the commands. If two commands name the same seat, the first command gets the seat. A
+/// command holds all of its seats or none. If one hold of the token already has all these seats, the command changes
+/// nothing and returns this hold.
 ///
-/// A hold lasts `hold_ttl`, but not longer than the admission of its token. Source: `HoldSeats` in
+/// A hold ends after `hold_ttl`, but not later than the end of the admission of its token. Source: `HoldSeats` in
 /// reservation_service.proto.
 pub async fn hold(write: &Write, commands: &[Hold], hold_ttl: Duration) -> Batch<Reservation> {
     let mut batch = HoldBatch::load(write, commands).await?;
@@ -59,7 +61,7 @@ pub async fn hold(write: &Write, commands: &[Hold], hold_ttl: Duration) -> Batch
     Ok(answers)
 }
 
-/// Holds the data that decide a batch of holds, including the effects of earlier commands in the batch.
+/// Holds the rows that the decisions of a batch depend on, including the effects of earlier commands in the batch.
 struct HoldBatch {
     now: Micros,
     tokens: HashMap<TokenKey, Token>,
@@ -70,7 +72,7 @@ struct HoldBatch {
     held: Vec<Reservation>,
 }
 
-/// An accepted hold with the values of its first answer.
+/// The requested seats and the first answer of an accepted request.
 struct Accepted {
     seat_numbers: String,
     answer: Reservation,
@@ -133,7 +135,7 @@ impl HoldBatch {
         Ok(reservation)
     }
 
-    /// Marks seats as taken for the later commands of the batch.
+    /// Adds a new hold to the batch. For the later commands of the batch, its seats are taken.
     fn take(&mut self, command: &Hold, reservation: &Reservation) {
         for seat_number in &command.seat_numbers {
             let seat = reserved_seat::Model {
@@ -149,7 +151,7 @@ impl HoldBatch {
         self.held.push(reservation.clone());
     }
 
-    /// Records a request whose seats were already held.
+    /// Records a request whose seats the hold `mine` of the same token already has.
     fn remember_unchanged(&mut self, command: &Hold, mine: &Reservation) {
         let seat_numbers = rules::write_seat_numbers(&command.seat_numbers);
         let id = command.request_id;
@@ -205,8 +207,8 @@ impl Hold {
         Owner { user_id: self.user_id, concert_id: self.token.concert_id }
     }
 
-    /// Returns the seats to query. A command for more seats than a user may have fails without a query, so its seats
-    /// are left out. A long list must not delay the other commands of the batch.
+    /// Returns the keys of the seats to query. A command that exceeds `seats_per_user_limit` fails in any case, so its
+    /// seats are not queried. A long list of seats must not delay the other commands of the batch.
     fn seat_keys(&self) -> Vec<SeatKey> {
         let Ok(performance) = &self.performance else {
             return Vec::new();
@@ -218,7 +220,8 @@ impl Hold {
         self.seat_numbers.iter().map(|seat_number| SeatKey { performance_id, seat_number: *seat_number }).collect()
     }
 
-    /// Tells whether the reservation belongs to the caller's token and to the same performance.
+    /// Tells whether the reservation has the stored state HELD, and belongs to the token and the performance of this
+    /// command.
     fn is_of_token(&self, reservation: &Reservation) -> bool {
         reservation.state == State::Held
             && reservation.queue_number == self.token.queue_number
@@ -229,19 +232,19 @@ impl Hold {
         self.performance.as_ref().is_ok_and(|performance| performance.performance_id == reservation.performance_id)
     }
 
-    /// Tells whether the caller's token already holds all the seats with this reservation.
+    /// Tells whether this reservation is a hold of the caller's token that has all requested seats.
     fn is_held_by(&self, reservation: &Reservation) -> bool {
         let held = rules::seat_numbers(reservation);
         self.is_of_token(reservation) && self.seat_numbers.iter().all(|seat| held.contains(seat))
     }
 
-    /// Tells whether the caller's token already holds some of the seats with this reservation.
+    /// Tells whether this reservation is a hold of the caller's token that has at least one of the requested seats.
     fn overlaps(&self, reservation: &Reservation) -> bool {
         let held = rules::seat_numbers(reservation);
         self.is_of_token(reservation) && self.seat_numbers.iter().any(|seat| held.contains(seat))
     }
 
-    /// Returns the first answer. Returns `None` if the first request was different.
+    /// Returns the first answer to the `request_id` of the command. Returns `None` if the first request was different.
     fn replay(&self, first: &Accepted) -> Option<Reservation> {
         let same = first.answer.user_id == self.user_id
             && self.is_for_performance(&first.answer)

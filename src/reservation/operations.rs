@@ -1,5 +1,5 @@
-//! Operations on reservations for payments and the queue: settle, refund, leave. The operations of the RPCs are in
-//! separate files.
+//! The operations on reservations for payments and for LeaveQueue: settle, refund, leave. Each RPC of
+//! ReservationService has a separate file.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,13 +23,14 @@ use crate::{
     rpc::Error,
 };
 
-/// Removes tokens from the queue, and releases the seats that they hold.
+/// Removes tokens from their queues, and releases the seats that they hold. Returns each token as it was before the
+/// batch.
 pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
     let answers = queue::operations::leave(write, commands).await?;
     let left: Vec<TokenOfUser> =
         answers.iter().flatten().filter(|token| queue::rules::is_live(token, write.now())).map(token_of_user).collect();
     let held = store::of_tokens(write, &left).await?;
-    // A hold past its expiry is left unchanged: the expiry pass sets it to EXPIRED.
+    // A hold past its expiry stays unchanged. The expiry pass sets this hold to EXPIRED.
     let held: Vec<_> = held.into_iter().filter(|v| rules::state_at(v, write.now()) == State::Held).collect();
     let held: BTreeMap<Uuid, Reservation> = held.into_iter().map(|v| (v.reservation_id, v)).collect();
     free(write, &held.into_values().collect::<Vec<_>>(), State::Released).await?;
@@ -38,13 +39,14 @@ pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
 
 /// Returns the reservations that locked tokens hold or have paid. A hold may be past its expiry.
 ///
-/// The rows are not locked. Other writers of these rows are the expiry pass and refunds. Their changes are detected by
-/// the version of the row.
+/// The rows are not locked. While the tokens are locked, only the expiry pass and refunds can change these rows. Such a
+/// change adds 1 to the version of the row, so a later write of the caller fails with [`db::Error::Lost`].
 pub async fn of_tokens(write: &Write, tokens: &[&Token]) -> Result<Vec<Reservation>, db::Error> {
     store::of_tokens(write, &tokens.iter().copied().map(token_of_user).collect::<Vec<_>>()).await
 }
 
-/// Returns the newest ended reservation of each token. An ended reservation is neither held nor paid.
+/// Returns the newest ended reservation of each token. An ended reservation has the stored state RELEASED, EXPIRED or
+/// REFUNDED.
 pub async fn newest_ended(write: &Write, tokens: &[&Token]) -> Result<Vec<Reservation>, db::Error> {
     store::newest_ended(write, &tokens.iter().copied().map(token_of_user).collect::<Vec<_>>()).await
 }
@@ -54,7 +56,7 @@ fn token_of_user(token: &Token) -> TokenOfUser {
     TokenOfUser { user_id, concert_id, queue_number, issue_time }
 }
 
-/// Locks reservations, and returns them by id.
+/// Locks the reservations with these ids, and returns them by id. An id without a reservation is left out.
 pub async fn lock(
     write: &Write,
     reservation_ids: impl Iterator<Item = Uuid>,
@@ -63,16 +65,17 @@ pub async fn lock(
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
-/// Locks the reservations of payments that an earlier version made, and returns them by id.
+/// Locks the reservations that contain one of these payment ids, and returns them by reservation id. Only payments of
+/// earlier versions of boxoffice have such an id.
 pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation>, db::Error> {
     let rows = store::lock_payments(write, payment_ids).await?;
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
-/// Settles HELD reservations. Sets the reservations `paid` to PAID and their seats to SOLD. Sets the reservations
-/// `dropped` to RELEASED.
+/// Sets the HELD reservations `paid` to PAID and their seats to SOLD. Adds the reservations to the counts of their
+/// performances. Sets the HELD reservations `dropped` to RELEASED, and frees their seats.
 ///
-/// Fails with [`db::Error::Lost`] if another transaction changed one of them.
+/// Fails with [`db::Error::Lost`] if another transaction changed one of the reservations.
 pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]) -> Result<(), db::Error> {
     free(write, dropped, State::Released).await?;
     store::set_paid(write, &versions(paid)).await?;
@@ -88,7 +91,8 @@ pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]
     store::count_payments(write, &takings).await
 }
 
-/// Sets locked PAID reservations to REFUNDED, and frees their seats. The tokens stay COMPLETED.
+/// Sets locked PAID reservations to REFUNDED, and frees their seats. Subtracts the seats and the prices from the counts
+/// of the performances. The tokens stay COMPLETED.
 pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::Error> {
     let seats = owned_seats(refunded);
     store::set_refunded(write, &versions(refunded)).await?;
@@ -104,13 +108,13 @@ pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::E
     store::add_takings(write, &by_performance(takings)).await
 }
 
-/// Sets HELD reservations to the state `to`, and frees their seats.
+/// Sets HELD reservations to the state `to`, RELEASED or EXPIRED, and frees their seats.
 pub(super) async fn free(write: &Write, reservations: &[Reservation], to: State) -> Result<(), db::Error> {
     store::end(write, &versions(reservations), to).await?;
     store::free_seats(write, &owned_seats(reservations), reserved_seat::State::Held).await.map(drop)
 }
 
-/// Returns all seats of reservations in lock order.
+/// Returns all seats of these reservations, in the order of performance and seat number.
 pub(super) fn owned_seats(reservations: &[Reservation]) -> Vec<OwnedSeat> {
     let of_one = |v: &Reservation| {
         let (performance_id, reservation_id) = (v.performance_id, v.reservation_id);
@@ -120,7 +124,7 @@ pub(super) fn owned_seats(reservations: &[Reservation]) -> Vec<OwnedSeat> {
     distinct(reservations.iter().flat_map(of_one))
 }
 
-/// Adds takings up to one sum per performance.
+/// Returns the sum of the takings of each performance, in the order of the performances.
 fn by_performance(takings: impl Iterator<Item = Takings>) -> Vec<Takings> {
     let mut sums: BTreeMap<i64, Takings> = BTreeMap::new();
     for one in takings {
@@ -138,7 +142,7 @@ fn versions(reservations: &[Reservation]) -> Vec<Versioned> {
     reservations.iter().map(version).collect()
 }
 
-/// Returns the error RESERVATION_NOT_FOUND.
+/// Returns the error RESERVATION_NOT_FOUND for this reservation.
 pub fn not_found(reservation_id: Uuid) -> Error {
     Error::ReservationNotFound { reservation_id: reservation_id.to_string() }
 }

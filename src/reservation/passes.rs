@@ -1,8 +1,8 @@
 //! The background passes of reservations: expiry of holds, and deletion of old unpaid reservations.
 //!
-//! Both passes read the reservations in the order of the ends of their holds, and record their progress. An index of
-//! only the held reservations would make the progress unnecessary. But then every payment would have to update that
-//! index.
+//! The two passes read the reservations in the order of `expire_time`, and store the time that they have reached. An
+//! index of only the held reservations would make the stored time unnecessary. But every payment would have to update
+//! such an index.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
@@ -18,19 +18,24 @@ use crate::{
 
 const HOLDS: &str = "holds";
 const UNPAID_RESERVATIONS: &str = "unpaid reservations";
-/// Period that a pass reads again. A hold that ended in this period may have committed late or may have been locked.
+/// Period before now that the next run of the expiry pass reads again. A hold that ended in this period may have been
+/// committed late, or may have been locked.
 const LATENESS: Duration = Duration::from_secs(60);
-/// Maximum interval between two writes of the progress to the database, even if the pass finds nothing.
+/// Interval after which the expiry pass stores its progress, even if it has found no ended hold. A run that found an
+/// ended hold always stores its progress.
 const NOTE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Holds the progress of the expiry pass on this replica. Both values are in microseconds since the Unix epoch.
+/// Holds the progress of the expiry pass on this replica, in microseconds since the Unix epoch. 0 means that the
+/// progress is not known yet.
 #[derive(Default)]
 pub struct Sweep {
+    /// All holds that ended up to this time are handled.
     reached: AtomicI64,
+    /// The progress that this replica last stored in the database.
     noted: AtomicI64,
 }
 
-/// Sets holds past their expiry to EXPIRED, and frees their seats.
+/// Sets HELD reservations past their expiry to EXPIRED, and frees their seats.
 pub async fn expire(db: &Database, sweep: &Sweep) -> Result<(), db::Error> {
     let size = StepSize::default();
     turns::repeat(|| size.measured(|limit| expire_step(db, sweep, limit))).await
@@ -63,7 +68,7 @@ async fn expire_some(write: &Write, sweep: &Sweep, limit: i64) -> Result<Left, d
     Ok(left)
 }
 
-/// Deletes unpaid reservations whose hold ended before `cutoff`.
+/// Deletes RELEASED and EXPIRED reservations with an `expire_time` before `cutoff`.
 pub async fn delete_unpaid(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
     let size = StepSize::gentle();
     turns::repeat_gently(|| size.measured(|limit| delete_step(db, cutoff, limit))).await

@@ -1,4 +1,4 @@
-//! ReleaseReservation: release held seats before they are paid.
+//! ReleaseReservation: releases held seats before they are paid.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::{
 
 /// A command that releases a reservation.
 pub struct Release {
-    /// The caller's token.
+    /// The key of the caller's token.
     pub token: TokenKey,
     /// The code of the token's concert.
     pub concert_code: String,
@@ -36,10 +36,11 @@ pub struct Release {
     pub retry_after: Duration,
 }
 
-/// Releases reservations in the order of the commands. A reservation that was released or has expired stays unchanged.
+/// Releases reservations, in the order of the commands. If a reservation was already released or has expired, the
+/// command changes nothing and returns the reservation.
 ///
-/// A command fails with NO_HELD_SEAT if the reservation was paid or refunded. A command also fails if its token is not
-/// admitted, or if the reservation belongs to another user.
+/// A command fails with NO_HELD_SEAT if the reservation was paid or refunded. A command also fails with the errors of
+/// `Release::find`.
 pub async fn release(write: &Write, commands: &[Release]) -> Batch<Reservation> {
     let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
     let mut reservations = lock(write, commands.iter().map(|c| c.reservation_id)).await?;
@@ -66,11 +67,11 @@ pub async fn release(write: &Write, commands: &[Release]) -> Batch<Reservation> 
 }
 
 impl Release {
-    /// Returns the caller's admitted token and the caller's reservation.
+    /// Returns the caller's token and the caller's reservation, if the token is admitted at `now`.
     ///
     /// Fails with TOKEN_INVALID, NOT_ADMITTED, TOKEN_EXPIRED, TOKEN_COMPLETED or TOKEN_LEFT if the token is not
-    /// admitted. Fails with RESERVATION_NOT_FOUND if the reservation belongs to another user, and with
-    /// TOKEN_CONCERT_MISMATCH if it is for another concert.
+    /// admitted. Fails with RESERVATION_NOT_FOUND if the user has no such reservation. Fails with
+    /// TOKEN_CONCERT_MISMATCH if the reservation is for another concert than the token.
     pub(super) fn find<'a>(
         &self,
         tokens: &'a HashMap<TokenKey, Token>,

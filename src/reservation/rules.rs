@@ -13,8 +13,8 @@ use crate::{
     rpc::Error,
 };
 
-/// Returns the end of a hold that starts at `now`. The hold ends after `hold_ttl`, but not later than the admission of
-/// its token. Source: `Reservation.expire_time` in reservation_service.proto.
+/// Returns the end of a hold that starts at `now`. The hold ends after `hold_ttl`, but not later than
+/// `token_expire_time`, the end of the admission. Source: `Reservation.expire_time` in reservation_service.proto.
 pub fn expire_time(now: Micros, hold_ttl: Micros, token_expire_time: Micros) -> Micros {
     now.saturating_add(hold_ttl).min(token_expire_time)
 }
@@ -22,8 +22,8 @@ pub fn expire_time(now: Micros, hold_ttl: Micros, token_expire_time: Micros) -> 
 /// The maximum number of extensions of a hold. A constraint in the schema has the same limit.
 pub const EXTENSION_LIMIT: i32 = 2;
 
-/// Returns the end of a hold that is extended at `now`. The hold ends `hold_ttl` from now, but not later than the
-/// admission of its token. An extension never shortens a hold. Source: `ExtendReservation` in
+/// Returns the end of a hold that is extended at `now`. The hold ends `hold_ttl` from now, but not later than
+/// `token_expire_time`, the end of the admission. An extension never shortens a hold. Source: `ExtendReservation` in
 /// reservation_service.proto.
 pub fn extended_expire_time(
     reservation: &Reservation,
@@ -56,12 +56,12 @@ pub fn state_at(reservation: &Reservation, now: Micros) -> State {
     }
 }
 
-/// Tells whether the reservation owns its seats at `now`: its state is HELD or PAID.
+/// Tells whether the reservation owns its seats at `now`: its state at `now` is HELD or PAID.
 pub fn owns_seats(reservation: &Reservation, now: Micros) -> bool {
     matches!(state_at(reservation, now), State::Held | State::Paid)
 }
 
-/// Checks that `now` is before the `sale_end_time` of a performance. Fails with SALE_CLOSED. Source:
+/// Checks that `now` is before the `sale_end_time` of a performance. Fails with SALE_CLOSED if it is not. Source:
 /// `Performance.sale_end_time` in concert_service.proto.
 pub fn require_on_sale(performance: &Performance, now: Micros) -> Result<(), Error> {
     if now < performance.sale_end_time {
@@ -74,9 +74,9 @@ pub fn require_on_sale(performance: &Performance, now: Micros) -> Result<(), Err
     })
 }
 
-/// Returns [`Error::SeatHeldByCaller`]: the caller's own hold `mine` has some of the wanted seats.
+/// Returns [`Error::SeatHeldByCaller`]: the hold `mine` of the caller's token has some of the `wanted` seats.
 ///
-/// The variant has the reason SEAT_HELD and the id of the reservation.
+/// The error has the reason SEAT_HELD, and names the reservation and these seats.
 pub fn held_by_caller(mine: &Reservation, wanted: &[i32], now: Micros) -> Error {
     let held = seat_numbers(mine);
     Error::SeatHeldByCaller {
@@ -91,8 +91,8 @@ pub fn is_taken(seat: &reserved_seat::Model, now: Micros) -> bool {
     seat.state == reserved_seat::State::Sold || seat.expire_time > now
 }
 
-/// Returns the sum of the prices, in the smallest unit of the currency. Fails with SEAT_NOT_FOUND if a seat does not
-/// exist in the venue.
+/// Returns the sum of the prices of these seats, in the smallest unit of the currency. Fails with SEAT_NOT_FOUND if a
+/// seat does not exist in the venue.
 pub fn total_price(performance: &Performance, seat_numbers: &[i32]) -> Result<i64, Error> {
     let prices: Vec<Option<i64>> =
         seat_numbers.iter().map(|seat| performance.section(*seat).map(|section| section.price)).collect();
@@ -103,13 +103,16 @@ pub fn total_price(performance: &Performance, seat_numbers: &[i32]) -> Result<i6
             seat_count: performance.seat_count,
         });
     }
-    // The sum fits into an i64. A request of 64 KiB has fewer than 65,536 seat numbers, and a price is at most 10^12.
+    // The sum fits into an `i64`: a request has at most 64 KiB, so fewer than 65,536 seat numbers, and a price is at
+    // most 10^12.
     Ok(prices.into_iter().flatten().sum())
 }
 
-/// Checks that a user gets no more seats than `seats_per_user_limit`. Fails with SEAT_LIMIT_EXCEEDED.
+/// Checks that `owned` + `wanted` seats are at most `seats_per_user_limit`. Fails with SEAT_LIMIT_EXCEEDED if they are
+/// more.
 ///
-/// `owned` is the number of seats that the user already holds or has paid.
+/// `owned` is the number of seats that the user already holds or has paid at the concert. `wanted` is the number of
+/// seats of the command.
 pub fn require_below_limit(owned: i32, wanted: usize, seats_per_user_limit: i32) -> Result<(), Error> {
     let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
     if owned.saturating_add(wanted) <= seats_per_user_limit {
@@ -118,10 +121,10 @@ pub fn require_below_limit(owned: i32, wanted: usize, seats_per_user_limit: i32)
     Err(Error::SeatLimitExceeded { seats_per_user_limit, seat_count: owned })
 }
 
-/// Checks that no seat is taken at `now`. Fails with SEAT_SOLD if a seat is sold, otherwise with SEAT_HELD if a seat is
-/// held.
+/// Checks that none of `seat_numbers` is taken at `now`. Fails with SEAT_SOLD if one of them is sold. Otherwise fails
+/// with SEAT_HELD if one of them is held.
 ///
-/// The retry delay of SEAT_HELD is the time until the last of the holds ends.
+/// The retry delay of SEAT_HELD is the time until the last of these holds ends.
 pub fn require_free(
     performance_id: i64,
     seat_numbers: &[i32],
@@ -146,7 +149,7 @@ pub fn require_free(
     }
 }
 
-/// Returns a reservation as its HoldSeats call first answered it, without later changes.
+/// Returns a reservation as the first answer of its HoldSeats call showed it.
 pub fn first_answer(reservation: &Reservation) -> Reservation {
     Reservation { state: State::Held, expire_time: reservation.first_expire_time, ..reservation.clone() }
 }
@@ -161,10 +164,10 @@ pub fn require_held(reservation: &Reservation, now: Micros) -> Result<(), Error>
     }
 }
 
-/// Returns the only held reservation of a token at `now`, from all reservations of the token.
+/// Returns the only reservation of a token that is held at `now`. `reservations` has the reservations of the token.
 ///
-/// Fails with INVALID_ARGUMENT if the token has several held reservations. If it has none and its newest reservation
-/// has expired, the error is HOLD_EXPIRED. In any other case the error is NO_HELD_SEAT.
+/// Fails with INVALID_ARGUMENT if several reservations are held. If none is held, fails with HOLD_EXPIRED if the newest
+/// reservation has expired, and with NO_HELD_SEAT otherwise.
 pub fn the_one_held<'a>(reservations: &[&'a Reservation], now: Micros) -> Result<&'a Reservation, Error> {
     let held: Vec<&Reservation> = reservations.iter().copied().filter(|r| state_at(r, now) == State::Held).collect();
     match held[..] {
@@ -184,15 +187,15 @@ fn hold_expired(reservation: &Reservation) -> Error {
     Error::HoldExpired { reservation_id: reservation.reservation_id.to_string(), expire_time: reservation.expire_time }
 }
 
-/// Converts seat numbers to the JSON array of the row.
+/// Converts seat numbers to the JSON array that the row of a reservation stores.
 pub fn write_seat_numbers(seat_numbers: &[i32]) -> String {
     let seats: Vec<String> = seat_numbers.iter().map(i32::to_string).collect();
     format!("[{}]", seats.join(","))
 }
 
-/// Returns the seat numbers of a row.
+/// Returns the seat numbers of a reservation.
 pub fn seat_numbers(reservation: &Reservation) -> Vec<i32> {
-    // `write_seat_numbers` made the text, so it always parses.
+    // `write_seat_numbers` made this text, so its conversion never fails.
     serde_json::from_str(&reservation.seat_numbers).unwrap_or_default()
 }
 
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_extension_counts_from_now_and_never_shortens_or_outlives_the_token() {
+    fn an_extension_lasts_from_now_never_shortens_a_hold_and_never_outlives_the_token() {
         let held = reservation(1, State::Held, 0, 100);
         assert_eq!(extended_expire_time(&held, 90, 100, 1_000), 190);
         assert_eq!(extended_expire_time(&held, 90, 100, 150), 150);
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sold_seat_is_taken_for_good_and_a_held_one_until_the_hold_ends() {
+    fn a_sold_seat_stays_taken_and_a_held_seat_is_taken_until_its_hold_ends() {
         use reserved_seat::State as S;
         let seats = [seat(1, S::Sold, 0), seat(2, S::Held, 10), seat(3, S::Held, 20)];
         let seats: HashMap<_, _> =
@@ -270,7 +273,7 @@ mod tests {
         let free = |numbers: &[i32], now| require_free(1, numbers, &seats, now);
         assert!(matches!(free(&[1, 2], 5), Err(Error::SeatSold { seat_numbers }) if seat_numbers == [1]));
         let Err(Error::SeatHeld { seat_numbers, retry_after }) = free(&[2, 3, 4], 5) else {
-            panic!("2 and 3 are held");
+            panic!("the seats 2 and 3 are held");
         };
         assert_eq!((seat_numbers, retry_after.as_micros()), (vec![2, 3], 15));
         assert!(free(&[2, 4], 10).is_ok());
@@ -288,12 +291,12 @@ mod tests {
     #[test]
     fn the_one_held_reservation_is_found_among_ended_ones() {
         let held = reservation(1, State::Held, 5, 100);
-        let over = reservation(2, State::Expired, 6, 7);
-        let back = reservation(3, State::Released, 8, 100);
-        assert_eq!(the_one_held(&[&over, &held, &back], 10).unwrap(), &held);
-        assert!(matches!(the_one_held(&[&over], 10), Err(Error::HoldExpired { .. })));
+        let expired = reservation(2, State::Expired, 6, 7);
+        let released = reservation(3, State::Released, 8, 100);
+        assert_eq!(the_one_held(&[&expired, &held, &released], 10).unwrap(), &held);
+        assert!(matches!(the_one_held(&[&expired], 10), Err(Error::HoldExpired { .. })));
         assert!(matches!(the_one_held(&[&held], 100), Err(Error::HoldExpired { .. })));
-        assert!(matches!(the_one_held(&[&over, &back], 10), Err(Error::NoHeldSeat)));
+        assert!(matches!(the_one_held(&[&expired, &released], 10), Err(Error::NoHeldSeat)));
         assert!(matches!(the_one_held(&[], 10), Err(Error::NoHeldSeat)));
         let other = reservation(4, State::Held, 9, 100);
         assert!(matches!(the_one_held(&[&held, &other], 10), Err(Error::InvalidArgument { .. })));

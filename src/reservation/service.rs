@@ -1,4 +1,4 @@
-//! ReservationService: hold, extend, release, get and list.
+//! ReservationService: holds, extends, releases and returns reservations.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,7 +40,7 @@ pub struct ReservationApi {
 }
 
 impl ReservationApi {
-    /// Starts the lanes of reservations. `hold_ttl` is the duration of a hold.
+    /// Starts the lanes that hold, extend and release. `hold_ttl` is the maximum duration of a hold.
     pub fn new(
         db: Database,
         catalogue: Arc<Catalogue>,
@@ -64,7 +64,8 @@ impl ReservationApi {
         }
     }
 
-    /// Returns a command with a reservation and its caller.
+    /// Returns a command of the caller `bearer` for a reservation. ExtendReservation uses the same fields as
+    /// ReleaseReservation.
     fn release_by(&self, bearer: &Bearer, reservation_id: Uuid) -> Release {
         Release {
             token: bearer.key(),
@@ -135,7 +136,9 @@ impl ReservationService for ReservationApi {
             request_id,
             retry_after: self.admission.retry_after(&bearer),
         };
-        let row = self.hold.submit(bearer.concert_id, command).await;
+        // Commands for the same seat run on the same worker, in the order of arrival.
+        let shard = (bearer.concert_id, command.seat_numbers.first().copied());
+        let row = self.hold.submit(shard, command).await;
         let row = row.map_err(|error| error.of_request(request_id))?;
         let state = row.state;
         Ok(Response::new(proto::HoldSeatsResponse { reservation: Some(self.to_proto(row, state).await?) }))

@@ -15,14 +15,14 @@ use crate::{
     },
 };
 
-/// Returns the reservations that these requests made.
+/// Returns the reservations that these requests of HoldSeats made.
 pub async fn by_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.request_id = r.id";
     write.query_set(sql, request_ids, []).await
 }
 
 rows! {
-    /// A user and a concert.
+    /// A user at a concert. The limit of seats per user counts the held and paid seats of an owner.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct Owner {
         /// The id of the user.
@@ -31,7 +31,7 @@ rows! {
         pub concert_id: i64,
     }
 
-    /// A token and its user.
+    /// A token and its user. These values select the reservations of the token.
     pub struct TokenOfUser {
         /// The id of the user.
         pub user_id: Uuid,
@@ -39,19 +39,19 @@ rows! {
         pub concert_id: i64,
         /// The queue number of the token.
         pub queue_number: i64,
-        /// The time at which the token was issued. All its reservations are newer.
+        /// The time at which the token was issued. No hold of the token began before this time.
         pub issue_time: i64,
     }
 }
 
-/// Returns the reservations that users hold or have paid at concerts. A hold may be past its expiry.
+/// Returns the reservations that these users hold or have paid at these concerts. A hold may be past its expiry.
 pub async fn owned(write: &Write, owners: &[Owner]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM {r} JOIN reservation v
                ON v.user_id = r.user_id AND v.live = true AND v.concert_id = r.concert_id";
     write.query_set(sql, owners, []).await
 }
 
-/// Returns the reservations that tokens hold or have paid. A hold may be past its expiry.
+/// Returns the reservations that these tokens hold or have paid. A hold may be past its expiry.
 pub async fn of_tokens(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM {r} JOIN reservation v
                ON v.user_id = r.user_id AND v.live = true
@@ -59,7 +59,8 @@ pub async fn of_tokens(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<rese
     write.query_set(sql, tokens, []).await
 }
 
-/// Returns the newest ended reservation of each token. An ended reservation is neither held nor paid.
+/// Returns the newest ended reservation of each token. An ended reservation has the stored state RELEASED, EXPIRED or
+/// REFUNDED.
 pub async fn newest_ended(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM {r} JOIN reservation v ON v.reservation_id = (
                    SELECT x.reservation_id FROM reservation x
@@ -76,15 +77,16 @@ pub async fn lock(write: &Write, ids: &[Uuid]) -> Result<Vec<reservation::Model>
     write.query_set(sql, ids, []).await
 }
 
-/// Returns the reservations of payments that an earlier version made, locked in the order of the ids.
+/// Returns the reservations that contain one of these payment ids, locked in the order of the reservation ids. Only
+/// payments of earlier versions of boxoffice have such an id.
 pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.payment_id = r.id
                WHERE v.payment_id IS NOT NULL ORDER BY v.reservation_id {lock of v}";
     write.query_set(sql, payment_ids, []).await
 }
 
-/// Returns up to `limit` HELD reservations whose hold ended after `since` and before now, locked. Rows that another
-/// transaction has locked are skipped. A later pass finds them.
+/// Returns up to `limit` HELD reservations whose hold ended after `since` and not later than now, locked. Rows that
+/// another transaction has locked are skipped. A later run of the pass finds them.
 pub async fn lock_due(write: &Write, since: Micros, limit: i64) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT * FROM reservation WHERE expire_time > $1 AND expire_time <= $2 AND state = 'HELD'
                ORDER BY expire_time LIMIT $3 {lock} {skip locked}";
@@ -97,7 +99,7 @@ rows! {
     pub struct SeatKey {
         /// The key of the performance.
         pub performance_id: i64,
-        /// The seat's number, from 1.
+        /// The number of the seat in the venue, from 1.
         pub seat_number: i32,
     }
 
@@ -106,17 +108,17 @@ rows! {
     pub struct OwnedSeat {
         /// The key of the performance.
         pub performance_id: i64,
-        /// The seat's number, from 1.
+        /// The number of the seat in the venue, from 1.
         pub seat_number: i32,
-        /// The reservation that holds or has paid the seat.
+        /// The id of the reservation that holds the seat or has paid for it.
         pub reservation_id: Uuid,
     }
 
-    /// A seat that a reservation takes.
+    /// A seat that a new reservation takes.
     pub struct TakenSeat {
         /// The key of the performance.
         pub performance_id: i64,
-        /// The seat's number, from 1.
+        /// The number of the seat in the venue, from 1.
         pub seat_number: i32,
         /// The id of the reservation.
         pub reservation_id: Uuid,
@@ -125,7 +127,7 @@ rows! {
     }
 }
 
-/// Returns the rows of seats. A free seat has no row, or a row whose hold has ended.
+/// Returns the rows of these seats. A free seat has no row, or a row whose hold has ended.
 pub async fn seats(write: &Write, keys: &[SeatKey]) -> Result<Vec<reserved_seat::Model>, db::Error> {
     let sql = "SELECT s.* FROM {r} JOIN reserved_seat s
                ON s.performance_id = r.performance_id AND s.seat_number = r.seat_number";
@@ -173,9 +175,10 @@ pub async fn insert(write: &Write, reservations: &[reservation::Model]) -> Resul
     write.execute_set(sql, &rows, [write.now().into()]).await.map(drop)
 }
 
-/// Takes seats in the order of their numbers. Only free seats and seats whose hold has ended can be taken.
+/// Takes seats, in the order of performance and seat number. Only a seat without a row or with an ended hold can be
+/// taken.
 ///
-/// Fails with [`db::Error::Lost`] if another transaction took one of them.
+/// Fails with [`db::Error::Lost`] if another transaction has taken one of the seats.
 pub async fn take_seats(write: &Write, seats: &[TakenSeat]) -> Result<(), db::Error> {
     let sql = "INSERT INTO reserved_seat (performance_id, seat_number, reservation_id, state, expire_time)
                SELECT r.performance_id, r.seat_number, r.reservation_id, 'HELD', r.expire_time
@@ -187,16 +190,16 @@ pub async fn take_seats(write: &Write, seats: &[TakenSeat]) -> Result<(), db::Er
 }
 
 rows! {
-    /// A reservation, and its version when it was read.
+    /// A reservation, and its version when the transaction read it.
     pub struct Versioned {
         /// The id of the reservation.
         pub reservation_id: Uuid,
-        /// The version when it was read.
+        /// The version when the transaction read the reservation.
         pub version: i64,
     }
 }
 
-/// Sets HELD reservations to PAID. No indexed column changes, so no index is updated.
+/// Sets HELD reservations to PAID. This changes no indexed column, so PostgreSQL updates no index.
 ///
 /// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
 pub async fn set_paid(write: &Write, reservations: &[Versioned]) -> Result<(), db::Error> {
@@ -206,7 +209,7 @@ pub async fn set_paid(write: &Write, reservations: &[Versioned]) -> Result<(), d
     write.change_set(sql, reservations, [write.now().into()]).await
 }
 
-/// Sets PAID reservations to REFUNDED. They own no seats afterwards.
+/// Sets PAID reservations to REFUNDED.
 ///
 /// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
 pub async fn set_refunded(write: &Write, reservations: &[Versioned]) -> Result<(), db::Error> {
@@ -217,7 +220,7 @@ pub async fn set_refunded(write: &Write, reservations: &[Versioned]) -> Result<(
     write.change_set(sql, reservations, [write.now().into()]).await
 }
 
-/// Sets HELD reservations to RELEASED or EXPIRED. They own no seats afterwards.
+/// Sets HELD reservations to RELEASED or EXPIRED.
 ///
 /// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
 pub async fn end(write: &Write, reservations: &[Versioned], to: State) -> Result<(), db::Error> {
@@ -227,8 +230,8 @@ pub async fn end(write: &Write, reservations: &[Versioned], to: State) -> Result
     write.change_set(sql, reservations, [to.to_value().into()]).await
 }
 
-/// Returns the extensions of these reservations, and the extensions that these requests made. The result may contain a
-/// row twice.
+/// Returns the extensions of these reservations, and the extensions that these requests made. A row that matches twice
+/// is returned twice.
 pub async fn extensions(
     write: &Write,
     reservation_ids: &[Uuid],
@@ -244,22 +247,23 @@ pub async fn extensions(
 rows! {
     /// An extension of a hold.
     pub struct Extension {
-        /// The id of the hold.
+        /// The id of the reservation that is extended.
         pub reservation_id: Uuid,
-        /// The version of the hold when it was read.
+        /// The version of the reservation when the transaction read it, plus 1 for each earlier extension in the batch.
         pub version: i64,
-        /// The number of the extension, from 1.
+        /// The number of the extension among the extensions of the hold, from 1.
         pub extension_number: i32,
-        /// The new end of the hold, in microseconds since the Unix epoch.
+        /// The end of the hold after this extension, in microseconds since the Unix epoch.
         pub expire_time: i64,
-        /// The request that made the extension.
+        /// The `request_id` of the call. `None` if the call has none.
         pub request_id: Option<Uuid>,
     }
 }
 
-/// Extends a locked hold of `seats`.
+/// Extends a locked hold and its `seats`, and records the extension.
 ///
-/// Fails with [`db::Error::Lost`] if the hold has changed or lost a seat since it was read.
+/// Fails with [`db::Error::Lost`] if the hold has changed since it was read, or does not have all of the seats any
+/// more.
 pub async fn extend(write: &Write, extension: Extension, seats: &[OwnedSeat]) -> Result<(), db::Error> {
     let extension = [extension];
     let hold = "UPDATE reservation SET expire_time = r.expire_time, version = reservation.version + 1 FROM {r}
@@ -275,7 +279,7 @@ pub async fn extend(write: &Write, extension: Extension, seats: &[OwnedSeat]) ->
     write.execute_set(made, &extension, []).await.map(drop)
 }
 
-/// Frees the seats that still belong to these reservations in `state`. Returns the number of freed seats.
+/// Frees the seats that are in `state` and still belong to their reservation. Returns the number of freed seats.
 pub async fn free_seats(write: &Write, seats: &[OwnedSeat], state: reserved_seat::State) -> Result<u64, db::Error> {
     let sql = "DELETE FROM reserved_seat WHERE state = $2 AND (performance_id, seat_number, reservation_id) IN (
                    SELECT r.performance_id, r.seat_number, r.reservation_id FROM {r})";
@@ -284,7 +288,7 @@ pub async fn free_seats(write: &Write, seats: &[OwnedSeat], state: reserved_seat
 
 /// Sets held seats to SOLD.
 ///
-/// Fails with [`db::Error::Lost`] if another reservation has taken one of them.
+/// Fails with [`db::Error::Lost`] if one of the seats is not held by its reservation any more.
 pub async fn sell_seats(write: &Write, seats: &[OwnedSeat]) -> Result<(), db::Error> {
     let sql = "UPDATE reserved_seat SET state = 'SOLD' FROM {r}
                WHERE reserved_seat.performance_id = r.performance_id AND reserved_seat.seat_number = r.seat_number
@@ -293,21 +297,21 @@ pub async fn sell_seats(write: &Write, seats: &[OwnedSeat]) -> Result<(), db::Er
 }
 
 rows! {
-    /// The amounts that payments and refunds add to the counts of a performance. A refund adds negative amounts.
+    /// The amounts that payments and refunds add to the counts of a performance.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     pub struct Takings {
         /// The key of the performance.
         pub performance_id: i64,
-        /// The number of seats sold.
+        /// The number of seats that payments sell, or minus the number of seats that refunds free.
         pub seats: i64,
-        /// The number of tokens completed.
+        /// The number of tokens that payments complete. A refund does not change the number.
         pub tokens: i64,
-        /// Money, in the smallest unit of the currency.
+        /// The sum of the prices, in the smallest unit of the currency. The price of a refund is negative.
         pub revenue: i64,
     }
 }
 
-/// Adds takings to the counts of performances. The rows are locked in the order of their ids.
+/// Adds takings to the counts of performances. The performances are locked in the order of their keys.
 pub async fn add_takings(write: &Write, takings: &[Takings]) -> Result<(), db::Error> {
     if takings.len() > 1 {
         let in_order = "SELECT 1 FROM performance p JOIN {r} ON p.performance_id = r.performance_id
@@ -321,7 +325,7 @@ pub async fn add_takings(write: &Write, takings: &[Takings]) -> Result<(), db::E
     write.change_set(sql, takings, []).await
 }
 
-/// Adds payments to the counts of the present second. The caller has locked the performances.
+/// Adds payments to the counts of the current second. The caller must have locked the performances.
 pub async fn count_payments(write: &Write, takings: &[Takings]) -> Result<(), db::Error> {
     let sql = "INSERT INTO payment_second (performance_id, slot, second, payment_count)
                SELECT r.performance_id, $2 % 64, $2, r.tokens FROM {r} WHERE true
@@ -334,7 +338,7 @@ pub async fn count_payments(write: &Write, takings: &[Takings]) -> Result<(), db
     write.execute_set(sql, takings, [second.into()]).await.map(drop)
 }
 
-/// Returns a user's reservation. Returns `None` if it does not exist or belongs to another user.
+/// Returns a reservation of a user. Returns `None` if the user has no such reservation.
 pub async fn find(db: &Database, user_id: Uuid, reservation_id: Uuid) -> Result<Option<reservation::Model>, db::Error> {
     let row = reservation::Entity::find_by_id(reservation_id)
         .filter(reservation::Column::UserId.eq(user_id))
@@ -344,7 +348,7 @@ pub async fn find(db: &Database, user_id: Uuid, reservation_id: Uuid) -> Result<
 }
 
 /// Returns up to `limit` reservations of a user, newest first. `before` has the hold time and the id of the last
-/// reservation on the previous page.
+/// reservation on the previous page. `None` selects the first page.
 pub async fn list(
     db: &Database,
     user_id: Uuid,
@@ -353,8 +357,8 @@ pub async fn list(
 ) -> Result<Vec<reservation::Model>, db::Error> {
     use reservation::Column;
     let mut found = Vec::new();
-    // The index separates reservations that own seats from the others. Each part of the index is in the order of the
-    // list.
+    // The index is ordered by user, `live`, hold time and id. So one query per value of `live` reads rows in the order
+    // of the list.
     for live in [true, false] {
         let mut query = reservation::Entity::find()
             .filter(Column::UserId.eq(user_id))
@@ -374,10 +378,10 @@ pub async fn list(
     Ok(found)
 }
 
-/// The progress of a pass.
+/// The progress of a background pass.
 #[derive(FromQueryResult)]
 pub struct Reached {
-    /// The time up to which the pass has finished.
+    /// The time up to which the pass has handled all reservations.
     pub reached_time: Micros,
 }
 
@@ -387,21 +391,22 @@ pub async fn reached(write: &Write, pass: &str) -> Result<Micros, db::Error> {
     Ok(found.first().map_or(0, |row: &Reached| row.reached_time))
 }
 
-/// Records the progress of a pass. An earlier time than the recorded one is ignored.
+/// Records the progress of a pass. If the recorded time is later than `reached_time`, the recorded time stays
+/// unchanged.
 pub async fn set_reached(write: &Write, pass: &str, reached_time: Micros) -> Result<(), db::Error> {
     let sql = "UPDATE pass_cursor SET reached_time = $2 WHERE name = $1 AND reached_time < $2";
     write.execute(sql, [pass.into(), reached_time.into()]).await.map(drop)
 }
 
-/// The end of a hold.
+/// The end of the hold of a reservation.
 #[derive(FromQueryResult)]
 pub struct Aged {
-    /// The time at which the hold ended.
+    /// The end of the hold.
     pub expire_time: Micros,
 }
 
-/// Returns the end of the `limit`-th hold that ended after `since` and before `cutoff`. Returns `None` if fewer holds
-/// ended.
+/// Returns the end of the `limit`-th hold, of the holds that ended after `since` and before `cutoff`, earliest first.
+/// Reservations in every state count. Returns `None` if fewer than `limit` holds ended.
 pub async fn end_of_step(
     write: &Write,
     since: Micros,
@@ -414,7 +419,8 @@ pub async fn end_of_step(
     Ok(found.first().map(|row: &Aged| row.expire_time))
 }
 
-/// Deletes the unpaid reservations whose hold ended after `since` and not after `until`. Also deletes their extensions.
+/// Deletes the RELEASED and EXPIRED reservations whose hold ended after `since` and not after `until`. Also deletes
+/// their extensions.
 pub async fn delete_unpaid(write: &Write, since: Micros, until: Micros) -> Result<(), db::Error> {
     let extensions = "DELETE FROM reservation_extension WHERE reservation_id IN (
                           SELECT reservation_id FROM reservation

@@ -1,4 +1,4 @@
-//! The codec of all services: the codec of tonic-prost with smaller buffers.
+//! The codec of the services of boxoffice: the codec of tonic-prost with smaller buffers.
 //!
 //! tonic-prost allocates 8 KiB per call and direction, and a stream keeps these buffers until it ends. Most messages
 //! have 100 to 200 bytes, and a replica has tens of thousands of open streams.
@@ -14,7 +14,7 @@ use tonic_prost::{ProstCodec, ProstDecoder};
 
 /// Initial size of the buffer of a decoder, in bytes. The buffer grows if necessary.
 const BUFFER: usize = 256;
-/// Maximum number of bytes of the messages of a stream that are sent together.
+/// Number of encoded bytes of a stream after which tonic sends the messages and starts a new buffer.
 const YIELD: usize = 32 * 1_024;
 
 /// Encodes messages `T` and decodes messages `U`.

@@ -14,7 +14,7 @@ tokio::task_local! {
 /// Maximum number of digits of a `grpc-timeout`, from the gRPC specification.
 const MAX_DIGITS: usize = 8;
 
-/// Returns the time that the current call has left, or `None` outside of a call.
+/// Returns the time until the deadline of the current call, or `None` outside of [`within`].
 pub fn remaining() -> Option<Duration> {
     CURRENT.try_with(|deadline| deadline.saturating_duration_since(Instant::now())).ok()
 }
@@ -45,7 +45,8 @@ fn parse(text: &str) -> Option<Duration> {
     })
 }
 
-/// Runs `call` until it ends. Fails with DEADLINE_EXCEEDED when `deadline` passes first.
+/// Runs `call` until it ends. Fails with DEADLINE_EXCEEDED when `deadline` passes first. If `deadline` has already
+/// passed, `call` is not started.
 pub async fn within<F: Future>(deadline: Instant, call: F) -> Result<F::Output, Error> {
     if deadline <= Instant::now() {
         return Err(Error::DeadlineExceeded);
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_started_after_the_deadline() {
+    async fn a_call_is_not_started_after_its_deadline() {
         let deadline = Instant::now();
         let answer = within(deadline, async { panic!("it was started") }).await;
         assert!(matches!(answer, Err(Error::DeadlineExceeded)));

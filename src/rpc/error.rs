@@ -1,7 +1,7 @@
 //! Defines the errors of a call, and maps each error to a gRPC status with details.
 //!
 //! Each message says what is wrong, then what to do. A message never holds SQL, a path or a secret. The cause of an
-//! internal error is logged here, once; callers do not see it.
+//! internal error is logged here, once per failed call. Callers do not see the cause.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,20 +13,20 @@ use uuid::Uuid;
 use super::proto::{self, ErrorReason};
 use crate::clock::Micros;
 
-/// The trailer that tells stock clients when to retry, or not to retry.
+/// The trailer that tells gRPC clients when to retry, or not to retry (gRFC A6).
 const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "boxoffice";
 
-/// The retry delay of errors that do not compute their own.
+/// The retry delay of the UNAVAILABLE errors, which compute no delay.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Maximum number of violations in one status: some clients fail on details of more than about 8 KB.
+/// Maximum number of violations or seat numbers in one status. Some clients fail on details of more than about 8 KB.
 const MAX_VIOLATIONS: usize = 20;
 
-/// An error of a call as the caller sees it: one variant per [`ErrorReason`].
+/// An error of a call. Each variant has an [`ErrorReason`], which the caller sees. A few variants share a reason.
 #[derive(Debug, Clone, ThisError)]
-#[allow(missing_docs, reason = "each variant is documented on its ErrorReason")]
+#[allow(missing_docs, reason = "the documentation of a variant is on its ErrorReason")]
 pub enum Error {
     #[error("there is no concert {concert_code:?}; ListConcerts returns the codes of all concerts")]
     ConcertNotFound { concert_code: String },
@@ -51,7 +51,8 @@ pub enum Error {
     )]
     SeatHeld { seat_numbers: Vec<i32>, retry_after: Duration },
     #[error(
-        "your own hold {reservation_id} has seat {}; ask for other seats, or release it first (ReleaseReservation)",
+        "your hold {reservation_id} has these seats: {}; choose other seats, or release the hold first with \
+         ReleaseReservation",
         list(seat_numbers)
     )]
     SeatHeldByCaller { seat_numbers: Vec<i32>, reservation_id: String, retry_after: Duration },
@@ -130,7 +131,10 @@ pub enum Error {
         "the database is unavailable; retry after the delay in RetryInfo, with the same request_id if there is one"
     )]
     StorageUnavailable,
-    #[error("the connection to the database broke during the commit; retry with the same request_id, or look first")]
+    #[error(
+        "the connection to the database broke during the commit; retry with the same request_id, or check the result \
+         with a read call first"
+    )]
     OutcomeUnknown { may_retry: bool },
     #[error("the server is shutting down; retry on a new connection after the delay in RetryInfo")]
     ShuttingDown,
@@ -148,7 +152,7 @@ pub struct Violation {
 }
 
 impl Error {
-    /// Returns an internal error. `cause` is logged, but the caller does not see it.
+    /// Returns an internal error. The conversion to a status logs `cause`, but the caller does not see it.
     pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(Arc::from(cause.into()))
     }
@@ -270,8 +274,8 @@ impl Error {
 }
 
 impl Error {
-    /// Marks an OutcomeUnknown error as safe to retry if the write had a `request_id`. Without one, a retry could apply
-    /// the write twice.
+    /// Marks an OutcomeUnknown error as safe to retry only if the write had a `request_id`. Without a `request_id`, a
+    /// retry could apply the write twice. Returns other errors unchanged.
     pub fn of_request(self, request_id: Option<Uuid>) -> Self {
         match self {
             Self::OutcomeUnknown { .. } => Self::OutcomeUnknown { may_retry: request_id.is_some() },
@@ -359,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_states_and_mistakes_are_left_to_retry_info() {
+    fn not_admitted_seat_held_and_token_missing_have_no_pushback() {
         let retry_after = Duration::from_secs(2);
         assert_eq!(pushback(Error::NotAdmitted { queue_number: 1, retry_after }), None);
         assert_eq!(pushback(Error::SeatHeld { seat_numbers: vec![1], retry_after }), None);

@@ -76,7 +76,7 @@ impl Fields {
         self.require(valid, field, "must have 1 to 200 characters, not only spaces, and no control characters");
     }
 
-    /// Reads a required time.
+    /// Reads a required time, in microseconds since the Unix epoch.
     pub fn instant(&mut self, field: &str, value: Option<&prost_types::Timestamp>) -> Micros {
         let at = value.and_then(proto::from_timestamp);
         self.require(at.is_some(), field, "must be set to a time between the years 1 and 9999");
@@ -90,7 +90,7 @@ impl Fields {
 }
 
 impl Fields {
-    /// Reads an optional duration within `bounds`. Returns `None` for an unset field.
+    /// Reads an optional duration, which must be within `bounds`. Returns `None` for an unset field.
     pub fn optional_span(
         &mut self,
         field: &str,

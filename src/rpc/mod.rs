@@ -1,4 +1,5 @@
-//! The parts of a gRPC call that all modules use: messages, fields, pages, deadlines, and errors with their statuses.
+//! The parts of a gRPC call that all modules use: messages, fields, pages, deadlines, retry delays, and errors with
+//! their statuses.
 
 pub mod codec;
 mod deadline;

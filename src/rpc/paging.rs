@@ -1,6 +1,6 @@
 //! Pages of a list (AIP-158).
 //!
-//! A page token is opaque to callers. It names the list that it belongs to and the last item of the page.
+//! A page token is opaque to callers. The token names its list and the last item of the previous page.
 
 use uuid::Uuid;
 
@@ -13,7 +13,7 @@ const MAX_SIZE: i32 = 500;
 /// The part of a list that a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Maximum number of items.
+    /// Maximum number of items on the page.
     pub size: usize,
     /// The cursor of the last item before the page; `None` for the first page.
     pub after: Option<String>,
@@ -21,12 +21,13 @@ pub struct Page {
 }
 
 impl Page {
-    /// Reads `page_size` and `page_token`. `list` names the list and its filters. A token of another list is refused.
+    /// Reads `page_size` and `page_token`. `list` names the list and its filters. Fails with INVALID_ARGUMENT for a
+    /// negative size and for a token of another list.
     pub fn read(list: String, page_size: i32, page_token: &str) -> Result<Self, Error> {
         Self::read_within(list, page_size, page_token, DEFAULT_SIZE, MAX_SIZE)
     }
 
-    /// Reads the page of a list with `default` items per page and at most `max`.
+    /// Reads a page like [`Page::read`]. A page has `default` items if `page_size` is 0, and at most `max` items.
     pub fn read_within(list: String, page_size: i32, page_token: &str, default: i32, max: i32) -> Result<Self, Error> {
         let size = match page_size {
             ..0 => return Err(Error::invalid("page_size", "must not be negative")),
@@ -42,13 +43,15 @@ impl Page {
         Ok(Self { size: size as usize, after, list })
     }
 
-    /// Parses the cursor with `read`. Fails with INVALID_ARGUMENT if the cursor is invalid.
+    /// Parses the cursor with `read`. Returns `None` for the first page. Fails with INVALID_ARGUMENT if the cursor is
+    /// invalid.
     pub fn cursor<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
         let tampered = || Error::invalid("page_token", "must be a next_page_token of the same list, or empty");
         self.after.as_deref().map(|after| read(after).ok_or_else(tampered)).transpose()
     }
 
-    /// Parses a cursor of [`Page::by_time_and_id`].
+    /// Parses a cursor that [`Page::by_time_and_id`] wrote. Returns `None` for the first page. Fails with
+    /// INVALID_ARGUMENT if the cursor is invalid.
     pub fn time_and_id(&self) -> Result<Option<(Micros, Uuid)>, Error> {
         self.cursor(|cursor| {
             let (time, id) = cursor.split_once('/')?;
@@ -113,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_token_is_refused() {
+    fn a_page_token_of_another_list_is_refused() {
         let (_, mine) = read(1, "").unwrap().cut(vec![1, 2], i32::to_string);
         assert!(Page::read("payments/you".into(), 1, &mine).is_err());
         let with_nul = encode("payments/me", "1\0");

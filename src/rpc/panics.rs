@@ -15,8 +15,7 @@ pub fn count_panics_from_zero() {
     }
 }
 
-/// Counts a panic that was caught, and returns the error for it. `place` names the kind of code that panicked, such as
-/// `call`.
+/// Counts a panic that was caught, and returns an internal error. `place` is one of `PLACES`.
 pub fn caught(place: &'static str, panic: Box<dyn Any + Send>) -> Error {
     metrics::counter!("boxoffice_panics_total", "place" => place).increment(1);
     let message = panic

@@ -1,5 +1,5 @@
-//! Computes the retry delay of refused calls. The delay grows with the number of refusals. It has jitter, so that
-//! retries do not arrive at the same time.
+//! Computes the retry delay of refused calls. The delay grows with the number of refusals per second. The delay has
+//! jitter, so that retries do not arrive at the same time.
 
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use tokio::time::Instant;
 
 /// Duration of the window in which refusals are counted.
 const WINDOW: Duration = Duration::from_secs(1);
-/// Bounds of the delay, before jitter is added.
+/// Minimum delay, before the jitter.
 const MIN_DELAY: Duration = Duration::from_millis(500);
+/// Maximum delay, before the jitter.
 const MAX_DELAY: Duration = Duration::from_secs(5);
-/// Source of the jitter. The multiples of this number, modulo 1, are spread evenly between 0 and 1.
+/// Source of the jitter. The multiples of this number, modulo 1, are spread evenly from 0 to 1.
 const GOLDEN_RATIO: f64 = 0.618_033_988_749_895;
 
 /// Counts the recent refusals of a limit.
@@ -38,8 +39,10 @@ impl Pressure {
         self.refuse_at(Instant::now())
     }
 
-    /// Counts a refusal at `now` and returns the retry delay. In seconds, the delay is refusals per second divided by
-    /// the capacity, plus or minus 50 %. So retries do not arrive faster than the server can handle them.
+    /// Counts a refusal at `now` and returns the retry delay.
+    ///
+    /// In seconds, the delay is refusals per second divided by the capacity. It is at least 0.5 s and at most 5 s, plus
+    /// or minus 50 %. So about as many retries as the capacity arrive per second, if the delay is below its maximum.
     fn refuse_at(&self, now: Instant) -> Duration {
         let mut window = self.window.lock();
         let age = now.saturating_duration_since(window.since);

@@ -5,13 +5,13 @@ use uuid::Uuid;
 
 use crate::{db::entity::queue_token::TokenKey, rpc::Error};
 
-/// The bearer of a queue token. The fields are the claims of the JWT.
+/// The user, the concert and the queue number of a queue token. The fields are the claims of the JWT.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bearer {
     /// The user that the token was issued to.
     #[serde(rename = "sub")]
     pub user_id: Uuid,
-    /// The code of the concert.
+    /// The code of the concert for which the token was issued.
     #[serde(rename = "con")]
     pub concert_code: String,
     /// The id of the concert in the database.

@@ -1,4 +1,4 @@
-//! The interceptor that verifies the queue token of every call.
+//! The interceptor that verifies the queue token of every call of the public services.
 //!
 //! The interceptor refuses no call, because some methods need no token. A method that needs a token calls [`bearer`],
 //! which fails without a valid one.
@@ -10,11 +10,11 @@ use tonic::{Extensions, Request, Status, metadata::MetadataMap, service::Interce
 use super::{bearer::Bearer, ring::KeyRing};
 use crate::rpc::Error;
 
-/// Verifies the token of a call and puts the result into the extensions of the request.
+/// Verifies the token of a call and puts the bearer or the error into the extensions of the request.
 #[derive(Clone)]
 pub struct TokenInterceptor(Arc<KeyRing>);
 
-/// The bearer of the token, or the error if the token is missing or invalid.
+/// The bearer of the token, or the error of the check: TOKEN_MISSING, TOKEN_INVALID or STORAGE_UNAVAILABLE.
 #[derive(Clone)]
 struct Verified(Result<Arc<Bearer>, Error>);
 
@@ -41,7 +41,7 @@ pub fn bearer(extensions: &Extensions) -> Result<Arc<Bearer>, Error> {
     }
 }
 
-/// Reads the token from the metadata `authorization: Bearer <token>`.
+/// Reads the token from the metadata `authorization: Bearer <token>`. Fails with TOKEN_MISSING or TOKEN_INVALID.
 fn bearer_token(metadata: &MetadataMap) -> Result<&str, Error> {
     let value = metadata.get("authorization").ok_or(Error::TokenMissing)?;
     let value = value.to_str().map_err(|_| Error::TokenInvalid)?.trim();
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_token_and_a_wrong_one_are_told_apart() {
+    fn a_missing_token_and_an_invalid_token_have_different_errors() {
         for value in [None, Some(""), Some("Bearer"), Some("Bearer ")] {
             assert!(matches!(read(value), Err(Error::TokenMissing)), "{value:?}");
         }

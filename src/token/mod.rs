@@ -4,7 +4,8 @@
 //! The state is in the token's row in the database.
 //!
 //! The first server that starts creates a signing key in the database. All replicas share the keys, so each replica can
-//! verify the tokens of the other replicas. An operator may configure a key instead.
+//! verify the tokens of the other replicas. An operator may configure a secret, which then signs new tokens instead of
+//! the keys in the database.
 
 mod bearer;
 mod interceptor;

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use super::{bearer::Bearer, rotation};
 use crate::rpc::Error;
 
-/// The id of the key that the operator configured.
+/// The id of the key that the operator configured with BOXOFFICE_TOKEN_KEY.
 const CONFIGURED_KEY_ID: &str = "configured";
 
 /// A key that signs tokens.
@@ -50,7 +50,8 @@ impl KeyRing {
         self.0.store(Arc::new(Keys { signer, verifiers, read_at: Some(Instant::now()) }));
     }
 
-    /// Signs a token for `bearer`. The same key always returns the same token.
+    /// Signs a token for `bearer`. The same key and bearer always give the same token. Fails with STORAGE_UNAVAILABLE
+    /// if the keys have not been read yet.
     pub fn sign(&self, bearer: &Bearer) -> Result<String, Error> {
         let keys = self.0.load();
         let (header, key) = keys.signer.as_ref().ok_or(Error::StorageUnavailable)?;

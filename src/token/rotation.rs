@@ -1,13 +1,14 @@
 //! The rotation of signing keys. Decides which key signs and which keys may be dropped.
 //!
-//! Each server reads the keys every few seconds. A new key does not sign until its age is [`NOTICE`]. So every server
-//! has read a key before any server signs with it, and every server can verify every token.
+//! Each server reads the keys every 5 seconds. A new key does not sign until its age is [`NOTICE`]. So every server has
+//! read a key before any server signs with it, and every server can verify every token. A server that could not read
+//! the keys answers a token of an unknown key with STORAGE_UNAVAILABLE.
 
 use std::time::Duration;
 
 use crate::clock::{Micros, micros, until};
 
-/// The age at which a new key begins to sign. It is several times the interval between reads of the keys.
+/// The age at which a new key begins to sign. It is at least three times the interval between reads of the keys.
 pub const NOTICE: Duration = Duration::from_secs(15);
 
 /// A signing key without its secret.
@@ -20,7 +21,7 @@ pub struct SigningKeyInfo {
 }
 
 impl SigningKeyInfo {
-    /// Returns the time at which the key begins to sign. The first key signs immediately.
+    /// Returns the time at which the key begins to sign, unless it is the first key. The first key signs immediately.
     pub fn sign_time(&self) -> Micros {
         self.create_time.saturating_add(micros(NOTICE))
     }
@@ -34,8 +35,9 @@ pub fn signer(keys: &[SigningKeyInfo], now: Micros) -> Option<SigningKeyInfo> {
 
 /// Returns `None` if a key may be dropped. Otherwise returns the reason, as a message for the operator.
 ///
-/// The newest key may never be dropped. An older key may be dropped when the newest has signed for [`NOTICE`]. Before
-/// that time, a server that has not read the newest key may still sign with an older one.
+/// `keys` are sorted from oldest to newest. The newest key may never be dropped. An older key may be dropped when the
+/// newest has signed for [`NOTICE`]. Before that time, a server that has not read the newest key may still sign with an
+/// older one.
 pub fn refusal(keys: &[SigningKeyInfo], key_id: i64, now: Micros) -> Option<String> {
     let Some(newest) = keys.last().filter(|_| keys.iter().any(|key| key.key_id == key_id)) else {
         return Some(format!("there is no signing key {key_id}: `boxoffice signing-key list` shows the keys"));

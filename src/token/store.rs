@@ -8,8 +8,8 @@ use super::{
 };
 use crate::db::{self, Database, entity::signing_key};
 
-/// Stores the first key if the database has none. If several replicas start at the same time, only one key is stored,
-/// and all replicas use it.
+/// Stores `secret` as the key with the id 1 if the database has no key with this id. If several replicas start at the
+/// same time, only one key is stored, and all replicas use it.
 pub async fn ensure_key(db: &Database, secret: &[u8]) -> Result<(), db::Error> {
     let write = db.begin().await?;
     let sql = "INSERT INTO signing_key (key_id, secret, create_time) VALUES (1, $1, $2) ON CONFLICT DO NOTHING";
@@ -22,7 +22,7 @@ struct NewKey {
     key_id: i64,
 }
 
-/// Stores a new key and returns its id. Of two concurrent calls, one fails.
+/// Stores a new key and returns its id. On PostgreSQL, one of two concurrent calls may fail.
 pub async fn add_key(db: &Database, secret: &[u8]) -> Result<i64, db::Error> {
     let write = db.begin().await?;
     let sql = "INSERT INTO signing_key (key_id, secret, create_time)
@@ -33,7 +33,7 @@ pub async fn add_key(db: &Database, secret: &[u8]) -> Result<i64, db::Error> {
     Ok(made.key_id)
 }
 
-/// Deletes a key. The caller must first check with [`rotation::refusal`] that the key may be dropped.
+/// Deletes the key with this id. The caller must first check with [`rotation::refusal`] that the key may be dropped.
 pub async fn drop_key(db: &Database, key_id: i64) -> Result<(), db::Error> {
     let write = db.begin().await?;
     signing_key::Entity::delete_by_id(key_id).exec(write.conn()).await?;

@@ -1,4 +1,4 @@
-//! Prepaid money: a wallet per user, and a ledger of all its movements.
+//! Prepaid money: one wallet per user, and a ledger of all movements of money.
 
 mod ledger;
 pub mod operations;

@@ -1,4 +1,4 @@
-//! The operations of a wallet: open and charge.
+//! The operations open and charge of WalletService, and the queries of wallets for other rooms.
 
 use uuid::Uuid;
 
@@ -25,7 +25,7 @@ pub struct Charge {
     pub request_id: Option<Uuid>,
 }
 
-/// Opens the wallets of the users. An existing wallet stays unchanged.
+/// Opens a wallet for each user without a wallet. Returns the wallet of each user, in the order of `user_ids`.
 pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
     store::open(write, &distinct(user_ids.iter().copied())).await?;
     let wallets = Wallets::load(write, user_ids.iter().copied()).await?;
@@ -34,8 +34,9 @@ pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
 
 /// Charges wallets in the order of the commands.
 ///
-/// A command fails with USER_NOT_FOUND or BALANCE_LIMIT_EXCEEDED. It fails with REQUEST_ID_CONFLICT if its `request_id`
-/// was used for another charge.
+/// A command fails with USER_NOT_FOUND if its user has no wallet. A command fails with BALANCE_LIMIT_EXCEEDED if the
+/// new balance does not fit into an `i64`. A command fails with REQUEST_ID_CONFLICT if its `request_id` was used for a
+/// charge of another wallet or amount.
 pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::Model> {
     let mut wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
     let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
@@ -57,7 +58,7 @@ pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::M
 }
 
 impl Charge {
-    /// Tells whether this command would add the same entry.
+    /// Tells whether `entry` has the user and the amount of this command.
     fn made(&self, entry: &ledger_entry::Model) -> bool {
         (entry.user_id, entry.amount) == (self.user_id, self.amount)
     }
@@ -67,17 +68,19 @@ impl Charge {
     }
 }
 
-/// Returns the users that have a wallet.
+/// Returns the users in `user_ids` that have a wallet.
 pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Uuid>, db::Error> {
     Ok(store::known(write, user_ids).await?.into_iter().map(|user| user.user_id).collect())
 }
 
-/// Returns the wallet of a user. Fails with USER_NOT_FOUND.
+/// Returns the wallet of a user. Fails with USER_NOT_FOUND if the user has no wallet.
 pub async fn require(db: &Database, user_id: Uuid) -> Result<Wallet, Error> {
     store::find(db, user_id).await?.ok_or_else(|| unknown(user_id))
 }
 
-/// Returns the payment that each of these requests made or refunded. `kind` is the kind of its ledger entry.
+/// Returns the `request_id` and the payment id of each of these requests that made or refunded a payment. With
+/// [`Kind::Payment`], returns the payments that were made. With [`Kind::Refund`], returns the payments that were
+/// refunded.
 pub async fn payments_by_request(
     write: &Write,
     kind: Kind,
@@ -87,16 +90,16 @@ pub async fn payments_by_request(
     Ok(entries.into_iter().filter_map(|entry| Some((entry.request_id, entry.payment_id?))).collect())
 }
 
-/// A payment as the ledger records it.
+/// A payment in the ledger.
 pub struct BookedPayment {
-    /// The number of its ledger entry.
+    /// The number of the ledger entry of the payment.
     pub entry_number: i64,
     /// The id of the payment.
     pub payment_id: Uuid,
 }
 
 /// Returns up to `limit` payments of a user, newest first. `before` is the entry number of the last payment on the
-/// previous page.
+/// previous page. `None` selects the first page.
 pub async fn payments(
     db: &Database,
     user_id: Uuid,

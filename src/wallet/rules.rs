@@ -2,11 +2,11 @@
 
 use crate::rpc::Error;
 
-/// Returns the balance after `amount` is added. A negative amount is subtracted. Both are in the smallest unit of the
-/// currency.
+/// Returns the new balance: the sum of `balance` and `amount`. A payment has a negative `amount`. All values are in the
+/// smallest unit of the currency.
 ///
-/// Fails with INSUFFICIENT_BALANCE if the result is below 0, and with BALANCE_LIMIT_EXCEEDED if it does not fit into an
-/// `i64`.
+/// Fails with INSUFFICIENT_BALANCE if the sum is below 0. Fails with BALANCE_LIMIT_EXCEEDED if the sum does not fit
+/// into an `i64`.
 pub fn balance_after(balance: i64, amount: i64) -> Result<i64, Error> {
     match balance.checked_add(amount) {
         None => Err(Error::BalanceLimitExceeded { balance }),
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn money_comes_in_and_goes_out() {
+    fn a_charge_adds_money_and_a_payment_subtracts_it() {
         assert_eq!(balance_after(0, 5).unwrap(), 5);
         assert_eq!(balance_after(5, -5).unwrap(), 0);
     }

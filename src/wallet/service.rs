@@ -1,4 +1,4 @@
-//! WalletService: open, charge, balance and ledger entries.
+//! WalletService: opens and charges wallets, and returns balances and ledger entries.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub struct WalletApi {
 }
 
 impl WalletApi {
-    /// Starts the lanes of wallets. All amounts are in the smallest unit of `currency_code`.
+    /// Starts the lanes that open and charge wallets. All amounts are in the smallest unit of `currency_code`.
     pub fn new(db: Database, currency_code: &str, tasks: &TaskTracker) -> Self {
         Self {
             open: write_lane(&db, "wallet.open", tasks, |write, users| Box::pin(operations::open(write, users))),

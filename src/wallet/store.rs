@@ -19,15 +19,15 @@ use crate::{
 pub struct Wallet {
     /// The id of the owner.
     pub user_id: Uuid,
-    /// The sum of the entries, in the smallest unit of the currency.
+    /// The sum of the ledger entries, in the smallest unit of the currency.
     pub balance: i64,
-    /// The number of entries, which equals the number of the last entry.
+    /// The number of ledger entries. The last entry has this number.
     pub entry_count: i64,
     /// The time at which the wallet was opened.
     pub open_time: Micros,
 }
 
-/// Opens a wallet for each user without a wallet.
+/// Inserts a wallet for each user without a wallet.
 pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {
     let sql = "INSERT INTO wallet (user_id, open_time)
                SELECT r.id, $2 FROM {r} WHERE true ORDER BY r.id
@@ -35,7 +35,8 @@ pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {
     write.execute_set(sql, user_ids, [write.now().into()]).await.map(drop)
 }
 
-/// Returns a query for [`Wallet`]s. `source` is SQL that names the table of wallets `w`.
+/// Returns the SQL of a query for [`Wallet`]s. `source` is the start of the FROM clause and must contain the table
+/// `wallet` as `w`.
 fn wallets(source: &str) -> String {
     format!(
         "SELECT w.user_id, w.open_time, COALESCE(e.balance_after, 0) AS balance,
@@ -45,14 +46,14 @@ fn wallets(source: &str) -> String {
     )
 }
 
-/// Returns the wallets of the users.
+/// Returns the wallets of the users. A user without a wallet is left out.
 ///
-/// The wallets are not locked: [`add_entries`] fails if another transaction was faster.
+/// The wallets are not locked. If another transaction adds an entry to one of them, [`add_entries`] fails.
 pub async fn find_many(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Wallet>, db::Error> {
     write.query_set(&wallets("{r} JOIN wallet w ON w.user_id = r.id"), user_ids, []).await
 }
 
-/// A user.
+/// A user with a wallet.
 #[derive(FromQueryResult)]
 pub struct User {
     /// The id of the user.
@@ -64,7 +65,7 @@ pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<User>, db::Er
     write.query_set("SELECT w.user_id FROM wallet w JOIN {r} ON w.user_id = r.id", user_ids, []).await
 }
 
-/// Returns the entries of a kind that these requests made.
+/// Returns the ledger entries of this kind that these requests added.
 pub async fn entries_by_request(
     write: &Write,
     kind: Kind,
@@ -86,9 +87,10 @@ rows! {
     }
 }
 
-/// Inserts entries in the order of the users.
+/// Inserts ledger entries in the order of user id and entry number, at the time of the transaction.
 ///
-/// Fails with [`db::Error::Lost`] if another transaction has added an entry to one of the wallets since it was read.
+/// Fails with [`db::Error::Lost`] if another transaction has added an entry to one of these wallets since the wallets
+/// were read.
 pub async fn add_entries(write: &Write, entries: &[ledger_entry::Model]) -> Result<(), db::Error> {
     let entries: Vec<NewEntry> = entries
         .iter()
@@ -115,10 +117,10 @@ pub async fn find(db: &Database, user_id: Uuid) -> Result<Option<Wallet>, db::Er
     Ok(found.into_iter().next())
 }
 
-/// Returns up to `limit` entries of a user, newest first. `kind` selects one kind of entry, or all kinds if it is
-/// `None`.
+/// Returns up to `limit` ledger entries of a user, newest first. `kind` selects one kind of entry; `None` selects all
+/// kinds.
 ///
-/// `before` is the entry number of the last entry on the previous page.
+/// `before` is the number of the last entry on the previous page. `None` selects the first page.
 pub async fn entries(
     db: &Database,
     user_id: Uuid,

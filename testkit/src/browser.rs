@@ -1,4 +1,4 @@
-//! Controls a headless Chromium with the DevTools protocol over two pipes.
+//! Controls a headless Chromium with the DevTools protocol, through two pipes.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -21,7 +21,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const LOAD_INTERVAL: Duration = Duration::from_millis(20);
 /// The names of the Chromium program on different systems.
 const PROGRAMS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
-/// Flags that switch off the functions of the browser that the tests do not need.
+/// Flags that run the browser without a window, a sandbox and background services. All certificates are accepted, and
+/// the names `*.test` resolve to this machine.
 const FLAGS: [&str; 11] = [
     "--headless=new",
     "--no-sandbox",
@@ -94,13 +95,13 @@ impl Browser {
         Ok(browser)
     }
 
-    /// Changes the size of the page, in pixels.
+    /// Changes the size of the page to `width` by `height` pixels.
     pub async fn resize(&mut self, width: u32, height: u32) -> Result<(), Failure> {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.call("Emulation.setDeviceMetricsOverride", size).await.map(drop)
     }
 
-    /// Sets the preferred color scheme of the user to `light` or `dark`.
+    /// Sets the preferred color scheme of the user: `colors` is `light` or `dark`.
     pub async fn prefer(&mut self, colors: &str) -> Result<(), Failure> {
         let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": colors }] });
         self.call("Emulation.setEmulatedMedia", features).await.map(drop)
@@ -118,7 +119,8 @@ impl Browser {
         Ok(())
     }
 
-    /// Evaluates an expression in the page and returns its value. If the value is a promise, waits for its result.
+    /// Evaluates a JavaScript expression in the page, and returns its value as JSON. If the value is a promise, returns
+    /// the result of the promise. Fails if the expression throws an exception.
     pub async fn evaluate(&mut self, expression: &str) -> Result<Value, Failure> {
         let asked = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let answer = self.call("Runtime.evaluate", asked).await?;
@@ -154,19 +156,20 @@ impl Browser {
         self.call("Input.insertText", json!({ "text": text })).await.map(drop)
     }
 
-    /// Returns a picture of the page as PNG.
+    /// Returns a picture of the whole page, as a PNG file.
     pub async fn picture(&mut self) -> Result<Vec<u8>, Failure> {
         let shot =
             self.call("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": true })).await?;
         Ok(STANDARD.decode(shot["data"].as_str().unwrap_or_default())?)
     }
 
-    /// Returns the URLs that the page has requested so far.
+    /// Returns the URLs that the page requested before the last answer of the browser.
     pub fn requests(&self) -> &[String] {
         &self.requests
     }
 
-    /// Returns the exceptions and the violations of the Content-Security-Policy that occurred so far.
+    /// Returns the exceptions and the browser's security messages that occurred before the last answer of the browser.
+    /// A violation of the Content-Security-Policy is such a message.
     pub fn complaints(&self) -> &[String] {
         &self.complaints
     }

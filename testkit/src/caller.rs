@@ -1,4 +1,4 @@
-//! A user with a queue token, and the calls that the user makes.
+//! A user of the service, and the calls that the user makes.
 
 use boxoffice::rpc::proto::{
     self, concert_service_client::ConcertServiceClient, payment_service_client::PaymentServiceClient,
@@ -7,7 +7,7 @@ use boxoffice::rpc::proto::{
 use tonic::{Request, Status, Streaming, transport::Channel};
 use uuid::Uuid;
 
-/// A user in the queue of a concert. A test may change the fields to make wrong calls.
+/// A user that wants seats of a concert. A test may change the fields to make wrong calls.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The connection to a server.
@@ -30,7 +30,7 @@ impl Caller {
         Self { channel, concert_code, user_id, token: String::new(), queue_number: 0 }
     }
 
-    /// Returns a user with a token.
+    /// Takes a queue token for a user, and returns the user with the token.
     pub async fn join(channel: Channel, concert_code: &str, user_id: Uuid) -> Result<Self, Status> {
         let mut caller = Self::new(channel, concert_code, user_id);
         let token = caller.issue().await?;
@@ -43,12 +43,12 @@ impl Caller {
         Self { channel, ..self.clone() }
     }
 
-    /// Returns the user's id.
+    /// Returns the user's id as a UUID. Panics if a test has changed it to another text.
     pub fn uuid(&self) -> Uuid {
         self.user_id.parse().expect("a UUID")
     }
 
-    /// Returns a request with the token, if there is one.
+    /// Returns a request for `message`, with the token unless it is empty.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if !self.token.is_empty() {
@@ -77,7 +77,7 @@ impl Caller {
         present(self.queue().get_position(request).await?.into_inner().position)
     }
 
-    /// Returns the state of the token.
+    /// Calls GetPosition and returns the state of the token. Panics if the call fails.
     pub async fn state(&self) -> proto::QueueState {
         self.position().await.expect("position").state()
     }
@@ -126,7 +126,8 @@ impl Caller {
         Ok(self.concerts().list_seats(self.request(request)).await?.into_inner().seats)
     }
 
-    /// Returns the state of one seat.
+    /// Calls ListSeats for the first page and returns the state of one seat. Panics if the call fails or the page does
+    /// not have the seat.
     pub async fn seat(&self, date: &str, seat_number: i32) -> proto::SeatState {
         let seats = self.seats(date).await.expect("seats");
         seats.iter().find(|seat| seat.seat_number == seat_number).expect("seat").state()
@@ -208,7 +209,8 @@ impl Caller {
         PaymentServiceClient::new(self.channel.clone())
     }
 
-    /// Calls Pay for the only held reservation, without a request id.
+    /// Calls Pay without a reservation id and without a request id. The server then pays the only reservation that the
+    /// token holds.
     pub async fn pay(&self) -> Result<proto::Payment, Status> {
         self.pay_as("", "").await
     }
@@ -241,5 +243,5 @@ impl Caller {
 }
 
 fn present<T>(field: Option<T>) -> Result<T, Status> {
-    field.ok_or_else(|| Status::internal("the response does not have its only field"))
+    field.ok_or_else(|| Status::internal("the only field of the response is not set"))
 }

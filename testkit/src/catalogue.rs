@@ -1,4 +1,4 @@
-//! Creates concerts and performances through AdminService.
+//! Creates, changes and counts sales with calls of AdminService.
 
 use boxoffice::{
     clock::Micros,
@@ -8,18 +8,18 @@ use tonic::{Status, transport::Channel};
 
 use crate::PRICE;
 
-/// Returns the sections of a venue with one section.
+/// Returns the sections of a new venue: one section with `seat_count` seats.
 pub fn one_section(seat_count: i32) -> Vec<proto::Section> {
     vec![proto::Section { name: "Floor".to_owned(), seat_count }]
 }
 
-/// Creates a venue.
+/// Creates a venue with the name `<venue_id> hall`.
 pub async fn create_venue(admin: &Channel, venue_id: &str, sections: Vec<proto::Section>) -> Result<(), Status> {
     let (venue_id, name) = (venue_id.to_owned(), format!("{venue_id} hall"));
     client(admin).create_venue(proto::CreateVenueRequest { venue_id, name, sections }).await.map(drop)
 }
 
-/// Creates a concert. `change` may set more fields of the request.
+/// Creates a concert with the name `<concert_code> live`. `change` may set more fields of the request.
 pub async fn create_concert(
     admin: &Channel,
     concert_code: &str,
@@ -34,7 +34,7 @@ pub async fn create_concert(
     client(admin).create_concert(request).await.map(drop)
 }
 
-/// Puts a date on sale. Every seat costs [`PRICE`].
+/// Adds a performance. Each seat costs [`PRICE`], and the sale ends at `start_time`.
 pub async fn add_performance(
     admin: &Channel,
     concert_code: &str,
@@ -54,7 +54,7 @@ pub async fn add_performance(
     client(admin).add_performance(request).await.map(drop)
 }
 
-/// Changes the settings of a sale.
+/// Changes the settings of a sale, and returns the concert after the change.
 pub async fn update_sale(admin: &Channel, change: proto::UpdateSaleRequest) -> Result<proto::Concert, Status> {
     let concert = client(admin).update_sale(change).await?.into_inner().concert;
     concert.ok_or_else(|| Status::internal("the response has no concert"))
@@ -67,7 +67,7 @@ pub async fn set_paused(admin: &Channel, concert_code: &str, paused: bool) -> Re
     update_sale(admin, change).await.map(drop)
 }
 
-/// Returns the counts of a sale.
+/// Returns the statistics of a sale, as GetSaleStats returns them.
 pub async fn sale_stats(admin: &Channel, concert_code: &str) -> Result<proto::SaleStats, Status> {
     let request = proto::GetSaleStatsRequest { concert_code: concert_code.to_owned() };
     let stats = client(admin).get_sale_stats(request).await?.into_inner().stats;

@@ -1,4 +1,4 @@
-//! A fresh database on either engine.
+//! Creates empty databases on SQLite and PostgreSQL.
 
 use serde::Serialize;
 
@@ -8,9 +8,9 @@ use crate::{Failure, Postgres, postgres::shared, process::ScratchDir};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
-    /// A SQLite file, which one server uses.
+    /// A SQLite file, which only one server may use at a time.
     Sqlite,
-    /// A PostgreSQL database, which any number of servers use.
+    /// A PostgreSQL database, which several servers may use at the same time.
     Postgres,
 }
 
@@ -24,9 +24,10 @@ impl Engine {
     }
 }
 
-/// An empty database. A SQLite file is removed when this value is dropped.
+/// A database that was empty when it was created. A SQLite file is removed when this value is dropped. A PostgreSQL
+/// database is dropped by [`Postgres::tidy`], or removed together with its temporary server.
 pub struct FreshDatabase {
-    /// The URL for a server.
+    /// The value for the flag `--database-url` of a server.
     pub url: String,
     _dir: Option<ScratchDir>,
 }
@@ -41,7 +42,7 @@ impl FreshDatabase {
         database.expect("a database")
     }
 
-    /// Creates a database in a SQLite file.
+    /// Creates a directory for a SQLite file. The first connection creates the file.
     pub fn in_file() -> Result<Self, Failure> {
         let dir = ScratchDir::new()?;
         let url = format!("sqlite://{}?mode=rwc", dir.path().join("boxoffice.db").display());

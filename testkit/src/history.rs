@@ -1,7 +1,7 @@
-//! Writes rows of years of past sales with a few statements, in the form in which the service would have left them.
+//! Writes rows of past sales and of long queues with SQL. The rows have the values that the service would have stored.
 //!
-//! No server may run on the database while the rows are written. A server must have run before. It creates the schema,
-//! and its passes store their progress.
+//! A server must have run on the database before, because it creates the schema and its passes store their progress. No
+//! server may run while the rows are written.
 
 use std::time::Duration;
 
@@ -10,29 +10,30 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseBackend, Databa
 
 use crate::{Failure, PRICE};
 
-/// The venue of all past dates.
+/// The id of the venue of all past performances.
 const VENUE: &str = "past";
-/// Number of seats of the venue.
+/// Number of seats of this venue.
 const SEATS: i64 = 50;
-/// Duration of a hold in the past.
+/// Duration of each hold in the past sales.
 const HOLD: Duration = Duration::from_secs(300);
-/// Maximum time for a statement, which is longer than any statement of this module takes.
+/// Maximum time that a statement waits for the only connection. It is longer than any statement of this module takes.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Writes rows of past sales into a database.
+/// A connection that writes rows of past sales into a database.
 pub struct History {
     db: DatabaseConnection,
     now: Micros,
 }
 
 impl History {
-    /// Connects to the database at `url`. `now` is the current time.
+    /// Connects to the database at `url`. `now` is the current time in microseconds since the Unix epoch. The times of
+    /// all rows are computed from it.
     pub async fn open(url: &str, now: Micros) -> Result<Self, Failure> {
         let mut options = ConnectOptions::new(url);
         options.max_connections(1).sqlx_logging(false).acquire_timeout(LIMIT);
         let history = Self { db: Database::connect(options).await?, now };
         if history.engine() == DatabaseBackend::Sqlite {
-            // The file is synced once, at the end.
+            // SQLite need not sync each commit, because `settle` syncs the file at the end.
             history.run("PRAGMA synchronous = OFF").await?;
             history.run("PRAGMA cache_size = -262144").await?;
         }
@@ -50,11 +51,12 @@ impl History {
         .await
     }
 
-    /// Writes `concert_count` past concerts, which were `age` ago. In each of them, `each` tokens expired after they
-    /// had held a seat, and `each` tokens left before they were admitted. Their users have the numbers from 1 to
-    /// `user_count`.
+    /// Writes `concert_count` past concerts, whose sales ended `age` ago. In each concert, `each` tokens expired after
+    /// they had held a seat, and `each` tokens left before they were admitted. The users of the tokens have numbers
+    /// from 1 to `user_count`.
     ///
-    /// The result is `concert_count * each` rows of each kind: expired tokens, departed tokens, and ended reservations.
+    /// The function writes `concert_count * each` rows of each kind: expired tokens, departed tokens, and ended
+    /// reservations.
     pub async fn ended(&self, concert_count: u32, each: u32, user_count: u32, age: Duration) -> Result<(), Failure> {
         let (issued, past) = (2 * each, micros(age));
         self.concerts("PAST", concert_count, age).await?;
@@ -83,7 +85,8 @@ impl History {
         self.reservations().await
     }
 
-    /// Writes a reservation of each expired token of the past concerts. Every second one was released.
+    /// Writes one reservation for each expired token of the past concerts. The reservations are alternately RELEASED
+    /// and EXPIRED.
     async fn reservations(&self) -> Result<(), Failure> {
         let number = "t.concert_id * 10000000 + t.queue_number";
         let (reservation_id, request_id) = (self.uuid(number), self.uuid(&format!("{number} + 100000000000000")));
@@ -103,8 +106,8 @@ impl History {
         .await
     }
 
-    /// Writes `count` past concerts, which were `age` ago, and in each of them a user that still waits. The users have
-    /// the numbers from 1 to `user_count`.
+    /// Writes `count` past concerts, whose sales ended `age` ago. In each concert, one user still waits. The users have
+    /// numbers from 1 to `user_count`.
     pub async fn finished(&self, count: u32, user_count: u32, age: Duration) -> Result<(), Failure> {
         self.concerts("OVER", count, age).await?;
         let over = "(SELECT concert_id FROM concert WHERE concert_code LIKE 'OVER-%')";
@@ -145,7 +148,8 @@ impl History {
         self.run(&format!("UPDATE queue_counter SET departed_count = {count} WHERE concert_id = {concert_id}")).await
     }
 
-    /// Updates the statistics and empties the log, like in a database that has been in use for a long time.
+    /// Writes all changes to the files of the database, and closes the connection. On SQLite this empties the
+    /// write-ahead log. On PostgreSQL this also updates the planner's statistics.
     pub async fn settle(self) -> Result<(), Failure> {
         match self.engine() {
             DatabaseBackend::Sqlite => {
@@ -161,14 +165,16 @@ impl History {
         Ok(())
     }
 
-    /// Returns the number of rows of `from`, for example `queue_token WHERE state = 'LEFT'`.
+    /// Returns the number of selected rows. `from` is the SQL after `FROM`, for example `queue_token WHERE state =
+    /// 'LEFT'`.
     pub async fn count(&self, from: &str) -> Result<i64, Failure> {
         let statement = Statement::from_string(self.engine(), format!("SELECT COUNT(*) FROM {from}"));
         let row = self.db.query_one_raw(statement).await?.ok_or("the query for a count returned no row")?;
         Ok(row.try_get_by_index(0)?)
     }
 
-    /// Writes concerts with one date each, whose sale ended `age` ago.
+    /// Writes `count` concerts with one date each, whose sales ended `age` ago. Their codes are `prefix`, a hyphen, and
+    /// a number from 1.
     async fn concerts(&self, prefix: &str, count: u32, age: Duration) -> Result<(), Failure> {
         let end = self.now - micros(age);
         self.run(&format!(
@@ -200,8 +206,8 @@ impl History {
         .await
     }
 
-    /// Returns the SQL of a UUID for the number that the SQL `number` computes. UUIDs of consecutive numbers are far
-    /// apart, like random UUIDs.
+    /// Returns an SQL expression for the UUID of a number. `number` is an SQL expression too. The UUIDs of consecutive
+    /// numbers are far apart in an index, like random UUIDs.
     fn uuid(&self, number: &str) -> String {
         let spread = format!("(({number}) % 2147483648 * 2654435761) % 4294967296");
         match self.engine() {
@@ -220,7 +226,7 @@ impl History {
     }
 }
 
-/// Returns the SQL of a table `n` whose column `i` has the numbers from 1 to `count`.
+/// Returns the SQL of a subquery `n`, whose column `i` has the numbers from 1 to `count`.
 fn series(count: u32) -> String {
     format!(
         "(WITH RECURSIVE n (i) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i < {count})

@@ -9,31 +9,31 @@ use tokio::{
 
 use crate::Failure;
 
-/// An answer of a server. The body is read later.
+/// An answer of a server, whose body is not read yet.
 pub struct Answer<S> {
     /// The status code.
     pub status: u16,
     /// The headers, with their names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The connection after the headers, which contains the body.
+    /// The connection. The next bytes are the body.
     pub body: BufReader<S>,
 }
 
 impl<S: AsyncRead + Unpin> Answer<S> {
-    /// Returns the value of a header; empty if there is none.
+    /// Returns the first value of a header, or an empty text if there is none. `name` must be in lower case.
     pub fn header(&self, name: &str) -> &str {
         self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 
-    /// Reads the body to its end.
+    /// Reads the body to its end and returns it.
     pub async fn text(&mut self) -> Result<String, Failure> {
         let mut text = String::new();
         self.body.read_to_string(&mut text).await?;
         Ok(text)
     }
 
-    /// Reads server-sent events until the next event `name`, and returns its data. Returns `None` if the stream ends
-    /// first.
+    /// Reads server-sent events until an event has the name `name`, and returns its data as JSON. Returns `None` if the
+    /// stream ends first.
     pub async fn event(&mut self, name: &str) -> Result<Option<serde_json::Value>, Failure> {
         let (mut current, mut line) = (String::new(), String::new());
         loop {
@@ -58,7 +58,7 @@ pub async fn get(address: SocketAddr, path: &str, headers: &[&str]) -> Result<An
 
 /// Sends a GET request for `path` on an open connection, and reads the head of the answer.
 ///
-/// The request uses HTTP/1.0, so that the body is not chunked and ends with the connection.
+/// The request uses HTTP/1.0, so the server does not split the body into chunks, and closes the connection after it.
 pub async fn exchange<S>(mut stream: S, path: &str, headers: &[&str]) -> Result<Answer<S>, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -1,4 +1,4 @@
-//! Checks the invariants of the service with the rows of the database.
+//! Checks that the rows of a database obey the invariants of the service.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use boxoffice::{
 use sea_orm::{Database, EntityTrait, QueryOrder};
 use uuid::Uuid;
 
-/// The rows that the invariants are about.
+/// All rows of the tables that the checks compare.
 struct Books {
     seats: Vec<reserved_seat::Model>,
     reservations: HashMap<Uuid, reservation::Model>,
@@ -22,7 +22,8 @@ struct Books {
     tokens: Vec<queue_token::Model>,
 }
 
-/// Panics if an invariant does not hold at the time of `clock`.
+/// Checks the invariants in the database at `url`, and panics if one does not hold. A hold is live if it ends after the
+/// time of `clock`.
 pub async fn check(url: &str, clock: &Clock) {
     let books = Books::read(url).await;
     books.live_holds_have_their_seats(clock.now());
@@ -31,7 +32,8 @@ pub async fn check(url: &str, clock: &Clock) {
     books.queues(false);
 }
 
-/// Checks the same invariants for a database whose old rows may have been deleted. Only their counts are left.
+/// Checks the same invariants in a database from which old rows may have been deleted. The counters still include the
+/// deleted rows.
 pub async fn check_after_tidying(url: &str, clock: &Clock) {
     let books = Books::read(url).await;
     books.live_holds_have_their_seats(clock.now());
@@ -61,8 +63,9 @@ impl Books {
         books
     }
 
-    /// Checks that each SOLD seat has exactly one PAID payment, and that each PAID payment has its seats. A performance
-    /// must count as many sold seats as it has rows.
+    /// Checks that each SOLD seat belongs to exactly one PAID payment, and that all seats of a PAID payment are SOLD.
+    /// The counts and the revenue of a performance must match its rows. The reservation that a seat names must contain
+    /// the seat and must not be RELEASED.
     fn seats_and_payments(&self) {
         let sold = |seat: &&reserved_seat::Model| seat.state == reserved_seat::State::Sold;
         let mut of_seats: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
@@ -77,7 +80,7 @@ impl Books {
             }
             let seats = boxoffice::reservation::rules::seat_numbers(reservation);
             let before = of_payments.insert(payment.reservation_id, seats);
-            assert!(before.is_none(), "two payments of {}", payment.reservation_id);
+            assert!(before.is_none(), "reservation {} has two payments", payment.reservation_id);
         }
         of_seats.values_mut().for_each(|seats| seats.sort_unstable());
         assert_eq!(of_seats, of_payments, "SOLD seats and PAID payments differ");
@@ -103,7 +106,8 @@ impl Books {
         }
     }
 
-    /// Checks that each live hold has a row for each of its seats, so that no other user can take them.
+    /// Checks that each seat of a live hold has a row that names the hold. Without this row, another user could take
+    /// the seat.
     fn live_holds_have_their_seats(&self, now: Micros) {
         let owners: HashMap<_, _> =
             self.seats.iter().map(|seat| ((seat.performance_id, seat.seat_number), seat.reservation_id)).collect();
@@ -116,7 +120,8 @@ impl Books {
         }
     }
 
-    /// Checks that the entries of a wallet form an unbroken chain of balances. No money may appear or disappear.
+    /// Checks the entries of each wallet. Their numbers have no gaps, each `balance_after` is the sum of the amounts so
+    /// far, and the last balance is not below 0. Each entry must belong to a wallet.
     fn money(&self) {
         let mut by_user: HashMap<Uuid, Vec<&ledger_entry::Model>> = HashMap::new();
         for entry in &self.entries {
@@ -135,8 +140,8 @@ impl Books {
         self.payments_are_booked();
     }
 
-    /// Checks that each payment has one entry in the wallet of its user, and a second one after its refund. All other
-    /// entries must be charges.
+    /// Checks that each payment has one entry in the wallet of its user, and a second entry after its refund. All other
+    /// entries must be charges above 0.
     fn payments_are_booked(&self) {
         use ledger_entry::Kind::{Charge, Payment, Refund};
         let kind = |kind| match kind {
@@ -159,8 +164,9 @@ impl Books {
         }
     }
 
-    /// Checks that queue numbers are dense, that promotion follows their order, and that no user is in a queue twice.
-    /// The stored counts must equal the counts of the rows. After a deletion of rows, they may be greater.
+    /// Checks that the numbers of each queue have no gaps, and that no user is in a queue twice. Tokens must be
+    /// admitted in the order of their numbers. The stored counts must equal the counts of the rows. With `is_tidied`,
+    /// rows may be missing, so numbers may have gaps and stored counts may be greater.
     fn queues(&self, is_tidied: bool) {
         let same = |rows: usize, kept: i64| rows as i64 == kept || (is_tidied && (rows as i64) < kept);
         use queue_token::State;
@@ -205,7 +211,7 @@ impl Books {
     }
 }
 
-/// Returns the rows of each concert.
+/// Groups rows by the key of their concert.
 fn by_concert<'a, R>(
     rows: impl IntoIterator<Item = &'a R>,
     concert_id: impl Fn(&R) -> i64,

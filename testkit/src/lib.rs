@@ -1,17 +1,17 @@
 //! The parts that the tests and the benchmark share.
 //!
-//! | module | |
+//! | module | content |
 //! |---|---|
-//! | [`postgres`], [`database`] | a temporary PostgreSQL server, and a fresh database on either engine |
-//! | [`server`] | boxoffice as a process or inside this process |
-//! | [`process`], [`usage`], [`metrics`] | child processes, and their CPU time, memory and metrics |
-//! | [`http`], [`browser`] | requests to the HTTP listener, and a browser that shows the live page |
-//! | [`catalogue`], [`wallet`], [`caller`] | the setup of a sale, wallets, and a user with a queue token |
-//! | [`history`] | rows of past sales, as years of sales would leave them |
-//! | [`invariants`] | checks that must always hold in the database |
-//! | [`net`], [`wait`] | addresses and connections, and a wait for a condition |
+//! | [`postgres`], [`database`] | a PostgreSQL server, and empty databases on SQLite and PostgreSQL |
+//! | [`server`] | boxoffice as a child process, or inside this process |
+//! | [`process`], [`usage`], [`metrics`] | child processes, CPU time and memory, and the metrics of a server |
+//! | [`http`], [`browser`] | requests to the HTTP listener, and a browser for the live page |
+//! | [`catalogue`], [`wallet`], [`caller`] | calls that set up a sale, calls for wallets, and the calls of a user |
+//! | [`history`] | rows of past sales and of long queues, written with SQL |
+//! | [`invariants`] | checks that the rows of a database obey the rules of the service |
+//! | [`net`], [`wait`] | free addresses, connections, and a wait for a condition |
 //!
-//! Helpers that the benchmark uses return a [`Failure`]. Helpers that only tests use panic.
+//! Most helpers return a [`Failure`] or the status of a call. Helpers for tests may panic.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -38,13 +38,14 @@ pub use database::{Engine, FreshDatabase};
 pub use postgres::Postgres;
 pub use server::ServerProcess;
 
-/// An error that describes in a sentence why an action failed.
+/// An error of any type. Its text says why an action failed.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The price of every seat, in won.
+/// The price of each seat that this crate puts on sale, in won.
 pub const PRICE: i64 = 10_000;
 
-/// Returns the reason in a status; `None` for a status of the client's own transport.
+/// Returns the reason in the ErrorInfo of a status. Returns `None` if the status has no ErrorInfo, for example because
+/// the client's transport made it.
 pub fn reason(status: &tonic::Status) -> Option<String> {
     tonic_types::StatusExt::get_details_error_info(status).map(|info| info.reason)
 }

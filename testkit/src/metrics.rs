@@ -1,4 +1,4 @@
-//! Reads the metrics of a server, like Prometheus.
+//! Reads the metrics of a server from its HTTP listener.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,7 +18,8 @@ pub async fn read(address: SocketAddr) -> Result<String, Failure> {
         .map_err(|_| format!("{address} returned no metrics within {LIMIT:?}"))?
 }
 
-/// Sends a request with HTTP/1.0, so that the response is not chunked and ends with the connection.
+/// Sends a request with HTTP/1.0, so that the server does not split the response into chunks, and closes the connection
+/// after it.
 async fn get(address: SocketAddr) -> Result<String, Failure> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;

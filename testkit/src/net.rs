@@ -1,4 +1,4 @@
-//! Addresses and connections on this machine.
+//! Finds free addresses on this machine, and connects to servers.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -6,17 +6,17 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::Failure;
 
-/// Returns an address whose port is free now.
+/// Returns an address of this machine whose port is free now. Another process may take the port before the caller does.
 pub fn free_address() -> Result<SocketAddr, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// Connects to a server.
+/// Connects to a server without TLS. Panics if the server cannot be reached.
 pub async fn connect(address: SocketAddr) -> Channel {
     endpoint(address).connect().await.expect("a connection")
 }
 
-/// Returns a channel that connects at the first call, and reconnects after its connection broke.
+/// Returns a channel that connects at the first call, and reconnects if its connection breaks.
 pub fn connect_lazily(address: SocketAddr) -> Channel {
     endpoint(address).connect_lazy()
 }

@@ -1,8 +1,8 @@
-//! A temporary PostgreSQL server that runs the programs on this machine, or a given running server.
+//! Starts a temporary PostgreSQL server with the programs of this machine, or uses a given running server.
 //!
 //! The temporary server listens on a free port of this machine. If this process is root, the server runs as the user
-//! `postgres`, because PostgreSQL refuses to run as root. When this process ends, the server is stopped and its files
-//! are removed.
+//! `postgres`, because PostgreSQL refuses to run as root. When the [`Postgres`] value is dropped or this process ends,
+//! the server is stopped and its files are removed.
 
 use std::{
     env, fs,
@@ -24,7 +24,7 @@ use crate::{
     process::{self, Reaper},
 };
 
-/// Settings for tests. They make PostgreSQL fast, but it loses data if the machine crashes.
+/// Settings that make PostgreSQL fast for tests. With these settings, PostgreSQL may lose data if the machine crashes.
 pub const FAST: &str = "-c fsync=off -c full_page_writes=off -c shared_buffers=64MB -c max_connections=400";
 
 const URL_VARIABLE: &str = "BOXOFFICE_TEST_POSTGRES_URL";
@@ -49,23 +49,24 @@ pub async fn shared() -> &'static Postgres {
 pub struct Postgres {
     url: Url,
     binaries: Option<PathBuf>,
-    /// The number of databases that were created.
+    /// The number of databases created so far. The name of a database contains its number.
     count: AtomicU32,
-    /// A lock for creating a database. PostgreSQL copies all databases from the same template, one at a time.
+    /// The lock for the creation of a database. PostgreSQL copies each new database from the same template, and makes
+    /// one copy at a time.
     turn: Mutex<()>,
     own: Option<Own>,
 }
 
-/// A temporary server.
+/// A temporary server that this process has started.
 struct Own {
     place: Place,
     settings: String,
-    /// A process that stops the server and removes its files.
+    /// The shell that stops the server and removes its files at the end.
     _reaper: Reaper,
 }
 
 impl Postgres {
-    /// Returns the running server at `url`.
+    /// Returns the running server at `url`. Does not connect to the server yet.
     pub fn at(url: &str) -> Result<Self, Failure> {
         let mut url = Url::parse(url)
             .map_err(|error| format!("the URL of PostgreSQL is invalid: {error}; use postgres://USER:PASSWORD@HOST"))?;
@@ -109,7 +110,8 @@ impl Postgres {
         Ok(url.into())
     }
 
-    /// Drops the databases that were created. On a temporary server, this is not necessary.
+    /// Drops the databases that [`Postgres::fresh_database`] created. Does nothing on a temporary server, whose files
+    /// are removed at its end.
     pub async fn tidy(&self) -> Result<(), Failure> {
         if self.own.is_some() {
             return Ok(());
@@ -129,19 +131,21 @@ impl Postgres {
         program.exists().then_some(program)
     }
 
-    /// Returns the process whose children are the connections, if this is a temporary server.
+    /// Returns the id of the main process of a temporary server. Each connection is a child of this process. Returns
+    /// `None` for a given server.
     pub fn postmaster(&self) -> Option<u32> {
         let file = fs::read_to_string(self.own.as_ref()?.place.data.join("postmaster.pid")).ok()?;
         file.lines().next()?.trim().parse().ok()
     }
 
-    /// Crashes the server. For its clients and its files this equals a real crash: recent commits are only in the log.
+    /// Stops the server without a checkpoint, like a crash. Connections break, and the next start recovers recent
+    /// commits from the write-ahead log.
     pub async fn crash(&self) -> Result<(), Failure> {
         let place = &self.own()?.place;
         place.run("pg_ctl", &["-D", &place.data.display().to_string(), "-m", "immediate", "-w", "stop"]).await
     }
 
-    /// Starts the server again on the same port.
+    /// Starts the server again, on the same port and with the same settings.
     pub async fn start_again(&self) -> Result<(), Failure> {
         let own = self.own()?;
         own.place.start(&own.settings).await
@@ -162,7 +166,7 @@ fn database_name(number: u32) -> String {
     format!("boxoffice_{}_{number}", std::process::id())
 }
 
-/// The location of a temporary server, and the way to run its programs.
+/// The directories and the port of a temporary server, and the user that runs its programs.
 struct Place {
     as_root: bool,
     binaries: PathBuf,
@@ -202,16 +206,16 @@ impl Place {
     }
 }
 
-/// Returns a free port below the range of ephemeral ports. So the system gives it to no other process before the server
-/// has started or while the server is stopped.
+/// Returns a free port from 20000 to 31999, which is below Linux's default range of ephemeral ports. So Linux does not
+/// give the port to another process before the server starts or while the server is stopped.
 fn free_port() -> Result<u16, Failure> {
     let mut ports = std::iter::repeat_with(|| rand::rng().random_range(20_000..32_000)).take(1_000);
     let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
     free.ok_or_else(|| "no free port for PostgreSQL between 20000 and 32000".into())
 }
 
-/// Returns the directory of the programs of PostgreSQL. It is on the PATH, or it is the newest version in the directory
-/// that Debian uses.
+/// Returns the directory of PostgreSQL's programs: the first one on the PATH, or else the newest one in Debian's
+/// `/usr/lib/postgresql`. Returns `None` if PostgreSQL is not installed.
 fn find_binaries() -> Option<PathBuf> {
     let mut places: Vec<PathBuf> = env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default();
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

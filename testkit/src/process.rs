@@ -1,4 +1,5 @@
-//! Child processes that end together with this process.
+//! Manages child processes and temporary directories. When this process ends, even by SIGKILL, they are killed or
+//! removed.
 
 use std::{
     fs::File,
@@ -24,12 +25,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A shell that runs a script when this value is dropped, or when this process ends.
 ///
-/// The shell reads its standard input to the end. When this process ends, the operating system closes the other end of
-/// this pipe.
+/// The shell waits for the end of its standard input, which is a pipe from this process. When this process ends, the
+/// operating system closes the pipe.
 pub struct Reaper(Child);
 
 impl Reaper {
-    /// Starts the shell.
+    /// Starts a shell that will run `script`.
     pub fn start(script: &str) -> Result<Self, Failure> {
         let script = format!("trap '' INT TERM HUP; cd /; cat >/dev/null; {script}");
         let shell = Command::new("sh")
@@ -63,7 +64,7 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Starts `command`.
+    /// Starts `command`, and a shell that kills it when this process ends.
     pub fn spawn(command: &mut Command) -> Result<Self, Failure> {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
@@ -82,7 +83,7 @@ impl Guarded {
         self.child.id()
     }
 
-    /// Returns the process, for its pipes.
+    /// Returns the child process, from which the caller can take the pipes.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
@@ -92,14 +93,15 @@ impl Guarded {
         Ok(signal::kill(Pid::from_raw(self.child.id().try_into()?), signal)?)
     }
 
-    /// Kills the process and waits for its end.
+    /// Kills the process with SIGKILL and waits for its end.
     pub fn kill(&mut self) -> Result<(), Failure> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Waits until the process ends. Returns `None` if it still runs after `limit`.
+    /// Waits until the process ends, and returns its exit status. Returns `None` if the process still runs after
+    /// `limit`.
     pub async fn ended(&mut self, limit: Duration) -> Result<Option<ExitStatus>, Failure> {
         let started = Instant::now();
         loop {
@@ -114,14 +116,16 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // The shell must end first. After the end of the process, its id may belong to another process.
+        // Ends the shell first. After the end of the child process, its id may belong to another process, which the
+        // shell would kill.
         self.reaper.cancel();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Runs `command` to its end and returns its output, which must fit into a pipe. Fails after `limit`.
+/// Runs `command` to its end, and returns its status and its output. The output must fit into a pipe (64 KiB on Linux).
+/// Fails if the command runs for longer than `limit`.
 pub async fn output(command: &mut Command, limit: Duration) -> Result<Output, Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut process = Guarded::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
@@ -154,7 +158,7 @@ impl ScratchDir {
     /// Creates an empty directory.
     pub fn new() -> Result<Self, Failure> {
         let dir = tempfile::Builder::new().prefix("boxoffice-").tempdir()?;
-        // The pause gives other reapers time to kill processes that still write into the directory.
+        // In the pause of one second, other reapers kill processes that still write into the directory.
         let reaper = Reaper::start(&format!("sleep 1; rm -rf '{}'", dir.path().display()))?;
         Ok(Self { dir, reaper })
     }

@@ -27,11 +27,11 @@ use crate::{
 
 /// Maximum time to wait for a log line. A server that takes longer to start is broken, even on a slow machine.
 const LINE_LIMIT: Duration = Duration::from_secs(60);
-/// Number of the last log lines that are printed when a test fails.
+/// Maximum number of log lines that are printed with a failure. The last lines are chosen.
 const SHOWN_LINES: usize = 30;
 
-/// Starts a server inside this process, on free ports. With `runs_passes`, its promotion and expiry passes run
-/// automatically.
+/// Starts a server inside this process, on free ports. The server may not be ready yet. With `runs_passes`, the
+/// promotion, expiry and tidy passes run automatically.
 pub async fn start_here(settings: &Settings, clock: &Clock, runs_passes: bool) -> Server {
     let bind = async |ip: IpAddr| TcpListener::bind((ip, 0)).await.expect("a free port");
     let local = IpAddr::from([127, 0, 0, 1]);
@@ -43,8 +43,8 @@ pub async fn start_here(settings: &Settings, clock: &Clock, runs_passes: bool) -
     Server::start(settings.clone(), clock.clone(), listeners, runs_passes).await.expect("a server")
 }
 
-/// Returns a command without the `BOXOFFICE_` variables of the environment, which could change the results of a test or
-/// a benchmark.
+/// Returns a command that runs `program` without the `BOXOFFICE_` variables of this process. These variables could
+/// change the results of a test or a benchmark.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BOXOFFICE_")) {
@@ -61,7 +61,7 @@ pub struct ServerProcess {
     pub address: SocketAddr,
     /// The address of AdminService.
     pub admin_address: SocketAddr,
-    /// The address of the probes, the metrics and the live page, if they are served.
+    /// The address of the probes, the metrics and the live page; `None` if the server does not serve them.
     pub http_address: Option<SocketAddr>,
     process: Guarded,
     log: Arc<Log>,
@@ -70,8 +70,8 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts the program of `command` with `flags` for `serve`, and reads its addresses from the log. The server may
-    /// not be ready yet.
+    /// Runs `command` with the arguments `serve` and `flags`, and reads the addresses of the server from its log. The
+    /// server may not be ready yet.
     pub async fn start(
         mut command: Command,
         flags: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -99,7 +99,8 @@ impl ServerProcess {
         self.wait_for("\"message\":\"ready\"").await.map(drop)
     }
 
-    /// Waits for the next line of the log that contains `text`, and returns it.
+    /// Waits for a log line that contains `text`, and returns this line. Searches only lines after the last line that
+    /// this function returned. Fails after 60 seconds, or if the log ends first.
     pub async fn wait_for(&mut self, text: &str) -> Result<String, Failure> {
         let found = tokio::time::timeout(LINE_LIMIT, self.log.find(self.seen_count, text)).await.ok().flatten();
         let Some((count, line)) = found else {
@@ -124,19 +125,20 @@ impl ServerProcess {
         self.process.kill().expect("a process to kill");
     }
 
-    /// Waits until the process has ended and its log is read. Returns `None` if it still runs after `limit`.
+    /// Waits until the process has ended and its log is read, and returns its exit status. Returns `None` if the
+    /// process still runs after `limit`.
     pub async fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
         let status = self.process.ended(limit).await.expect("a child process")?;
         self.log.ended().await;
         Some(status)
     }
 
-    /// Returns the memory that the process uses, in bytes.
+    /// Returns the resident memory of the process, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         usage::resident_bytes(self.pid()).expect("the memory of a living process")
     }
 
-    /// Returns the log lines so far.
+    /// Returns all log lines that the server has written so far.
     pub fn log_lines(&self) -> Vec<String> {
         self.log.lines()
     }
@@ -179,8 +181,8 @@ impl Log {
         log
     }
 
-    /// Waits for a line that contains `text`, starting at index `first`. Returns the index of the next line, and the
-    /// found line. Returns `None` if the log ends first.
+    /// Waits for a line that contains `text`, starting at index `first`. Returns the found line, and the index of the
+    /// line after it. Returns `None` if the log ends first.
     async fn find(&self, first: usize, text: &str) -> Option<(usize, String)> {
         let (mut next, mut found) = (first, None);
         let is_done = |state: &LogState| {

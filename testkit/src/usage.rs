@@ -2,13 +2,15 @@
 
 use std::{fs, process::Command, sync::OnceLock};
 
-/// Returns the CPU seconds that a process has used so far, in user mode and in system mode.
+/// Returns the CPU seconds that a process has used so far, in user mode and in system mode. Returns `None` if the
+/// process does not exist.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     ticks(&stat).map(|ticks| ticks as f64 / ticks_per_second())
 }
 
-/// Returns the CPU seconds of all direct children of a process. PostgreSQL's connections are such children.
+/// Returns the CPU seconds of all direct children of a process that exist now. PostgreSQL starts a child process for
+/// each connection.
 pub fn children_cpu_seconds(parent: u32) -> Option<f64> {
     let processes = fs::read_dir("/proc").ok()?;
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -17,7 +19,7 @@ pub fn children_cpu_seconds(parent: u32) -> Option<f64> {
     Some(ticks as f64 / ticks_per_second())
 }
 
-/// Returns the resident memory of a process, in bytes.
+/// Returns the resident memory of a process, in bytes. Returns `None` if the process does not exist.
 pub fn resident_bytes(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -25,7 +27,8 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
     Some(kilobytes * 1_024)
 }
 
-/// Returns the fields after the name. The name is in parentheses and may contain spaces and parentheses.
+/// Returns the fields of a `/proc/PID/stat` line that follow the name of the process. The name is in parentheses, and
+/// may itself contain spaces and parentheses.
 fn fields(stat: &str) -> Option<impl Iterator<Item = &str>> {
     Some(stat.rsplit_once(')')?.1.split_whitespace())
 }
@@ -46,7 +49,7 @@ fn ticks_per_second() -> f64 {
     *TICKS.get_or_init(|| {
         let output = Command::new("getconf").arg("CLK_TCK").output().ok();
         let ticks = output.and_then(|output| String::from_utf8_lossy(&output.stdout).trim().parse().ok());
-        // The default is 100, which is the value of Linux on all common architectures.
+        // If `getconf` fails, the value is 100, as on all common architectures of Linux.
         ticks.unwrap_or(100.0)
     })
 }
@@ -62,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_there() {
+    fn the_usage_of_this_process_can_be_read() {
         assert!(resident_bytes(std::process::id()).is_some_and(|bytes| bytes > 0));
         assert!(cpu_seconds(std::process::id()).is_some());
         assert_eq!(cpu_seconds(u32::MAX), None);

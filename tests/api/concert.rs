@@ -1,4 +1,4 @@
-//! Tests the catalogue and the available seats.
+//! Tests the lists of concerts, dates and seats.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::harness::{DATE, NEXT_DATE, PRICE, START, World, on_both_engines};
 
 on_both_engines!(
     long_lists_are_compressed_for_clients_that_accept_it,
-    concerts_are_open_to_all_and_come_in_pages,
+    concerts_are_listed_in_pages_without_a_token,
     a_performance_has_its_price_venue_and_free_seats,
     only_dates_that_still_have_a_seat_are_listed_soonest_first,
     performances_come_in_pages,
@@ -17,7 +17,7 @@ on_both_engines!(
     an_expired_hold_frees_its_seat_before_any_expiry_pass,
 );
 
-async fn concerts_are_open_to_all_and_come_in_pages(world: World) {
+async fn concerts_are_listed_in_pages_without_a_token(world: World) {
     for code in ["C", "A", "B"] {
         world.concert(code, 5).await;
     }

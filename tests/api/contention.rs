@@ -15,11 +15,11 @@ on_both_engines!(
     concurrent_issues_of_one_user_are_one_token,
     concurrent_issues_of_many_users_are_dense,
     a_wallet_never_pays_more_than_it_holds,
-    at_the_moment_when_a_hold_expires_a_seat_is_paid_or_taken_over_and_never_both,
-    leaving_and_paying_at_the_same_time_does_one_of_both,
+    a_seat_whose_hold_expires_is_paid_or_held_by_another_user_and_never_both,
+    a_user_that_leaves_and_pays_at_the_same_time_does_only_one,
 );
 
-/// Returns `count` admitted callers.
+/// Adds `count` new users to the queue, then runs the promotion pass once.
 async fn crowd(world: &World, count: usize) -> Vec<Caller> {
     let joins = (0..count).map(|_| world.waiting("IU"));
     let callers = futures::future::join_all(joins).await;
@@ -105,7 +105,7 @@ async fn a_wallet_never_pays_more_than_it_holds(world: World) {
     world.check_invariants().await;
 }
 
-async fn at_the_moment_when_a_hold_expires_a_seat_is_paid_or_taken_over_and_never_both(world: World) {
+async fn a_seat_whose_hold_expires_is_paid_or_held_by_another_user_and_never_both(world: World) {
     world.concert("IU", 100).await;
     let callers = crowd(&world, 80).await;
     let (holders, takers) = callers.split_at(40);
@@ -131,7 +131,7 @@ async fn at_the_moment_when_a_hold_expires_a_seat_is_paid_or_taken_over_and_neve
     world.check_invariants().await;
 }
 
-async fn leaving_and_paying_at_the_same_time_does_one_of_both(world: World) {
+async fn a_user_that_leaves_and_pays_at_the_same_time_does_only_one(world: World) {
     world.concert("IU", 100).await;
     let callers = crowd(&world, 40).await;
     for (caller, seat) in callers.iter().zip(1..) {

@@ -73,7 +73,7 @@ async fn calls_without_a_known_key_are_refused_and_probes_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_service_asks_for_the_key() {
+async fn every_service_requires_the_key() {
     let mut world = World::new(Engine::Sqlite).await;
     let files = Files::new();
     let (_, line) = credential::new_key("shop", false).unwrap();
@@ -93,7 +93,7 @@ async fn every_service_asks_for_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_or_a_key_will_do_where_both_are_in_use() {
+async fn a_certificate_or_a_key_is_enough_if_both_are_configured() {
     let mut world = World::new(Engine::Sqlite).await;
     let (files, authority, clients) = (Files::new(), Authority::new(), Authority::new());
     files.give_tls(&mut world, &authority);
@@ -117,7 +117,7 @@ async fn a_certificate_or_a_key_will_do_where_both_are_in_use() {
 }
 
 #[test]
-fn an_admin_that_the_network_reaches_needs_tls_and_a_credential() {
+fn an_admin_listener_on_the_network_needs_tls_and_a_credential() {
     boxoffice::install_crypto();
     let (files, authority) = (Files::new(), Authority::new());
     let (cert, key) = authority.issue();
@@ -149,7 +149,7 @@ fn text(output: &Output) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_binary_refuses_an_open_admin_and_says_what_to_do() {
+async fn the_binary_refuses_an_unprotected_admin_listener_and_says_what_to_do() {
     let world = World::new(Engine::Sqlite).await;
     let args = ["serve", "--listen", "0.0.0.0:0", "--admin-listen", "0.0.0.0:0"];
     let refused = binary(&world.settings.database_url).args(args).output().unwrap();
@@ -161,7 +161,7 @@ async fn the_binary_refuses_an_open_admin_and_says_what_to_do() {
     }
 }
 
-/// Returns an API key and its line for the API keys file, as the command prints them.
+/// Creates an API key with `boxoffice api-key new`. Returns the key and its line for the API keys file.
 fn made_by_the_binary(args: &[&str]) -> (String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_boxoffice")).args(["api-key", "new"]).args(args).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -181,7 +181,7 @@ async fn the_binary_makes_keys_serves_tls_and_asks_for_its_health() {
     let (cert, key) = authority.issue();
     let (client_cert, client_key) = clients.issue();
     let path = |name: &str, content: &str| files.write(name, content).display().to_string();
-    // The file may contain the whole chain, up to the CA.
+    // The file of the certificate may contain the whole chain, up to the CA.
     let chain = path("chain.pem", &format!("{cert}{}", authority.pem));
     let (cert, key) = (path("cert.pem", &cert), path("key.pem", &key));
     let (client_cert, client_key) = (path("client.pem", &client_cert), path("client-key.pem", &client_key));

@@ -16,7 +16,7 @@ on_both_engines!(
     an_unknown_user_is_named,
     a_date_without_performance_is_named,
     seats_that_do_not_exist_are_named,
-    a_sold_seat_is_refused_for_good,
+    a_sold_seat_is_refused_without_a_retry_delay,
     a_held_seat_is_refused_with_the_time_when_the_hold_ends,
     a_call_without_its_token_is_refused,
     a_forged_or_unknown_token_is_refused,
@@ -32,15 +32,17 @@ on_both_engines!(
     without_a_database_calls_are_answered_unavailable,
 );
 
-/// The reasons that these tests cannot cause. Other tests cover them.
+/// The reasons that these tests cannot cause.
 const SHOWN_ELSEWHERE: [ErrorReason; 2] = [
+    // This value is never sent.
     ErrorReason::Unspecified,
-    // A defect in the service. The tests of `src/batch/lane.rs` cause a panic and an unknown error.
+    // Only a defect in the service causes this reason. The tests of `src/batch/lane.rs` cause a panic and an unexpected
+    // error.
     ErrorReason::Internal,
 ];
 
 #[test]
-fn every_reason_is_met_by_a_test() {
+fn every_reason_is_tested() {
     let sources = [
         include_str!("admin.rs"),
         include_str!("credentials.rs"),
@@ -62,8 +64,9 @@ fn every_reason_is_met_by_a_test() {
     }
 }
 
-/// The calls that need a token, and the calls that need the token of an admitted user.
+/// The calls that need a token in any state.
 const WITH_TOKEN: [&str; 3] = ["GetPosition", "WatchPosition", "LeaveQueue"];
+/// The calls that need an admitted token.
 const WITH_ADMISSION: [&str; 7] =
     ["ListPerformances", "ListSeats", "WatchSeats", "HoldSeats", "ExtendReservation", "ReleaseReservation", "Pay"];
 
@@ -127,7 +130,7 @@ async fn an_unknown_user_is_named(world: World) {
     named(caller.reservations().list_reservations(request).await.map(drop));
     let request = proto::ListPaymentsRequest { user_id: unknown.clone(), ..Default::default() };
     named(caller.payments().list_payments(request).await.map(drop));
-    // The failed call did not take a number.
+    // The failed IssueToken did not take a queue number.
     assert_eq!(caller.queue_number, 1);
 }
 
@@ -154,7 +157,7 @@ async fn seats_that_do_not_exist_are_named(world: World) {
     assert_eq!(world.stats("IU").await.held_seat_count, 0);
 }
 
-async fn a_sold_seat_is_refused_for_good(world: World) {
+async fn a_sold_seat_is_refused_without_a_retry_delay(world: World) {
     world.concert("IU", 50).await;
     let (payer, caller) = (world.admitted("IU").await, world.admitted("IU").await);
     payer.hold(DATE, &[1]).await.unwrap();
@@ -193,7 +196,7 @@ async fn a_forged_or_unknown_token_is_refused(world: World) {
         head.to_owned(),
         format!("{head}."),
         format!("{head}.{flipped}{}", &signature[1..]),
-        // {"alg":"none"}
+        // The header is {"alg":"none"}.
         format!("eyJhbGciOiJub25lIn0.{}.", head.split_once('.').unwrap().1),
     ];
     for token in forged {
@@ -202,7 +205,8 @@ async fn a_forged_or_unknown_token_is_refused(world: World) {
             assert_failure(call(rpc, &mallory).await, Code::Unauthenticated, "TOKEN_INVALID");
         }
     }
-    // Tokens with a valid signature whose number was never issued. Another database with the same key could issue them.
+    // Two tokens with a valid signature: the number of the first was never issued, and the number of the second belongs
+    // to another user. Another database with the same signing key could issue such tokens.
     let db = Database::connect(&world.settings.database_url).await.unwrap();
     let secret =
         db.query_one_raw(sea_orm::Statement::from_string(db.get_database_backend(), "SELECT secret FROM signing_key"));

@@ -11,7 +11,7 @@ use crate::harness::{DATE, START, World, assert_failure, on_both_engines};
 on_both_engines!(
     an_extension_lasts_one_hold_ttl_from_now_and_never_longer_than_the_token,
     a_hold_is_extended_twice_and_no_more,
-    an_extended_hold_keeps_others_off_and_can_be_paid,
+    an_extended_hold_blocks_other_users_and_can_be_paid,
     a_request_id_extends_once_and_returns_the_first_answer,
     only_held_seats_are_extended,
 );
@@ -44,12 +44,12 @@ async fn a_hold_is_extended_twice_and_no_more(world: World) {
         let details = assert_failure(answer, Code::FailedPrecondition, "EXTENSION_LIMIT_EXCEEDED");
         assert_eq!(details.error_info().unwrap().metadata["extension_limit"], "2");
     }
-    // Each hold has its own limit.
+    // The limit applies to each hold separately.
     let other = caller.hold(DATE, &[2]).await.unwrap();
     caller.extend(&other.reservation_id, "").await.unwrap();
 }
 
-async fn an_extended_hold_keeps_others_off_and_can_be_paid(world: World) {
+async fn an_extended_hold_blocks_other_users_and_can_be_paid(world: World) {
     world.concert("IU", 50).await;
     let (caller, other) = (world.admitted("IU").await, world.admitted("IU").await);
     let held = caller.hold(DATE, &[1]).await.unwrap();

@@ -1,8 +1,8 @@
-//! Tests calls with random bytes in requests and metadata. The server must never panic and never answer INTERNAL. Each
-//! error must have an ErrorInfo, and its message must not contain internals.
+//! Makes calls with random values and random bytes in requests and metadata. The server must never panic and never
+//! answer INTERNAL. Each error must have an ErrorInfo, and its message must not contain internals.
 //!
-//! `BOXOFFICE_FUZZ_CASES` sets the number of cases on each engine (default 10,000). `BOXOFFICE_FUZZ_SEED` repeats a
-//! run.
+//! `BOXOFFICE_FUZZ_CASES` sets the number of cases on each engine (default 10,000). Each run prints its seed. A run
+//! with this seed in `BOXOFFICE_FUZZ_SEED` makes the same random choices.
 
 mod generate;
 
@@ -26,7 +26,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// Returns a description of the fault of a status, or `None` if the status is correct.
+/// Returns the defect of a status, or `None` if the status is correct.
 fn complaint(status: &Status) -> Option<&'static str> {
     let message = status.message();
     if ["SELECT", "INSERT", "sqlx", "sqlite", "postgres", "prost", "decode", "src/", "panicked", "::"]
@@ -37,7 +37,7 @@ fn complaint(status: &Status) -> Option<&'static str> {
     }
     match status.code() {
         Code::Ok => None,
-        Code::Internal | Code::Unknown | Code::Unavailable => Some("it blames the server"),
+        Code::Internal | Code::Unknown | Code::Unavailable => Some("its code says that the server failed"),
         _ => match status.get_error_details().error_info() {
             Some(info) if info.domain == "boxoffice" && !info.reason.is_empty() => None,
             _ => Some("it has no ErrorInfo"),

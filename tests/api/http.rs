@@ -38,7 +38,7 @@ async fn status(address: SocketAddr, path: &str, headers: &[&str]) -> u16 {
     get(address, path, headers).await.expect("an answer").status
 }
 
-/// Opens the stream of a page.
+/// Opens the stream of the live page at `path`.
 async fn open(address: SocketAddr, path: &str) -> Answer<TcpStream> {
     let page = get(address, path, &[HOST]).await.expect("a page");
     assert_eq!((page.status, page.header("content-type")), (200, "text/event-stream"));
@@ -123,7 +123,7 @@ async fn a_page_shows_the_chosen_sale_and_removes_ended_sales(engine_world: Worl
     sale(&mut empty, "BTS", |_| true).await;
     world.waiting("BTS").await;
     sale(&mut empty, "BTS", |sale| sale["waiting"] == 1).await;
-    // By default, a page shows the sale with the most users.
+    // By default, a page shows the sale with the most waiting and admitted users.
     assert_eq!(event(&mut open(address, "/live").await, "hello").await["concert_code"], "BTS");
     let mut chosen = open(address, &format!("/live/IU/{NEXT_DATE}")).await;
     assert_eq!(event(&mut chosen, "hall").await["date"], NEXT_DATE);
@@ -186,7 +186,7 @@ async fn a_stopping_server_is_not_ready_and_ends_its_pages() {
     eventually("the server is not ready", async || status(address, "/readyz", &[HOST]).await == 503).await;
     assert_eq!(status(address, "/livez", &[HOST]).await, 200);
     stopped.await.unwrap();
-    // The server does not wait until the end of the drain timeout.
+    // The open page does not make the server wait until the end of the drain timeout.
     assert!(stopping.elapsed() < settings.limits.lame_duck + settings.drain_timeout);
     assert!(page.event("never").await.unwrap().is_none());
 }
@@ -257,7 +257,7 @@ async fn with_an_api_keys_file_the_data_needs_a_key_with_the_admin_right() {
         assert_eq!(status(address, "/live", &[HOST, &header]).await, expected, "{header}");
     }
     assert_eq!(status(address, &format!("/live?key={office}"), &[HOST]).await, 401);
-    // The page itself contains no data.
+    // The page itself contains no data, so it needs no key.
     assert_eq!(status(address, "/", &[HOST]).await, 200);
 
     let mut page = get(address, "/live", &[HOST, &with(&office)]).await.unwrap();
@@ -338,7 +338,8 @@ async fn fifty_pages_cause_no_more_queries_than_one() {
     let before = reads().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = reads().await;
-    // All pages show the same date, whose seats are read five times per second. No sale changes.
+    // All pages show the same date. Its seats are read five times per second, so about ten times in two seconds. No
+    // sale changes.
     assert!((5.0..=15.0).contains(&(after.0 - before.0)), "{before:?} {after:?}");
     assert_eq!(before.1, after.1);
     drop(connect(process.address).await);

@@ -1,4 +1,4 @@
-//! Tests decisions that are made under the lock of a row, stored requests, and the ends of streams.
+//! Tests special cases: decisions under the lock of a row, stored request ids, ends of streams, and durable commits.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::harness::{Caller, DATE, Engine, World, assert_failure, eventually, on
 on_both_engines!(
     a_late_first_call_does_not_revive_an_expired_admission,
     a_token_is_invalid_if_its_number_belongs_to_another_user,
-    a_hold_of_seats_already_held_is_remembered,
-    a_repeated_payment_or_refund_is_remembered,
+    the_request_id_of_a_repeated_hold_is_stored,
+    the_request_id_of_a_repeated_payment_or_refund_is_stored,
     seat_held_names_the_callers_own_hold,
     a_seat_stream_ends_with_the_state_of_its_token,
     a_position_stream_shows_an_end_on_another_replica,
@@ -25,14 +25,15 @@ fn request_id() -> String {
     Uuid::now_v7().to_string()
 }
 
-/// An admission ends during its first call, while the promotion pass admits the next user.
+/// An admission ends while its first call waits for a lock. The call must fail, and the next promotion must admit the
+/// next user.
 async fn a_late_first_call_does_not_revive_an_expired_admission(world: World) {
     let claim_ttl = prost_types::Duration { seconds: 30, nanos: 0 };
     world.concert_with("IU", 1, |concert| (concert.claim_ttl, concert.max_active_count) = (Some(claim_ttl), 1)).await;
     let (first, second) = (world.waiting("IU").await, world.waiting("IU").await);
     world.promote().await;
     world.advance(Duration::from_secs(29));
-    // The call starts in time, but gets the lock on its row too late.
+    // The call starts before the end of the admission, but gets the lock on the row of its token after this end.
     let lock = crate::harness::lock_database(&world).await;
     lock.execute_unprepared("UPDATE queue_token SET issue_time = issue_time").await.unwrap();
     let call = tokio::spawn({
@@ -50,7 +51,7 @@ async fn a_late_first_call_does_not_revive_an_expired_admission(world: World) {
 }
 
 /// Returns a caller whose token has a valid signature and the queue number of another user.
-async fn of_another_row(world: &World, caller: &Caller, queue_number: i64) -> Caller {
+async fn with_number_of_another_user(world: &World, caller: &Caller, queue_number: i64) -> Caller {
     let sql = "SELECT key_id, secret FROM signing_key ORDER BY key_id DESC LIMIT 1";
     let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
     let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await.unwrap().unwrap();
@@ -66,7 +67,7 @@ async fn of_another_row(world: &World, caller: &Caller, queue_number: i64) -> Ca
 async fn a_token_is_invalid_if_its_number_belongs_to_another_user(world: World) {
     world.concert("IU", 50).await;
     let (victim, other) = (world.waiting("IU").await, world.waiting("IU").await);
-    let forged = of_another_row(&world, &other, victim.queue_number).await;
+    let forged = with_number_of_another_user(&world, &other, victim.queue_number).await;
     for _ in 0..2 {
         assert_failure(forged.position().await, Code::Unauthenticated, "TOKEN_INVALID");
         assert_failure(forged.watch().await.map(drop), Code::Unauthenticated, "TOKEN_INVALID");
@@ -77,7 +78,7 @@ async fn a_token_is_invalid_if_its_number_belongs_to_another_user(world: World) 
     assert_eq!(victim.state().await, QueueState::Active);
 }
 
-async fn a_hold_of_seats_already_held_is_remembered(world: World) {
+async fn the_request_id_of_a_repeated_hold_is_stored(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let (first, again) = (request_id(), request_id());
@@ -93,7 +94,7 @@ async fn a_hold_of_seats_already_held_is_remembered(world: World) {
     world.charge(caller.uuid(), 5, &again).await.unwrap();
 }
 
-async fn a_repeated_payment_or_refund_is_remembered(world: World) {
+async fn the_request_id_of_a_repeated_payment_or_refund_is_stored(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let held = caller.hold(DATE, &[1]).await.unwrap();
@@ -131,7 +132,7 @@ async fn seat_held_names_the_callers_own_hold(world: World) {
 
 async fn end_of(mut stream: tonic::Streaming<proto::WatchSeatsResponse>) -> Status {
     loop {
-        let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("in time");
+        let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("a message in time");
         if let Err(status) = message {
             return status;
         }
@@ -150,12 +151,12 @@ async fn a_seat_stream_ends_with_the_state_of_its_token(world: World) {
 }
 
 async fn next_position(stream: &mut tonic::Streaming<proto::WatchPositionResponse>) -> proto::QueuePosition {
-    let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("in time");
+    let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("a message in time");
     message.unwrap().expect("a message").position.expect("a position")
 }
 
 async fn a_position_stream_shows_an_end_on_another_replica(mut world: World) {
-    // SQLite allows one server per file, so there the calls go to the same server.
+    // SQLite allows one server per file, so on SQLite all calls go to the same server.
     let replica = if world.engine == Engine::Postgres { world.add_replica().await } else { 0 };
     world.concert("IU", 50).await;
     let (payer, leaver) = (world.admitted("IU").await, world.admitted("IU").await);
@@ -191,7 +192,7 @@ async fn an_admitted_user_sees_sold_out_and_seats_again(world: World) {
     assert_eq!(next().await, (QueueState::Active, 2));
 }
 
-/// The user has three released holds and one expired hold before the paid one.
+/// The user has three released holds and one expired hold before the hold that is paid.
 async fn a_user_with_old_reservations_can_hold_and_pay(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
@@ -230,8 +231,8 @@ async fn a_slow_reader_of_sale_stats_gets_current_counts_without_a_burst() {
         stream.message().await.unwrap().unwrap();
         count += 1;
     }
-    // Four or five intervals fit into 900 ms, and a few messages were in flight. The server must not send the 30 missed
-    // messages.
+    // Four or five intervals fit into 900 ms, and a few messages were in flight. The server must not send all 30
+    // messages that the caller did not read in 6 seconds.
     assert!((3..=12).contains(&count), "{count} messages");
 }
 
@@ -250,7 +251,7 @@ async fn postgres_commits_are_durable_even_if_the_database_turns_that_off() {
     let user = Uuid::now_v7().to_string();
     let mut wallets = proto::wallet_service_client::WalletServiceClient::new(world.channel(replica));
     wallets.open_wallet(proto::OpenWalletRequest { user_id: user }).await.unwrap();
-    // The sessions of the new server use its own setting, not that of the database.
+    // Each session of the server sets `synchronous_commit` itself, so the setting of the database has no effect.
     let db = boxoffice::db::Database::new(&world.settings.database_url, world.clock.clone()).await.unwrap();
     let write = db.begin().await.unwrap();
     let row = write.conn().query_one_raw(Statement::from_string(DatabaseBackend::Postgres, "SHOW synchronous_commit"));

@@ -1,4 +1,5 @@
-//! Tests of the API: gRPC calls to the real server, on SQLite and on PostgreSQL.
+//! Tests of the real server on SQLite and PostgreSQL: its gRPC and HTTP APIs, its command line, and the structure of
+//! its code.
 
 mod harness;
 

@@ -16,7 +16,7 @@ use crate::{
     running,
 };
 
-/// The prefixes of the names of metrics.
+/// The prefixes of the names of all metrics of the server.
 const PREFIXES: [&str; 2] = ["boxoffice_", "rpc_server_"];
 
 fn read(file: &str) -> String {
@@ -30,7 +30,8 @@ fn names(text: &str) -> BTreeSet<String> {
     words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix))).map(str::to_owned).collect()
 }
 
-/// Runs promtool with `args` and returns its output. `make browser` installs promtool.
+/// Runs promtool with `args` and with `input` as its standard input. Returns its output. `make browser` installs
+/// promtool.
 fn promtool(args: &[&str], input: &str) -> Output {
     let mut command = Command::new("promtool");
     command.args(args).current_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy"));
@@ -121,7 +122,7 @@ fn alerts_fire_as_specified_and_the_queries_of_the_dashboard_are_valid() {
     let rules: Vec<Value> = targets.map(|target| json!({ "record": "checked", "expr": target["expr"] })).collect();
     assert!(rules.len() > 20, "the dashboard was not read");
     let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-    // All rules have the same name. promtool only warns about this.
+    // All rules have the same name. With `--lint=none`, promtool does not fail because of this.
     fs::write(file.path(), json!({ "groups": [{ "name": "dashboard", "rules": rules }] }).to_string()).unwrap();
     assert_passes(&["check", "rules", "--lint=none", &file.path().display().to_string()], "");
 }

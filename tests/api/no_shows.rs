@@ -1,4 +1,4 @@
-//! Tests admitted users that make no first call, and the estimated wait of waiting users.
+//! Tests the claim TTL, which ends the admission of a user that makes no call, and the estimated wait of waiting users.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ async fn any_call_with_the_token_keeps_the_admission(world: World) {
     callers[1].performances().await.unwrap();
     callers[2].seats(DATE).await.unwrap();
     let held = callers[3].hold(DATE, &[3]).await.unwrap();
-    // The hold is limited by the admission and not by the claim TTL.
+    // The claim TTL does not limit the hold, because this call is the first use of the admission.
     assert_eq!(held.expire_time, Some(proto::timestamp(START + 329 * SECOND)));
     assert_failure(callers[4].pay().await, Code::FailedPrecondition, "NO_HELD_SEAT");
     world.advance(Duration::from_secs(1));
@@ -117,7 +117,8 @@ async fn a_concert_may_set_a_shorter_claim_ttl_or_none(world: World) {
     assert_eq!(details.bad_request().unwrap().field_violations[0].field, "claim_ttl");
 }
 
-/// An estimate that a caller received, and the time of its arrival.
+/// An estimated wait: the index of the caller that received it, the time of the answer, and the wait. The time and the
+/// wait are in seconds.
 struct Estimate {
     caller: usize,
     at: i64,
@@ -136,7 +137,6 @@ async fn the_estimate_is_near_the_real_wait_in_a_steady_sale(world: World) {
     let (mut now, mut first_active, mut first_waiting) = (0_i64, 0_usize, 0_usize);
     world.promote().await;
     while first_waiting < CALLERS {
-        // Every two seconds, one to four admitted users leave.
         while first_waiting < CALLERS && callers[first_waiting].state().await != QueueState::Waiting {
             admitted_at[first_waiting] = Some(now);
             first_waiting += 1;
@@ -150,6 +150,7 @@ async fn the_estimate_is_near_the_real_wait_in_a_steady_sale(world: World) {
                 estimates.push(Estimate { caller, at: now, seconds: estimate.seconds });
             }
         }
+        // Every two seconds, one to four admitted users leave.
         for _ in 0..random.random_range(1..=4) {
             if first_active < first_waiting {
                 callers[first_active].leave().await.unwrap();

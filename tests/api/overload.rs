@@ -45,8 +45,8 @@ fn bearer(caller: &Caller) -> String {
     format!("Bearer {}", caller.token)
 }
 
-/// Waits until spawned tasks have sent their requests.
-async fn a_moment() {
+/// Waits for 200 ms, so that spawned tasks can send their requests.
+async fn wait_until_sent() {
     tokio::time::sleep(Duration::from_millis(200)).await;
 }
 
@@ -62,12 +62,12 @@ async fn calls_beyond_the_limit_are_refused_and_health_checks_are_not() {
         let request = proto::ChargeWalletRequest { user_id: user_id.to_string(), amount: 1, request_id: String::new() };
         calls.spawn(async move { wallets.charge_wallet(request).await });
     }
-    a_moment().await;
+    wait_until_sent().await;
     let details = assert_failure(world.charge(user_id, 1, "").await, Code::ResourceExhausted, "OVERLOADED");
     let delay = details.retry_info().unwrap().retry_delay.unwrap();
     assert!((Duration::from_millis(200)..Duration::from_secs(8)).contains(&delay), "{delay:?}");
-    // One method may use at most half of the in-flight calls, so other methods are served. Streams have a separate
-    // limit, and health checks have none.
+    // One method may use at most half of the in-flight calls, so other methods are served. Streams and health checks do
+    // not count towards the limit on calls.
     assert_eq!(caller.state().await, QueueState::Waiting);
     caller.watch().await.unwrap().message().await.unwrap().unwrap();
     let health = HealthClient::new(world.channel(0)).check(HealthCheckRequest::default()).await.unwrap();
@@ -81,7 +81,7 @@ async fn calls_beyond_the_limit_are_refused_and_health_checks_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_have_a_limit_of_their_own_for_as_long_as_they_are_open() {
+async fn open_streams_have_a_separate_limit() {
     let world = World::with(Engine::Sqlite, &["--max-streams", "2", "--max-calls", "2"]).await;
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
@@ -104,7 +104,7 @@ async fn a_call_whose_deadline_passes_while_it_waits_never_starts(world: World) 
         let request = proto::ChargeWalletRequest { user_id: user_id.to_string(), amount: 1, request_id: String::new() };
         wallets.charge_wallet(request).await
     });
-    a_moment().await;
+    wait_until_sent().await;
     let started = Instant::now();
     let late = request(CHARGE).header("grpc-timeout", "300m").body(()).unwrap();
     let late = connection.call(late, charge(user_id, 1_000)).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_request_that_cannot_be_read_is_an_invalid_argument(world: World) {
         public.call(request(path).body(()).unwrap(), body).await.unwrap().status
     };
     let large = |bytes: usize| frame(&proto::GetConcertRequest { concert_code: "A".repeat(bytes) }.encode_to_vec());
-    // The bodies: a broken message, half a message, no message, half a frame header, compressed messages, unknown
+    // The bodies: a broken message, half a message, no message, half a frame header, a compressed message, unknown
     // flags, and a length without its bytes.
     for body in [
         &b"\0\0\0\0\x01\xff"[..],
@@ -202,13 +202,13 @@ async fn ten_thousand_half_sent_calls_do_not_block_other_calls() {
         let half = request(GET_POSITION).header("authorization", bearer(&caller)).body(()).unwrap();
         open.push(connection.open(half).await.unwrap());
     }
-    a_moment().await;
+    wait_until_sent().await;
     let started = Instant::now();
     for _ in 0..50 {
         assert_eq!(caller.state().await, QueueState::Waiting);
     }
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    // A call that is completed must be served.
+    // A call whose request is completed later must be served.
     let (response, mut sender) = open.pop().unwrap();
     sender.send_data(position(&caller), true).unwrap();
     assert!(Status::from_header_map(response.await.unwrap().headers()).is_none());
@@ -236,7 +236,7 @@ async fn half_sent_health_checks_do_not_block_other_checks_and_time_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_resets_closes_its_own_connection_at_most() {
+async fn a_flood_of_resets_affects_no_other_connection() {
     let world = World::new(Engine::Sqlite).await;
     world.concert("IU", 50).await;
     let caller = world.waiting("IU").await;
@@ -263,7 +263,7 @@ async fn a_flood_of_resets_closes_its_own_connection_at_most() {
     assert_eq!(caller.state().await, QueueState::Waiting);
 }
 
-/// Returns whether the server closes a silent connection.
+/// Returns whether the server closes a silent connection within 2 seconds.
 async fn is_closed(stream: &mut TcpStream) -> bool {
     let read = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut [0; 1])).await;
     matches!(read, Ok(Ok(0) | Err(_)))
@@ -296,7 +296,7 @@ async fn silent_connections_and_health_watchers_do_not_delay_a_shutdown() {
     let watch = health.watch(HealthCheckRequest::default()).await.unwrap();
     let mut watch = watch.into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-    a_moment().await;
+    wait_until_sent().await;
     let started = Instant::now();
     world.stop_first().await;
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
@@ -305,7 +305,7 @@ async fn silent_connections_and_health_watchers_do_not_delay_a_shutdown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopping_server_still_serves_while_its_callers_move_away() {
+async fn a_stopping_server_serves_calls_during_the_lame_duck_time() {
     let mut world = World::with(Engine::Sqlite, &["--lame-duck", "1s"]).await;
     world.concert("IU", 50).await;
     let caller = world.waiting("IU").await;
@@ -330,7 +330,7 @@ async fn a_stopping_server_still_serves_while_its_callers_move_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_give_up_leave_nothing_behind() {
+async fn calls_whose_callers_give_up_do_not_delay_later_calls() {
     let world = World::new(Engine::Sqlite).await;
     let user_id = world.user(0).await;
     let connection = Raw::connect(world.server(0).address).await;
@@ -339,7 +339,7 @@ async fn callers_that_give_up_leave_nothing_behind() {
         let timeout = format!("{}m", 1 + round % 20);
         let call = request(CHARGE).header("grpc-timeout", timeout).body(()).unwrap();
         let (_, mut sender) = connection.open(call).await.unwrap();
-        // Some calls are answered before they are sent.
+        // This fails if the deadline of the call has passed and the server has already answered.
         let _ = sender.send_data(charge(user_id, 1), true);
         tokio::time::sleep(Duration::from_millis(1)).await;
         sender.send_reset(h2::Reason::CANCEL);

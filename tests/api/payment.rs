@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::harness::{DATE, NEXT_DATE, PRICE, START, World, assert_failure, on_both_engines};
 
 on_both_engines!(
-    paying_moves_money_seats_reservation_and_token_together,
+    a_payment_changes_money_seats_reservation_and_token_together,
     paying_again_returns_the_same_payment,
     a_request_id_pays_once_and_is_refused_for_another_request,
     a_wallet_without_enough_money_pays_nothing_and_the_hold_stays,
@@ -20,7 +20,7 @@ on_both_engines!(
     payments_are_listed_newest_first_in_pages,
 );
 
-async fn paying_moves_money_seats_reservation_and_token_together(world: World) {
+async fn a_payment_changes_money_seats_reservation_and_token_together(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let held = caller.hold(DATE, &[7, 8]).await.unwrap();

@@ -9,26 +9,26 @@ use crate::harness::{DATE, START, World, assert_failure, eventually, on_both_eng
 
 on_both_engines!(
     numbers_are_dense_per_concert_and_a_repeat_returns_the_same_token,
-    a_promoted_token_is_active_and_says_until_when,
+    a_promoted_token_is_active_and_has_an_end,
     a_waiting_token_has_a_position_and_a_time_for_the_next_poll,
     promotion_admits_as_many_as_seats_are_unsold_in_queue_order,
-    promotion_is_bounded_by_a_cap_below_the_unsold_seats_and_not_by_one_above,
+    promotion_is_limited_by_a_maximum_only_if_it_is_below_the_unsold_seats,
     promotion_counts_holds_as_unsold_and_payments_as_sold,
-    promotion_passes_over_a_gap_of_departed_numbers,
-    promotion_admits_nobody_when_sold_out,
-    promotion_goes_on_when_no_active_token_is_left,
-    two_concerts_are_promoted_side_by_side,
-    nobody_is_admitted_while_paused_or_before_the_opening_but_the_admitted_go_on,
+    promotion_skips_the_numbers_of_departed_users,
+    promotion_admits_no_user_when_sold_out,
+    promotion_continues_when_no_active_token_is_left,
+    two_concerts_are_promoted_independently,
+    no_user_is_admitted_while_paused_or_before_the_opening_but_admitted_users_can_buy,
     an_admission_ends_at_its_expiry_before_any_expiry_pass,
-    after_expiry_a_new_token_stands_at_the_end_of_the_queue,
+    after_expiry_a_new_token_is_at_the_end_of_the_queue,
     leaving_is_idempotent_makes_room_and_releases_seats,
     leaving_does_not_change_an_ended_token,
-    positions_close_up_when_somebody_ahead_leaves,
+    a_position_decreases_when_a_user_ahead_leaves,
     a_watcher_sees_each_change_and_the_end,
     a_watcher_sees_its_admission_expire,
     a_watcher_of_an_ended_token_gets_one_message,
     the_estimate_comes_from_the_measured_rate,
-    tokens_may_be_sent_in_any_case_of_bearer,
+    the_scheme_bearer_may_be_in_upper_or_lower_case,
 );
 
 async fn numbers_are_dense_per_concert_and_a_repeat_returns_the_same_token(world: World) {
@@ -52,7 +52,7 @@ async fn numbers_are_dense_per_concert_and_a_repeat_returns_the_same_token(world
     world.check_invariants().await;
 }
 
-async fn a_promoted_token_is_active_and_says_until_when(world: World) {
+async fn a_promoted_token_is_active_and_has_an_end(world: World) {
     world.concert("IU", 50).await;
     let caller = world.waiting("IU").await;
     assert_eq!(caller.state().await, QueueState::Waiting);
@@ -78,7 +78,7 @@ async fn a_waiting_token_has_a_position_and_a_time_for_the_next_poll(world: Worl
         assert_eq!(position.expire_time, None);
     }
     world.promote().await;
-    // The concert has two dates with one seat each.
+    // The concert has two dates with one seat each, so two users are admitted.
     assert_eq!(callers[1].state().await, QueueState::Active);
     assert_eq!(callers[2].position().await.unwrap().position, Some(1));
     assert_eq!(callers[4].position().await.unwrap().position, Some(3));
@@ -101,7 +101,7 @@ async fn promotion_admits_as_many_as_seats_are_unsold_in_queue_order(world: Worl
     world.check_invariants().await;
 }
 
-async fn promotion_is_bounded_by_a_cap_below_the_unsold_seats_and_not_by_one_above(world: World) {
+async fn promotion_is_limited_by_a_maximum_only_if_it_is_below_the_unsold_seats(world: World) {
     world.concert_with("LOW", 5, |concert| concert.max_active_count = 3).await;
     world.concert_with("HIGH", 1, |concert| concert.max_active_count = 3).await;
     for _ in 0..5 {
@@ -136,7 +136,7 @@ async fn promotion_counts_holds_as_unsold_and_payments_as_sold(world: World) {
     world.check_invariants().await;
 }
 
-async fn promotion_passes_over_a_gap_of_departed_numbers(world: World) {
+async fn promotion_skips_the_numbers_of_departed_users(world: World) {
     world.concert("IU", 1).await;
     let mut callers = Vec::new();
     for _ in 0..8 {
@@ -156,7 +156,7 @@ async fn promotion_passes_over_a_gap_of_departed_numbers(world: World) {
     world.check_invariants().await;
 }
 
-async fn promotion_admits_nobody_when_sold_out(world: World) {
+async fn promotion_admits_no_user_when_sold_out(world: World) {
     world.concert("IU", 1).await;
     for date in [DATE, crate::harness::NEXT_DATE] {
         let caller = world.admitted("IU").await;
@@ -170,7 +170,7 @@ async fn promotion_admits_nobody_when_sold_out(world: World) {
     assert_eq!(position.unsold_seat_count, 0);
 }
 
-async fn promotion_goes_on_when_no_active_token_is_left(world: World) {
+async fn promotion_continues_when_no_active_token_is_left(world: World) {
     world.concert("IU", 1).await;
     let first = world.admitted("IU").await;
     let second = world.admitted("IU").await;
@@ -185,7 +185,7 @@ async fn promotion_goes_on_when_no_active_token_is_left(world: World) {
     assert_eq!(third.state().await, QueueState::Active);
 }
 
-async fn two_concerts_are_promoted_side_by_side(world: World) {
+async fn two_concerts_are_promoted_independently(world: World) {
     world.concert("IU", 1).await;
     world.concert("BTS", 2).await;
     for _ in 0..5 {
@@ -199,7 +199,7 @@ async fn two_concerts_are_promoted_side_by_side(world: World) {
     world.check_invariants().await;
 }
 
-async fn nobody_is_admitted_while_paused_or_before_the_opening_but_the_admitted_go_on(world: World) {
+async fn no_user_is_admitted_while_paused_or_before_the_opening_but_admitted_users_can_buy(world: World) {
     let open_time = Some(proto::timestamp(START + 60_000_000));
     world.concert_with("IU", 50, |concert| concert.open_time = open_time).await;
     let early = world.waiting("IU").await;
@@ -236,7 +236,7 @@ async fn an_admission_ends_at_its_expiry_before_any_expiry_pass(world: World) {
     assert_eq!(world.stats("IU").await.expired_count, 1);
 }
 
-async fn after_expiry_a_new_token_stands_at_the_end_of_the_queue(world: World) {
+async fn after_expiry_a_new_token_is_at_the_end_of_the_queue(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     world.waiting("IU").await;
@@ -285,7 +285,7 @@ async fn leaving_does_not_change_an_ended_token(world: World) {
     world.check_invariants().await;
 }
 
-async fn positions_close_up_when_somebody_ahead_leaves(world: World) {
+async fn a_position_decreases_when_a_user_ahead_leaves(world: World) {
     world.concert("IU", 1).await;
     let mut callers = Vec::new();
     for _ in 0..4 {
@@ -360,7 +360,7 @@ async fn the_estimate_comes_from_the_measured_rate(world: World) {
     assert!((8..=14).contains(&estimate), "{estimate} s");
 }
 
-async fn tokens_may_be_sent_in_any_case_of_bearer(world: World) {
+async fn the_scheme_bearer_may_be_in_upper_or_lower_case(world: World) {
     world.concert("IU", 5).await;
     let caller = world.waiting("IU").await;
     for scheme in ["Bearer", "bearer", "BEARER"] {
@@ -370,5 +370,5 @@ async fn tokens_may_be_sent_in_any_case_of_bearer(world: World) {
         request.metadata_mut().insert("authorization", value);
         caller.queue().get_position(request).await.unwrap();
     }
-    eventually("the snapshot contains the number", async || caller.position().await.is_ok()).await;
+    eventually("GetPosition succeeds", async || caller.position().await.is_ok()).await;
 }

@@ -15,7 +15,7 @@ on_both_engines!(
     a_refund_is_closed_once_the_performance_has_started,
     payments_of_another_user_are_not_found,
     a_freed_seat_is_sold_again_and_counts_as_unsold_at_the_next_promotion,
-    concurrent_refunds_and_payments_of_freed_seats_keep_the_books,
+    concurrent_refunds_and_payments_of_freed_seats_keep_the_invariants,
     a_retried_payment_returns_its_first_answer_after_a_refund,
     a_refund_that_would_overflow_the_wallet_is_refused,
 );
@@ -128,7 +128,7 @@ async fn a_freed_seat_is_sold_again_and_counts_as_unsold_at_the_next_promotion(w
     world.check_invariants().await;
 }
 
-async fn concurrent_refunds_and_payments_of_freed_seats_keep_the_books(world: World) {
+async fn concurrent_refunds_and_payments_of_freed_seats_keep_the_invariants(world: World) {
     world.concert("IU", 60).await;
     let mut sold = Vec::new();
     for seat in 1..=20 {

@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use crate::harness::{Caller, DATE, Engine, FreshDatabase, PRICE, World, assert_failure, eventually, on_both_engines};
 
-on_both_engines!(a_restart_in_mid_sale_loses_nothing, servers_that_start_at_the_same_time_migrate_once);
+on_both_engines!(a_restart_during_a_sale_loses_nothing, servers_that_start_at_the_same_time_migrate_once);
 
-async fn a_restart_in_mid_sale_loses_nothing(mut world: World) {
+async fn a_restart_during_a_sale_loses_nothing(mut world: World) {
     world.concert("IU", 3).await;
     let mut callers = Vec::new();
     for _ in 0..10 {
@@ -128,7 +128,7 @@ async fn three_servers_promote_together_and_never_over_capacity() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_seat_is_won_once_through_three_servers() {
+async fn one_of_many_callers_holds_a_seat_through_three_servers() {
     let world = three().await;
     world.concert("IU", 100).await;
     let callers = futures::future::join_all((0..90).map(|_| world.waiting("IU"))).await;
@@ -211,7 +211,7 @@ async fn a_change_on_one_server_is_seen_by_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_sale_goes_on_when_a_server_goes() {
+async fn a_sale_continues_after_a_server_stops() {
     let mut world = three().await;
     world.concert("IU", 5).await;
     let caller = world.waiting("IU").await;
@@ -241,12 +241,12 @@ async fn connections_that_were_cut_are_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_plan_of_postgresql_admits_more_than_there_is_room_for() {
+async fn no_plan_of_postgresql_admits_more_users_than_the_capacity() {
     let mut world = World::new(Engine::Postgres).await;
     let url = world.settings.database_url.clone();
     let name = url.rsplit('/').next().unwrap();
     let db = sea_orm::Database::connect(&url).await.unwrap();
-    // Without these plans, PostgreSQL evaluates a subquery with a LIMIT once per row.
+    // With these settings, PostgreSQL may choose a plan that runs a subquery with LIMIT once per row.
     for setting in ["enable_hashagg", "enable_sort"] {
         let off = format!("ALTER DATABASE {name} SET {setting} = off");
         sea_orm::ConnectionTrait::execute_unprepared(&db, &off).await.unwrap();

@@ -9,20 +9,20 @@ use uuid::Uuid;
 use crate::harness::{DATE, NEXT_DATE, PRICE, START, World, assert_failure, on_both_engines};
 
 on_both_engines!(
-    a_hold_says_what_is_held_until_when_and_for_how_much,
+    a_hold_returns_its_seats_its_price_and_its_end,
     several_seats_are_held_all_or_none,
-    holding_ones_own_seats_again_returns_the_same_reservation,
-    a_hold_never_outlives_its_token,
+    a_repeated_hold_of_held_seats_returns_the_same_reservation,
+    a_hold_never_lasts_longer_than_its_admission,
     a_request_id_returns_the_first_answer_also_after_the_hold_has_ended,
     a_request_id_is_refused_for_another_request_and_another_user,
     a_refused_hold_leaves_no_trace_and_its_request_id_is_free,
-    the_limit_counts_held_and_paid_seats_over_all_dates_and_tokens,
+    the_limit_counts_held_and_paid_seats_of_all_dates_and_tokens,
     a_released_seat_is_free_immediately_and_release_is_idempotent,
-    an_expired_hold_says_so_before_and_after_the_sweep,
+    an_expired_hold_is_reported_before_and_after_the_expiry_pass,
     reservations_are_listed_newest_first_in_pages,
 );
 
-async fn a_hold_says_what_is_held_until_when_and_for_how_much(world: World) {
+async fn a_hold_returns_its_seats_its_price_and_its_end(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let held = caller.hold(DATE, &[9, 3]).await.unwrap();
@@ -56,19 +56,19 @@ async fn several_seats_are_held_all_or_none(world: World) {
     world.check_invariants().await;
 }
 
-async fn holding_ones_own_seats_again_returns_the_same_reservation(world: World) {
+async fn a_repeated_hold_of_held_seats_returns_the_same_reservation(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let held = caller.hold(DATE, &[1, 2]).await.unwrap();
     assert_eq!(caller.hold(DATE, &[2, 1]).await.unwrap(), held);
     assert_eq!(caller.hold(DATE, &[2]).await.unwrap(), held);
-    // A hold of other seats is a different reservation, even if it shares a seat with the first.
+    // A hold of a held seat and another seat is a new request, so the held seat is refused.
     assert_failure(caller.hold(DATE, &[2, 3]).await, Code::FailedPrecondition, "SEAT_HELD");
     assert_ne!(caller.hold(NEXT_DATE, &[1, 2]).await.unwrap().reservation_id, held.reservation_id);
     world.check_invariants().await;
 }
 
-async fn a_hold_never_outlives_its_token(world: World) {
+async fn a_hold_never_lasts_longer_than_its_admission(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     world.advance(Duration::from_secs(420));
@@ -121,7 +121,7 @@ async fn a_refused_hold_leaves_no_trace_and_its_request_id_is_free(world: World)
     caller.hold_as(DATE, &[1], &request_id).await.unwrap();
 }
 
-async fn the_limit_counts_held_and_paid_seats_over_all_dates_and_tokens(world: World) {
+async fn the_limit_counts_held_and_paid_seats_of_all_dates_and_tokens(world: World) {
     world.concert("IU", 50).await;
     let mut caller = world.admitted("IU").await;
     let five = caller.hold(DATE, &[1, 2, 3, 4, 5]).await;
@@ -150,14 +150,14 @@ async fn a_released_seat_is_free_immediately_and_release_is_idempotent(world: Wo
     assert_eq!(released.state(), ReservationState::Released);
     assert_eq!(caller.release(&held.reservation_id).await.unwrap(), released);
     other.hold(DATE, &[1]).await.unwrap();
-    // The release must not free the seat, because another user holds it now.
+    // A repeated release must not free the seat, because another user holds the seat now.
     caller.release(&held.reservation_id).await.unwrap();
     assert_eq!(caller.seat(DATE, 1).await, SeatState::Held);
     assert_failure(caller.pay_as(&held.reservation_id, "").await, Code::FailedPrecondition, "NO_HELD_SEAT");
     world.check_invariants().await;
 }
 
-async fn an_expired_hold_says_so_before_and_after_the_sweep(world: World) {
+async fn an_expired_hold_is_reported_before_and_after_the_expiry_pass(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let held = caller.hold(DATE, &[1]).await.unwrap();

@@ -17,7 +17,7 @@ use crate::harness::{DATE, Engine, World, assert_failure, on_both_engines};
 on_both_engines!(
     old_rows_are_deleted_and_money_is_kept,
     rows_younger_than_the_retention_stay,
-    several_replicas_may_tidy_together,
+    several_replicas_may_tidy_at_the_same_time,
     the_expiry_pass_continues_where_the_last_server_stopped,
 );
 
@@ -27,7 +27,7 @@ async fn connect(world: &World) -> DatabaseConnection {
     Database::connect(&world.settings.database_url).await.unwrap()
 }
 
-/// Returns the number of tokens, reservations, extensions and stored requests.
+/// Returns the numbers of tokens, reservations, extensions and stored requests, in this order.
 async fn counts(world: &World) -> [u64; 4] {
     let db = connect(world).await;
     [
@@ -38,7 +38,8 @@ async fn counts(world: &World) -> [u64; 4] {
     ]
 }
 
-/// Creates a paid, a refunded, a released, a left and an expired reservation. Returns the callers one hour later.
+/// Creates one reservation each for five users. The first is paid, the second is refunded, the third is released, and
+/// the fifth expires. The user of the fourth leaves the queue. Returns the users one hour later.
 async fn past(world: &World) -> Vec<crate::harness::Caller> {
     world.concert("IU", 50).await;
     let mut callers = Vec::new();
@@ -72,7 +73,7 @@ async fn old_rows_are_deleted_and_money_is_kept(world: World) {
     let stats = world.stats("IU").await;
     world.advance(90 * DAY);
     world.tidy().await;
-    // The waiting token, and the paid and refunded reservations stay.
+    // The waiting token stays. The paid and the refunded reservation stay with their extensions.
     assert_eq!(counts(&world).await, [1, 2, 2, 0]);
     let db = connect(&world).await;
     let payments = reservation::Entity::find().filter(reservation::Column::PayTime.is_not_null());
@@ -80,14 +81,14 @@ async fn old_rows_are_deleted_and_money_is_kept(world: World) {
     assert_eq!(ledger_entry::Entity::find().count(&db).await.unwrap(), 6 + 3);
     assert_eq!(reserved_seat::Entity::find().count(&db).await.unwrap(), 1);
     assert_eq!(waiting.state().await, QueueState::Waiting);
-    // A deleted token is unknown, but its payment is still known.
+    // The deleted tokens are unknown, but the payments can still be read.
     assert_failure(callers[2].position().await, Code::Unauthenticated, "TOKEN_INVALID");
     let request =
         boxoffice::rpc::proto::ListPaymentsRequest { user_id: callers[0].user_id.clone(), ..Default::default() };
     let listed = callers[0].payments().list_payments(request).await.unwrap().into_inner().payments;
     let paid = callers[0].reservation(&listed[0].reservation_id).await.unwrap();
     assert_eq!(paid.state(), ReservationState::Paid);
-    // The counts of the sale stay correct after their rows were deleted.
+    // The counts of the sale still include the deleted rows.
     assert_eq!(world.stats("IU").await.issued_count, stats.issued_count);
     assert_eq!(world.stats("IU").await.revenue, stats.revenue);
     world.check_invariants_after_tidying().await;
@@ -101,7 +102,7 @@ async fn rows_younger_than_the_retention_stay(world: World) {
     assert_eq!(counts(&world).await, before);
 }
 
-async fn several_replicas_may_tidy_together(mut world: World) {
+async fn several_replicas_may_tidy_at_the_same_time(mut world: World) {
     if world.engine == Engine::Postgres {
         world.add_replica().await;
         world.add_replica().await;
@@ -134,7 +135,7 @@ async fn the_expiry_pass_continues_where_the_last_server_stopped(mut world: Worl
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_gives_space_back() {
+async fn sqlite_returns_free_space_to_the_file_system() {
     let world = World::new(Engine::Sqlite).await;
     world.concert("IU", 50).await;
     let db = connect(&world).await;

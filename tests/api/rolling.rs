@@ -1,5 +1,5 @@
-//! Replaces replicas one after the other while callers continue. Callers that follow health and retry an UNAVAILABLE
-//! call once on another replica must lose no call.
+//! Tests the replacement of replicas one after the other, while callers continue. Each caller follows health and
+//! retries an UNAVAILABLE call once on another replica. No call may be lost.
 
 use std::{
     sync::{
@@ -25,7 +25,7 @@ use crate::harness::{
 
 const CALLERS: usize = 8;
 
-/// A replica from the view of the callers.
+/// A channel to a replica, and whether health reports that the replica is serving.
 #[derive(Clone)]
 struct Replica {
     channel: Channel,
@@ -33,7 +33,7 @@ struct Replica {
 }
 
 impl Replica {
-    /// Follows the health of a server.
+    /// Connects to a server, follows its health, and waits until it is serving.
     async fn follow(server: &Server) -> Self {
         let channel = connect(server.address).await;
         let replica = Self { channel: channel.clone(), serves: Arc::default() };
@@ -64,31 +64,26 @@ fn is_unavailable(status: &Status) -> bool {
     status.code() == Code::Unavailable
 }
 
-/// Returns whether a call was refused as UNAVAILABLE, or its connection was closed. Only a status of the client's own
-/// transport has no details.
+/// Returns whether a call failed with UNAVAILABLE or because its connection was closed. A status without details comes
+/// from the client's transport.
 fn is_unavailable_or_cut_off(status: &Status) -> bool {
     is_unavailable(status) || status.details().is_empty()
 }
 
-/// Charges a wallet. If `is_worth_it` accepts the failure, retries the call once on another replica.
-async fn charge(
-    replicas: &Replicas,
-    turn: usize,
-    user_id: Uuid,
-    is_worth_it: fn(&Status) -> bool,
-) -> Result<(), Status> {
+/// Charges a wallet. If `may_retry` accepts the failure, retries the call once on the next replica.
+async fn charge(replicas: &Replicas, turn: usize, user_id: Uuid, may_retry: fn(&Status) -> bool) -> Result<(), Status> {
     let request_id = Uuid::now_v7().to_string();
     let request = proto::ChargeWalletRequest { user_id: user_id.to_string(), amount: 1, request_id };
     let first = WalletServiceClient::new(choose(replicas, turn)).charge_wallet(request.clone()).await;
     match first {
-        Err(status) if is_worth_it(&status) => {
+        Err(status) if may_retry(&status) => {
             WalletServiceClient::new(choose(replicas, turn + 1)).charge_wallet(request).await.map(drop)
         }
         answer => answer.map(drop),
     }
 }
 
-async fn roll(lame_duck: Duration, is_worth_it: fn(&Status) -> bool) {
+async fn roll(lame_duck: Duration, may_retry: fn(&Status) -> bool) {
     let world = World::new(Engine::Postgres).await;
     let user_id = world.user(0).await;
     let mut settings = world.settings.clone();
@@ -108,7 +103,7 @@ async fn roll(lame_duck: Duration, is_worth_it: fn(&Status) -> bool) {
         callers.spawn(async move {
             let mut turn = caller;
             while !done.load(Ordering::SeqCst) {
-                charge(&replicas, turn, user_id, is_worth_it).await.expect("no call is lost");
+                charge(&replicas, turn, user_id, may_retry).await.expect("no call is lost");
                 charged.fetch_add(1, Ordering::SeqCst);
                 turn += 1;
             }

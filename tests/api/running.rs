@@ -65,7 +65,7 @@ pub async fn services(channel: Channel) -> Vec<String> {
     }
 }
 
-/// Returns whether reflection v1alpha finds the file of a symbol.
+/// Returns whether reflection v1alpha finds the proto file that defines a symbol.
 async fn knows(channel: Channel, symbol: &str) -> bool {
     use v1alpha::{server_reflection_request::MessageRequest, server_reflection_response::MessageResponse};
     let request = v1alpha::ServerReflectionRequest {
@@ -107,7 +107,7 @@ async fn background_passes_run_automatically(world: World) {
     settings.admission_ttl = Duration::from_millis(500);
     let server = start(&settings, &boxoffice::clock::Clock::system(), true).await;
     server.ready().await.unwrap();
-    // The clock of the tests is ahead of the machine's clock, so the concert would open too late.
+    // This server uses the machine's clock. The concert opens at the time of the test's clock, which may be later.
     let open_time = Some(boxoffice::rpc::proto::timestamp(0));
     let change =
         boxoffice::rpc::proto::UpdateSaleRequest { concert_code: "IU".into(), open_time, ..Default::default() };
@@ -142,7 +142,7 @@ pub async fn serve(url: &str, flags: &[&str]) -> ServerProcess {
 /// Stops a server with SIGTERM and waits for its end.
 pub async fn stop(process: &mut ServerProcess) {
     process.signal(Signal::SIGTERM);
-    assert!(process.ended(Duration::from_secs(60)).await.expect("its end").success());
+    assert!(process.ended(Duration::from_secs(60)).await.expect("an end in time").success());
 }
 
 /// Returns a command that runs the binary on the database at `url`.
@@ -169,7 +169,7 @@ async fn the_crowd_of_a_demo_visits_its_own_sale_and_ends(world: World) {
     server.ready().await.unwrap();
     assert!(boxoffice::app::demo::fill(server.db()).await.unwrap());
     let crowd = Crowd { address: server.address, admin_address: server.admin_address, size: 60, pace: 0.02 };
-    tokio::time::timeout(Duration::from_secs(60), crowd.visit(server.db().now())).await.expect("its end");
+    tokio::time::timeout(Duration::from_secs(60), crowd.visit(server.db().now())).await.expect("an end in time");
     let admin = connect(server.admin_address).await;
     let stats = catalogue::sale_stats(&admin, "BTS-2034").await.unwrap();
     assert_eq!((stats.issued_count, stats.waiting_count, stats.active_count), (60, 0, 0));
@@ -230,7 +230,7 @@ async fn the_binary_migrates_serves_a_demo_and_stops_on_sigterm(world: World) {
 
     process.signal(Signal::SIGTERM);
     process.wait_for("stopping").await.unwrap();
-    assert!(process.ended(Duration::from_secs(60)).await.expect("its end").success());
+    assert!(process.ended(Duration::from_secs(60)).await.expect("an end in time").success());
     assert_eq!(health(&process).status.code(), Some(1));
     let log = process.log_lines().join("\n");
     for secret in [caller.token.as_str(), "postgres://", "sqlite://"] {

@@ -10,7 +10,7 @@ use crate::harness::{DATE, NEXT_DATE, PRICE, START, World, assert_failure, on_bo
 on_both_engines!(
     a_date_is_sold_until_its_sale_ends,
     a_sale_ends_by_default_when_the_performance_starts,
-    unsold_seats_of_a_closed_sale_admit_nobody,
+    unsold_seats_of_a_closed_sale_admit_no_user,
 );
 
 const HOUR: i64 = 3_600_000_000;
@@ -52,8 +52,8 @@ async fn a_date_is_sold_until_its_sale_ends(world: World) {
     assert_eq!((info.metadata["date"].as_str(), info.metadata["concert_code"].as_str()), (DATE, "IU"));
     assert_failure(late.pay().await, Code::FailedPrecondition, "SALE_CLOSED");
     assert_eq!(world.balance(late.uuid()).await, 100 * PRICE);
-    // The performance of the first date started one hour ago, but its sale has not ended. The second date is still on
-    // sale.
+    // Both performances started one hour ago. The sale of the second date has not ended, so its seats can still be
+    // sold.
     world.advance(Duration::from_secs(2 * 3_600));
     let door = world.admitted("IU").await;
     door.hold(NEXT_DATE, &[1]).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_sale_ends_by_default_when_the_performance_starts(world: World) {
     assert_eq!(caller.performances().await.unwrap(), []);
 }
 
-async fn unsold_seats_of_a_closed_sale_admit_nobody(world: World) {
+async fn unsold_seats_of_a_closed_sale_admit_no_user(world: World) {
     concert(&world, 2).await;
     let mut callers = futures::future::join_all((0..5).map(|_| world.waiting("IU"))).await;
     callers.sort_by_key(|caller| caller.queue_number);

@@ -17,11 +17,11 @@ use crate::{
 const PASSWORD: &str = "opensesame-4711";
 const TOKEN_KEY: &str = "a-configured-key-of-more-than-32-characters";
 
-/// Returns the URL of a database with a password.
+/// Returns the URL with a password, which the temporary server does not check.
 fn with_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").expect("a URL");
     let (login, place) = rest.split_once('@').expect("a user");
-    // A given server may check passwords, so a URL with a password keeps it.
+    // A server that `BOXOFFICE_TEST_POSTGRES_URL` names may check the password, so a password in the URL is kept.
     if login.contains(':') { url.to_owned() } else { format!("{scheme}://{login}:{PASSWORD}@{place}") }
 }
 
@@ -30,7 +30,8 @@ fn password(url: &str) -> String {
     login.split_once(':').expect("a password").1.to_owned()
 }
 
-/// Adds a user to the queue and reads its position, with the correct secrets and with wrong ones. Returns the token.
+/// Takes a queue token, then calls GetPosition and Pay with the correct secrets and with forged ones. Adds the answers
+/// to `said`, as debug output. Returns the token.
 async fn calls(channel: &Channel, key: &str, forged: &str, said: &mut Vec<String>) -> String {
     let with = |token: &str, key: &str| {
         let (token, key) = (format!("Bearer {token}"), key.to_owned());
@@ -91,7 +92,7 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
     assert!(!format!("{signing_key:?}").contains(&signing_key.secret));
     let signature = token.rsplit_once('.').unwrap().1;
     let password = password(&url);
-    // The log must really be that verbose: it contains HTTP/2 frames and statements of the database.
+    // The test is useful only if the log contains lines of the levels TRACE and DEBUG, and of the HTTP/2 library h2.
     for frame in ["h2::", "TRACE", "DEBUG"] {
         assert!(printed.contains(frame), "the log has no {frame}; check that the log level is trace");
     }

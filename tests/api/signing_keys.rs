@@ -36,7 +36,8 @@ async fn a_new_key_is_known_to_every_server_before_one_of_them_signs_with_it() {
     let secret = token::new_secret().unwrap();
     assert_eq!(token::store::add_key(&db, &secret).await.unwrap(), 2);
 
-    // Both servers soon verify tokens of the new key. They do not sign with it while the clock stands still.
+    // After a few seconds, both servers verify tokens of the new key. They do not sign with this key while the clock
+    // stands still.
     let ring = KeyRing::default();
     ring.replace(vec![SigningKey { id: "2".into(), secret: secret.to_vec().into() }], None);
     let channel = world.channel(0);
@@ -72,7 +73,7 @@ async fn a_new_key_is_known_to_every_server_before_one_of_them_signs_with_it() {
     for replica in on_both(&old) {
         eventually("the old key is gone", async || !is_known(&replica).await).await;
         assert_failure(replica.position().await, Code::Unauthenticated, "TOKEN_INVALID");
-        // A user with a token of the old key gets a new token for the same number.
+        // A user with a token of the old key gets a token of the new key for the same number.
         let token = replica.issue().await.unwrap();
         assert_eq!((token.token, token.queue_number), (early.token.clone(), old.queue_number));
     }
@@ -95,7 +96,7 @@ async fn the_binary_rotates_lists_and_drops_keys(world: World) {
         assert!(!done && said.contains(why), "{said}");
     }
 
-    // This change makes the keys old enough to be dropped.
+    // This change makes the keys 2 and 3 one minute older. Key 3 then signs, and key 2 may be dropped.
     let db = Database::new(url, world.clock.clone()).await.unwrap();
     let write = db.begin().await.unwrap();
     let past = "UPDATE signing_key SET create_time = create_time - 60000000 WHERE key_id > 1";

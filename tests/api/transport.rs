@@ -52,7 +52,7 @@ impl Authority {
     }
 }
 
-/// A directory for files that the settings name.
+/// A temporary directory for the files that the settings of a server name.
 pub struct Files {
     dir: tempfile::TempDir,
 }
@@ -86,7 +86,7 @@ pub async fn serve(world: &World) -> Server {
     server
 }
 
-/// Connects with TLS and trusts `authority`.
+/// Connects with TLS. The client trusts `authority` and presents `identity`, if there is one.
 pub async fn connect_tls(
     address: SocketAddr,
     authority: &Authority,
@@ -99,14 +99,14 @@ pub async fn connect_tls(
     Endpoint::try_from(format!("https://{address}")).expect("address").tls_config(tls)?.connect().await
 }
 
-/// Makes a call of a public service.
+/// Calls OpenWallet for a new user.
 pub async fn call(channel: &Channel) -> Result<(), Status> {
     let request = proto::OpenWalletRequest { user_id: Uuid::now_v7().to_string() };
     WalletServiceClient::new(channel.clone()).open_wallet(request).await.map(drop)
 }
 
-/// Returns whether a call over a new connection is served. In TLS 1.3 a client's handshake succeeds before the server
-/// refuses it, so only a call shows the refusal.
+/// Returns whether a call on a new connection is served. In TLS 1.3, the client's handshake can succeed before the
+/// server refuses the client's certificate. So only a call shows the refusal.
 async fn is_served(address: SocketAddr, authority: &Authority, identity: Option<Identity>) -> bool {
     match connect_tls(address, authority, identity).await {
         Ok(channel) => call(&channel).await.is_ok(),
@@ -153,7 +153,7 @@ async fn both_listeners_speak_tls_and_refuse_plain_text() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_without_a_certificate_is_refused_where_one_is_asked_for() {
+async fn a_client_without_a_certificate_is_refused_if_one_is_required() {
     let mut world = World::new(Engine::Sqlite).await;
     let (files, authority, clients, admins) = (Files::new(), Authority::new(), Authority::new(), Authority::new());
     files.give_tls(&mut world, &authority);
@@ -174,14 +174,14 @@ async fn a_client_without_a_certificate_is_refused_where_one_is_asked_for() {
     server.stop().await;
 }
 
-/// Checks the health of the server.
+/// Calls the health check of the server.
 pub async fn health(channel: &Channel) -> Result<(), Status> {
     let mut client = tonic_health::pb::health_client::HealthClient::new(channel.clone());
     client.check(tonic_health::pb::HealthCheckRequest::default()).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replaced_certificate_is_shown_to_new_connections_and_old_ones_live_on() {
+async fn a_replaced_certificate_is_shown_to_new_connections_and_old_connections_stay_open() {
     let mut world = World::new(Engine::Sqlite).await;
     let (files, before, after) = (Files::new(), Authority::new(), Authority::new());
     files.give_tls(&mut world, &before);
@@ -189,7 +189,7 @@ async fn a_replaced_certificate_is_shown_to_new_connections_and_old_ones_live_on
     let old = connect_tls(server.address, &before, None).await.unwrap();
     let shown = shown_certificate(server.address, &before).await.unwrap();
 
-    // First a certificate without its key, then an invalid certificate, then a correct pair.
+    // First a certificate that does not match the key, then an invalid certificate, then a correct pair.
     for broken in [after.issue().0.as_str(), "-----BEGIN CERTIFICATE-----\nnothing"] {
         files.write("cert.pem", broken);
         tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -235,8 +235,8 @@ async fn a_silent_client_on_a_tls_port_delays_no_other_client_and_is_disconnecte
     let cut_off = silent.into_iter().map(|mut socket| async move { socket.read(&mut [0; 1]).await });
     let cut_off = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(cut_off)).await.unwrap();
     assert!(cut_off.into_iter().all(|read| !matches!(read, Ok(1..))));
-    // The server also closes a connection that is silent after the handshake. It may close the connection without a
-    // message.
+    // The server also closes a connection that is silent after the handshake. The server may close the connection
+    // without the close message of TLS.
     let _ = tokio::time::timeout(Duration::from_secs(30), shaken.read_to_end(&mut Vec::new())).await.expect("an end");
     server.stop().await;
 }

@@ -10,7 +10,7 @@ use crate::harness::{DATE, PRICE, START, World, on_both_engines};
 
 on_both_engines!(a_database_of_the_previous_version_is_migrated_with_its_data);
 
-/// The number of migrations of the previous version.
+/// The number of migrations that the previous version had.
 const BEFORE: u32 = 6;
 const MINUTE: i64 = 60_000_000;
 
@@ -45,7 +45,8 @@ async fn sale_of_the_version_before(db: &DatabaseConnection) {
     run(db, performance, [DATE.into(), (START + 9_999 * MINUTE).into()]).await;
     run(db, "INSERT INTO section_price (performance_id, section_number, price) VALUES (1, 1, $1)", [PRICE.into()])
         .await;
-    // Numbers 1 and 2 paid, 3 holds, 4 expired, 5 left after its admission, 6 left before, 7 released, 8 and 9 wait.
+    // The users with the numbers 1 and 2 have paid, and 3 holds seats. The admission of 4 has expired. 5 left after its
+    // admission, and 6 left before an admission. 7 has released its seats. 8 and 9 wait.
     let states = ["COMPLETED", "COMPLETED", "ACTIVE", "EXPIRED", "LEFT", "LEFT", "ACTIVE", "WAITING", "WAITING"];
     let departures = [None, None, None, None, Some(1_i64), Some(2), None, None, None];
     for ((state, departure), number) in states.into_iter().zip(departures).zip(1_i64..) {

@@ -11,7 +11,7 @@ on_both_engines!(
     a_charge_is_booked_and_answered_with_its_entry,
     a_request_id_charges_once_and_returns_the_first_answer,
     a_request_id_is_refused_for_another_amount_and_another_user,
-    a_balance_holds_as_much_as_an_int64_and_no_more,
+    a_balance_is_at_most_the_maximum_of_an_int64,
     the_ledger_is_listed_newest_first_in_pages_and_sums_up_to_the_balance,
 );
 
@@ -71,7 +71,7 @@ async fn a_request_id_is_refused_for_another_amount_and_another_user(world: Worl
     assert_eq!((world.balance(user_id).await, world.balance(other).await), (300, 0));
 }
 
-async fn a_balance_holds_as_much_as_an_int64_and_no_more(world: World) {
+async fn a_balance_is_at_most_the_maximum_of_an_int64(world: World) {
     let user_id = world.user(i64::MAX - 1).await;
     let over = world.charge(user_id, 2, "").await;
     let details = assert_failure(over, Code::FailedPrecondition, "BALANCE_LIMIT_EXCEEDED");

@@ -14,10 +14,10 @@ on_both_engines!(
     a_watcher_of_seats_sees_all_seats_once_and_then_each_change,
     a_slow_watcher_gets_the_newest_states_and_misses_none,
     a_watcher_of_seats_needs_an_admission_and_ends_with_it,
-    watchers_come_and_go,
+    watchers_may_connect_and_disconnect_at_any_time,
     the_sale_can_be_watched,
     wrong_requests_to_watch_a_sale_are_refused,
-    streams_end_with_unavailable_when_the_server_goes_down,
+    streams_end_with_unavailable_when_the_server_shuts_down,
 );
 
 type Seats = Streaming<proto::WatchSeatsResponse>;
@@ -85,7 +85,7 @@ async fn a_watcher_of_seats_needs_an_admission_and_ends_with_it(world: World) {
     assert_failure(stream.message().await, Code::FailedPrecondition, "TOKEN_EXPIRED");
 }
 
-async fn watchers_come_and_go(world: World) {
+async fn watchers_may_connect_and_disconnect_at_any_time(world: World) {
     world.concert("IU", 50).await;
     let (caller, watcher) = (world.admitted("IU").await, world.admitted("IU").await);
     for seat in 1..=3 {
@@ -122,7 +122,7 @@ async fn a_seat_sold_through_one_server_is_seen_through_another() {
         assert_eq!(next(&mut stream).await, [(seat, SeatState::Sold)]);
         lags.push(paid.elapsed());
     }
-    // The service promises half a second. The test does not check this, because the machine may be busy.
+    // WatchSeats documents about half a second. The test does not check this, because the machine may be busy.
     println!("a sale was seen through the other server after {lags:?}");
 }
 
@@ -168,7 +168,7 @@ async fn wrong_requests_to_watch_a_sale_are_refused(world: World) {
     }
 }
 
-async fn streams_end_with_unavailable_when_the_server_goes_down(mut world: World) {
+async fn streams_end_with_unavailable_when_the_server_shuts_down(mut world: World) {
     world.concert("IU", 5).await;
     let caller = world.admitted("IU").await;
     let mut seats = caller.watch_seats(DATE).await.unwrap();

@@ -1,4 +1,5 @@
-//! Servers on machines with wrong clocks. The servers run inside this process, which can set their clocks.
+//! An experiment with servers on machines with wrong clocks. The servers run inside this process, which can set their
+//! clocks.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -26,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const FLAGS: &[&str] = &["--promote-interval", "100ms", "--hold-ttl", "2s", "--admission-ttl", "4s"];
 const HOUR: i64 = 3_600_000_000;
 
-/// One clock is one hour slow and another is one hour fast. On every server, holds and admissions must last as long as
-/// configured.
+/// Of three servers, one has a clock that is one hour slow, and one has a clock that is one hour fast. On every server,
+/// holds and admissions must last as long as configured.
 pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
     // The first server has a correct clock. It only creates the concert, and it ends before the others start.
     let mut site = Site::open(&lab, 1, FLAGS).await;
@@ -82,7 +83,8 @@ pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
     assert!(shortest_admission >= ADMISSION_TTL, "an admission ended after {shortest_admission:?}");
 }
 
-/// Starts a server whose clock is wrong by `wrong_by` microseconds.
+/// Starts a server whose clock is wrong by about `wrong_by` microseconds, until the server reads the clock of the
+/// database.
 async fn start(settings: &Settings, wrong_by: i64) -> Server {
     let clock = Clock::system();
     let now = SystemTime::UNIX_EPOCH.elapsed().expect("a time since 1970").as_micros() as i64;

@@ -1,4 +1,4 @@
-//! Many callers that want the same seat.
+//! An experiment with many callers that want the same seat.
 
 use std::time::Instant;
 
@@ -18,8 +18,8 @@ use crate::{
 
 const REPLICAS: usize = 3;
 
-/// 500 callers ask three servers for one seat. One caller must get it. All other callers must receive the delay until
-/// the seat may be available.
+/// 500 callers ask three servers for one seat. One caller must get it. All other callers must receive SEAT_HELD with a
+/// retry delay.
 pub async fn one_of_five_hundred_callers_gets_the_seat(lab: Lab) {
     let site = Site::open(&lab, REPLICAS, FLAGS).await;
     site.concert(1_000, |_| ()).await;

@@ -1,4 +1,4 @@
-//! Servers that are killed, and databases that crash, during a sale.
+//! Experiments with servers that are killed, and databases that crash, during a sale.
 
 use std::{
     sync::Arc,
@@ -20,7 +20,7 @@ use crate::harness::{
 pub const FLAGS: &[&str] = &["--promote-interval", "100ms"];
 const VISITORS: usize = 12;
 /// Maximum time until a server recovers. A server that takes longer is broken.
-const HANGS: Duration = Duration::from_secs(60);
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 
 /// Kills a server with `kill -9` at random times. All acknowledged requests must be stored, and the next process must
 /// serve within five seconds.
@@ -30,35 +30,35 @@ pub async fn a_killed_server_serves_again_and_has_lost_nothing(lab: Lab) {
     let (book, mut random, mut slowest) = (Arc::new(Book::default()), lab.random(), Duration::ZERO);
     let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
     while lab.next_round(4, 50).is_some() {
-        book.serves_again(20, HANGS).await;
+        book.serves_again(20, RECOVERY_LIMIT).await;
         tokio::time::sleep(Duration::from_millis(random.random_range(0..700))).await;
         let replica = &mut site.replicas[0];
         replica.process().kill();
         let started = Instant::now();
         replica.start_again().await;
-        book.serves_again(1, HANGS).await;
+        book.serves_again(1, RECOVERY_LIMIT).await;
         slowest = slowest.max(started.elapsed());
     }
     crowd.leave().await;
     lab.note(format!("served again after at most {slowest:.1?}"));
     check(&lab, &site.url, &[&book]).await;
-    assert!(slowest < lab.pick(HANGS, Duration::from_secs(5)), "the server needed {slowest:?} to serve again");
+    assert!(slowest < lab.pick(RECOVERY_LIMIT, Duration::from_secs(5)), "the server needed {slowest:?} to serve again");
 }
 
-/// PostgreSQL crashes and starts again. The servers keep running. Until PostgreSQL runs again, they must answer only
+/// PostgreSQL crashes and starts again. The servers keep running. Calls that the crash prevents must fail with
 /// STORAGE_UNAVAILABLE.
-pub async fn a_crashed_database_is_found_again_without_a_restart(lab: Lab) {
+pub async fn servers_recover_from_a_database_crash_without_a_restart(lab: Lab) {
     let postgres = Postgres::start(postgres::FAST).await.expect("PostgreSQL");
     let mut site = Site::on(&postgres, 3, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
     let (book, mut random, mut slowest) = (Arc::new(Book::default()), lab.random(), Duration::ZERO);
     let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
     while lab.next_round(2, 10).is_some() {
-        book.serves_again(50, HANGS).await;
+        book.serves_again(50, RECOVERY_LIMIT).await;
         postgres.crash().await.expect("a crash");
         tokio::time::sleep(Duration::from_millis(random.random_range(0..2_000))).await;
         postgres.start_again().await.expect("a start");
-        slowest = slowest.max(book.serves_again(20, HANGS).await);
+        slowest = slowest.max(book.serves_again(20, RECOVERY_LIMIT).await);
     }
     crowd.leave().await;
     lab.note(format!("20 calls served at most {slowest:.1?} after the start of PostgreSQL"));
@@ -69,7 +69,8 @@ pub async fn a_crashed_database_is_found_again_without_a_restart(lab: Lab) {
     }
 }
 
-/// Returns whether a failure with this code and reason can occur in any sale.
+/// Returns whether a failure with this code and reason can also occur without a fault, for example because a seat is
+/// sold.
 pub fn is_of_the_sale(name: &str) -> bool {
     name.starts_with("FailedPrecondition")
 }

@@ -1,4 +1,4 @@
-//! SQLite on a full disk, and with a write-ahead log that is damaged by a crash.
+//! Experiments with SQLite on a full disk, and with a damaged write-ahead log.
 
 use std::{
     fs::{self, OpenOptions},
@@ -29,12 +29,13 @@ use crate::{
 };
 
 const VISITORS: usize = 8;
-const HANGS: Duration = Duration::from_secs(60);
-/// A shell script that limits files to 3,000 blocks of 512 bytes (1.5 MB). A larger write then fails, but does not kill
-/// the process.
+/// Maximum time until a server recovers. A server that takes longer is broken.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+/// A shell script that limits files to 3,000 blocks of 512 bytes (1.5 MB). A write beyond this size then fails, but
+/// does not kill the process.
 const FULL_DISK: &str = "trap '' XFSZ; ulimit -f 3000";
-/// The size in bytes of a page in the log, with its header.
-const FRAME: usize = 4_096 + 24;
+/// The size in bytes of a frame in SQLite's write-ahead log: a page of 2,048 bytes with its header of 24 bytes.
+const FRAME: usize = 2_048 + 24;
 
 /// The disk is full. The server must refuse writes, lose no acknowledged write, and still serve reads.
 pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
@@ -46,7 +47,8 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
         site.replicas[0].wrap(Some(FULL_DISK));
         restart(&mut site).await;
         let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
-        // The crowd may wait for a promotion, which cannot be written either. So this caller continues to write.
+        // The visitors may all wait for a promotion, which the server cannot store either. So this extra caller
+        // continues to write.
         let charges = async || {
             let (request_id, wish) = (Uuid::now_v7(), Wish::Charge { user_id, amount: 1 });
             let call = async { wallet::charge(&door, user_id, 1, &request_id.to_string()).await.map(Fact::from) };
@@ -57,7 +59,7 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
         let request = GetConcertRequest { concert_code: CONCERT.to_owned() };
         ConcertServiceClient::new(door.clone()).get_concert(request).await.expect("a read on a full disk");
         crowd.leave().await;
-        // From here on, files may grow again.
+        // The next process of the server has no limit for files.
         site.replicas[0].wrap(None);
         restart(&mut site).await;
         eventually("a write is served", async || charges().await.is_ok()).await;
@@ -69,32 +71,38 @@ pub async fn a_full_disk_refuses_writes_and_loses_none(lab: Lab) {
     book.assert_failures(|name| name == "Unavailable STORAGE_UNAVAILABLE" || is_of_the_sale(name));
 }
 
-/// A crash damages the end of the log. Acknowledged writes must be stored, and incomplete writes must not be visible.
-pub async fn a_torn_log_is_opened_with_all_that_was_acknowledged(lab: Lab) {
+/// The server is killed, and invalid bytes follow the end of its log. The next process must find all acknowledged
+/// writes and no incomplete write.
+pub async fn a_damaged_log_is_opened_with_all_acknowledged_writes(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
     let (book, mut random) = (Arc::new(Book::default()), lab.random());
     let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
     while lab.next_round(3, 30).is_some() {
-        book.serves_again(50, HANGS).await;
+        book.serves_again(50, RECOVERY_LIMIT).await;
         site.replicas[0].process().kill();
         let log = log_of(&site);
-        let mut torn = fs::read(&log).expect("a log");
-        // The end of the log becomes some complete old frames and one incomplete frame, as after a power cut.
+        let mut damaged = fs::read(&log).expect("a log");
+        // Appends a copy of the last bytes of the log, without the end of the copy. After a power cut, a log can end
+        // with old and incomplete frames like these.
         let count = random.random_range(1..4);
-        let start = torn.len().saturating_sub(count * FRAME);
-        let again = torn.split_off(start.max(32));
-        torn.clear();
-        torn.extend(&again[..again.len() - random.random_range(1..again.len().min(FRAME))]);
-        OpenOptions::new().append(true).open(&log).and_then(|mut file| file.write_all(&torn)).expect("a torn log");
+        let start = damaged.len().saturating_sub(count * FRAME);
+        let again = damaged.split_off(start.max(32));
+        damaged.clear();
+        damaged.extend(&again[..again.len() - random.random_range(1..again.len().min(FRAME))]);
+        OpenOptions::new()
+            .append(true)
+            .open(&log)
+            .and_then(|mut file| file.write_all(&damaged))
+            .expect("a damaged log");
         site.replicas[0].start_again().await;
-        book.serves_again(20, HANGS).await;
+        book.serves_again(20, RECOVERY_LIMIT).await;
     }
     crowd.leave().await;
     check(&lab, &site.url, &[&book]).await;
 
-    // A disk loses the end of the log although it confirmed the write. That part is lost, but the rest must be
-    // consistent.
+    // The disk loses the end of the log although it confirmed the writes. The last writes may be lost, but the
+    // invariants must hold.
     site.replicas[0].process().kill();
     let log = log_of(&site);
     let length = fs::metadata(&log).expect("a log").len();
@@ -103,7 +111,7 @@ pub async fn a_torn_log_is_opened_with_all_that_was_acknowledged(lab: Lab) {
     site.replicas[0].start_again().await;
     site.replicas[0].process().ready().await.expect("ready");
     invariants::check(&site.url, &Clock::system()).await;
-    lab.note(format!("opened clean; also without the last {cut} bytes"));
+    lab.note(format!("each damaged log was opened, also one without its last {cut} bytes"));
 }
 
 fn log_of(site: &Site) -> PathBuf {

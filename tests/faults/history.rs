@@ -1,4 +1,4 @@
-//! Years of history, and thousands of past concerts.
+//! An experiment with the rows of many past sales.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use crate::harness::{
     site::{CONCERT, Site},
 };
 
+/// The promotion interval of the server; `FLAGS` sets it.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Promotion runs four times as often as by default, and expiry ten times.
 const FLAGS: &[&str] = &["--promote-interval", "500ms", "--expire-interval", "1s"];
@@ -20,15 +21,15 @@ const FLAGS: &[&str] = &["--promote-interval", "500ms", "--expire-interval", "1s
 const CALLERS: usize = 8;
 /// Number of past concerts with many tokens.
 const CONCERTS: u32 = 20;
-/// Age of the history, which is less than the retention.
+/// Age of the past sales: 30 days. The retention is 90 days, so the server deletes none of their rows.
 const AGE: Duration = Duration::from_secs(30 * 86_400);
 /// Maximum memory of a server after a start, in bytes.
 const MEMORY_LIMIT: u64 = 120_000_000;
-/// Number of new concerts next to the past concerts.
+/// Number of concerts that a long run creates after the past concerts.
 const NEW: u64 = 10;
 
-/// With years of history, a server must start, admit users of a new concert, charge wallets and idle as fast as without
-/// history.
+/// The database contains the rows of many past sales. The server must still start, admit users of a new concert and
+/// charge wallets quickly. An idle server must use little CPU time.
 pub async fn history_slows_neither_starts_nor_passes_nor_writes(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(1_000, |_| ()).await;
@@ -51,7 +52,7 @@ pub async fn history_slows_neither_starts_nor_passes_nor_writes(lab: Lab) {
     while let Some(round) = lab.next_round(2, NEW) {
         admission = admission.max(admit_to_a_new_concert(&site, &format!("NEW{round}")).await);
     }
-    // All users with earlier queue numbers have left.
+    // All users ahead of this one have left.
     let behind = site.joins(0).await;
     crate::harness::eventually("the departures ahead are known", async || {
         behind.position().await.expect("a position").position == Some(1)
@@ -59,7 +60,7 @@ pub async fn history_slows_neither_starts_nor_passes_nor_writes(lab: Lab) {
     .await;
 
     lab.note(format!(
-        "ready after {start:.1?}, {} MB, idle at {idle:.3} cores; p99 of ChargeWallet {fresh:.1?}, beside history \
+        "ready after {start:.1?}, {} MB, idle at {idle:.3} cores; p99 of ChargeWallet {fresh:.1?}, with history \
          {aged:.1?}; admitted to a new concert after {admission:.1?} at most",
         memory / 1_000_000
     ));
@@ -71,12 +72,15 @@ pub async fn history_slows_neither_starts_nor_passes_nor_writes(lab: Lab) {
     assert!(idle <= lab.pick(0.5, 0.05), "an idle server uses {idle:.3} cores");
     // A short run shares the machine with other tests, and its server is a debug build.
     let (slack, limit) = lab.pick((4, Duration::from_secs(4)), (1, Duration::from_secs(1)));
-    assert!(aged <= slack * (2 * fresh + Duration::from_millis(5 * u64::from(slack))), "p99 {fresh:?}, then {aged:?}");
+    assert!(
+        aged <= slack * (2 * fresh + Duration::from_millis(5 * u64::from(slack))),
+        "the p99 of ChargeWallet is {fresh:?} without history and {aged:?} with history"
+    );
     assert!(admission <= limit + INTERVAL, "admitted after {admission:?}");
 }
 
-/// Writes past concerts: some with many tokens and reservations, and many with a user that still waits. In the concert
-/// on sale, all users have left.
+/// Writes 20 past concerts with many tokens and reservations, and thousands of past concerts with one waiting user
+/// each. Also adds many users to the queue of the concert on sale, all of which have left.
 async fn write_history(lab: &Lab, url: &str) {
     let (rows, finished) = lab.pick((40_000, 4_000), (1_000_000, 10_000));
     let history = History::open(url, Clock::system().now()).await.expect("database");
@@ -87,7 +91,7 @@ async fn write_history(lab: &Lab, url: &str) {
     history.settle().await.expect("a settled database");
 }
 
-/// Returns the CPU use of the idle server, in cores.
+/// Returns the CPU use of the idle server during `span`, in cores.
 async fn idle_cpu(site: &mut Site, span: Duration) -> f64 {
     let pid = site.replicas[0].process().pid();
     let (started, before) = (Instant::now(), usage::cpu_seconds(pid).expect("a process"));
@@ -109,7 +113,7 @@ async fn admit_to_a_new_concert(site: &Site, concert_code: &str) -> Duration {
     started.elapsed()
 }
 
-/// Callers that each charge their own wallet by 1 won per call.
+/// Callers with one wallet each. Each call charges the wallet of its caller with 1 won.
 struct Charges {
     users: Vec<Uuid>,
     charged: Vec<i64>,
@@ -124,7 +128,7 @@ impl Charges {
         Self { charged: vec![0; users.len()], users, acknowledged: 0 }
     }
 
-    /// Charges wallets for `span`. Returns the 99th percentile of the latency.
+    /// Charges all wallets concurrently for `span`. Returns the 99th percentile of the latency.
     async fn p99(&mut self, site: &Site, span: Duration) -> Duration {
         let (door, book) = (site.replicas[0].direct(), Book::default());
         let calls = self.users.iter().map(|user_id| charge(&door, &book, *user_id, span));

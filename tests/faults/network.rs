@@ -1,4 +1,4 @@
-//! A slow, silent or disconnected database, and callers that do not wait for it.
+//! Experiments with a slow, silent or disconnected database, and with callers that give up.
 
 use std::{
     sync::{
@@ -29,19 +29,19 @@ use crate::{
 };
 
 /// Maximum time until a server recovers. A server that takes longer is broken.
-const HANGS: Duration = Duration::from_secs(60);
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 const VISITORS: usize = 12;
-/// The answer while the database is unavailable.
+/// The code and the reason of calls that fail because the database is unavailable.
 const UNAVAILABLE: &str = "Unavailable STORAGE_UNAVAILABLE";
 
-/// Hundreds of callers give up after a few milliseconds, while the database needs 300 ms. No transaction may stay open.
-/// The sale must recover when these callers are gone.
+/// 200 callers give up after 1 to 20 ms, while the proxy delays messages to the database by 300 ms. No transaction may
+/// stay open. After these callers are gone, the sale must recover.
 pub async fn callers_that_give_up_leave_no_transaction_open(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
     let book = Arc::new(Book::default());
     let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
-    book.serves_again(100, HANGS).await;
+    book.serves_again(100, RECOVERY_LIMIT).await;
     let before = book.rate(lab.pick(Duration::from_secs(1), Duration::from_secs(5))).await;
     let (mut slowest, mut calls) = (Duration::ZERO, 0);
     while lab.next_round(1, 3).is_some() {
@@ -54,22 +54,23 @@ pub async fn callers_that_give_up_leave_no_transaction_open(lab: Lab) {
             assert!(calm.elapsed() < Duration::from_secs(10), "a transaction was left open");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        book.serves_again(20, HANGS).await;
+        book.serves_again(20, RECOVERY_LIMIT).await;
         // Goodput is checked only in a long run, which has time for this measurement.
         let mut back = calm.elapsed();
         while lab.is_long && book.rate(Duration::from_secs(1)).await < 0.8 * before {
             back = calm.elapsed();
-            assert!(back < HANGS, "goodput did not recover");
+            assert!(back < RECOVERY_LIMIT, "goodput did not recover");
         }
         slowest = slowest.max(back);
     }
     crowd.leave().await;
     lab.note(format!("{calls} calls given up; goodput of {before:.0}/s recovered within {slowest:.1?}"));
     check(&lab, &site.url, &[&book]).await;
-    assert!(slowest < lab.pick(HANGS, Duration::from_secs(10)), "goodput recovered after {slowest:?}");
+    assert!(slowest < lab.pick(RECOVERY_LIMIT, Duration::from_secs(10)), "goodput recovered after {slowest:?}");
 }
 
-/// Lets callers charge wallets and give up after 1 to 20 ms. Returns the number of calls.
+/// Lets 200 callers charge wallets for `span`. A caller gives up each call after 1 to 20 ms. Returns the number of
+/// calls.
 async fn storm(lab: &Lab, channel: &Channel, span: Duration) -> u64 {
     let (until, count) = (Instant::now() + span, Arc::new(AtomicU64::new(0)));
     let mut callers = JoinSet::new();
@@ -95,7 +96,7 @@ async fn storm(lab: &Lab, channel: &Channel, span: Duration) -> u64 {
     count.load(Ordering::Relaxed)
 }
 
-/// Returns the number of the servers' transactions that have been open for longer than `age`.
+/// Returns the number of transactions of the servers that are idle and have been open for longer than `age`.
 async fn open_transactions(url: &str, age: Duration) -> i64 {
     let db = Database::connect(url).await.expect("database");
     let sql = format!(
@@ -109,17 +110,17 @@ async fn open_transactions(url: &str, age: Duration) -> i64 {
     count
 }
 
-/// One of three servers loses the connection to its database. It must fail calls quickly with STORAGE_UNAVAILABLE, and
-/// it must recover without a restart. The other servers must not be affected.
-pub async fn a_server_that_is_cut_off_says_so_and_comes_back(lab: Lab) {
+/// One of three servers loses the connection to its database. This server must fail calls quickly with
+/// STORAGE_UNAVAILABLE, and must recover without a restart. The other servers must not be affected.
+pub async fn a_server_that_is_cut_off_answers_unavailable_and_recovers(lab: Lab) {
     let site = Site::open(&lab, 3, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
     let (book, cut_off) = (Arc::new(Book::default()), Arc::new(Book::default()));
     let doors = site.doors();
     let crowd = Crowd::gather(&lab, &doors[1..], VISITORS, &book);
     let unlucky = Crowd::gather(&lab, &doors[..1], VISITORS / 2, &cut_off);
-    book.serves_again(100, HANGS).await;
-    cut_off.serves_again(20, HANGS).await;
+    book.serves_again(100, RECOVERY_LIMIT).await;
+    cut_off.serves_again(20, RECOVERY_LIMIT).await;
     let (mut share, mut back) = (f64::INFINITY, Duration::ZERO);
     while lab.next_round(1, 3).is_some() {
         let before = book.rate(lab.pick(Duration::from_secs(1), Duration::from_secs(10))).await;
@@ -128,7 +129,7 @@ pub async fn a_server_that_is_cut_off_says_so_and_comes_back(lab: Lab) {
         let during = book.rate(lab.pick(Duration::from_secs(3), Duration::from_secs(30))).await;
         assert!(unavailable_count(&cut_off) > refused, "no call was refused as STORAGE_UNAVAILABLE");
         line(&site.replicas[0]).set(Weather::Fair);
-        back = back.max(cut_off.serves_again(1, HANGS).await);
+        back = back.max(cut_off.serves_again(1, RECOVERY_LIMIT).await);
         share = share.min(during / before);
     }
     crowd.leave().await;
@@ -152,24 +153,25 @@ fn unavailable_count(book: &Book) -> u64 {
     book.failures().get(UNAVAILABLE).copied().unwrap_or_default()
 }
 
-/// Number of callers that give up after half a second. A silent database can serve far fewer.
+/// Number of callers that give up after 500 ms. This number is far higher than the number of connections to the
+/// database.
 const IMPATIENT: u64 = 300;
 /// Maximum growth of the memory of a server while its database is silent, in bytes.
 const MEMORY_LIMIT: u64 = 128 << 20;
 
-/// The database does not answer for 20 seconds. Waiting users must still get their positions, and memory must stay
-/// bounded. Then the sale must recover.
+/// The database does not answer for 20 seconds, or for 3 seconds in a short run. Waiting users must still get their
+/// positions, and memory must stay bounded. Then the sale must recover.
 pub async fn waiting_users_are_answered_while_the_database_is_silent(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
     let book = Arc::new(Book::default());
     let crowd = Crowd::gather(&lab, &site.doors(), VISITORS, &book);
-    book.serves_again(100, HANGS).await;
+    book.serves_again(100, RECOVERY_LIMIT).await;
     site.concert_as("LATER", 10, |concert| concert.open_time = Some(proto::timestamp(i64::from(u32::MAX) * 1_000_000)))
         .await;
     let user_id = wallet::open_new(&site.replicas[0].channel(), 0).await.expect("a wallet");
     let waiting = Caller::join(site.replicas[0].channel(), "LATER", user_id).await.expect("a token");
-    // After at most 250 ms, a position is answered from memory.
+    // The server reads the queues every 250 ms. After this pause, it answers the position from memory.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (mut slowest, mut growth, mut back, mut unserved) = (Duration::ZERO, 0, Duration::ZERO, 0);
     while lab.next_round(1, 3).is_some() {
@@ -187,7 +189,7 @@ pub async fn waiting_users_are_answered_while_the_database_is_silent(lab: Lab) {
         }
         unserved += hammering.await.expect("hammering");
         line(&site.replicas[0]).set(Weather::Fair);
-        back = back.max(book.serves_again(20, HANGS).await);
+        back = back.max(book.serves_again(20, RECOVERY_LIMIT).await);
     }
     crowd.leave().await;
     let mib = growth >> 20;
@@ -197,12 +199,12 @@ pub async fn waiting_users_are_answered_while_the_database_is_silent(lab: Lab) {
     ));
     check(&lab, &site.url, &[&book]).await;
     assert!(growth < MEMORY_LIMIT, "memory grew by {mib} MiB");
-    assert!(slowest < lab.pick(HANGS, Duration::from_secs(1)), "a poll took {slowest:?}");
-    assert!(back < lab.pick(HANGS, Duration::from_secs(10)), "the server recovered after {back:?}");
+    assert!(slowest < lab.pick(RECOVERY_LIMIT, Duration::from_secs(1)), "a poll took {slowest:?}");
+    assert!(back < lab.pick(RECOVERY_LIMIT, Duration::from_secs(10)), "the server recovered after {back:?}");
 }
 
-/// Lets callers charge wallets and give up after half a second. Returns the number of calls that were not served. All
-/// calls are of this kind, because the database answers on no connection.
+/// Lets 300 callers charge wallets until `until`. A caller gives up each call after 500 ms. Returns the number of
+/// calls. Panics if the server answers that the user is unknown, because only the database knows this.
 async fn hammer(channel: Channel, until: Instant) -> usize {
     let calls = (0..IMPATIENT).map(|_| async {
         let mut unserved = 0;

@@ -1,4 +1,4 @@
-//! Overload by callers that do not wait for each other.
+//! An experiment with overload. New callers arrive at a fixed rate and do not wait for earlier callers.
 
 use std::{
     process::Command,
@@ -26,10 +26,11 @@ use crate::{
     },
 };
 
-/// The delay of PostgreSQL. It makes the server the bottleneck instead of the callers of this test.
+/// The delay of messages to PostgreSQL. With this delay, the server is the bottleneck, and not the callers of this
+/// test.
 const SLOWNESS: Duration = Duration::from_millis(200);
-/// A C library that makes the disk slow, because SQLite has no connection that a proxy could delay. It is loaded before
-/// the system's library.
+/// The source of a C library that delays each sync of a file by 400 ms. SQLite has no connection that a proxy could
+/// delay. The library is loaded before the library of the system.
 const SLOW_DISK: &str = "
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -41,7 +42,7 @@ static int sync_late(const char *name, int fd) {
 int fsync(int fd) { return sync_late(\"fsync\", fd); }
 int fdatasync(int fd) { return sync_late(\"fdatasync\", fd); }
 ";
-/// Number of callers that measure the capacity. They can fill the batches of all workers twice.
+/// Number of callers that measure the capacity. They can fill the batches of two workers twice.
 const BUSY: usize = 2_048;
 const USERS: usize = 512;
 /// Number of connections that the callers share, like the gateways of a deployment.
@@ -50,11 +51,12 @@ const CONNECTIONS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(6);
 /// Maximum number of attempts of a caller.
 const TRIES: u32 = 3;
-/// Maximum number of callers at the same time.
+/// Maximum number of callers at the same time. Further callers make no call.
 const MAX_CALLERS: u64 = 20_000;
 
-/// The load is 1, 2, 5 and 10 times the capacity. Goodput must stay near its maximum. Other calls must be refused
-/// quickly with a retry delay. The overload must end with the load.
+/// The load is 1, 2, 5 and 10 times the capacity, or 1 and 5 times in a short run. The number of successful calls per
+/// second must stay near its maximum. Each refused call must have a retry delay. After the load falls, no more calls
+/// may be refused.
 pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     let _slow_disk = slow_down(&mut site.replicas[0]).await;
@@ -77,7 +79,7 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
         }
         figures.push(format!("{factor} x: {goodput:.0}/s"));
     }
-    // The load is half of the capacity, until no call is refused.
+    // The load is now half of the capacity, until no call fails for one second.
     let calm = Instant::now();
     let normal = loop {
         let (before, since) = (load.refusals(), calm.elapsed());
@@ -88,7 +90,7 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
         assert!(since < Duration::from_secs(60), "the overload stays: {figures:?}");
     };
     figures.push(format!("normal after {normal:.1?}"));
-    load.all_home().await;
+    load.wait_for_callers().await;
     lab.note(figures.join(", "));
     if let Some(line) = &site.replicas[0].line {
         line.set(Weather::Fair);
@@ -116,7 +118,7 @@ async fn slow_down(replica: &mut Replica) -> Option<ScratchDir> {
     let (source, library) = (dir.path().join("slow.c"), dir.path().join("slow.so"));
     std::fs::write(&source, SLOW_DISK).expect("a source");
     let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl").status();
-    assert!(compiled.expect("a C compiler, which building the server takes too").success());
+    assert!(compiled.expect("a C compiler, which the build of the server needs too").success());
     replica.process().kill();
     replica.wrap(Some(&format!("export LD_PRELOAD={}", library.display())));
     replica.start_again().await;
@@ -129,13 +131,15 @@ struct Load {
     doors: Vec<Channel>,
     users: Vec<Uuid>,
     book: Book,
-    /// The number of refusals with a retry delay.
+    /// The number of OVERLOADED answers with a retry delay.
     hints: AtomicU64,
+    /// The number of callers that have not finished.
     under_way: AtomicU64,
 }
 
 impl Load {
-    /// Returns the number of successful calls per second of callers that wait for their answers.
+    /// Returns the number of successful calls per second of [`BUSY`] callers. Each caller waits for an answer before
+    /// its next call.
     async fn capacity(self: &Arc<Self>, span: Duration) -> f64 {
         let (until, before, started) = (Instant::now() + span, self.book.acknowledged(), Instant::now());
         let mut callers = JoinSet::new();
@@ -152,7 +156,7 @@ impl Load {
     }
 
     /// Starts `rate` callers per second, without waiting for earlier ones. Returns the number of successful calls per
-    /// second after a warm-up.
+    /// second after a warm-up of `span` / 10.
     async fn open_loop(self: &Arc<Self>, rate: f64, span: Duration) -> f64 {
         let (started, mut before) = (Instant::now(), None);
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
@@ -181,7 +185,8 @@ impl Load {
         (self.book.acknowledged() - before) as f64 / since.elapsed().as_secs_f64()
     }
 
-    /// Makes a call, and retries it after the delay in the answer, until the caller gives up.
+    /// Makes a call, and makes it again after the retry delay in the answer. Stops after [`TRIES`] attempts, or if the
+    /// next attempt would be later than [`PATIENCE`].
     async fn patiently(&self, number: usize) {
         let started = Instant::now();
         for _ in 0..TRIES {
@@ -219,7 +224,7 @@ impl Load {
         self.book.failures().values().sum()
     }
 
-    async fn all_home(&self) {
+    async fn wait_for_callers(&self) {
         while self.under_way.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

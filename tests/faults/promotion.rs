@@ -1,4 +1,4 @@
-//! Servers that are killed or stopped during a promotion.
+//! Experiments with servers that are killed (SIGKILL) or paused (SIGSTOP) during a promotion.
 
 use std::time::{Duration, Instant};
 
@@ -15,23 +15,23 @@ use crate::harness::{
 const PERIOD: Duration = Duration::from_secs(2);
 /// Admissions last shorter than a promotion interval, so that every promotion admits users.
 const FLAGS: &[&str] = &["--promote-interval", "2s", "--admission-ttl", "1s", "--expire-interval", "1s"];
-/// Admissions last for many promotion intervals, so that each promotion must count the users that earlier ones
+/// Admissions last for many promotion intervals, so that each promotion must count the users that earlier promotions
 /// admitted.
 const CROWDED_FLAGS: &[&str] = &["--promote-interval", "100ms", "--admission-ttl", "1s", "--expire-interval", "1s"];
 const CAPACITY: usize = 10;
-/// The delay of the database, which makes a promotion long enough to be interrupted.
+/// The delay of messages to the database. It makes a promotion long enough to be interrupted.
 const SLOWNESS: Duration = Duration::from_millis(10);
 /// Maximum difference between the clocks of servers, in microseconds: half of a slow round trip, and a margin.
 const CLOCK_ERROR: i64 = 50_000;
 
-/// The promoting server is killed or stopped. Another server must promote within two intervals, and never beyond the
-/// capacity.
-pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
+/// The promoting server is killed or paused. In a long run, the next promotion must follow within two intervals. No
+/// promotion may exceed the capacity.
+pub async fn promotion_continues_when_the_promoting_server_stops(lab: Lab) {
     let mut site = a_slow_queue(&lab, FLAGS).await;
     let db = Database::connect(&site.url).await.expect("database");
     let mut slowest = Duration::ZERO;
     while let Some(round) = lab.next_round(2, 20) {
-        let promoting = the_promoting(&site, &db).await;
+        let promoting = promoting_server(&site, &db).await;
         let replica = &mut site.replicas[promoting];
         let (struck, before) = (Instant::now(), last_admission(&db).await);
         let is_killed = round % 2 == 1;
@@ -51,12 +51,12 @@ pub async fn promotion_goes_on_when_the_promoting_server_does_not(lab: Lab) {
     assert!(slowest < lab.pick(5 * PERIOD, 2 * PERIOD), "the next promotion came after {slowest:?}");
 }
 
-/// Servers are repeatedly killed or stopped during a promotion. No promotion may exceed the capacity.
-pub async fn promotion_never_exceeds_the_capacity_while_servers_are_struck(lab: Lab) {
+/// Servers are repeatedly killed or paused during a promotion. No promotion may exceed the capacity.
+pub async fn promotion_never_exceeds_the_capacity_while_servers_are_killed(lab: Lab) {
     let mut site = a_slow_queue(&lab, CROWDED_FLAGS).await;
     let db = Database::connect(&site.url).await.expect("database");
     while let Some(round) = lab.next_round(4, 20) {
-        let promoting = the_promoting(&site, &db).await;
+        let promoting = promoting_server(&site, &db).await;
         let (replica, is_killed) = (&mut site.replicas[promoting], round % 2 == 1);
         strike(replica, is_killed);
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -64,9 +64,9 @@ pub async fn promotion_never_exceeds_the_capacity_while_servers_are_struck(lab: 
     }
     let admitted = never_over_capacity(&db).await;
     db.close().await.expect("close");
-    assert!(admitted > CAPACITY as u64, "only {admitted} were admitted");
+    assert!(admitted > CAPACITY as u64, "only {admitted} tokens were admitted");
     lab.note_tally(Tally { acknowledged: admitted, ..Tally::default() });
-    lab.note(format!("{admitted} admitted, {CAPACITY} at a time"));
+    lab.note(format!("{admitted} admitted, at most {CAPACITY} at the same time"));
     invariants::check(&site.url, &Clock::system()).await;
 }
 
@@ -100,8 +100,9 @@ async fn recover(replica: &mut Replica, is_killed: bool) {
     }
 }
 
-/// Waits for a promotion. Returns the index of its server, which holds the lock of the queue.
-async fn the_promoting(site: &Site, db: &DatabaseConnection) -> usize {
+/// Waits for a promotion, and returns the index of the server that runs it. The transaction of a promotion has a lock
+/// on the table `queue_counter`.
+async fn promoting_server(site: &Site, db: &DatabaseConnection) -> usize {
     let holders = "SELECT a.client_port FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid \
                    WHERE a.datname = current_database() AND a.backend_xid IS NOT NULL \
                    AND l.relation = 'queue_counter'::regclass";
@@ -127,7 +128,7 @@ async fn last_admission(db: &DatabaseConnection) -> Option<i64> {
     row.try_get_by_index(0).expect("an instant")
 }
 
-/// Checks that no admission exceeded the capacity. Returns the number of admissions.
+/// Checks that at most [`CAPACITY`] tokens were active at the time of each admission. Returns the number of admissions.
 async fn never_over_capacity(db: &DatabaseConnection) -> u64 {
     use sea_orm::ColumnTrait;
     let admitted = queue_token::Entity::find().filter(queue_token::Column::AdmitTime.is_not_null());
@@ -139,7 +140,7 @@ async fn never_over_capacity(db: &DatabaseConnection) -> u64 {
                 && other.expire_time.is_some_and(|expire_time| at < expire_time - CLOCK_ERROR)
         };
         let active = tokens.iter().filter(is_active).count();
-        assert!(active <= CAPACITY, "{active} were active at {at}");
+        assert!(active <= CAPACITY, "{active} tokens were active at {at}");
     }
     tokens.len() as u64
 }

@@ -1,4 +1,4 @@
-//! A rolling restart: one server after the other stops and starts again.
+//! An experiment with a rolling restart: one server after the other stops and starts again.
 
 use std::{
     net::SocketAddr,
@@ -28,16 +28,17 @@ use crate::{
     },
 };
 
-/// The drain timeout of the servers, see the harness.
+/// The drain timeout of the servers, which `harness/site.rs` sets.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-/// Default time for which a stopping server still accepts calls.
+/// Time for which a stopping server still accepts calls: the default of `--lame-duck`.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 const CALLERS: usize = 12;
 const WATCHERS: usize = 30;
 const SILENT_SOCKETS: usize = 50;
 
 /// All servers are restarted. Callers that follow health and retry UNAVAILABLE once must see no failed call. Users that
-/// watch their position must see no failure either. No client may delay a shutdown beyond its limits.
+/// watch their position must keep their queue numbers; their streams may end only with UNAVAILABLE. No client may delay
+/// a shutdown beyond the lame-duck time and the drain timeout.
 pub async fn a_rolling_restart_fails_no_call(lab: Lab) {
     let mut site = Site::open(&lab, 3, FLAGS).await;
     site.concert(10, |concert| concert.max_active_count = 1).await;
@@ -71,7 +72,7 @@ pub async fn a_rolling_restart_fails_no_call(lab: Lab) {
     check(&lab, &site.url, &[&book]).await;
     assert!(
         slowest < LAME_DUCK + DRAIN_LIMIT + lab.pick(Duration::from_secs(20), Duration::from_millis(500)),
-        "stopping took {slowest:?}"
+        "a shutdown took {slowest:?}"
     );
 }
 
@@ -88,13 +89,14 @@ async fn restart(site: &mut Site, replica: usize) -> Duration {
     took
 }
 
-/// Opens connections on which the client never sends anything.
+/// Opens connections and sends nothing on them.
 async fn silent_sockets(address: SocketAddr) -> Vec<TcpStream> {
     let sockets = (0..SILENT_SOCKETS).map(|_| TcpStream::connect(address));
     futures::future::try_join_all(sockets).await.expect("sockets")
 }
 
-/// Charges a wallet until `stop`. Returns the number of retried calls.
+/// Charges a wallet until `stop` is cancelled. Returns the number of retries of all callers since the last call of
+/// [`Fleet::take_retries`].
 async fn charges(fleet: Arc<Fleet>, book: Arc<Book>, stop: CancellationToken) -> Result<u64, Status> {
     let user_id = fleet.call(|door| async move { wallet::open_new(&door, 0).await }).await?;
     while !stop.is_cancelled() {
@@ -115,8 +117,8 @@ async fn charges(fleet: Arc<Fleet>, book: Arc<Book>, stop: CancellationToken) ->
     Ok(fleet.take_retries())
 }
 
-/// Watches a position until `stop`. Opens a stream again if it ends with UNAVAILABLE. Returns the number of reopened
-/// streams.
+/// Watches a position until `stop` is cancelled. Opens the stream again if it ends with UNAVAILABLE. Returns the number
+/// of reopened streams.
 async fn watches(fleet: Arc<Fleet>, waiting: Caller, stop: CancellationToken) -> Result<u64, Status> {
     let mut reopened = 0;
     loop {
@@ -146,7 +148,7 @@ async fn watches(fleet: Arc<Fleet>, waiting: Caller, stop: CancellationToken) ->
     }
 }
 
-/// The servers for a caller that follows their health.
+/// The servers, and whether health reports that each one is serving.
 struct Fleet {
     doors: Vec<(Channel, Arc<AtomicBool>)>,
     turn: AtomicU64,
@@ -196,7 +198,7 @@ impl Fleet {
     }
 }
 
-/// Follows the health of a server with a stream, which reports immediately that the server stops.
+/// Follows the health of a server with a stream, which reports a stop immediately. Opens the stream again when it ends.
 async fn follow_health(door: Channel, serves: Arc<AtomicBool>) {
     loop {
         if let Ok(stream) = HealthClient::new(door.clone()).watch(HealthCheckRequest::default()).await {

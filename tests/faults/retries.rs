@@ -1,4 +1,4 @@
-//! Lost answers, and retried requests with the same and with different contents.
+//! Experiments with lost answers, and with retries that have the same or different contents.
 
 use std::{
     future::Future,
@@ -32,9 +32,9 @@ use crate::{
 /// Number of concurrent retries after a lost answer.
 const RETRIES: usize = 5;
 
-/// The answer is lost after the commit. Five concurrent retries through another replica must get the same answer.
-pub async fn an_answer_that_was_lost_is_given_again(lab: Lab) {
-    // SQLite allows one server, so the retries use another connection to the same server.
+/// The answer is lost after the commit. Five concurrent retries through another connection must get the same answer.
+pub async fn a_retry_after_a_lost_answer_returns_this_answer(lab: Lab) {
+    // On PostgreSQL the retries go to another server. SQLite allows only one server.
     let count = if lab.engine == Engine::Postgres { 2 } else { 1 };
     let mut site = Site::open(&lab, count, FLAGS).await;
     site.concert(400, |_| ()).await;
@@ -102,7 +102,7 @@ impl Route {
         };
         self.muted.set(Weather::Fair);
         let door = connect_lazily(self.muted.address);
-        // The first call opens the connection, which requires answers.
+        // This call opens the connection. The handshake needs answers from the server.
         let _ = wallet::charge(&door, Uuid::nil(), 1, "").await;
         self.muted.set(Weather::Mute);
         let lost = ask(door);

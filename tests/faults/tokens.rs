@@ -19,29 +19,30 @@ use crate::harness::{
     site::{CONCERT, DATE, Site, until_admitted},
 };
 
-/// The expiry pass does not run, so that expired rows stay unchanged.
+/// The expiry pass runs at the start and then once per hour, so that rows of ended admissions stay unchanged.
 const FLAGS: &[&str] = &["--promote-interval", "100ms", "--expire-interval", "1h"];
 /// Time within which an admitted user must make a first call.
 const CLAIM_TTL: Duration = Duration::from_millis(800);
 
-/// The requirements of a call beyond a well-formed request.
+/// The token that a call needs: any valid token, or an admitted token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Needs {
     Token,
     Admission,
 }
 
-/// A wrong token, and the expected refusals of calls that need a token and of calls that need an admission. `None`
-/// means that the calls accept the token.
+/// A caller with a wrong token, and the expected codes and reasons of its calls.
 struct Wrong {
     what: &'static str,
     caller: Caller,
+    /// The answer to calls that need a token; `None` if these calls accept the token.
     by_token: Option<&'static str>,
+    /// The answer to calls that need an admission.
     by_admission: &'static str,
 }
 
 /// Calls each RPC that needs a token, with wrong tokens. The tokens are missing, forged, expired, waiting, of another
-/// user, or of another concert.
+/// user, or of another concert. Calls that the token does not permit must be refused and must change nothing.
 pub async fn a_wrong_token_is_refused_without_effect(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     while let Some(round) = lab.next_round(1, 5) {
@@ -67,7 +68,7 @@ pub async fn a_wrong_token_is_refused_without_effect(lab: Lab) {
     invariants::check(&site.url, &Clock::system()).await;
 }
 
-/// Returns callers with wrong tokens. It also pauses the sale, so that no user is admitted during the calls.
+/// Returns callers with wrong tokens. Also pauses the sale of `first`, so that no user is admitted during the calls.
 async fn wrongs(site: &Site, owner: &Caller, first: &str, second: &str) -> Vec<Wrong> {
     let elsewhere = Caller::join(owner.channel.clone(), second, owner.uuid()).await.expect("a token");
     let elsewhere = until_admitted(elsewhere).await;
@@ -92,19 +93,19 @@ async fn wrongs(site: &Site, owner: &Caller, first: &str, second: &str) -> Vec<W
         format!("{claims}.{}", signature.chars().rev().collect::<String>())
     };
     vec![
-        refused("another user's", with(&other.token), "PermissionDenied TOKEN_USER_MISMATCH"),
+        refused("the token of another user", with(&other.token), "PermissionDenied TOKEN_USER_MISMATCH"),
         refused("no token", with(""), "Unauthenticated TOKEN_MISSING"),
-        refused("a forged one", with(&forged(&owner.token)), "Unauthenticated TOKEN_INVALID"),
-        refused("no token at all", with("x"), "Unauthenticated TOKEN_INVALID"),
-        refused("another concert's", with(&elsewhere.token), "PermissionDenied TOKEN_CONCERT_MISMATCH"),
+        refused("a forged token", with(&forged(&owner.token)), "Unauthenticated TOKEN_INVALID"),
+        refused("a text that is no token", with("x"), "Unauthenticated TOKEN_INVALID"),
+        refused("the token of another concert", with(&elsewhere.token), "PermissionDenied TOKEN_CONCERT_MISMATCH"),
         Wrong {
-            what: "an expired one",
+            what: "an expired token",
             caller: expired,
             by_token: None,
             by_admission: "FailedPrecondition TOKEN_EXPIRED",
         },
         Wrong {
-            what: "a waiting one",
+            what: "a waiting token",
             caller: waiting,
             by_token: None,
             by_admission: "FailedPrecondition NOT_ADMITTED",
@@ -126,8 +127,8 @@ async fn refuse(wrong: &Wrong, reservation_id: &str) -> u64 {
         ("ReleaseReservation", Needs::Admission, caller.release(reservation_id).await.map(drop)),
     ];
     if wrong.by_token.is_some() {
-        // A user with a valid token may leave, which has an effect. The payment of the user is refused, because the
-        // user holds no seat.
+        // Only callers with an invalid token call LeaveQueue, because the call would succeed with a valid token.
+        // Callers with a valid token pay without a reservation id, because the reservation belongs to another user.
         calls.push(("LeaveQueue", Needs::Token, caller.leave().await));
         calls.push(("Pay", Needs::Admission, caller.pay_as(reservation_id, &none).await.map(drop)));
     } else {
@@ -143,7 +144,8 @@ async fn refuse(wrong: &Wrong, reservation_id: &str) -> u64 {
     refused
 }
 
-/// Checks that a user cannot read the reservations and payments of another user.
+/// Checks that another user cannot read the reservation, and that an unknown payment is not found. Returns the number
+/// of refused calls.
 async fn not_of_another_user(owner: &Caller, other: &Caller, reservation_id: &str) -> u64 {
     let stranger = Caller { user_id: uuid::Uuid::now_v7().to_string(), ..other.clone() };
     let unknown = uuid::Uuid::now_v7().to_string();
@@ -158,7 +160,7 @@ async fn not_of_another_user(owner: &Caller, other: &Caller, reservation_id: &st
     answers.len() as u64
 }
 
-/// Checks that the public listener does not serve AdminService.
+/// Checks that the public listener does not serve AdminService. Returns the number of refused calls.
 async fn no_admin_in_public(caller: &Caller, concert_code: &str) -> u64 {
     let mut admin = AdminServiceClient::new(caller.channel.clone());
     let concert_code = || concert_code.to_owned();

@@ -1,4 +1,4 @@
-//! Thousands of admitted users that watch their position while other users leave, join and list.
+//! An experiment with thousands of admitted users that watch their position while other users leave, join and list.
 
 use std::{
     sync::{
@@ -29,17 +29,18 @@ use crate::harness::{
 
 const FLAGS: &[&str] = &["--promote-interval", "100ms", "--admission-ttl", "2h", "--hold-ttl", "1h"];
 const CONNECTIONS: usize = 16;
-/// Number of in-flight calls while users are prepared.
+/// Maximum number of in-flight calls while the users join and open their streams.
 const PREPARING: usize = 128;
-/// Number of seats of one buyer.
+/// Number of seats that each buyer buys.
 const BUY: usize = 100;
-/// Number of callers that join, and number of callers that list, while other users leave.
+/// Number of callers that join while other users leave. The same number of callers list. Up to the same number of
+/// buyers buy concurrently.
 const CALLERS: usize = 8;
 /// Time within which all leavers leave.
-const EXODUS: Duration = Duration::from_secs(1);
+const DEPARTURE_SPAN: Duration = Duration::from_secs(1);
 
-/// A concert sells out, and thousands of users leave within one second. Open streams must stay open and send the
-/// changes. No call of other users may fail.
+/// A concert sells out, and thousands of users leave within one second. The streams of the remaining users must stay
+/// open and report the changes. No call may fail.
 pub async fn admitted_watchers_stay_while_thousands_leave(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     let (watcher_count, leaver_count) = lab.pick((400, 100), (20_000, 5_000));
@@ -48,10 +49,10 @@ pub async fn admitted_watchers_stay_while_thousands_leave(lab: Lab) {
     let doors: Vec<Channel> = (0..CONNECTIONS).map(|_| site.replicas[0].direct()).collect();
     let (book, news) = (Arc::new(Book::default()), Arc::new(News::default()));
 
-    // The buyers and the watchers use the whole capacity, so later users wait.
+    // The buyers and the watchers are admitted. Then the concert is paused, so later users wait.
     let buyers = join(&doors, buyer_count, BUY as i64 * PRICE, &book).await;
     let watchers = join(&doors, watcher_count, 0, &book).await;
-    until_waiting(&site, 0).await;
+    until_all_admitted(&site).await;
     catalogue::set_paused(&site.replicas[0].admin(), CONCERT, true).await.expect("a pause");
     let waiting = join(&doors, leaver_count / 2, 0, &book).await;
     let (leaving, staying) = watchers.split_at(leaver_count - leaver_count / 2);
@@ -63,7 +64,7 @@ pub async fn admitted_watchers_stay_while_thousands_leave(lab: Lab) {
     lab.next_round(1, 1);
     let others = Others::start(&doors, staying, &book);
     let sold_out = sell_out(&buyers, &book).await;
-    let latencies = exodus(&lab, leavers, &book).await;
+    let latencies = all_leave(&lab, leavers, &book).await;
     eventually("all watchers know that the concert is sold out", async || news.sold_out() >= staying.len()).await;
     let told = sold_out.elapsed();
     let calls = others.stop().await;
@@ -100,21 +101,22 @@ async fn join(doors: &[Channel], count: usize, balance: i64, book: &Book) -> Vec
     joining.buffered(PREPARING).collect().await
 }
 
-async fn until_waiting(site: &Site, count: i64) {
+async fn until_all_admitted(site: &Site) {
     let admin = site.replicas[0].admin();
     eventually("all users are admitted", async || {
-        catalogue::sale_stats(&admin, CONCERT).await.expect("counts").waiting_count == count
+        catalogue::sale_stats(&admin, CONCERT).await.expect("counts").waiting_count == 0
     })
     .await;
 }
 
-/// The counts of the messages that arrived on the streams.
+/// Counts of the streams by the messages that they received.
 #[derive(Default)]
 struct News {
+    /// The number of streams that reported an admission.
     active: AtomicUsize,
     /// The number of streams of remaining users that reported that the concert is sold out.
     sold_out: AtomicUsize,
-    /// The number of streams that ended unexpectedly.
+    /// The number of streams that ended although their user had not left.
     ended: AtomicUsize,
 }
 
@@ -128,7 +130,7 @@ impl News {
     }
 }
 
-/// Opens a stream for each user, and follows it in a task. The task of a leaver ends with the stream.
+/// Opens a stream for each user. A task per stream reads the messages until the stream ends.
 async fn watch(callers: &[Caller], is_leaver: bool, news: &Arc<News>) -> JoinSet<()> {
     let opening = stream::iter(callers).map(|caller| async move { caller.watch().await.expect("a stream") });
     let streams: Vec<_> = opening.buffered(PREPARING).collect().await;
@@ -157,7 +159,7 @@ async fn listen(mut stream: Streaming<WatchPositionResponse>, is_leaver: bool, n
     }
 }
 
-/// Buys all seats. Returns the time when the last seat was sold.
+/// Buys all seats. Returns the time after the last sale.
 async fn sell_out(buyers: &[Caller], book: &Book) -> Instant {
     let buying = stream::iter(buyers.iter().enumerate()).map(|(number, buyer)| async move {
         let first = (number * BUY) as i32 + 1;
@@ -169,11 +171,11 @@ async fn sell_out(buyers: &[Caller], book: &Book) -> Instant {
     Instant::now()
 }
 
-/// Lets users leave within one second. Returns the sorted latencies of LeaveQueue.
-async fn exodus(lab: &Lab, leavers: Vec<Caller>, book: &Arc<Book>) -> Vec<Duration> {
+/// Lets each user leave at a random time within one second. Returns the latencies of LeaveQueue in ascending order.
+async fn all_leave(lab: &Lab, leavers: Vec<Caller>, book: &Arc<Book>) -> Vec<Duration> {
     let (mut random, mut leaving) = (lab.random(), JoinSet::new());
     for leaver in leavers {
-        let (pause, book) = (random.random_range(Duration::ZERO..EXODUS), book.clone());
+        let (pause, book) = (random.random_range(Duration::ZERO..DEPARTURE_SPAN), book.clone());
         leaving.spawn(async move {
             tokio::time::sleep(pause).await;
             let asked = Instant::now();
@@ -215,7 +217,7 @@ impl Others {
     }
 }
 
-/// Repeats some calls until `stopping`. Returns their number.
+/// Runs `calls` repeatedly until `stopping` is cancelled. Returns the sum of its results, which are numbers of calls.
 async fn again<F: Future<Output = u64>>(stopping: &CancellationToken, calls: impl Fn() -> F) -> u64 {
     let mut count = 0;
     while !stopping.is_cancelled() {

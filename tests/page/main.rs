@@ -12,8 +12,9 @@ use testkit::{Caller, catalogue, process::Signal};
 
 use crate::stage::{CONCERT, DATE, Stage, eventually};
 
-/// A script that returns the state of each seat from the pixels of its dot. The middle of the dot is empty, or has the
-/// colour of the state.
+/// A script that returns the state of each seat from the pixels of its dot. The dot of an available seat is empty in
+/// the middle. The dot of a held seat is filled only in the middle, and the dot of a sold seat is filled up to its
+/// edge.
 const DOTS: &str = r#"(() => {
     if (!place) return "no hall";
     const pen = house.getContext("2d"), density = devicePixelRatio;
@@ -25,15 +26,15 @@ const DOTS: &str = r#"(() => {
     };
     return Array.from(place.x, (x, i) => {
         const pixel = pen.getImageData(Math.round(x * density), Math.round(place.y[i] * density), 1, 1).data;
-        const beside = Math.round((x + place.scale * .245) * density);
-        const edge = pen.getImageData(beside, Math.round(place.y[i] * density), 1, 1).data;
+        const outer = Math.round((x + place.scale * .245) * density);
+        const edge = pen.getImageData(outer, Math.round(place.y[i] * density), 1, 1).data;
         if (pixel[3] < 20) return "available";
         if (near(pixel, "sold") && near(edge, "sold")) return "sold";
         return near(pixel, "held") && edge[3] < 160 ? "held" : "unclear " + pixel + " " + edge;
     });
 })()"#;
 
-/// Checks that the figures of the page equal the counts of GetSaleStats.
+/// Checks that the figures of the page equal the counts of GetSaleStats. Tries 40 times, every 250 ms.
 async fn assert_figures(stage: &mut Stage) {
     let mut last = (Value::Null, Value::Null);
     for _ in 0..40 {
@@ -58,7 +59,7 @@ async fn assert_figures(stage: &mut Stage) {
     panic!("the page shows {} and GetSaleStats returns {}", last.0, last.1);
 }
 
-/// Checks that the dots of the hall show the states that ListSeats returns.
+/// Checks that the dots of the hall show the states that ListSeats returns. Tries 40 times, every 250 ms.
 async fn assert_dots(stage: &mut Stage, caller: &Caller) {
     let mut last = (Value::Null, Value::Null);
     for _ in 0..40 {
@@ -143,7 +144,7 @@ async fn the_page_works_with_the_keyboard_and_in_a_narrow_window() {
     assert_eq!(rows, json!([[[0, 20], [20, 30]], " · row B · 1"]));
     stage.open("").await;
     stage.text_is("#state", "On sale").await;
-    // The Tab key reaches every control: the theme, the sale, the date, the hall and the plot.
+    // The Tab key reaches the controls in this order: the theme, the sale, the date, the hall and the plot.
     let mut reached = Vec::new();
     for _ in 0..6 {
         stage.browser.press("Tab").await.unwrap();

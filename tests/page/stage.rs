@@ -6,9 +6,9 @@ use boxoffice::rpc::proto;
 use testkit::{Browser, Caller, Engine, FreshDatabase, PRICE, ServerProcess, catalogue, net, server, wait, wallet};
 use tonic::transport::Channel;
 
-/// The code of the concert.
+/// The code of the only concert.
 pub const CONCERT: &str = "LIVE-2034";
-/// The date of the performance.
+/// The date of the only performance.
 pub const DATE: &str = "2034-06-18";
 /// The start of the performance: 19:00 in Seoul.
 const START_TIME: i64 = 2_034_237_600_000_000;
@@ -69,7 +69,7 @@ impl Stage {
         catalogue::add_performance(&self.admin, CONCERT, DATE, "house", START_TIME).await.expect("a date");
     }
 
-    /// Opens the sale now.
+    /// Sets the opening time of the sale to the current time.
     pub async fn open_sale(&self) {
         let open_time = Some(prost_types::Timestamp { seconds: now_seconds(), nanos: 0 });
         let change = proto::UpdateSaleRequest { concert_code: CONCERT.to_owned(), open_time, ..Default::default() };
@@ -88,7 +88,7 @@ impl Stage {
         Caller::join(self.public.clone(), CONCERT, user_id).await.expect("a token")
     }
 
-    /// Waits until a user is admitted, and returns the user.
+    /// Waits until a user is admitted, for at most 20 s, and returns the user.
     pub async fn admitted(&self, caller: &Caller) -> Caller {
         eventually("the user is admitted", async || caller.state().await == proto::QueueState::Active).await;
         caller.clone()
@@ -108,7 +108,8 @@ impl Stage {
         panic!("the text of {selector} is {last:?} and does not contain {text:?}");
     }
 
-    /// Saves a dark, a light and a narrow picture of the page if `BOXOFFICE_PICTURES` is set.
+    /// Saves a dark, a light and a narrow picture of the page in the directory that `BOXOFFICE_PICTURES` names. Does
+    /// nothing if the variable is not set.
     pub async fn pictures(&mut self, name: &str) {
         let Some(dir) = std::env::var_os("BOXOFFICE_PICTURES") else { return };
         for (kind, width, colors) in [("dark", 1440, "dark"), ("light", 1440, "light"), ("narrow", 400, "dark")] {

@@ -1,5 +1,5 @@
-//! Measures tens of thousands of admitted users that watch their position, first while other users join, then while the
-//! server is idle.
+//! Measures tens of thousands of admitted users that watch their position: first while other users take tokens, then
+//! while no user makes a call.
 
 use std::{
     collections::BTreeMap,
@@ -23,10 +23,10 @@ use crate::{
 };
 
 const CONCERT: &str = "ADMITTED";
-/// Number of streams that are opened at the same time.
+/// Maximum number of streams that are being opened at the same time.
 const OPENING: usize = 256;
 const LIMIT: Duration = Duration::from_secs(120);
-/// Time for which the idle server is measured.
+/// Time for which the CPU use of the idle server is measured.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// The cost of admitted users that watch their position.
@@ -34,24 +34,24 @@ const QUIET: Duration = Duration::from_secs(10);
 pub struct Admitted {
     /// The number of open streams.
     pub streams: usize,
-    /// The number of users that joined while the streams were open.
+    /// The number of users that took tokens while the streams were open.
     pub joined: usize,
-    /// The number of streams that ended, by the kind of their end.
+    /// The number of streams that ended during the measurement, by the reason of the error. No stream should end.
     pub ended: BTreeMap<String, u64>,
-    /// The number of failed calls of the joining users, by reason.
+    /// The number of wrong or failed IssueToken calls of the joining users, by reason.
     pub refused: BTreeMap<String, u64>,
-    /// The latency of IssueToken of the joining users.
+    /// The latencies of the correct IssueToken calls of the joining users.
     pub issue: Percentiles,
-    /// The memory of the server per stream, in bytes.
+    /// The growth of the server's resident memory per opened stream, in bytes.
     pub bytes_per_stream: f64,
-    /// The CPU use of the idle server, in cores.
+    /// The CPU use of the server with open streams and without calls, in cores.
     pub quiet_cpu: f64,
 }
 
-/// The number of ended streams by the kind of their end.
+/// The number of ended streams, by the reason of the error.
 type Ended = Arc<Mutex<BTreeMap<String, u64>>>;
 
-/// Opens the streams, lets other users join, and measures the idle server.
+/// Opens the streams, lets half as many other users take tokens, and measures the idle server.
 pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Admitted, Failure> {
     let streams = ground.options.admitted as usize;
     let joined = streams / 2;
@@ -88,7 +88,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Admitte
     Ok(Admitted { streams, joined, ended, refused, issue, bytes_per_stream, quiet_cpu })
 }
 
-/// Opens a stream for each of the first `count` users, and follows it in a task.
+/// Opens a stream for each of the first `count` users. One task per stream reads it to its end.
 async fn open(world: &World, count: usize, ended: &Ended) -> Result<JoinSet<()>, Failure> {
     let open = stream::iter(0..count).map(|index| {
         let channel = world.channels[index % world.channels.len()].clone();
@@ -115,7 +115,7 @@ async fn open_one(channel: tonic::transport::Channel, user: &User) -> Result<Pos
     }
 }
 
-/// Counts the end of the stream. A stream should not end during the measurement.
+/// Reads the stream to its end, and counts the end in `ended` by its reason.
 async fn listen(mut stream: Positions, ended: Ended) {
     let how = loop {
         match stream.message().await {

@@ -1,5 +1,5 @@
-//! Measures 100 concerts on sale: calls for all of them compared with calls for one concert, and a promotion of all
-//! concerts.
+//! Measures 100 concerts on sale: calls for all concerts compared with calls for one concert, and the admission of all
+//! users.
 
 use std::{
     sync::Arc,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 const ONE: &str = "ONE";
-/// Number of users of each of the many concerts. The single concert has as many users as all of them together.
+/// Number of users of each of the many concerts. The single concert has as many users as the many concerts together.
 const USERS_EACH: usize = 300;
 const LIMIT: Duration = Duration::from_secs(60);
 /// Number of rounds. Each round measures the single concert, then the many concerts.
@@ -30,17 +30,17 @@ const ROUNDS: usize = 3;
 pub struct Concerts {
     /// The number of concerts on sale at the same time.
     pub concerts: usize,
-    /// IssueToken calls per second, for the single concert and for all concerts.
+    /// IssueToken calls per second in the fastest round: for the single concert, then for the many concerts.
     pub issued_per_second: (f64, f64),
-    /// GetPosition calls per second, for the single concert and for all concerts.
+    /// GetPosition calls per second in the fastest round: for the single concert, then for the many concerts.
     pub polls_per_second: (f64, f64),
     /// The number of wrong or failed answers.
     pub errors: u64,
-    /// The number of tokens that were admitted in all concerts.
+    /// The number of users that were admitted to the many concerts.
     pub admitted: usize,
-    /// Time from the opening of the first sale until all tokens were admitted.
+    /// The time from the opening of the first of the many sales until no token waited, in milliseconds.
     pub admission_ms: f64,
-    /// The duration of the longest promotion pass.
+    /// The duration of the longest promotion pass in this time, in milliseconds.
     pub promote_ms: f64,
 }
 
@@ -82,7 +82,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Concert
             }
         }
         rates.push((of_one, of_many));
-        // GetPosition reads a snapshot that may be 250 ms old.
+        // GetPosition reads memory, which may be 250 ms old. All new tokens must be in memory before the next step.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 
@@ -108,7 +108,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Concert
     })
 }
 
-/// Calls for many concerts. Consecutive calls are for different concerts.
+/// Creates calls for many concerts. Users with consecutive indices call different concerts.
 struct Many {
     codes: Arc<Vec<String>>,
     users: Arc<Vec<Arc<User>>>,

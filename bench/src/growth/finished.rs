@@ -1,5 +1,5 @@
-//! Measures thousands of past concerts, each with a user that still waits: the idle server, and new concerts next to
-//! them.
+//! Measures a database with thousands of past concerts, each with one user that still waits: the idle server, and the
+//! admission to new concerts.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,15 @@ use crate::{
     world::{self, User},
 };
 
-/// Time since the past concerts.
+/// Time from the past concerts to now.
 const AGE: Duration = Duration::from_secs(30 * 86_400);
-/// Time for which the idle server is measured.
+/// Time for which the CPU use of the idle server is measured.
 const IDLE: Duration = Duration::from_secs(20);
-/// Number of new concerts next to the past concerts.
+/// Number of new concerts, each with one user.
 const NEW: usize = 20;
 /// Flags that make the server admit users quickly. The idle server is measured with the default intervals.
 const SOON: [&str; 2] = ["--promote-interval", "100ms"];
-/// Maximum time until a user is admitted. A longer time fails the run.
+/// Maximum time until the user of a new concert is admitted. A longer time fails the run.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Interval between two polls of a new user.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -35,17 +35,19 @@ pub struct Finished {
     pub concerts: u32,
     /// The CPU use of the idle server, in cores.
     pub idle_cpu: f64,
-    /// The CPU use of the PostgreSQL connections of the idle server, in cores.
+    /// The CPU use of PostgreSQL's child processes while the server is idle, in cores. `None` on SQLite, and if the
+    /// benchmark did not start PostgreSQL.
     pub idle_database_cpu: Option<f64>,
-    /// The longest time from IssueToken until the user was admitted, for a new concert.
+    /// The longest time from the start of IssueToken until GetPosition returned ACTIVE, for a new concert, in
+    /// milliseconds.
     pub admission_ms: f64,
-    /// The time from the start of the process until the server is ready.
+    /// The time from the start of the process until the server is ready, in milliseconds.
     pub start_ms: f64,
-    /// The resident memory of the idle server.
+    /// The resident memory of the idle server, in bytes.
     pub rss_bytes: u64,
 }
 
-/// Measures a server with many past concerts.
+/// Measures an idle server with many past concerts, then the admission to new concerts.
 pub async fn run(ground: &Ground<'_>) -> Result<Finished, Failure> {
     let concerts = ground.options.finished;
     ground.progress.set_message(format!("{concerts} concerts that are over"));
@@ -70,12 +72,13 @@ pub async fn run(ground: &Ground<'_>) -> Result<Finished, Failure> {
 
     deployment.set_flags(&SOON);
     deployment.restart().await?;
-    ground.progress.set_message("new concerts beside them");
+    ground.progress.set_message("new concerts");
     let admission_ms = admissions(ground, &deployment).await?;
     Ok(Finished { concerts, idle_cpu, idle_database_cpu, admission_ms, start_ms, rss_bytes })
 }
 
-/// Puts one new concert after the other on sale. Returns the longest time until a user was admitted.
+/// Puts the new concerts on sale one after the other. Returns the longest time until a user was admitted, in
+/// milliseconds.
 async fn admissions(ground: &Ground<'_>, deployment: &Deployment) -> Result<f64, Failure> {
     let world = ground.world(deployment, NEW).await?;
     world.for_users(0..NEW, "OpenWallet", &world.open_wallet()).await?;

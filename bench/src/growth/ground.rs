@@ -1,4 +1,4 @@
-//! The parts that all measurements of growth share: the options, the engine and the progress bar.
+//! The context of all measurements of growth: the options, the engine and the progress bar.
 
 use indicatif::ProgressBar;
 use testkit::{Engine, Failure, Postgres};
@@ -10,10 +10,10 @@ use crate::{
     world::World,
 };
 
-/// Number of users that one step prepares. The progress bar moves after each step.
+/// Maximum number of users that one step prepares. The message of the progress bar changes before each step.
 const PORTION: usize = 50_000;
 
-/// The parts that all measurements of growth share.
+/// The context of all measurements of growth.
 pub struct Ground<'a> {
     /// The options of all commands.
     pub common: &'a Common,
@@ -21,14 +21,14 @@ pub struct Ground<'a> {
     pub options: &'a Growth,
     /// The progress bar.
     pub progress: ProgressBar,
-    /// The engine to measure on.
+    /// The database of the servers.
     pub engine: Engine,
-    /// The PostgreSQL to measure on.
+    /// The PostgreSQL server for the databases; `None` on SQLite.
     pub postgres: Option<&'a Postgres>,
 }
 
 impl Ground<'_> {
-    /// Starts a server with `flags`.
+    /// Starts a server with the command-line `flags` on a fresh database.
     pub async fn deploy(&self, flags: &[&str]) -> Result<Deployment, Failure> {
         Deployment::start(self.engine, self.postgres, flags).await
     }
@@ -38,7 +38,7 @@ impl Ground<'_> {
         World::of(deployment, self.common.connections, user_count).await
     }
 
-    /// Makes `call` for the first `user_count` users of the world.
+    /// Makes `call` for the first `user_count` users of the world, step by step. `what` names the call.
     pub async fn prepare(&self, world: &World, user_count: usize, what: &str, call: &Call) -> Result<(), Failure> {
         for first in (0..user_count).step_by(PORTION) {
             self.progress.set_message(format!("{what}: {first} of {user_count}"));

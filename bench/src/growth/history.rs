@@ -1,5 +1,5 @@
-//! Measures years of history: the latency of writes, the memory of the server after a start, and the deletion of old
-//! rows.
+//! Measures a database with millions of rows of past sales (the history): the latency of ChargeWallet, the start of the
+//! server and its memory, and the deletion of these rows.
 
 use std::{
     sync::Arc,
@@ -20,7 +20,7 @@ use crate::{
     world::{self, World},
 };
 
-/// The code of a concert on sale, so that the passes have work during the measurement.
+/// The code of a concert on sale. Its waiting users give the passes work during the measurement.
 const LIVE: &str = "LIVE";
 const LIVE_SEATS: u32 = 200;
 const LIVE_QUEUE: u32 = 20_000;
@@ -30,14 +30,14 @@ const USERS: usize = 10_000;
 const CALLERS: u16 = 8;
 /// Number of past concerts.
 const CONCERTS: u32 = 100;
-/// Age of the history. The default retention is three times as long.
+/// Age of the history. The default retention is three times as long, so the server deletes nothing at first.
 const AGE: Duration = Duration::from_secs(30 * 86_400);
-/// Number of rounds. Each round measures the database without history, then the database with history.
+/// Number of rounds. Each round measures the server without history, then the server with history.
 const ROUNDS: usize = 4;
 const CHARGING: Duration = Duration::from_secs(10);
-/// Interval between two checks whether the history is deleted.
+/// Duration of one round of charges while the history is deleted. After each round, the remaining rows are counted.
 const TIDYING_ROUND: Duration = Duration::from_secs(3);
-/// The passes run more often than by default, so that each round has many of them.
+/// Flags with shorter intervals than the defaults, so that each round has many passes.
 const FLAGS: [&str; 6] = ["--promote-interval", "500ms", "--expire-interval", "1s", "--admission-ttl", "3s"];
 /// The same flags with a retention that is shorter than the age of the history.
 const TIDYING: [&str; 8] =
@@ -48,29 +48,30 @@ const TIDY_LIMIT: Duration = Duration::from_secs(1_200);
 /// The cost of history.
 #[derive(Debug, Serialize)]
 pub struct Past {
-    /// The number of expired tokens. The history has the same number of departed tokens and of ended reservations.
+    /// The number of expired tokens. The history has the same number of tokens that left, and of ended reservations.
     pub rows: u32,
-    /// The latency of ChargeWallet by eight callers without history.
+    /// The latencies of ChargeWallet without history. Eight callers charge at the same time.
     pub fresh: Percentiles,
-    /// The latency with the history.
+    /// The latencies of ChargeWallet with the history.
     pub aged: Percentiles,
-    /// The latency while the history is deleted.
+    /// The latencies of ChargeWallet while the server deletes the history.
     pub tidying: Percentiles,
     /// The number of wrong or failed answers.
     pub errors: u64,
-    /// The durations of the longest promotion and expiry passes with the history.
+    /// The durations of the longest promotion pass and of the longest expiry pass with the history, in milliseconds.
     pub passes_ms: (f64, f64),
-    /// The time from the start of the process until the server is ready.
+    /// The time from the start of the process until the server with the history is ready, in milliseconds.
     pub start_ms: f64,
-    /// The number of deleted rows per second, while the callers charge wallets.
+    /// The number of rows that the server deletes per second while the callers charge wallets.
     pub deleted_per_second: f64,
-    /// The resident memory after a start with `rows` departed tokens ahead of a waiting user.
+    /// The resident memory of another server 3 seconds after its start, in bytes. In its one queue, `rows` tokens have
+    /// left and none was admitted.
     pub departed_rss_bytes: u64,
-    /// The duration of that start.
+    /// The time from the start of the process of that server until it is ready, in milliseconds.
     pub departed_start_ms: f64,
 }
 
-/// Measures a database without history compared with a database with history.
+/// Measures a server without history, a server with history, and the deletion of the history.
 pub async fn run(ground: &Ground<'_>) -> Result<Past, Failure> {
     let rows = ground.options.history;
     let (mut fresh, mut aged) = (ground.deploy(&FLAGS).await?, ground.deploy(&FLAGS).await?);
@@ -80,7 +81,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Past, Failure> {
     let start_ms = prepare(ground, &mut aged, rows).await?;
     let worlds = [charging(ground, &fresh).await?, charging(ground, &aged).await?];
 
-    ground.progress.set_message("ChargeWallet beside no history, and beside history");
+    ground.progress.set_message("ChargeWallet without history, and with history");
     let passes = Passes::follow(aged.metrics);
     let (mut latencies, mut errors) = ([histogram()?, histogram()?], 0);
     for _ in 0..ROUNDS {
@@ -96,7 +97,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Past, Failure> {
     ground.progress.set_message("the deletion of history");
     aged.set_flags(&TIDYING);
     aged.restart().await?;
-    // The deletion has started with the server. So the callers are users that already have wallets.
+    // The deletion starts with the server. The users already have wallets, so the charges can start immediately.
     let world = World { users: worlds[1].users.clone(), ..ground.world(&aged, 0).await? };
     let mut while_tidying = histogram()?;
     let deleted_per_second = delete(&aged, rows, &world, &mut while_tidying, &mut errors).await?;
@@ -118,8 +119,8 @@ pub async fn run(ground: &Ground<'_>) -> Result<Past, Failure> {
     })
 }
 
-/// Puts a concert with many waiting users on sale and writes the history. Returns the duration of the server's start in
-/// milliseconds.
+/// Puts a concert with many waiting users on sale, and writes `rows` rows of each kind of history. Returns the time
+/// until the server is ready after a start, in milliseconds.
 async fn prepare(ground: &Ground<'_>, deployment: &mut Deployment, rows: u32) -> Result<f64, Failure> {
     on_sale(ground, deployment).await?;
     deployment.stop();
@@ -134,7 +135,7 @@ async fn prepare(ground: &Ground<'_>, deployment: &mut Deployment, rows: u32) ->
     Ok(deployment.start_again().await?.as_secs_f64() * 1_000.0)
 }
 
-/// Creates a concert and opens its sale.
+/// Creates the concert [`LIVE`] and opens its sale.
 async fn on_sale(ground: &Ground<'_>, deployment: &Deployment) -> Result<(), Failure> {
     let world = ground.world(deployment, 0).await?;
     world.create_venue("live", LIVE_SEATS).await?;
@@ -143,14 +144,15 @@ async fn on_sale(ground: &Ground<'_>, deployment: &Deployment) -> Result<(), Fai
     world.open_sale(LIVE).await
 }
 
-/// Returns users with wallets.
+/// Connects to a deployment and opens the wallets of [`USERS`] users.
 async fn charging(ground: &Ground<'_>, deployment: &Deployment) -> Result<World, Failure> {
     let world = ground.world(deployment, USERS).await?;
     world.for_users(0..USERS, "OpenWallet", &world.open_wallet()).await?;
     Ok(world)
 }
 
-/// Lets eight callers charge random wallets, and adds the latencies. Returns the number of wrong answers.
+/// Lets eight callers charge random wallets for `time`, and adds the latencies to `latencies`. Returns the number of
+/// wrong, failed and missing answers.
 async fn charge(world: &World, latencies: &mut Histogram<u64>, time: Duration) -> Result<u64, Failure> {
     let users = world.users.clone();
     let call = Call::new(move |channel, _| {
@@ -166,7 +168,8 @@ async fn charge(world: &World, latencies: &mut Histogram<u64>, time: Duration) -
     Ok(round.errors())
 }
 
-/// Charges wallets until the tidy pass has deleted the whole history. Returns the number of deleted rows per second.
+/// Charges wallets until the server has deleted the whole history. Adds the latencies to `latencies` and the wrong
+/// answers to `errors`. Returns the number of deleted rows per second.
 async fn delete(
     deployment: &Deployment,
     rows: u32,
@@ -188,14 +191,16 @@ async fn delete(
     }
 }
 
-/// Starts a server with many departed tokens ahead of a waiting user. Returns the duration of the start in
-/// milliseconds, and the memory after the start.
+/// Starts a server whose queue has many tokens that left and none that was admitted. Returns the time until the server
+/// is ready in milliseconds, and its resident memory in bytes.
+///
+/// Fails unless a new user gets the position 1.
 async fn departed(ground: &Ground<'_>) -> Result<(f64, u64), Failure> {
     let rows = ground.options.history;
     ground.progress.set_message(format!("{rows} departed tokens"));
     let mut deployment = ground.deploy(&[]).await?;
     on_sale(ground, &deployment).await?;
-    // The pause keeps all departed tokens ahead of the waiting users, because no user is admitted.
+    // While the sale is paused, no user is admitted. So all tokens that left stay ahead of a new user.
     let world = ground.world(&deployment, 0).await?;
     testkit::catalogue::set_paused(&world.admin, LIVE, true).await.map_err(world::told("UpdateSale"))?;
     deployment.stop();

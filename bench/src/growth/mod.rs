@@ -1,5 +1,5 @@
-//! Measures how boxoffice grows: a million waiting users, tens of thousands of watchers, 100 concerts, a stadium, and
-//! years of history.
+//! Measures the cost of growth: a million waiting users, tens of thousands of watchers, 100 concerts, a stadium, and
+//! rows of past sales.
 
 mod admitted;
 mod concerts;
@@ -23,7 +23,7 @@ pub use report::{GrowthReport, text};
 use crate::cli::{Common, EngineChoice, Growth, Part};
 use ground::Ground;
 
-/// Measures growth on the chosen engines.
+/// Measures growth on the chosen engines, prints the reports, and writes them to the file of `--json`.
 pub async fn run(common: &Common, options: &Growth) -> Result<(), Failure> {
     let engines = common.engines(EngineChoice::Both);
     let postgres = common.postgres(engines).await?;
@@ -43,7 +43,7 @@ pub async fn run(common: &Common, options: &Growth) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Measures growth on one engine.
+/// Measures the chosen parts of growth on one engine.
 pub async fn measure(
     common: &Common,
     options: &Growth,
@@ -73,7 +73,8 @@ pub async fn measure(
     Ok(report)
 }
 
-/// Measures the parts that share a server. Each part has its own concerts.
+/// Measures the chosen parts among watchers, admitted users, concerts and stadium. These parts share a database, and
+/// each part uses different concerts.
 async fn on_sale(ground: &Ground<'_>, report: &mut GrowthReport) -> Result<(), Failure> {
     let parts = [Part::Watchers, Part::Admitted, Part::Concerts, Part::Stadium];
     if !parts.into_iter().any(|part| ground.options.includes(part)) {
@@ -83,7 +84,7 @@ async fn on_sale(ground: &Ground<'_>, report: &mut GrowthReport) -> Result<(), F
         ground.deploy(&["--promote-interval", "100ms", "--admission-ttl", "2h", "--hold-ttl", "1h"]).await?;
     if ground.options.includes(Part::Watchers) {
         report.watchers = Some(watchers::run(ground, &deployment).await?);
-        // All watchers have disconnected. A new process does not contain the memory that they used.
+        // The memory of the old process includes memory of the closed streams. A new process starts without it.
         deployment.restart().await?;
     }
     if ground.options.includes(Part::Admitted) {

@@ -1,5 +1,5 @@
-//! Measures the opening of a huge sale, with a waiting user for each seat of ten stadiums, and with a small concert
-//! next to it.
+//! Measures the opening of a huge sale: a user waits for each seat of ten dates in a stadium. A small sale opens while
+//! the server admits the users of the huge sale.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,7 +13,7 @@ const HUGE: &str = "HUGE";
 const SMALL: &str = "SMALL";
 /// Number of dates of the huge concert.
 const DATES: u32 = 10;
-/// Number of seats of the small concert, and of its waiting users.
+/// Number of seats of the small concert. As many users wait for it.
 const SMALL_SEATS: u32 = 50;
 const FLAGS: [&str; 4] = ["--promote-interval", "250ms", "--admission-ttl", "2h"];
 const LIMIT: Duration = Duration::from_secs(300);
@@ -24,18 +24,18 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub struct Opening {
     /// The number of users that wait for the huge concert.
     pub waiting: u32,
-    /// The time from the opening until all users of the huge concert were admitted.
+    /// The time from the opening of the huge sale until all of its users were admitted, in milliseconds.
     pub huge_ms: f64,
-    /// The time from the opening of the small concert until all of its users were admitted. The server admits the users
-    /// of the huge concert at the same time.
+    /// The time from the opening of the small sale until all of its users were admitted, in milliseconds. During this
+    /// time, the server also admits users of the huge sale.
     pub small_ms: f64,
-    /// The longest time between two consecutive promotion transactions.
+    /// The longest time between the log lines of two consecutive promotion transactions, in milliseconds.
     pub longest_step_ms: f64,
-    /// The number of promotion transactions.
+    /// The number of promotion transactions of both sales.
     pub steps: usize,
 }
 
-/// Opens a huge sale. Opens a small sale while the server admits the users of the huge one.
+/// Opens the huge sale, then the small sale, and waits until all users of both sales are admitted.
 pub async fn run(ground: &Ground<'_>) -> Result<Opening, Failure> {
     let waiting = ground.options.opening / DATES * DATES;
     ground.progress.set_message(format!("{waiting} users wait"));
@@ -76,7 +76,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Opening, Failure> {
     Ok(Opening { waiting, huge_ms, small_ms, longest_step_ms, steps })
 }
 
-/// Waits until at most `count` users wait.
+/// Waits until at most `count` users of a concert wait. Fails after [`LIMIT`].
 async fn until_waiting(world: &World, concert: &str, count: i64) -> Result<(), Failure> {
     let started = Instant::now();
     loop {
@@ -91,8 +91,11 @@ async fn until_waiting(world: &World, concert: &str, count: i64) -> Result<(), F
     }
 }
 
-/// Returns the number of promotion transactions in the server's log, and the longest time between two consecutive ones.
-/// One pass admits all users. So this is the longest transaction, with the time that it gives to other writes.
+/// Returns the number of promotion transactions in the log of the server, and the longest time between two consecutive
+/// ones in milliseconds.
+///
+/// A promotion pass runs its transactions one after the other. So this time is about the duration of the longest
+/// transaction and of the pause for other writes before it.
 fn longest_step(deployment: &Deployment) -> (usize, f64) {
     let steps = deployment.admissions();
     let gap = |pair: &[SystemTime]| pair[1].duration_since(pair[0]).unwrap_or_default();

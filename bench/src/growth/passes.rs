@@ -1,4 +1,4 @@
-//! Measures the duration of each background pass of the server.
+//! Measures the longest background pass of each kind.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -7,17 +7,17 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::scrape;
 
-/// Interval between two reads of the metrics, which is shorter than the interval of any pass.
+/// Interval between two reads of the metrics. It is shorter than the interval of any pass.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// A task that follows the passes of a server.
+/// A task that reads the durations of the passes of a server from its metrics.
 pub struct Passes {
     stop: oneshot::Sender<()>,
     follower: JoinHandle<Result<BTreeMap<String, f64>, Failure>>,
 }
 
 impl Passes {
-    /// Starts to follow the passes of the server. Its metrics are at `address`.
+    /// Starts the task. `address` is the HTTP listener of the server.
     pub fn follow(address: SocketAddr) -> Self {
         let (stop, stopped) = oneshot::channel();
         Self { stop, follower: tokio::spawn(follow(address, stopped)) }
@@ -38,7 +38,7 @@ async fn follow(address: SocketAddr, mut stopped: oneshot::Receiver<()>) -> Resu
         let ended = tokio::time::timeout(INTERVAL, &mut stopped).await.is_ok();
         let now = scrape::passes(address).await?;
         for (pass, total) in scrape::added(&before, &now) {
-            // Usually one pass ran since the last read. If several passes ran, this is their mean.
+            // Usually one pass ended since the last read. If several passes ended, this is their mean duration.
             let milliseconds = total.sum / total.count * 1_000.0;
             let longest = longest.entry(pass).or_default();
             *longest = longest.max(milliseconds);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::table::Table;
 
-/// The results of one engine. A part that was not measured is missing.
+/// The results of one engine. A part that was not measured is `None`.
 #[derive(Debug, Serialize)]
 pub struct GrowthReport {
     /// The engine.
@@ -24,9 +24,9 @@ pub struct GrowthReport {
     pub concerts: Option<Concerts>,
     /// The cost of listing the seats of a stadium.
     pub stadium: Option<Stadium>,
-    /// The cost of years of history.
+    /// The cost of rows of past sales.
     pub history: Option<Past>,
-    /// The cost of past concerts.
+    /// The cost of past concerts with waiting users.
     pub finished: Option<Finished>,
     /// The cost of the opening of a huge sale.
     pub opening: Option<Opening>,
@@ -49,13 +49,13 @@ impl GrowthReport {
     }
 }
 
-/// The table and the lines below it.
+/// The table of a report, and the lines below the table.
 struct Text {
     table: Table,
     notes: Vec<String>,
 }
 
-/// Returns the report as text.
+/// Returns the report as text for a terminal.
 pub fn text(report: &GrowthReport) -> String {
     let mut text = Text { table: Table::new(&["growth", "measured", "goal"]), notes: Vec::new() };
     report.waiting.iter().for_each(|part| text.waiting(part));
@@ -94,12 +94,12 @@ impl Text {
         self.megabytes(format!("server RSS with {many} waiting, MB"), part.rss_bytes, "200");
         self.megabytes("  after a restart, MB", part.restarted_rss_bytes, "200");
         self.ms(
-            format!("longest promotion of {} users ({} in all), ms", part.admitted, part.admitted_in_all),
+            format!("longest promotion of {} users ({} users in total), ms", part.admitted, part.admitted_in_all),
             part.promote_ms,
             "50",
         );
-        self.ms("longest expiry of as many admissions, ms", part.expire_ms, "-");
-        self.ms("start of the server with all of them, ms", part.start_ms, "-");
+        self.ms("longest expiry pass, ms", part.expire_ms, "-");
+        self.ms("start of the server with these users, ms", part.start_ms, "-");
         self.errors("polls in queues", part.poll_errors);
     }
 
@@ -150,7 +150,7 @@ impl Text {
         self.ms(format!("ListSeats of {} seats, p50 ms", part.seats), part.empty.p50_ms, "-");
         self.ms("  half of them held, p50 ms", part.half_held.p50_ms, "-");
         self.notes.push(format!(
-            "{} seats in {} messages, {:.1} MB in all",
+            "{} seats in {} messages, {:.1} MB in total",
             part.seats,
             part.messages,
             part.bytes as f64 / 1e6,
@@ -167,37 +167,37 @@ impl Text {
             ms(part.aged.p99_ms),
             goal.as_str(),
         );
-        self.row("  while these are deleted, p99 ms", ms(part.tidying.p99_ms), goal);
-        self.ms("  longest promotion pass beside them, ms", part.passes_ms.0, "-");
-        self.ms("  longest expiry pass beside them, ms", part.passes_ms.1, "-");
-        self.ms("  start of the server with them, ms", part.start_ms, "-");
+        self.row("  while this history is deleted, p99 ms", ms(part.tidying.p99_ms), goal);
+        self.ms("  longest promotion pass with this history, ms", part.passes_ms.0, "-");
+        self.ms("  longest expiry pass with this history, ms", part.passes_ms.1, "-");
+        self.ms("  start of the server with this history, ms", part.start_ms, "-");
         self.megabytes(format!("server RSS after a start with {rows} departed, MB"), part.departed_rss_bytes, "120");
         self.ms("  that start, ms", part.departed_start_ms, "-");
         self.notes.push(format!(
             "ChargeWallet p50 {:.1}, {:.1} and {:.1} ms; {:.0} old rows deleted/s",
             part.fresh.p50_ms, part.aged.p50_ms, part.tidying.p50_ms, part.deleted_per_second,
         ));
-        self.errors("ChargeWallet beside history", part.errors);
+        self.errors("ChargeWallet with and without history", part.errors);
     }
 
     fn finished(&mut self, part: &Finished) {
         let concerts = part.concerts;
         self.row(
-            format!("{concerts} concerts over with a user waiting: idle CPU of the server, cores"),
+            format!("{concerts} past concerts, each with a waiting user: idle CPU of the server, cores"),
             format!("{:.3}", part.idle_cpu),
             "0.05",
         );
         if let Some(cpu) = part.idle_database_cpu {
-            self.row("  idle CPU of the database's connections, cores", format!("{cpu:.3}"), "-");
+            self.row("  idle CPU of the database connections, cores", format!("{cpu:.3}"), "-");
         }
         self.ms("  IssueToken to ACTIVE for a new concert (promoting every 100 ms), ms", part.admission_ms, "1100");
-        self.ms("  start of the server with them, ms", part.start_ms, "-");
+        self.ms("  start of the server with these concerts, ms", part.start_ms, "-");
         self.megabytes("  server RSS, MB", part.rss_bytes, "-");
     }
 
     fn opening(&mut self, part: &Opening) {
         self.ms(format!("{} waiting users admitted to ten dates, ms", part.waiting), part.huge_ms, "60000");
-        self.ms("  a small concert beside them, ms", part.small_ms, "5000");
+        self.ms("  users of a small concert admitted in the same time, ms", part.small_ms, "5000");
         self.ms(format!("  longest of {} promotion transactions, ms", part.steps), part.longest_step_ms, "50");
     }
 

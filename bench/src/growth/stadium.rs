@@ -1,4 +1,4 @@
-//! Measures the list of all seats of a stadium, first without held seats, then with half of the seats held.
+//! Measures lists of all seats of a stadium: first while no seat is held, then while half of the seats are held.
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,9 @@ use crate::{
 
 const CONCERT: &str = "STADIUM";
 const DATE: &str = "2034-06-18";
-/// Number of lists per measurement.
+/// Number of lists per measurement. One client requests them one after the other.
 const LISTS: usize = 20;
-/// Number of seats of one hold. Each user makes one hold.
+/// Number of seats of one hold. Each user holds seats once.
 const HOLD: usize = 100;
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -30,17 +30,17 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub struct Stadium {
     /// The number of seats.
     pub seats: usize,
-    /// The number of messages of one list.
+    /// The number of messages (pages) of one list.
     pub messages: usize,
     /// The total size of these messages, in bytes.
     pub bytes: usize,
-    /// The latency of a list by one client while no seat is held.
+    /// The latencies of whole lists while no seat is held.
     pub empty: Percentiles,
-    /// The latency while half of the seats are held.
+    /// The latencies of whole lists while half of the seats are held.
     pub half_held: Percentiles,
 }
 
-/// Measures the lists of the seats of a stadium.
+/// Measures lists of all seats of a stadium.
 pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Stadium, Failure> {
     let seats = ground.options.seats;
     ground.progress.set_message(format!("a stadium of {seats} seats"));

@@ -1,5 +1,5 @@
-//! Measures a million waiting users in one queue: the cost of a poll, a promotion, an expiry and a start, and the
-//! memory of the server.
+//! Measures a queue of a million waiting users: the cost of GetPosition (a poll), of promotions, of expiries and of a
+//! start of the server, and the memory of the server.
 
 use std::{
     sync::Arc,
@@ -22,7 +22,7 @@ const SHORT: &str = "SHORT";
 const LONG: &str = "LONG";
 /// Number of users in the short queue.
 const FEW: usize = 1_000;
-/// Number of users that are admitted at the same time.
+/// Number of seats of each concert. A promotion admits as many users.
 const ADMITTED: u32 = 1_000;
 /// Number of rounds. Each round polls the short queue, then the long queue.
 const ROUNDS: usize = 5;
@@ -36,29 +36,30 @@ const FLAGS: [&str; 6] = ["--promote-interval", "250ms", "--expire-interval", "1
 pub struct Waiting {
     /// The number of waiting users in the long queue.
     pub waiting: usize,
-    /// Polls per second, in the short queue and in the long queue.
+    /// Polls per second: in the short queue, then in the long queue. Each value is the median of the rounds.
     pub polls_per_second: (f64, f64),
-    /// CPU seconds of the server per 1,000 polls, in the short queue and in the long queue.
+    /// CPU seconds of the server per 1,000 polls: in the short queue, then in the long queue. Each value is the median
+    /// of the rounds.
     pub poll_cpu_per_1000: (f64, f64),
-    /// The number of wrong or failed polls.
+    /// The number of wrong, failed and missing answers to polls.
     pub poll_errors: u64,
-    /// The resident memory of the server after it issued all tokens.
+    /// The resident memory of the server after it issued all tokens, in bytes.
     pub rss_bytes: u64,
-    /// The resident memory of the server after a restart.
+    /// The resident memory of the server after a restart, in bytes.
     pub restarted_rss_bytes: u64,
-    /// The number of tokens that one promotion admits.
+    /// The number of tokens that one promotion admits, if all earlier admissions have ended.
     pub admitted: u32,
-    /// The number of tokens that all promotions admitted.
+    /// The number of tokens of the long queue that were admitted in total.
     pub admitted_in_all: i64,
-    /// The duration of the longest promotion pass.
+    /// The duration of the longest promotion pass, in milliseconds.
     pub promote_ms: f64,
-    /// The duration of the longest expiry pass.
+    /// The duration of the longest expiry pass, in milliseconds.
     pub expire_ms: f64,
-    /// The time from the start of the process until the server is ready.
+    /// The time from the restart of the process until the server is ready, in milliseconds.
     pub start_ms: f64,
 }
 
-/// Measures a long queue compared with a short one.
+/// Measures a long queue compared with a short queue.
 pub async fn run(ground: &Ground<'_>) -> Result<Waiting, Failure> {
     let waiting = ground.options.waiting as usize;
     let mut deployment = ground.deploy(&FLAGS).await?;
@@ -74,7 +75,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Waiting, Failure> {
     ground.prepare(&world, world.users.len(), "OpenWallet", &world.open_wallet()).await?;
     ground.prepare(&world, FEW, "IssueToken", &short.issue_token(&none)).await?;
     ground.prepare(&world, waiting, "IssueToken", &long.issue_token(&none)).await?;
-    // GetPosition reads a snapshot that may be 250 ms old.
+    // GetPosition reads memory, which may be 250 ms old. All new tokens must be in memory before the next step.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let rss_bytes = deployment.resident_bytes()?;
 
@@ -123,7 +124,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Waiting, Failure> {
     })
 }
 
-/// Fails unless the last user in the queue still waits after the start.
+/// Fails unless the last user of the long queue still waits after the restart.
 async fn require_last_in_line(ground: &Ground<'_>, deployment: &Deployment, last: &User) -> Result<(), Failure> {
     let started = Instant::now();
     let channel = world::connect(&deployment.address().to_string(), 1).await?.remove(0);

@@ -1,5 +1,5 @@
-//! Measures tens of thousands of users that watch their position: the memory of each stream, and its delay after a
-//! promotion.
+//! Measures tens of thousands of waiting users that watch their position: the memory per stream, and the delay of the
+//! messages after a promotion.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,7 +22,7 @@ use crate::{
 const CONCERT: &str = "WATCHED";
 /// Number of users that are admitted while the other users watch.
 const ADMITTED: u32 = 1_000;
-/// Number of streams that are opened at the same time.
+/// Maximum number of streams that are being opened at the same time.
 const OPENING: usize = 256;
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -31,17 +31,17 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Watchers {
     /// The number of open streams.
     pub streams: usize,
-    /// The memory of the server per stream, in bytes.
+    /// The growth of the server's resident memory per opened stream, in bytes.
     pub bytes_per_stream: f64,
     /// The number of streams that were opened per second.
     pub opened_per_second: f64,
-    /// The time from the promotion in the server's log until the message about it arrived.
+    /// The time from the promotion in the log of the server until the message with the new position arrived.
     pub lag: Percentiles,
-    /// The number of streams on which no such message arrived.
+    /// The number of streams on which the message with the new position did not arrive.
     pub errors: usize,
 }
 
-/// Opens the streams and runs one promotion.
+/// Opens the streams, then opens the sale, and waits until all streams report the promotion.
 pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watchers, Failure> {
     let streams = ground.options.watchers as usize;
     let world = ground.world(deployment, ADMITTED as usize + streams).await?;
@@ -60,7 +60,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watcher
     let started = Instant::now();
     let open = open(&world, ADMITTED as usize).await?;
     let opened_per_second = streams as f64 / started.elapsed().as_secs_f64();
-    // In this time the server frees the buffers that it needed only to open the streams.
+    // During the pause, the server frees the buffers that it needed only to open the streams.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let bytes_per_stream = deployment.resident_bytes()?.saturating_sub(before) as f64 / streams as f64;
 
@@ -87,7 +87,8 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watcher
 
 type Positions = Streaming<proto::WatchPositionResponse>;
 
-/// Opens a stream for each user after the first `skip` users, and reads its first message.
+/// Opens a stream for each user after the first `skip` users. Returns each stream with the position in its first
+/// message.
 async fn open(world: &World, skip: usize) -> Result<Vec<(Positions, i64)>, Failure> {
     let open = stream::iter(skip..world.users.len()).map(|index| {
         let channel = world.channels[index % world.channels.len()].clone();
@@ -107,7 +108,8 @@ async fn open_one(channel: tonic::transport::Channel, user: &User) -> Result<(Po
     Ok((stream, position))
 }
 
-/// Returns the time when the message arrived that counts all admitted users. Returns `None` if it did not arrive.
+/// Waits for the message with the position after the promotion, which is lower by [`ADMITTED`]. Returns the time of its
+/// arrival; `None` if the message does not arrive.
 #[allow(
     clippy::disallowed_methods,
     reason = "compared with the server's log, which uses the clock of the same machine"

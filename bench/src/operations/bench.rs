@@ -1,4 +1,5 @@
-//! The measurement of one engine: the plan, and the connections to the server and to the echo.
+//! The context of the measurement of one engine: the plan, the server, and the connections to the server and to the
+//! echo.
 
 use std::{ops::Range, time::Duration};
 
@@ -16,28 +17,28 @@ use crate::{
     world::{self, World},
 };
 
-/// The code of the concert of the crowd.
+/// The code of the concert for which the crowd makes its calls.
 pub const CONCERT: &str = "BENCH";
-/// Admissions and holds last longer than the run. Promotion runs often, so that the run does not wait for it.
+/// Flags of the server: admissions and holds last longer than the run, and promotions run often.
 const FLAGS: [&str; 6] = ["--promote-interval", "100ms", "--admission-ttl", "2h", "--hold-ttl", "1h"];
-/// Number of measured operations, for the progress bar.
+/// Number of operations under full load, for the length of the progress bar.
 const MEASURED: u64 = 7;
 
-/// The number and the size of the measurements.
+/// The numbers of rounds and users, and the durations of rounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// The number of rounds of each operation. A round of the echo precedes each of them.
+    /// The number of rounds of each operation. A round of the echo precedes each round of the operation.
     pub rounds: usize,
-    /// The number of users in one round of an operation that each user calls once.
+    /// The number of users in one round of an operation that each user calls only once.
     pub slice: usize,
-    /// The number of users in the warm-up before the rounds.
+    /// The number of users in the warm-up of such an operation.
     pub warm: usize,
-    /// The number of users of a single client, first before the crowd and again after it.
+    /// The number of calls of each write by a single client. Each call is for a different user.
     pub idle: usize,
-    /// The duration of a round of the echo, and of an operation that users may repeat.
+    /// The duration of a round of the echo, and of a round of an operation that users may repeat.
     pub time: Duration,
-    /// The duration of the naive payments.
-    pub naive: Duration,
+    /// The number of payments of pgbench.
+    pub peer: usize,
 }
 
 impl Plan {
@@ -46,26 +47,26 @@ impl Plan {
         match quick {
             true => {
                 let time = Duration::from_millis(700);
-                Self { rounds: 3, slice: 8_000, warm: 2_000, idle: 100, time, naive: seconds(3) }
+                Self { rounds: 3, slice: 8_000, warm: 2_000, idle: 100, time, peer: 8_000 }
             }
-            false => Self { rounds: 5, slice: 25_000, warm: 5_000, idle: 300, time: seconds(2), naive: seconds(10) },
+            false => Self { rounds: 5, slice: 25_000, warm: 5_000, idle: 300, time: seconds(2), peer: 30_000 },
         }
     }
 
-    /// Returns the number of users.
+    /// Returns the number of all users.
     pub fn users(&self) -> usize {
         self.first_comers().end
     }
 
-    /// Returns the users of the crowd, which call under full load.
+    /// Returns the indices of the users of the crowd, which is the full load.
     pub fn crowd(&self) -> Range<usize> {
         0..self.warm + self.rounds * self.slice
     }
 
-    /// Returns the users of the crowd in a new random order, or with `kind` in their original order.
+    /// Returns the users of the crowd in a new random order, or with `kind` in ascending order.
     ///
-    /// In the original order, the rows that one batch of an operation writes are also changed together by a batch of
-    /// the next operation.
+    /// The same order for all operations would be easier for the server: the users of one batch would be in one batch
+    /// of the next operation too, and their rows are near each other.
     pub fn order(&self, kind: bool) -> Vec<usize> {
         let mut users: Vec<usize> = self.crowd().collect();
         if !kind {
@@ -74,41 +75,41 @@ impl Plan {
         users
     }
 
-    /// Returns the users of the single client in a database with the rows of the crowd.
+    /// Returns the indices of the users for which a single client calls after the crowd.
     pub fn loners(&self) -> Range<usize> {
         let first = self.crowd().end;
         first..first + self.idle
     }
 
-    /// Returns the users of the single client in an empty database.
+    /// Returns the indices of the users for which a single client calls before the crowd, in an empty database.
     pub fn first_comers(&self) -> Range<usize> {
         let first = self.loners().end;
         first..first + self.idle
     }
 }
 
-/// The measurement of one engine.
+/// The context of the measurement of one engine.
 pub struct Bench<'a> {
-    /// The number and the size of the measurements.
+    /// The numbers of rounds and users, and the durations of rounds.
     pub plan: Plan,
     /// The options of all commands.
     pub common: &'a Common,
     /// The server under test.
     pub deployment: Deployment,
-    /// The PostgreSQL server that the server uses.
+    /// The PostgreSQL server with the database of the deployment; `None` on SQLite.
     pub postgres: Option<&'a Postgres>,
-    /// The users.
+    /// The connections to the deployment, and the users.
     pub world: World,
-    /// The calls of the crowd.
+    /// The calls for [`CONCERT`].
     pub calls: Calls,
-    /// Connections to the echo.
+    /// The connections to the echo.
     pub echo: Vec<Channel>,
     /// The progress bar.
     pub progress: ProgressBar,
 }
 
 impl<'a> Bench<'a> {
-    /// Starts a server and connects to it and to the echo.
+    /// Starts a server of `engine`, and connects to the server and to the echo.
     pub async fn start(
         common: &'a Common,
         engine: Engine,
@@ -127,7 +128,7 @@ impl<'a> Bench<'a> {
         Ok(Self { plan, common, deployment, postgres, world, calls, echo, progress })
     }
 
-    /// Makes `call` with the number of in-flight calls of the command line.
+    /// Makes `call` for `supply`, with `--in-flight` callers on each of `channels`.
     pub async fn full_load(&self, channels: &[Channel], supply: &Supply, call: &Call) -> Result<Round, Failure> {
         load::closed_loop(channels, self.common.in_flight, supply, call).await
     }

@@ -1,4 +1,4 @@
-//! Checks the counts of the sale and a sample of wallets after a run, through the API.
+//! Checks the statistics of the sale and a sample of the wallets after a run. All data comes from the API.
 
 use std::sync::atomic::Ordering;
 
@@ -12,10 +12,10 @@ use crate::{
     world::{self, CHARGE, World},
 };
 
-/// Number of wallets that are checked.
+/// Approximate number of wallets that are checked.
 const SAMPLE: usize = 200;
 
-/// Checks a sale in which `users` users took a token.
+/// Compares the statistics of the sale with the answers of the calls. `users` is the number of users that took a token.
 pub async fn run(world: &World, calls: &Calls, users: usize) -> Result<Vec<Check>, Failure> {
     let stats = world.stats(CONCERT).await?;
     let (seats, money) = (calls.paid_seats.load(Ordering::Relaxed), calls.paid_money.load(Ordering::Relaxed));
@@ -36,7 +36,8 @@ pub async fn run(world: &World, calls: &Calls, users: usize) -> Result<Vec<Check
         checked += 1;
         right += usize::from(is_balanced(world, index).await?);
     }
-    checks.push(Check::new(format!("{right} of {checked} wallets hold charges less payments"), right == checked));
+    let what = format!("{right} of {checked} wallets hold the charge minus the payments");
+    checks.push(Check::new(what, right == checked));
     Ok(checks)
 }
 

@@ -1,5 +1,5 @@
-//! Measures the latency of a write on an idle server: one client, one call at a time. It uses an empty database first,
-//! then a database with the rows of the crowd.
+//! Measures the latency of each write on an idle server, for a single client that makes one call at a time. The
+//! database is first empty, and later has the rows of the crowd.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +17,10 @@ use crate::{
     load::{self, Call, Miss, Percentiles},
 };
 
-/// The code of the concert of the single client in an empty database.
+/// The code of the concert for the calls of the single client in an empty database.
 pub const CONCERT: &str = "BENCH-FRESH";
 const ADMISSION_LIMIT: Duration = Duration::from_secs(30);
-/// Pause after the calls of the crowd. The server and the database finish their background work in this time.
+/// Pause after the calls of the crowd, in which the server and the database finish background work.
 const REST: Duration = Duration::from_secs(1);
 
 /// The results of a write by a single client.
@@ -28,17 +28,17 @@ const REST: Duration = Duration::from_secs(1);
 pub struct IdleWrite {
     /// The name of the operation.
     pub name: &'static str,
-    /// The latencies of correct answers in an empty database.
+    /// The latencies of the correct answers in an empty database.
     pub fresh: Percentiles,
-    /// The latencies in a database with the rows of the crowd.
+    /// The latencies of the correct answers in a database with the rows of the crowd; `None` before that measurement.
     pub loaded: Option<Percentiles>,
-    /// The number of wrong or failed answers.
+    /// The number of wrong or failed answers in both databases.
     pub errors: u64,
-    /// The number of these answers, by reason.
+    /// The number of wrong or failed answers, by reason.
     pub misses: BTreeMap<String, u64>,
 }
 
-/// Measures each write in an empty database.
+/// Measures each write in an empty database, and adds the results to `writes`.
 pub async fn fresh(bench: &Bench<'_>, writes: &mut Vec<IdleWrite>) -> Result<(), Failure> {
     let (world, users) = (&bench.world, bench.plan.first_comers());
     let calls = Calls::new(CONCERT, world.users.clone(), !bench.common.kind);
@@ -59,7 +59,8 @@ pub async fn fresh(bench: &Bench<'_>, writes: &mut Vec<IdleWrite>) -> Result<(),
     Ok(())
 }
 
-/// Measures a write again, in a database with the rows of the crowd.
+/// Measures the write `name` again in a database with the rows of the crowd, and adds the results to its entry in
+/// `writes`.
 pub async fn loaded(
     bench: &Bench<'_>,
     writes: &mut [IdleWrite],

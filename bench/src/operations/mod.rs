@@ -1,5 +1,5 @@
-//! Measures each operation: under full load compared with the echo, by a single client on an idle server, and in the
-//! rush of the first second.
+//! Measures operations under full load compared with the echo, writes by a single client on an idle server, and 2,000
+//! calls within one second.
 
 mod bench;
 mod checks;
@@ -17,7 +17,7 @@ use crate::{
     cli::{Common, EngineChoice, Growth},
     deployment,
     echo::EchoProcess,
-    growth, naive,
+    growth, peer,
 };
 use bench::{Bench, CONCERT};
 use report::{EngineReport, Report};
@@ -25,7 +25,7 @@ use round::{Figures, Spec};
 
 const ADMISSION_LIMIT: Duration = Duration::from_secs(180);
 
-/// Measures all operations on the chosen engines.
+/// Measures all operations on the chosen engines, and growth unless `--quick` is set. Fails if a check is false.
 pub async fn run(common: &Common) -> Result<(), Failure> {
     let engines = common.engines(EngineChoice::Both);
     let postgres = common.postgres(engines).await?;
@@ -70,23 +70,23 @@ async fn measure(bench: &Bench<'_>, engine: Engine) -> Result<EngineReport, Fail
     report.checks = checks::run(&bench.world, &bench.calls, bench.plan.loners().end).await?;
     report.complain(&bench.deployment.complaints());
     if let Some(postgres) = bench.postgres {
-        bench.progress.set_message("naive payments");
-        report.naive_payments = naive::payments(postgres, bench.plan.naive).await?;
+        bench.progress.set_message("payments inside PostgreSQL");
+        report.peer_payments = peer::payments(postgres, bench.plan.peer).await?;
     }
     bench.progress.finish_and_clear();
     Ok(report)
 }
 
-/// Measures the commit of the database alone, while no other load runs on the machine.
+/// Measures a commit of the database without boxoffice, before any other load. Returns the median in milliseconds.
 async fn commit(bench: &Bench<'_>, engine: Engine) -> Result<f64, Failure> {
     bench.progress.set_message("a commit of the database");
-    naive::commit_p50_ms(&deployment::fresh_database(engine, bench.postgres).await?.url).await
+    peer::commit_p50_ms(&deployment::fresh_database(engine, bench.postgres).await?.url).await
 }
 
 async fn set_up(bench: &Bench<'_>) -> Result<(), Failure> {
     bench.progress.set_message("venues and dates");
     let (world, users) = (&bench.world, bench.plan.users() as u32);
-    // The venue has one seat more than there are users. A date without an available seat would not be listed.
+    // The venue has one seat more than the run has users. So the date stays in the answers of ListPerformances.
     world.create_venue("bench-large", users + 1).await?;
     world.create_venue("bench-small", SMALL_SEATS).await?;
     world.create_concert(idle::CONCERT).await?;
@@ -118,9 +118,9 @@ async fn queue(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failu
     let spec = Spec::once("IssueToken", "queue.issue", goal, call.clone(), measure);
     report.operations.push(under_load(bench, &spec).await?);
     idle::loaded(bench, &mut report.idle, "IssueToken", &call).await?;
-    // Users whose call failed before get a token now. The other users get the same token again.
+    // The users whose first call failed get a token now. All other users get the same token again.
     bench.world.for_users(0..bench.plan.loners().end, "IssueToken", &call).await?;
-    // GetPosition reads a snapshot that may be 250 ms old.
+    // GetPosition reads memory, which may be 250 ms old. All new tokens must be in memory before the next step.
     tokio::time::sleep(Duration::from_millis(500)).await;
 
     let measure = Measure::default();
@@ -152,8 +152,8 @@ async fn seats(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failu
     report.operations.push(under_load(bench, &spec).await?);
     idle::loaded(bench, &mut report.idle, "HoldSeats", &call).await?;
 
-    // Counting available seats takes longest now, because every seat is held.
-    bench.progress.set_message("the rush of the first second");
+    // The number of held seats is at its maximum now, so the server needs the most time to count AVAILABLE seats.
+    bench.progress.set_message("2,000 calls within one second");
     let call = bench.calls.list_performances(&Measure::default());
     report.rush = Some(rush::run(&bench.world, bench.plan.crowd(), &call).await?);
     Ok(())

@@ -1,4 +1,4 @@
-//! The report, as JSON and as text.
+//! The report of the operations, as JSON and as text.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use testkit::Engine;
 
 use super::{idle::IdleWrite, round::Figures, rush::Rush};
 use crate::{
-    check::Check, cli::Common, deployment::Complaints, growth::GrowthReport, naive::NaivePayments, table::Table,
+    check::Check, cli::Common, deployment::Complaints, growth::GrowthReport, peer::PeerPayments, table::Table,
 };
 
 /// The results of a run.
@@ -19,9 +19,9 @@ pub struct Report {
     pub in_flight: u16,
     /// The number of processors of the machine. The client, the server, the database and the echo share them.
     pub processors: usize,
-    /// Whether the rounds were fewer and shorter.
+    /// Whether `--quick` was set: fewer and shorter rounds, with fewer users.
     pub quick: bool,
-    /// The results of each engine.
+    /// The results of each engine, in the order of the measurements.
     pub engines: Vec<EngineReport>,
 }
 
@@ -34,24 +34,24 @@ pub struct EngineReport {
     pub operations: Vec<Figures>,
     /// The writes by a single client.
     pub idle: Vec<IdleWrite>,
-    /// The median time in which one client commits one insert, with the database driver of the server.
+    /// The median time in which a single client inserts and commits one row without boxoffice, in milliseconds.
     pub commit_p50_ms: f64,
-    /// The rush of 2,000 users within one second.
+    /// The results of 2,000 ListPerformances calls within one second.
     pub rush: Option<Rush>,
-    /// The payments of five statements each, by pgbench.
-    pub naive_payments: Option<NaivePayments>,
-    /// The growth, which a quick run does not measure.
+    /// The payments of pgbench; `None` on SQLite, and if pgbench is not installed.
+    pub peer_payments: Option<PeerPayments>,
+    /// The results of growth; `None` after a run with `--quick`.
     pub growth: Option<GrowthReport>,
     /// The checks after the run.
     pub checks: Vec<Check>,
     /// The number of warnings and errors in the server's log.
     pub server_complaints: u64,
-    /// The first of these warnings and errors.
+    /// The first warnings and errors in the server's log, at most 10.
     pub first_complaints: Vec<String>,
 }
 
 impl Report {
-    /// Returns an empty report.
+    /// Returns a report with the options of the run and without results.
     pub fn new(common: &Common) -> Self {
         Self {
             connections: common.connections,
@@ -64,7 +64,7 @@ impl Report {
 }
 
 impl EngineReport {
-    /// Returns an empty report.
+    /// Returns a report without results.
     pub fn new(engine: Engine) -> Self {
         Self {
             engine,
@@ -72,7 +72,7 @@ impl EngineReport {
             idle: Vec::new(),
             commit_p50_ms: f64::NAN,
             rush: None,
-            naive_payments: None,
+            peer_payments: None,
             growth: None,
             checks: Vec::new(),
             server_complaints: 0,
@@ -80,7 +80,7 @@ impl EngineReport {
         }
     }
 
-    /// Adds the warnings and errors of the server's log.
+    /// Sets the warnings and errors of the server's log.
     pub fn complain(&mut self, complaints: &Complaints) {
         self.server_complaints = complaints.count;
         self.first_complaints.clone_from(&complaints.first);
@@ -113,18 +113,18 @@ pub fn text(report: &EngineReport) -> String {
         );
     }
     let pay = report.operations.iter().find(|figures| figures.name == "Pay");
-    if let (Some(naive), Some(pay)) = (&report.naive_payments, pay) {
+    if let (Some(peer), Some(pay)) = (&report.peer_payments, pay) {
         let _ = writeln!(
             text,
-            "naive payment (pgbench, five statements, 16 clients): {:.0}/s, {:.1} ms on average; Pay is {:.1} x that \
-             (goal 3)",
-            naive.per_second,
-            naive.average_ms,
-            pay.calls_per_second / naive.per_second
+            "pay() in PL/pgSQL on the same schema (pgbench, 16 clients): {:.0}/s, {:.1} ms on average; Pay is {:.1} x \
+             that (goal 1.5)",
+            peer.per_second,
+            peer.average_ms,
+            pay.calls_per_second / peer.per_second
         );
     }
-    if report.naive_payments.is_none() && report.engine == Engine::Postgres {
-        text.push_str("naive payment: not measured, because pgbench is not installed next to initdb\n");
+    if report.peer_payments.is_none() && report.engine == Engine::Postgres {
+        text.push_str("pay() in PL/pgSQL: not measured, because pgbench is not installed next to initdb\n");
     }
     for check in &report.checks {
         let _ = writeln!(text, "{}", check.line());
@@ -137,16 +137,18 @@ pub fn text(report: &EngineReport) -> String {
     text
 }
 
-/// The rate of whole tickets. A whole ticket is one call of IssueToken, one of HoldSeats and one of Pay.
+/// The rate of whole tickets. A whole ticket is one call of IssueToken, one call of HoldSeats and one call of Pay.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Tickets {
-    /// The number of tickets per second, if the server does nothing else.
+    /// The number of whole tickets per second, computed from the rates of the three operations.
     pub per_second: f64,
-    /// The rate of tickets divided by the rate of three echoes.
+    /// The rate of whole tickets divided by the rate of three calls of the echo.
     pub ratio: f64,
 }
 
-/// Returns the rate of whole tickets. A faster operation does not raise this rate if it slows down another one.
+/// Returns the rate of whole tickets; `None` if one of the three operations was not measured.
+///
+/// This rate does not rise if one of the three operations becomes faster and another one slower by as much time.
 pub fn tickets(all: &[Figures]) -> Option<Tickets> {
     let of = |name: &str| all.iter().find(|figures| figures.name == name);
     let steps = [of("IssueToken")?, of("HoldSeats, own seat")?, of("Pay")?];

@@ -1,5 +1,5 @@
-//! Measures an operation and the echo alternately. The speed of a machine varies. So each ratio compares two
-//! consecutive rounds, and each result is the median of all rounds.
+//! Measures an operation and the echo alternately. The speed of a machine varies. So each ratio compares a round of the
+//! operation with the preceding round of the echo, and the result is the median of the ratios.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use crate::{
     scrape,
 };
 
-/// A function that returns the call of the round with a number.
+/// A function that returns the call of a round. Its second argument is 1 for the warm-up, and from 2 for the rounds.
 type Rounds = Box<dyn Fn(&Calls, i32) -> Call + Send + Sync>;
 
-/// An operation that is measured.
+/// An operation to measure, with its lane in the server and the goal for its ratio.
 pub struct Spec {
     name: &'static str,
     lane: &'static str,
@@ -27,40 +27,41 @@ pub struct Spec {
     measure: Measure,
 }
 
-/// The results of an operation. Each value is the median of the rounds, unless its comment says otherwise.
+/// The results of an operation. A value is the median of the rounds, unless its comment says otherwise.
 #[derive(Debug, Serialize)]
 pub struct Figures {
     /// The name of the operation.
     pub name: &'static str,
     /// The number of correct answers per second.
     pub calls_per_second: f64,
-    /// The number of correct answers of the echo per second, with messages of the same size.
+    /// The number of correct answers of the echo per second, with payloads of the same size.
     pub echo_per_second: f64,
-    /// The rate of the operation divided by the rate of the preceding echo.
+    /// The rate of the operation divided by the rate of the preceding round of the echo.
     pub ratio: f64,
-    /// The goal for the ratio.
+    /// The minimum for the ratio that the developers aim at.
     pub goal: f64,
-    /// The latencies of correct answers.
+    /// The percentiles of the latencies of the correct answers.
     pub latency: Percentiles,
-    /// The number of calls in all rounds.
+    /// The number of calls in all rounds together, without the warm-up.
     pub calls: u64,
-    /// The number of wrong, failed or missing answers in all rounds.
+    /// The number of wrong, failed and missing answers in the warm-up and all rounds together.
     pub errors: u64,
-    /// The number of these answers, by reason.
+    /// The number of wrong, failed and missing answers, by reason.
     pub misses: BTreeMap<String, u64>,
     /// CPU seconds of the server per 1,000 calls.
     pub server_cpu_per_1000: f64,
-    /// CPU seconds of PostgreSQL's connections per 1,000 calls, if the benchmark started PostgreSQL.
+    /// CPU seconds of PostgreSQL's child processes per 1,000 calls. `None` on SQLite, and if the benchmark did not
+    /// start PostgreSQL.
     pub database_cpu_per_1000: Option<f64>,
-    /// The resident memory of the server after the last round.
+    /// The resident memory of the server after the last round, in bytes.
     pub server_rss_bytes: u64,
-    /// The sizes in bytes of a request with its token, and of its answer.
+    /// The size of the first request with its token metadata, and the size of its answer, in bytes.
     pub message_bytes: (usize, usize),
-    /// The server's lane for the operation.
+    /// The name of the lane of the server that runs the operation.
     pub lane: &'static str,
     /// The mean number of calls in a batch of this lane, over all rounds; `None` if the lane had no batch.
     pub batch_size: Option<f64>,
-    /// The mean number of calls in a batch, for each lane that had batches.
+    /// The mean number of calls in a batch over all rounds, for each lane that had a batch.
     pub batch_sizes: BTreeMap<String, f64>,
 }
 
@@ -79,7 +80,7 @@ impl Spec {
         Self { name, lane, goal, is_repeatable: false, call: Box::new(move |_, _| call.clone()), measure }
     }
 
-    /// Returns an operation that users may repeat.
+    /// Returns an operation that each user may call several times.
     pub fn over(name: &'static str, lane: &'static str, goal: f64, call: Call, measure: Measure) -> Self {
         Self { is_repeatable: true, ..Self::once(name, lane, goal, call, measure) }
     }
@@ -93,7 +94,9 @@ impl Spec {
     }
 }
 
-/// Measures `spec` and the echo alternately.
+/// Measures the operation `spec` and the echo alternately, after a warm-up of both. Fails if a call of the echo fails.
+///
+/// `winners` is for a contested seat: exactly one user of each round must get the seat.
 pub async fn interleave(bench: &Bench<'_>, spec: &Spec, winners: Option<&Winners>) -> Result<Figures, Failure> {
     let plan = bench.plan;
     bench.progress.set_message(format!("{}, warm-up", spec.name));
@@ -169,7 +172,8 @@ struct Sum {
 }
 
 impl Sum {
-    /// Counts the wrong answers, including those of the warm-up. A contested seat must have one winner.
+    /// Counts the wrong, failed and missing answers of a round. With `winners`, also counts an error unless exactly one
+    /// user got the seat.
     fn misses_of(&mut self, round: &Round, winners: Option<&Winners>) {
         for (reason, count) in &round.misses {
             *self.misses.entry(reason.clone()).or_default() += count;

@@ -1,4 +1,5 @@
-//! Measures 2,000 users within one second. This is an open loop: no user waits for the answer of another user.
+//! Measures 2,000 calls within one second. This is an open loop: each call starts at its planned time and does not wait
+//! for the answers of other calls.
 
 use std::{
     collections::BTreeMap,
@@ -20,20 +21,21 @@ const USERS: u32 = 2_000;
 const WITHIN: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The results of the rush.
+/// The results of the calls within one second.
 #[derive(Debug, Serialize)]
 pub struct Rush {
-    /// The number of users within the second.
+    /// The number of calls within the second.
     pub users: u32,
-    /// The latencies, measured from the time at which each call was due.
+    /// The latencies of the correct answers, from the planned time of each call.
     pub latency: Percentiles,
-    /// The number of wrong, failed or missing answers.
+    /// The number of wrong, failed and missing answers.
     pub errors: u64,
-    /// The number of these answers, by reason.
+    /// The number of wrong, failed and missing answers, by reason.
     pub misses: BTreeMap<String, u64>,
 }
 
-/// Makes `call` once for each user, evenly distributed over one second.
+/// Makes `call` 2,000 times in one second, at equal intervals. The calls take the users in ascending order, and start
+/// again from the first user if there are fewer.
 pub async fn run(world: &World, users: Range<usize>, call: &Call) -> Result<Rush, Failure> {
     let started = Instant::now();
     let mut callers = JoinSet::new();

@@ -1,4 +1,4 @@
-//! Plays a whole flash sale: users arrive within seconds, queue, are admitted, choose, pay, leave, or arrive too late.
+//! Simulates a whole flash sale. Users arrive within seconds, wait in the queue, hold seats, and pay or leave.
 
 mod plot;
 mod report;
@@ -29,7 +29,7 @@ use sampler::Sampler;
 use tally::Tally;
 use visitor::{Habits, Stage, Visit, Visitor};
 
-/// Plays the sale on each chosen engine, or on the deployment that the options name.
+/// Simulates the sale on each chosen engine, or on the deployment of `--target`. Fails if a check is false.
 pub async fn run(common: &Common, options: &Sale) -> Result<(), Failure> {
     let mut reports = Vec::new();
     if let (Some(target), Some(admin)) = (&options.target, &options.admin) {
@@ -65,7 +65,7 @@ pub async fn run(common: &Common, options: &Sale) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the CPU time that was used so far.
+/// Returns the CPU time that each process has used so far; `None` if it cannot be read.
 fn cpu(server: u32, postmaster: Option<u32>) -> Option<CpuSeconds> {
     Some(CpuSeconds {
         server: usage::cpu_seconds(server)?,
@@ -82,7 +82,7 @@ fn spent(before: CpuSeconds, after: CpuSeconds) -> CpuSeconds {
     }
 }
 
-/// Returns a separate file for each engine: `sale.svg` becomes `sale-sqlite.svg`.
+/// Returns the file of the plot for one of several engines: `sale.svg` becomes `sale-sqlite.svg`.
 fn plot_of(plot: &Path, engine: Engine) -> PathBuf {
     let stem = plot.file_stem().unwrap_or_default().to_string_lossy();
     plot.with_file_name(format!("{stem}-{}.svg", engine.name().to_lowercase()))
@@ -123,7 +123,7 @@ async fn play(
     Ok(SaleReport { plot: plot.display().to_string(), ..report })
 }
 
-/// Lets all users visit the sale, and waits until all of them have ended or the time limit is reached.
+/// Lets all users visit the sale. Returns the visits that end before the time limit `--limit`.
 async fn visit(world: &World, stage: &Arc<Stage>, options: &Sale, started: Instant) -> Vec<Visit> {
     let mut visitors = JoinSet::new();
     for index in 0..world.users.len() {
@@ -135,15 +135,16 @@ async fn visit(world: &World, stage: &Arc<Stage>, options: &Sale, started: Insta
     let mut visits = Vec::with_capacity(world.users.len());
     let deadline = started + options.limit;
     while let Ok(Some(visit)) = tokio::time::timeout_at(deadline.into(), visitors.join_next()).await {
-        // A user that is missing at the end counts as not finished.
+        // A visit that is missing at the end counts as not done.
         visits.extend(visit);
     }
     visits
 }
 
-/// Creates the concert, and gives each user a wallet with money.
+/// Creates the venues, the concert and its performances. Opens and charges the wallet of each user. Returns the code of
+/// the concert.
 async fn set_up(world: &World, seats: u32, hall: u32) -> Result<String, Failure> {
-    // A given deployment may already contain other sales, so the codes are random.
+    // The deployment of `--target` may already have other sales, so the codes are random.
     let number: u32 = rand::random();
     let (concert_code, venue) = (format!("SALE-{number:08X}"), format!("sale-{number:08x}"));
     world.create_concert(&concert_code).await?;
@@ -172,7 +173,7 @@ fn date(day: u32) -> String {
 
 fn charge(world: &World) -> Call {
     let users = world.users.clone();
-    // A retry uses the same id.
+    // Each user has one `request_id`, so a second call for the same user does not charge the wallet again.
     let request_ids: Arc<Vec<String>> = Arc::new(users.iter().map(|_| world::request_id()).collect());
     Call::new(move |channel, index| {
         let (user, request_ids) = (users[index].clone(), request_ids.clone());

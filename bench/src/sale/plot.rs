@@ -1,4 +1,4 @@
-//! Draws the sale over time.
+//! Draws the counts of a sale as a plot over time.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::{report::SaleReport, sampler::Sample};
 
 const SIZE: (u32, u32) = (960, 540);
 
-/// Draws the numbers of waiting and active users, and of held and sold seats.
+/// Draws the numbers of WAITING and ACTIVE tokens and of held and sold seats, and writes the SVG to `file`.
 pub fn draw(file: &Path, samples: &[Sample], report: &SaleReport) -> Result<(), Failure> {
     type Count = fn(&Sample) -> f64;
     let series: [(&str, RGBColor, Count); 4] = [
@@ -22,7 +22,7 @@ pub fn draw(file: &Path, samples: &[Sample], report: &SaleReport) -> Result<(), 
     let counts = samples.iter().flat_map(|sample| series.iter().map(move |(_, _, count)| count(sample)));
     let top = counts.fold(1.0, f64::max) * 1.05;
 
-    // The SVG is built in memory, so that the file is never incomplete.
+    // The SVG is built in memory, so that an error while drawing leaves no incomplete file.
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();

@@ -1,4 +1,4 @@
-//! The report of a sale.
+//! The report of a sale, as JSON and as text.
 
 use std::{collections::BTreeMap, fmt::Write, time::Instant};
 
@@ -30,41 +30,41 @@ pub struct SaleReport {
     pub arrive_seconds: f64,
     /// Whether users watched their position instead of polling it.
     pub watch: bool,
-    /// The number of seats.
+    /// The number of seats on all dates together.
     pub seats: u32,
-    /// The number of sold seats.
+    /// The number of paid seats in the answers of Pay.
     pub sold: u64,
-    /// The seconds from the opening until the last seat was sold; `None` if a seat was not sold.
+    /// The seconds from the opening until the last seat was sold; `None` if not all seats were sold.
     pub sold_out_seconds: Option<f64>,
     /// The number of seats sold per second, from the opening to the last payment.
     pub tickets_per_second: f64,
-    /// The largest number of seats sold within one second.
+    /// The largest number of seats sold in one second after the opening. The seconds are counted from the opening.
     pub peak_tickets_per_second: u64,
     /// The number of visits by their end.
     pub outcomes: Outcomes,
-    /// The number of users that had to choose other seats.
+    /// The number of users for which HoldSeats failed at least once, because another user had a chosen seat.
     pub chose_again: u64,
-    /// The seconds from arrival to admission.
+    /// The seconds from the arrival of a user to the admission.
     pub waited: Spread,
-    /// The seconds from admission to payment.
+    /// The seconds from the admission of a user to the payment.
     pub shopped: Spread,
-    /// The calls by name.
+    /// The calls, by the name of the RPC.
     pub calls: BTreeMap<&'static str, Calls>,
-    /// The number of calls per second over the whole sale.
+    /// The number of calls per second, from the opening to the last sample.
     pub calls_per_second: f64,
-    /// The number of refused calls by reason.
+    /// The number of failed calls, by reason.
     pub refused: BTreeMap<String, u64>,
-    /// The number of retries.
+    /// The number of repeated calls, reopened streams and new choices of seats.
     pub retried: u64,
-    /// The CPU time, if the benchmark started the deployment.
+    /// The CPU time of the sale; `None` if `--target` names the deployment.
     pub cpu: Option<CpuSeconds>,
     /// The checks after the sale.
     pub checks: Vec<Check>,
-    /// The first warnings and errors in the server's log.
+    /// The first warnings and errors in the server's log, at most 10.
     pub server_complaints: Vec<String>,
-    /// The file of the plot.
+    /// The path of the plot.
     pub plot: String,
-    /// The samples of the sale.
+    /// The counts of the sale over time, in the order of the samples.
     pub samples: Vec<Point>,
 }
 
@@ -80,14 +80,15 @@ pub struct Outcomes {
     pub not_done: u64,
 }
 
-/// The CPU seconds of a sale and its preparation.
+/// The CPU seconds that a sale and its preparation used.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct CpuSeconds {
     /// The CPU seconds of the server.
     pub server: f64,
-    /// The CPU seconds of PostgreSQL's connections, if the benchmark started PostgreSQL.
+    /// The CPU seconds of PostgreSQL's child processes. `None` on SQLite, and if the benchmark did not start
+    /// PostgreSQL.
     pub database: Option<f64>,
-    /// The CPU seconds of the visitors, which all run in this process.
+    /// The CPU seconds of this process, which simulates all visitors.
     pub visitors: f64,
 }
 
@@ -101,16 +102,16 @@ pub struct Spread {
     pub max: f64,
 }
 
-/// The calls with one name.
+/// The calls of one RPC.
 #[derive(Debug, Serialize)]
 pub struct Calls {
     /// The number of calls.
     pub count: u64,
-    /// The latencies of all answers, including errors.
+    /// The percentiles of the latencies of all answers, including errors.
     pub latency: Percentiles,
 }
 
-/// A sample of the sale.
+/// The counts of the sale at one time, in the report.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "as in SaleStats")]
 pub struct Point {
@@ -122,7 +123,7 @@ pub struct Point {
 }
 
 impl SaleReport {
-    /// Returns the report of a sale that was opened at `opened`.
+    /// Returns the report of a sale that was opened at `opened`. The CPU time, the log and the plot are added later.
     #[allow(clippy::too_many_arguments, reason = "it is called once, with all data of a sale")]
     pub fn new(
         place: String,
@@ -169,12 +170,12 @@ impl SaleReport {
         }
     }
 
-    /// Adds the warnings and errors of the server's log.
+    /// Sets the first warnings and errors of the server's log.
     pub fn complain(&mut self, complaints: &Complaints) {
         self.server_complaints.clone_from(&complaints.first);
     }
 
-    /// Adds the CPU time.
+    /// Sets the CPU time.
     pub fn spend(&mut self, cpu: Option<CpuSeconds>) {
         self.cpu = cpu;
     }
@@ -186,7 +187,7 @@ impl SaleReport {
         format!("{users} users within {arrive_seconds:.0} s for {seats} seats on {place}, {way}")
     }
 
-    /// Returns the report as text.
+    /// Returns the report as text for a terminal.
     pub fn text(&self) -> String {
         let sold_out = match self.sold_out_seconds {
             Some(seconds) => format!("{seconds:.1} s"),
@@ -290,7 +291,7 @@ impl Point {
     }
 }
 
-/// Returns the largest number of seats sold within one second.
+/// Returns the largest number of seats sold in one second. The seconds are counted from `opened`.
 fn peak(payments: &[Payment], opened: Instant) -> u64 {
     let mut by_second = BTreeMap::<u64, u64>::new();
     for payment in payments {

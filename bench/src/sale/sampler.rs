@@ -1,4 +1,4 @@
-//! Reads the counts of the sale five times per second while it runs.
+//! Reads the statistics of the sale about five times per second during the sale.
 
 use std::time::{Duration, Instant};
 
@@ -12,29 +12,29 @@ use crate::world;
 
 const EVERY: Duration = Duration::from_millis(200);
 
-/// The counts of the sale at one time.
+/// The statistics of the sale at one time.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// The seconds since the sale was opened.
+    /// The seconds from the opening of the sale to the answer; 0 for an answer before the opening.
     pub seconds: f64,
-    /// The counts of the sale.
+    /// The answer of GetSaleStats.
     pub stats: SaleStats,
 }
 
-/// A task that reads the counts regularly.
+/// A task that reads the statistics of a sale regularly.
 pub struct Sampler {
     stop: oneshot::Sender<()>,
     work: JoinHandle<Result<Vec<(Instant, SaleStats)>, Failure>>,
 }
 
 impl Sampler {
-    /// Starts the task, which also shows the counts in the progress bar.
+    /// Starts the task. It also shows the counts in the progress bar.
     pub fn start(admin: Channel, concert_code: String, progress: ProgressBar) -> Self {
         let (stop, stopped) = oneshot::channel();
         Self { stop, work: tokio::spawn(sample(admin, concert_code, progress, stopped)) }
     }
 
-    /// Reads the counts once more. Returns all samples with their time since the sale was opened.
+    /// Reads the statistics once more and stops the task. Returns all samples, in the order of their times.
     pub async fn stop(self, opened: Instant) -> Result<Vec<Sample>, Failure> {
         // This fails only if the task has ended with an error, which the next line returns.
         let _ = self.stop.send(());

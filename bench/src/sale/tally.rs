@@ -1,4 +1,4 @@
-//! Counts the calls, refusals, retries and payments of all visitors.
+//! Counts the calls, failed calls, retries and payments of all visitors.
 
 use std::{
     collections::BTreeMap,
@@ -20,19 +20,19 @@ pub struct Tally {
     payments: Mutex<Vec<Payment>>,
 }
 
-/// A payment.
+/// A successful call of Pay.
 #[derive(Debug, Clone, Copy)]
 pub struct Payment {
-    /// The time when the answer arrived.
+    /// The time at which the answer arrived.
     pub at: Instant,
     /// The number of paid seats.
     pub seats: u64,
-    /// The total price of the seats.
+    /// The total price of the seats, in the smallest unit of the currency.
     pub price: i64,
 }
 
 impl Tally {
-    /// Counts an answer to a call, including an error.
+    /// Counts an answer to a call of the RPC `name`, also if it is an error.
     pub fn call(&self, name: &'static str, latency: Duration) {
         let mut calls = lock(&self.calls);
         if let Some(latencies) = calls.get_mut(name) {
@@ -43,32 +43,32 @@ impl Tally {
         }
     }
 
-    /// Counts a refusal.
+    /// Counts a failed call by its reason.
     pub fn refuse(&self, reason: String) {
         *lock(&self.refused).entry(reason).or_default() += 1;
     }
 
-    /// Counts a retry.
+    /// Counts a repeated call, a reopened stream, or a new choice of seats.
     pub fn retry(&self) {
         self.retried.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a payment.
+    /// Records a payment.
     pub fn pay(&self, payment: Payment) {
         lock(&self.payments).push(payment);
     }
 
-    /// Returns the latencies of each call in microseconds.
+    /// Returns the latencies of each RPC in microseconds, by the name of the RPC.
     pub fn calls(&self) -> BTreeMap<&'static str, Histogram<u64>> {
         lock(&self.calls).clone()
     }
 
-    /// Returns the number of refused calls, by reason.
+    /// Returns the number of failed calls, by reason.
     pub fn refused(&self) -> BTreeMap<String, u64> {
         lock(&self.refused).clone()
     }
 
-    /// Returns the number of retries.
+    /// Returns the number of repeated calls, reopened streams and new choices of seats.
     pub fn retried(&self) -> u64 {
         self.retried.load(Ordering::Relaxed)
     }

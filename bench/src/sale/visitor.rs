@@ -14,14 +14,14 @@ use tonic_types::StatusExt;
 use super::tally::{Payment, Tally};
 use crate::{load, world};
 
-/// The probability that a user gives up while it waits, or leaves without paying for held seats.
+/// Proportion of fickle users. A fickle user leaves after a few polls, or leaves without paying for held seats.
 const FICKLE: f64 = 0.03;
-/// Maximum number of attempts for a call that the server refuses because of overload.
+/// Maximum number of attempts for a call that fails with UNAVAILABLE or RESOURCE_EXHAUSTED.
 const TRIES: u32 = 30;
-/// Delay before a retry or a poll, if the answer contains no delay.
+/// Delay before a retry or a poll if the answer contains no delay, and before a stream is opened again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The parts of the sale that all visitors share.
+/// The data that all visitors of a sale share.
 pub struct Stage {
     /// The code of the concert.
     pub concert_code: String,
@@ -34,7 +34,7 @@ pub struct Stage {
 /// The behaviour of the visitors.
 #[derive(Debug, Clone, Copy)]
 pub struct Habits {
-    /// The average time that a visitor thinks before a step.
+    /// The average time that a visitor waits before each choice of seats and before the payment.
     pub think: Duration,
     /// Whether visitors watch their position instead of polling it.
     pub watch: bool,
@@ -45,13 +45,13 @@ pub struct Habits {
 pub enum Outcome {
     /// The user paid for seats.
     Bought,
-    /// The user left the queue.
+    /// The user left the queue before the admission.
     Left,
-    /// The user left without paying for held seats.
+    /// The user held seats and left without paying.
     WalkedAway,
-    /// All seats were sold.
+    /// The user got no seats: all seats were sold, or the token ended before the user had seats.
     TooLate,
-    /// A call failed.
+    /// A call failed for another reason, so the visit ended.
     Failed,
 }
 
@@ -60,11 +60,11 @@ pub enum Outcome {
 pub struct Visit {
     /// The end of the visit.
     pub outcome: Outcome,
-    /// The time from arrival to admission.
+    /// The time from arrival to admission; `None` if the user was not admitted.
     pub waited: Option<Duration>,
-    /// The time from admission to payment.
+    /// The time from admission to payment; `None` if the user did not pay.
     pub shopped: Option<Duration>,
-    /// Whether the user had to choose other seats.
+    /// Whether HoldSeats failed at least once, because another user had a chosen seat.
     pub chose_again: bool,
 }
 
@@ -78,7 +78,7 @@ pub struct Visitor {
 }
 
 impl Visitor {
-    /// Returns a user that calls over `channel`.
+    /// Returns a user that makes its calls over `channel`. The user is fickle with the probability [`FICKLE`].
     pub fn new(user_id: &str, channel: Channel, stage: Arc<Stage>) -> Self {
         let mut rng = StdRng::from_rng(&mut rand::rng());
         let is_fickle = rng.random_bool(FICKLE);
@@ -87,12 +87,12 @@ impl Visitor {
         Self { caller, stage, rng, is_fickle, visit }
     }
 
-    /// Waits until `due`, then plays the visit to its end.
+    /// Waits until `due`, then makes the calls of the visit. Returns the result of the visit.
     pub async fn visit(mut self, due: Instant) -> Visit {
         tokio::time::sleep_until(due.into()).await;
         self.visit.outcome = match self.walk(due).await {
             Ok(outcome) => outcome,
-            // The admission expired while the user looked for seats.
+            // The admission expired before the user paid.
             Err(status) if load::reason(&status) == "TOKEN_EXPIRED" => Outcome::TooLate,
             Err(_) => Outcome::Failed,
         };
@@ -124,8 +124,8 @@ impl Visitor {
         tokio::time::sleep(span).await;
     }
 
-    /// Makes a call. While the server refuses it because of overload, retries it after the delay in the answer. Counts
-    /// every refusal.
+    /// Makes a call. If the call fails with UNAVAILABLE or RESOURCE_EXHAUSTED, repeats it after the delay in the
+    /// answer, up to [`TRIES`] attempts. Counts every failed attempt.
     async fn patiently<T, A>(&self, name: &'static str, call: impl Fn() -> A) -> Result<T, Status>
     where
         A: Future<Output = Result<T, Status>>,
@@ -153,7 +153,8 @@ impl Visitor {
         self.patiently("GetPosition", || self.caller.position()).await
     }
 
-    /// Polls the position at the interval that the answers contain. Returns `None` when the user is admitted.
+    /// Polls the position at the interval in the answers. Returns `None` when the user is admitted, or the end of the
+    /// visit.
     async fn poll(&mut self) -> Result<Option<Outcome>, Status> {
         let mut patience = self.rng.random_range(2..5);
         loop {
@@ -171,12 +172,12 @@ impl Visitor {
         }
     }
 
-    /// Watches the position. Returns `None` when the user is admitted.
+    /// Watches the position. Returns `None` when the user is admitted, or the end of the visit.
     async fn watch(&mut self) -> Result<Option<Outcome>, Status> {
         let mut patience = self.rng.random_range(2..5);
         loop {
             let mut positions = self.patiently("WatchPosition", || self.caller.watch()).await?;
-            // A broken stream is opened again.
+            // If the stream ends before a decision, the outer loop opens it again.
             while let Ok(Some(message)) = positions.message().await {
                 let position = message.position.unwrap_or_default();
                 if let Some(decided) = decide(&position) {
@@ -203,7 +204,8 @@ impl Visitor {
         loop {
             self.think().await;
             let Some(date) = self.choose_date().await? else {
-                // Seats that other users hold may become free again.
+                // No date has an AVAILABLE seat. Held seats may become AVAILABLE again, so the user gives up only when
+                // all seats are sold.
                 if self.position().await?.unsold_seat_count == 0 {
                     return Ok(None);
                 }
@@ -225,7 +227,7 @@ impl Visitor {
         }
     }
 
-    /// Returns a date with available seats, more often an early one.
+    /// Returns a date with AVAILABLE seats; `None` if there is no such date. Early dates are more likely.
     async fn choose_date(&mut self) -> Result<Option<String>, Status> {
         let mut performances = self.patiently("ListPerformances", || self.caller.performances()).await?;
         if performances.is_empty() {
@@ -235,7 +237,8 @@ impl Visitor {
         Ok(Some(performances.swap_remove(liked).date))
     }
 
-    /// Returns available seats near each other, more often with low numbers.
+    /// Returns up to `wanted` consecutive AVAILABLE seats of the list. Low numbers are more likely. The result is empty
+    /// if no seat is AVAILABLE.
     async fn choose_seats(&mut self, date: &str, wanted: usize) -> Result<Vec<i32>, Status> {
         let mut seats = self.patiently("ListSeats", || self.caller.seats(date)).await?;
         seats.retain(|seat| seat.state() == proto::SeatState::Available);
@@ -246,7 +249,7 @@ impl Visitor {
         Ok(seats[first..].iter().take(wanted).map(|seat| seat.seat_number).collect())
     }
 
-    /// Returns an index below `count`, more often a low one.
+    /// Returns a random index below `count`. Low indices are more likely.
     fn liked(&mut self, count: usize) -> usize {
         let place: f64 = self.rng.random();
         ((place * place * count as f64) as usize).min(count - 1)
@@ -261,7 +264,9 @@ impl Visitor {
     }
 }
 
-/// Returns the meaning of a position: admitted (`Some(None)`), ended (`Some(Some(_))`), or waiting (`None`).
+/// Returns `None` if the user must wait on, `Some(None)` if the user is admitted, and otherwise the end of the visit.
+///
+/// A waiting user gives up when no seats are unsold.
 fn decide(position: &proto::QueuePosition) -> Option<Option<Outcome>> {
     match position.state() {
         QueueState::Active => Some(None),

@@ -6,28 +6,29 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "concert")]
 pub struct Model {
-    /// The key in the database. The API never shows it.
+    /// The key in the database. No message of the API contains it.
     #[sea_orm(primary_key)]
     pub concert_id: i64,
-    /// The code that callers use.
+    /// The unique code that callers use for the concert.
     #[sea_orm(unique)]
     pub concert_code: String,
-    /// The name for display.
+    /// The name that clients show to users.
     pub name: String,
     /// The time at which admission starts.
     pub open_time: i64,
-    /// Whether admission is paused.
+    /// Whether admission is paused. Admitted users may continue.
     pub paused: bool,
-    /// Maximum number of ACTIVE tokens. 0 means that only the unsold seats limit them.
+    /// Maximum number of ACTIVE tokens, in addition to the limit by the number of unsold seats. 0 means no additional
+    /// maximum.
     pub max_active_count: i32,
-    /// Maximum number of seats of one user, held and paid together.
+    /// Maximum number of seats that one user may hold or have paid at this concert, on all dates together.
     pub seats_per_user_limit: i32,
-    /// Maximum time for the first use of an admission, in microseconds. 0 means no limit. `None` means the server's
-    /// default.
+    /// Maximum time from an admission to its first use, in microseconds. 0 means no limit. `None` means the default of
+    /// the server.
     pub claim_ttl: Option<i64>,
 }
 
-/// The relations of the table. There are none, because the queries contain their joins.
+/// The relations of the table: none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

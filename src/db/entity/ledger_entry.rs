@@ -6,11 +6,11 @@ use sea_orm::entity::prelude::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Kind {
-    /// The user added money.
+    /// ChargeWallet added money.
     Charge,
-    /// The user paid for seats.
+    /// Pay took the price of seats.
     Payment,
-    /// A payment was refunded.
+    /// RefundPayment returned the price of seats.
     Refund,
 }
 
@@ -21,24 +21,24 @@ pub struct Model {
     /// The id of the owner of the wallet.
     #[sea_orm(primary_key, auto_increment = false)]
     pub user_id: Uuid,
-    /// The number of the entry, from 1 without gaps per wallet.
+    /// The number of the entry. The entries of a wallet are numbered from 1 without gaps.
     #[sea_orm(primary_key, auto_increment = false)]
     pub entry_number: i64,
     /// The reason for the movement.
     pub kind: Kind,
     /// The amount: above 0 for incoming money, below 0 for outgoing money.
     pub amount: i64,
-    /// The balance after this entry.
+    /// The balance of the wallet after this entry.
     pub balance_after: i64,
-    /// The payment, for payments and refunds.
+    /// The id of the payment. `None` for a charge.
     pub payment_id: Option<Uuid>,
-    /// The request that made the entry.
+    /// The `request_id` of the call that added the entry. `None` if the call had none.
     pub request_id: Option<Uuid>,
     /// The time of the entry.
     pub create_time: i64,
 }
 
-/// The relations of the table. There are none, because the queries contain their joins.
+/// The relations of the table: none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -6,22 +6,22 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "performance")]
 pub struct Model {
-    /// The key in the database. The API never shows it.
+    /// The key in the database. No message of the API contains it.
     #[sea_orm(primary_key)]
     pub performance_id: i64,
     /// The key of the concert.
     pub concert_id: i64,
-    /// The date, in ISO 8601; unique in the concert.
+    /// The date in ISO 8601, such as `2026-12-24`. A concert has at most one performance on a date.
     pub date: String,
-    /// The start of the performance.
+    /// The time at which the performance starts.
     pub start_time: i64,
-    /// The end of the sale.
+    /// The time at which the sale ends.
     pub sale_end_time: i64,
     /// The id of the venue.
     pub venue_id: String,
     /// The number of seats of the venue.
     pub seat_count: i32,
-    /// The number of seats that are paid for.
+    /// The number of seats that are paid for and not refunded.
     pub sold_seat_count: i32,
     /// The number of tokens that payments completed, including payments that were refunded.
     pub completed_token_count: i64,
@@ -29,7 +29,7 @@ pub struct Model {
     pub revenue: i64,
 }
 
-/// The relations of the table. There are none, because the queries contain their joins.
+/// The relations of the table: none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -9,11 +9,12 @@ pub struct Model {
     /// The key of the concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub concert_id: i64,
-    /// The last number that was issued.
+    /// The last number that was issued; 0 before the first one.
     pub issued_number: i64,
-    /// The last number that was admitted. No token up to this number waits.
+    /// The last number that was admitted; 0 before the first one. No token up to this number waits.
     pub admitted_number: i64,
-    /// The number of tokens that were admitted. Tokens that left while they were waiting are not counted.
+    /// The number of tokens that were admitted, including tokens that have ended since. Tokens that left while they
+    /// were waiting are not counted.
     pub admitted_count: i64,
     /// The number of tokens that left, before or after their admission.
     pub departed_count: i64,
@@ -23,7 +24,7 @@ pub struct Model {
     pub expired_count: i64,
 }
 
-/// The relations of the table. There are none, because the queries contain their joins.
+/// The relations of the table: none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

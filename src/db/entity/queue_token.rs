@@ -1,4 +1,4 @@
-//! A user's place in the queue of a concert.
+//! A queue token: the number of a user in the queue of a concert, and its state.
 
 use sea_orm::entity::prelude::*;
 
@@ -8,13 +8,13 @@ use sea_orm::entity::prelude::*;
 pub enum State {
     /// The token is not admitted yet.
     Waiting,
-    /// The token is admitted until `expire_time`.
+    /// The token is admitted. The admission ends at `expire_time`.
     Active,
-    /// The admission has expired.
+    /// The admission expired before a payment.
     Expired,
     /// A payment completed the token.
     Completed,
-    /// The user left the queue.
+    /// The user left the queue, before or after the admission.
     Left,
 }
 
@@ -25,24 +25,27 @@ pub struct Model {
     /// The key of the concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub concert_id: i64,
-    /// The number in the queue, from 1 without gaps per concert.
+    /// The number in the queue. The numbers of a concert are issued from 1 without gaps.
     #[sea_orm(primary_key, auto_increment = false)]
     pub queue_number: i64,
     /// The id of the user.
     pub user_id: Uuid,
-    /// The number of the token among the tokens of the user for the concert, from 1.
+    /// The number of the token among the tokens of the user for the concert. If the user has no token, a new token has
+    /// the number 1. Otherwise it has the number of the user's last token plus 1.
     pub turn: i64,
-    /// The state. An ACTIVE token past its `expire_time` is EXPIRED, even before a pass sets the state.
+    /// The stored state. An ACTIVE token past its `expire_time` counts as EXPIRED, even before a pass changes the
+    /// stored state.
     pub state: State,
-    /// The time of issue.
+    /// The time at which the token was issued.
     pub issue_time: i64,
-    /// The time of admission.
+    /// The time at which the token was admitted. `None` for a token that was never admitted.
     pub admit_time: Option<i64>,
-    /// The end of the admission.
+    /// The time at which the admission ends or ended. `None` for a token that was never admitted.
     pub expire_time: Option<i64>,
-    /// The value of `expire_time` after the first use. `None` after the first use, or if no early use is required.
+    /// The value that the first use of the admission gives to `expire_time`. `None` before the admission, after its
+    /// first use, or if no early use is required.
     pub claimed_expire_time: Option<i64>,
-    /// The number of the departure, from 1 without gaps per concert.
+    /// The number of the departure, if the state is LEFT. The departures of a concert are numbered from 1 without gaps.
     pub departure_number: Option<i64>,
 }
 
@@ -52,7 +55,7 @@ crate::db::rows! {
     pub struct TokenKey {
         /// The key of the concert in the database.
         pub concert_id: i64,
-        /// The number in the queue, from 1 without gaps.
+        /// The number in the queue of the concert.
         pub queue_number: i64,
     }
 }
@@ -64,7 +67,7 @@ impl Model {
     }
 }
 
-/// The relations of the table. There are none, because the queries contain their joins.
+/// The relations of the table: none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,4 +1,4 @@
-//! Seats of a performance that are held for a token, and their later state.
+//! A reservation: seats of a performance that were held for a token.
 
 use sea_orm::entity::prelude::*;
 
@@ -8,13 +8,14 @@ use super::queue_token::TokenKey;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum State {
-    /// The seats are held until `expire_time`.
+    /// The seats are held. The hold ends at `expire_time`.
     Held,
-    /// The seats are paid for.
+    /// The seats are paid for, and the payment is not refunded.
     Paid,
-    /// The user released the seats before a payment.
+    /// The hold was ended before a payment: by ReleaseReservation, by LeaveQueue, or by the payment of another hold of
+    /// the token.
     Released,
-    /// The hold expired.
+    /// The hold expired before a payment.
     Expired,
     /// The payment was refunded.
     Refunded,
@@ -29,9 +30,9 @@ pub struct Model {
     pub reservation_id: Uuid,
     /// The id of the user.
     pub user_id: Uuid,
-    /// The concert. The key of the token is `concert_id` and `queue_number`.
+    /// The key of the concert. The key of the token is `concert_id` and `queue_number`.
     pub concert_id: i64,
-    /// The number of the token. The key of the token is `concert_id` and `queue_number`.
+    /// The queue number of the token that the seats were held for.
     pub queue_number: i64,
     /// The key of the performance.
     pub performance_id: i64,
@@ -41,25 +42,27 @@ pub struct Model {
     pub seat_count: i32,
     /// The sum of the prices of the seats.
     pub total_price: i64,
-    /// The state. A HELD reservation past its `expire_time` is EXPIRED, even before a pass sets the state.
+    /// The stored state. A HELD reservation past its `expire_time` counts as EXPIRED, even before a pass changes the
+    /// stored state.
     pub state: State,
-    /// Whether the state is HELD or PAID. A payment leaves this value unchanged, so no index is updated.
+    /// Whether the stored state is HELD or PAID. A payment does not change this value, so a payment updates no index.
     pub live: bool,
-    /// The number of changes of the row, for optimistic locking.
+    /// The version of the row, for optimistic locking. Each change of the row adds 1.
     pub version: i64,
-    /// The time at which the seats were taken.
+    /// The time at which the hold began.
     pub hold_time: i64,
     /// The first value of `expire_time`, before any extension.
     pub first_expire_time: i64,
     /// The end of the hold.
     pub expire_time: i64,
-    /// The request that made the reservation.
+    /// The `request_id` of the HoldSeats call that made the reservation. `None` if the call had none.
     pub request_id: Option<Uuid>,
-    /// The time of the payment.
+    /// The time of the payment. `None` if the reservation was never paid.
     pub pay_time: Option<i64>,
-    /// The time of the refund.
+    /// The time of the refund. `None` if the payment was not refunded.
     pub refund_time: Option<i64>,
-    /// The id of a payment that an earlier version made. The ids of all other payments follow from `reservation_id`.
+    /// The id of the payment, if an earlier version of boxoffice made the payment. The id of any other payment follows
+    /// from `reservation_id`.
     pub payment_id: Option<Uuid>,
 }
 
@@ -70,7 +73,7 @@ impl Model {
     }
 }
 
-/// The relations of the table. There are none, because the queries contain their joins.
+/// The relations of the table: none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

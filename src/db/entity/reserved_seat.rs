@@ -19,18 +19,18 @@ pub struct Model {
     /// The key of the performance.
     #[sea_orm(primary_key, auto_increment = false)]
     pub performance_id: i64,
-    /// The seat's number, from 1.
+    /// The number of the seat in the venue, from 1.
     #[sea_orm(primary_key, auto_increment = false)]
     pub seat_number: i32,
-    /// The reservation that holds or has paid the seat.
+    /// The id of the reservation that holds the seat or has paid for it.
     pub reservation_id: Uuid,
-    /// The state. A HELD seat past its `expire_time` is free, even before a pass removes the row.
+    /// The stored state. A HELD seat past its `expire_time` is free, even before a pass deletes the row.
     pub state: State,
     /// The end of the hold. This value has no meaning for a sold seat.
     pub expire_time: i64,
 }
 
-/// The relations of the table. There are none, because the queries contain their joins.
+/// The relations of the table: none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

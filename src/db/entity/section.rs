@@ -9,16 +9,16 @@ pub struct Model {
     /// The id of the venue.
     #[sea_orm(primary_key, auto_increment = false)]
     pub venue_id: String,
-    /// The number of the section, from 1, in the order in which the seats are numbered.
+    /// The number of the section in its venue, from 1. Sections with higher numbers have higher seat numbers.
     #[sea_orm(primary_key, auto_increment = false)]
     pub section_number: i32,
-    /// The name, unique in the venue.
+    /// The name of the section, unique in the venue.
     pub name: String,
-    /// The number of seats.
+    /// The number of seats in the section.
     pub seat_count: i32,
 }
 
-/// The relations of the table. There are none, because the queries contain their joins.
+/// The relations of the table: none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

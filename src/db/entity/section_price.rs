@@ -1,4 +1,4 @@
-//! The price of a section's seats at a performance.
+//! The price of the seats in a section at a performance.
 
 use sea_orm::entity::prelude::*;
 
@@ -12,11 +12,11 @@ pub struct Model {
     /// The number of the section in its venue.
     #[sea_orm(primary_key, auto_increment = false)]
     pub section_number: i32,
-    /// The price of a seat.
+    /// The price of one seat in the section.
     pub price: i64,
 }
 
-/// The relations of the table. There are none, because the queries contain their joins.
+/// The relations of the table: none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

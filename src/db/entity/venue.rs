@@ -6,14 +6,14 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "venue")]
 pub struct Model {
-    /// The id, a slug.
+    /// The id that the operator chose, a slug.
     #[sea_orm(primary_key, auto_increment = false)]
     pub venue_id: String,
-    /// The name for display.
+    /// The name that clients show to users.
     pub name: String,
 }
 
-/// The relations of the table. There are none, because the queries contain their joins.
+/// The relations of the table: none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

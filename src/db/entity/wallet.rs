@@ -1,4 +1,4 @@
-//! The wallet of a user. Its balance is in the ledger.
+//! The wallet of a user. The last ledger entry of the user has the balance.
 
 use sea_orm::entity::prelude::*;
 
@@ -13,7 +13,7 @@ pub struct Model {
     pub open_time: i64,
 }
 
-/// The relations of the table. There are none, because the queries contain their joins.
+/// The relations of the table: none, because the queries contain their joins.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,4 +1,4 @@
-//! The layer that converts errors and panics to gRPC statuses. It also adds details to the statuses that tonic creates.
+//! The layer that converts errors and panics to gRPC statuses. It also adds details to the errors of tonic.
 
 use std::{convert::Infallible, panic::AssertUnwindSafe};
 

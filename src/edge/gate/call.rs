@@ -1,4 +1,4 @@
-//! The types that the layers of the gate share: the call, and the trait of the services that they wrap.
+//! The types that the layers of the gate share: the call, and the trait of the services that the layers wrap.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use tower::Service;
 
 use crate::edge::methods::Method;
 
-/// A call of a boxoffice service, as the layers pass it on.
+/// A call of a boxoffice method. Each layer passes this value to the next layer.
 pub struct Call {
     /// The request. Its body may not have arrived yet.
     pub request: Request<Body>,
     /// The method that the request's path names.
     pub method: Arc<Method>,
-    /// The time at which the call arrived.
+    /// The time at which the headers of the request arrived.
     pub start: Instant,
 }
 

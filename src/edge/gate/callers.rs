@@ -28,13 +28,13 @@ pub struct CallerCheck {
 }
 
 impl CallerCheck {
-    /// Returns a check that requires one of `api_keys`. Without `api_keys` it accepts every caller. With `admins_only`
-    /// the key must have the admin right.
+    /// Returns a check that requires a client certificate or a key of `api_keys`. If `api_keys` is `None`, the check
+    /// accepts every caller. If `admins_only` is true, the API key must have the admin right.
     pub fn new(api_keys: Option<Arc<Reloaded<ApiKeys>>>, admins_only: bool) -> Self {
         Self { api_keys, admins_only }
     }
 
-    /// Returns a check that requires an API key of a file with this text.
+    /// Returns a check that requires an API key. `text` is the content of the file of API keys.
     #[cfg(test)]
     pub fn of_file(text: &str) -> Result<Self, String> {
         let text = text.to_owned();
@@ -50,8 +50,8 @@ impl CallerCheck {
         self.check_key(headers.get(API_KEY_HEADER).map(HeaderValue::as_bytes))
     }
 
-    /// Accepts a caller without a certificate, or fails with the same errors as [`CallerCheck::check`]. `shown` is the
-    /// API key, or `None` if the caller sent no key.
+    /// Checks the API key of a caller without a certificate. `shown` is the key, or `None` if the caller sent no key.
+    /// Fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
     pub fn check_key(&self, shown: Option<&[u8]>) -> Result<(), Error> {
         let Some(api_keys) = &self.api_keys else { return Ok(()) };
         let shown = shown.ok_or(Error::CredentialMissing)?;
@@ -70,7 +70,8 @@ fn has_certificate(extensions: &Extensions) -> bool {
     extensions.get::<TlsConnectInfo<Peer>>().is_some_and(|client| client.peer_certs().is_some())
 }
 
-/// Returns the layer that refuses callers that fail `check`.
+/// Returns the layer that refuses callers that fail `check`. The layer reads and discards at most `max_request_bytes`
+/// of a refused request.
 pub fn layer<S: Responds<Call, Error>>(
     check: CallerCheck,
     max_request_bytes: usize,

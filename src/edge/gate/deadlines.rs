@@ -1,5 +1,5 @@
-//! The layer that ends calls at their deadline: the caller's `grpc-timeout` or the server's call timeout. The call
-//! timeout does not apply to streams.
+//! The layer that ends calls at their deadline: the caller's `grpc-timeout` or the server's call timeout, whichever is
+//! earlier. After a stream has opened, only `grpc-timeout` applies to it.
 
 use std::{
     pin::Pin,
@@ -19,14 +19,14 @@ use crate::{
     rpc::{self, Error},
 };
 
-/// Time by which this layer ends a call before tonic does. tonic also applies `grpc-timeout`, but answers CANCELLED
-/// without details. The margin is one tick of tokio's timer.
+/// Margin that is subtracted from the caller's timeout, so that this layer ends the call before tonic does. tonic also
+/// applies `grpc-timeout`, but answers CANCELLED without details. The margin is one tick of tokio's timer.
 const TONIC_MARGIN: Duration = Duration::from_millis(1);
-/// Maximum timeout of a caller. A longer one is ignored.
+/// Limit on the caller's timeout. The server ignores a timeout of this length or longer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 
 /// Returns the layer that fails calls with DEADLINE_EXCEEDED. A call may take at most `call_timeout`, or less if the
-/// caller sets a shorter timeout. A stream ends only at the caller's timeout.
+/// caller sets a shorter timeout. For a stream, `call_timeout` limits only the time until the stream opens.
 pub fn layer<S: Responds<Call, Error>>(call_timeout: Duration) -> impl Layer<S, Service = impl Responds<Call, Error>> {
     layer_fn(move |mut inner: S| {
         service_fn(move |call: Call| {
@@ -51,7 +51,7 @@ pub fn layer<S: Responds<Call, Error>>(call_timeout: Duration) -> impl Layer<S, 
     })
 }
 
-/// The body of a stream that ends at the caller's deadline.
+/// The body of a stream. At the caller's deadline, the body ends with DEADLINE_EXCEEDED.
 struct Timed {
     body: Body,
     deadline: Pin<Box<Sleep>>,

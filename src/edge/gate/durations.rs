@@ -1,7 +1,8 @@
-//! The outermost layer of calls: records the duration and the status code of each call.
+//! The outermost layer of calls, inside `SetSensitiveRequestHeaders`: records the duration and the status code of each
+//! call.
 //!
-//! The duration of a stream ends with its last message. So this layer also polls the body of a stream, and catches
-//! panics in it.
+//! The duration of a stream includes its body. So this layer wraps the body of a stream. The wrapper also catches the
+//! panics of the body.
 
 use std::{
     convert::Infallible,
@@ -41,7 +42,7 @@ pub fn layer<S: Responds<Call, Infallible>>() -> impl Layer<S, Service = impl Re
     })
 }
 
-/// The body of a stream. It records the duration and the status code when the stream ends.
+/// The body of a stream. It records the duration and the status code of the stream when it is dropped.
 struct Recorded {
     body: Body,
     method: Arc<Method>,
@@ -75,7 +76,7 @@ impl http_body::Body for Recorded {
 
 impl Drop for Recorded {
     fn drop(&mut self) {
-        // The caller cancelled the stream before it ended.
+        // Without a status, the caller cancelled the stream or the connection broke.
         self.method.record(self.end.unwrap_or(Code::Cancelled), self.start.elapsed());
     }
 }

@@ -1,10 +1,10 @@
-//! Reads each request completely before the service handles it. A request is one small message.
+//! Reads each request completely before the service handles it. A request is one message of limited size.
 //!
-//! A call whose request has not arrived yet holds no permit, so that slow clients do not block other calls. Arriving
-//! requests have a separate limit. One connection may use at most half of it.
+//! A call holds no permit while its request arrives, so that slow clients do not block other calls. Arriving requests
+//! have a separate limit. One connection may use at most half of that limit.
 //!
-//! For a refused request, the data that has arrived is read and discarded. Otherwise h2 counts data after the response
-//! as an error of the client, and closes connections with many such errors.
+//! If a request is refused for its credential or for a limit, the data that has arrived is read and discarded.
+//! Otherwise h2 counts data after the response as an error of the client, and closes connections with many such errors.
 
 use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
@@ -22,14 +22,14 @@ use crate::{
     rpc::Error,
 };
 
-/// Maximum number of arriving requests on a listener. Each takes about 10 KiB.
+/// Maximum number of arriving requests on a listener. Each one takes about 10 KiB of memory.
 const MAX_ARRIVING: usize = 65_536;
 /// Maximum time for a request to arrive.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Size of the flag and the length that gRPC sends before each message.
+/// Number of bytes that gRPC sends before each message: the compression flag and the length of the message.
 const FRAME_HEADER_BYTES: usize = 5;
 
-/// Receives the requests of a listener, and limits the requests that have not arrived completely.
+/// Receives the requests of a listener, and limits the number of requests that have not arrived completely.
 pub struct Inbox {
     arriving: Arc<Limit>,
     max_bytes: usize,
@@ -45,8 +45,9 @@ impl Inbox {
 
     /// Waits for the message of a request. Returns the request with its message in memory, and the permit of the call.
     ///
-    /// If the message has not arrived yet, this function releases `permit` and calls `retake` for a new one when the
-    /// message has arrived. Fails with INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED or SHUTTING_DOWN.
+    /// `permit` counts only if the message has already arrived. Otherwise this function drops `permit`, waits for the
+    /// message, and then takes a permit with `retake`. Fails with INVALID_ARGUMENT, DEADLINE_EXCEEDED, OVERLOADED or
+    /// SHUTTING_DOWN.
     pub async fn receive(
         &self,
         request: Request<Body>,
@@ -73,7 +74,7 @@ impl Inbox {
     }
 }
 
-/// Reads and discards the data of a refused request that has already arrived. It does not wait for more data.
+/// Discards the part of a refused request that has already arrived, up to `max_bytes`. Does not wait for the rest.
 pub async fn discard(body: Body, max_bytes: usize) {
     let _ = futures::poll!(pin!(read(body, max_bytes)));
 }
@@ -84,7 +85,7 @@ async fn read(body: Body, max_bytes: usize) -> Result<Bytes, Error> {
         let expected = if error.is::<LengthLimitError>() {
             format!("must have at most {max_bytes} bytes")
         } else {
-            "must come whole".to_owned()
+            "must arrive completely".to_owned()
         };
         Error::invalid("request", expected)
     })

@@ -28,7 +28,7 @@ use probes::Probes;
 
 use super::{credential::API_KEY_HEADER, methods::Methods, settings::Limits};
 
-/// The gate of one listener.
+/// The layers of one listener, with the limits that its connections share.
 #[derive(Clone)]
 pub struct Gate {
     methods: Arc<Methods>,
@@ -41,8 +41,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Returns a gate for `services`. It refuses callers that fail `caller_check` and requests larger than
-    /// `max_request_bytes`. After `stopping` is cancelled it refuses all calls.
+    /// Returns a gate for `services`, given by their full names. The gate refuses callers that fail `caller_check` and
+    /// requests larger than `max_request_bytes`. After `stopping` is cancelled, it refuses all calls of `services`.
     pub fn new(
         services: &[&str],
         caller_check: CallerCheck,
@@ -81,7 +81,7 @@ impl Gate {
             Some(method) => Either::Left(calls.call(Call { request, method, start: Instant::now() })),
             None => Either::Right(probes.call(request)),
         });
-        // These headers are secrets: their `Debug` output is `Sensitive`.
+        // These headers hold secrets. The layer changes their `Debug` output to `Sensitive`.
         ServiceBuilder::new()
             .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, API_KEY_HEADER]))
             .service(routed)

@@ -41,8 +41,8 @@ impl Permits {
 
     /// Takes a permit for a call of `method`, or fails with OVERLOADED.
     ///
-    /// One method may use at most half of the permits. If calls of one method wait for a slow database, calls of other
-    /// methods still get permits.
+    /// One unary method may use at most half of the permits of calls. If calls of one method wait for a slow database,
+    /// calls of other methods still get permits. All stream methods share the permits of streams without such a rule.
     fn try_acquire(&self, method: &Method) -> Result<Permit, Error> {
         if method.is_stream { self.streams.try_acquire() } else { self.calls.try_acquire_fairly(&method.share) }
     }
@@ -59,8 +59,8 @@ pub fn layer<S: Responds<Request<Body>, Infallible>>(
             // counted.
             let permit = permits.try_acquire(&method);
             let (inner, permits) = (inner.clone(), permits.clone());
-            // This is the only allocation of the gate. Without it, each outer layer would contain a copy of this large
-            // future.
+            // For calls, the gate boxes only this future. Without the box, each outer layer would contain a copy of
+            // this large future.
             Box::pin(async move {
                 let retake = || permits.try_acquire(&method);
                 let (request, permit) = permits.inbox.receive(request, permit, retake).await?;

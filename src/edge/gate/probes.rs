@@ -1,7 +1,7 @@
 //! The layer for probes: health checks, reflection, and requests for unknown paths.
 //!
 //! Probes need no API key. They have a separate limit, so that the server answers health checks even when it is
-//! overloaded with calls. One connection may use only a small part of that limit.
+//! overloaded with calls. Each connection has a smaller limit, so one client cannot block the probes of other clients.
 
 use std::{
     convert::Infallible,
@@ -31,7 +31,7 @@ use crate::{
 
 /// Maximum number of in-flight probes on a listener, including streams.
 const MAX_PROBES: usize = 32_768;
-/// Maximum number of in-flight probes on one connection. A client that watches health needs one.
+/// Maximum number of in-flight probes on one connection. A client that watches health needs one stream.
 const MAX_PROBES_PER_CONNECTION: usize = 128;
 
 /// Limits the in-flight probes of a listener.
@@ -42,8 +42,8 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Returns the limit on probes. A probe fails if it takes longer than `call_timeout`. Streams of probes end when
-    /// `stopping` is cancelled.
+    /// Returns the limit on probes. A probe fails if its response does not begin within `call_timeout`. Streams of
+    /// probes end when `stopping` is cancelled.
     pub fn new(call_timeout: Duration, stopping: CancellationToken) -> Self {
         Self { limit: Limit::new("probes", MAX_PROBES), call_timeout, stopping }
     }
@@ -71,8 +71,10 @@ pub fn layer<S: Responds<Request<Body>, Infallible>>(
     })
 }
 
-/// Ends the body of `response` when the server shuts down. The streams of health and reflection do not end by
-/// themselves; the streams of boxoffice do.
+/// Returns `response` with a body that ends when the server shuts down. The body holds `permit` until it is dropped.
+///
+/// The streams of health and reflection need this body, because they do not react to the shutdown. The streams of
+/// boxoffice do.
 fn until_shutdown(response: Response<Body>, permit: Permit, stopping: &CancellationToken) -> Response<Body> {
     let stopping = Box::pin(stopping.clone().cancelled_owned());
     response.map(|body| Body::new(UntilShutdown { body, _permit: permit, stopping, ended: false }))

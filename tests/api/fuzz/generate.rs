@@ -1,4 +1,5 @@
-//! Generates calls that are almost correct: messages of the correct type with edge values. Some are then corrupted.
+//! Generates calls that are almost correct: messages of the correct type with edge values. Some messages are then
+//! corrupted.
 
 use std::collections::HashMap;
 
@@ -22,6 +23,7 @@ const TIMEOUTS: [&str; 12] =
 /// A call that is ready to be sent.
 #[derive(Debug, Clone)]
 pub struct Call {
+    /// Whether the call goes to the admin listener.
     pub is_admin: bool,
     path: String,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -112,7 +114,7 @@ impl Generator {
         }
     }
 
-    /// Returns a text. It usually fits the field, so that the call passes validation.
+    /// Returns a value for a text field. The value is usually valid, so that many calls pass validation.
     fn text(&self, random: &mut StdRng, field: &str) -> String {
         let fitting = match field {
             "user_id" => self.texts[random.random_range(0..2)].clone(),
@@ -189,7 +191,7 @@ fn texts(callers: &[Caller]) -> Vec<String> {
     texts
 }
 
-/// Changes, cuts or inserts a few bytes.
+/// Damages a message in one to three places: cuts the rest, inserts bytes, or flips a bit.
 fn corrupt(random: &mut StdRng, bytes: &mut Vec<u8>) {
     for _ in 0..random.random_range(1..4) {
         let at = random.random_range(0..=bytes.len());
@@ -206,7 +208,7 @@ fn corrupt(random: &mut StdRng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Returns the message in a gRPC frame. Sometimes the frame is wrong.
+/// Returns the message in a gRPC frame. About 5 % of the frames are wrong.
 fn framed(random: &mut StdRng, message: &[u8]) -> Bytes {
     let mut frame = raw::frame(message).to_vec();
     match random.random_range(0..100) {

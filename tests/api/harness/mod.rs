@@ -1,5 +1,5 @@
-//! Starts the real server inside the test process, on free ports and with a fresh database per test. The test moves the
-//! clock and runs the background passes.
+//! Starts the real server inside the test process, on free ports and with an empty database per test. The test moves
+//! the clock and runs the background passes.
 
 pub mod raw;
 
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub use testkit::{Caller, Engine, FreshDatabase, PRICE, net::connect, server::start_here as start};
 
-/// Runs each test on both engines.
+/// Defines two tests for each function: one on SQLite and one on PostgreSQL.
 macro_rules! on_both_engines {
     ($($name:ident),+ $(,)?) => {
         mod sqlite {
@@ -43,9 +43,9 @@ pub(crate) use on_both_engines;
 
 /// The time at which every test starts: 2027-01-15T08:00:00Z, in microseconds.
 pub const START: i64 = 1_800_000_000_000_000;
-/// The first date of every concert.
+/// The first date of each concert that [`World::concert`] creates.
 pub const DATE: &str = "2027-02-01";
-/// The second date of every concert.
+/// The second date of each concert that [`World::concert`] creates.
 pub const NEXT_DATE: &str = "2027-02-02";
 
 /// A database and its servers.
@@ -60,12 +60,12 @@ pub struct World {
 }
 
 impl World {
-    /// Starts a server on a fresh database.
+    /// Starts a server with default settings on an empty database.
     pub async fn new(engine: Engine) -> Self {
         Self::with(engine, &[]).await
     }
 
-    /// Starts a server with the settings of `flags`.
+    /// Starts a server with the settings of `flags` on an empty database.
     pub async fn with(engine: Engine, flags: &[&str]) -> Self {
         boxoffice::install_crypto();
         let database = FreshDatabase::new(engine).await;
@@ -175,20 +175,20 @@ impl World {
         }
     }
 
-    /// Creates a venue with one section.
+    /// Creates a venue with one section of `seat_count` seats.
     pub async fn venue(&self, venue_id: &str, seat_count: i32) {
         let sections = catalogue::one_section(seat_count);
         catalogue::create_venue(&self.admin, venue_id, sections).await.expect("venue");
     }
 
-    /// Puts a date on sale. All its seats have the same price.
+    /// Adds a performance that starts 1,000,000 seconds after [`START`]. Each seat costs [`PRICE`].
     pub async fn performance(&self, concert_code: &str, date: &str, venue_id: &str) {
         let start_time = START + 1_000_000_000_000;
         let added = catalogue::add_performance(&self.admin, concert_code, date, venue_id, start_time).await;
         added.expect("performance");
     }
 
-    /// Returns a new user with `balance` in the wallet.
+    /// Returns a new user with `balance` won in the wallet.
     pub async fn user(&self, balance: i64) -> Uuid {
         wallet::open_new(&self.channels[0], balance).await.expect("wallet")
     }
@@ -206,17 +206,22 @@ impl World {
         wallet::balance(&self.channels[0], user_id).await.expect("balance")
     }
 
-    /// Returns a new user with enough money that waits in the queue of a concert.
+    /// Adds a new user to the queue of a concert. The wallet of the user holds the price of 100 seats.
     pub async fn waiting(&self, concert_code: &str) -> Caller {
         let user_id = self.user(100 * PRICE).await;
         self.join(concert_code, user_id).await
     }
 
-    /// Returns a new user that is admitted. All users ahead of it in the queue are admitted too.
+    /// Adds a new user to the queue and runs the promotion pass. Panics if the user is not admitted. All users ahead in
+    /// the queue are admitted too.
     pub async fn admitted(&self, concert_code: &str) -> Caller {
         let caller = self.waiting(concert_code).await;
         self.promote().await;
-        assert_eq!(caller.state().await, proto::QueueState::Active, "no room");
+        assert_eq!(
+            caller.state().await,
+            proto::QueueState::Active,
+            "the user was not admitted; the concert has no free place"
+        );
         caller
     }
 
@@ -233,19 +238,19 @@ impl World {
         catalogue::update_sale(&self.admin, change).await.expect("update")
     }
 
-    /// Checks the invariants after a pass that deletes old rows.
+    /// Checks the invariants after the tidy pass, which deletes old rows.
     pub async fn check_invariants_after_tidying(&self) {
         invariants::check_after_tidying(&self.settings.database_url, &self.clock).await;
     }
 
-    /// Checks the invariants of the service with the rows of the database.
+    /// Checks that the rows of the database obey the invariants of the service.
     pub async fn check_invariants(&self) {
         invariants::check(&self.settings.database_url, &self.clock).await;
     }
 }
 
-/// Checks the code, the reason and the domain of an error, and that its message contains no internals. Returns its
-/// details.
+/// Checks the code, the reason, the domain and the retry trailer of an error, and that its message contains no
+/// internals. Returns the details of the error.
 #[track_caller]
 pub fn assert_failure<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, reason: &str) -> ErrorDetails {
     let status = answer.expect_err("the call should fail");
@@ -256,7 +261,7 @@ pub fn assert_failure<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code,
     for internal in ["SELECT", "INSERT", "UPDATE ", "sqlx", "sqlite", "postgres", "/"] {
         assert!(!status.message().contains(internal), "{internal} in {:?}", status.message());
     }
-    // An error must tell stock clients when to retry exactly if the call had no effect and a retry can succeed.
+    // Only these two reasons have a trailer that tells stock clients when to retry.
     let pushback = status.metadata().get("grpc-retry-pushback-ms").map(|value| value.to_str().expect("ASCII"));
     let says_when = ["OVERLOADED", "SHUTTING_DOWN"].contains(&reason);
     let millis = pushback.and_then(|pushback| pushback.parse::<u64>().ok());
@@ -269,7 +274,8 @@ pub async fn eventually(what: &str, done: impl AsyncFnMut() -> bool) {
     testkit::wait::until(what, Duration::from_secs(10), done).await;
 }
 
-/// Prevents all other connections from writing until the returned transaction ends.
+/// Blocks writes of all other connections until the returned transaction ends. On PostgreSQL, only writes to
+/// `ledger_entry` are blocked.
 pub async fn lock_database(world: &World) -> sea_orm::DatabaseTransaction {
     let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
     let options = sea_orm::TransactionOptions {

@@ -11,11 +11,11 @@ use http::{HeaderMap, Request, request::Builder};
 use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
-/// A connection.
+/// An HTTP/2 connection to a server. Clones share the connection.
 #[derive(Clone)]
 pub struct Raw(SendRequest<Bytes>);
 
-/// The answer to a call.
+/// The status of a call, and the DATA frames that were received.
 pub struct Answer {
     pub status: Status,
     pub messages: Vec<Bytes>,
@@ -43,7 +43,8 @@ impl Raw {
         read(response, usize::MAX).await
     }
 
-    /// Makes a call with these bytes as its body, and reads only the first message of the answer.
+    /// Makes a call with these bytes as its body, and stops after the first DATA frame of the answer. The status is
+    /// then OK.
     pub async fn first(&self, request: Request<()>, body: Bytes) -> Result<Answer, h2::Error> {
         let (response, mut sender) = self.open(request).await?;
         let _ = sender.send_data(body, true);
@@ -51,7 +52,7 @@ impl Raw {
     }
 }
 
-/// Returns a gRPC request, to which headers can be added.
+/// Returns the builder of a gRPC request to `path`. The test may add headers.
 pub fn request(path: &str) -> Builder {
     let uri = format!("http://127.0.0.1{path}");
     Request::post(uri).header("content-type", "application/grpc").header("te", "trailers")

@@ -1,7 +1,8 @@
-//! Runs random operations of many users. Compares each answer with a model, and checks the invariants in the database.
+//! Runs random operations of 14 users per season. Compares the answers with a model, and checks the invariants in the
+//! database.
 //!
-//! `SIMULATION_OPERATIONS` (default 10,000) sets the length of a run. `SIMULATION_SEED` (default: the current time)
-//! repeats a run. Each run prints its seed.
+//! `SIMULATION_OPERATIONS` (default 10,000) sets the length of a run. Each run prints its seed. A run with this seed in
+//! `SIMULATION_SEED` (default: the current time) makes the same random choices.
 
 mod model;
 
@@ -83,9 +84,9 @@ struct Simulation {
     random: StdRng,
     model: Model,
     users: Vec<Uuid>,
-    /// The callers of the model's tokens, in the same order.
+    /// The callers of the model's tokens, in the order of `Model::tokens`.
     callers: Vec<Caller>,
-    /// The user, the reservation and the payment of each payment.
+    /// For each payment: the index of the user, the id of the reservation, and the id of the payment.
     payments: Vec<(usize, String, String)>,
     concerts: [String; 2],
     step: usize,
@@ -128,7 +129,7 @@ impl Simulation {
         }
     }
 
-    /// Checks the rows of the database. Rows of earlier seasons are deleted.
+    /// Checks the invariants in the database. After the first season, the rows of earlier seasons have been deleted.
     async fn check_rows(&self, season: usize) {
         match season {
             0 => self.world.check_invariants().await,
@@ -136,8 +137,8 @@ impl Simulation {
         }
     }
 
-    /// Moves the clock beyond the retention and deletes old rows. Ended tokens and unpaid reservations must be deleted,
-    /// and paid reservations must stay.
+    /// Moves the clock beyond the retention and deletes old rows. Ended tokens and unpaid reservations must be deleted.
+    /// Waiting tokens and paid reservations must stay.
     async fn retire(self) -> World {
         self.world.advance(Duration::from_secs(3_600));
         self.world.expire().await;
@@ -181,7 +182,7 @@ impl Simulation {
         assert_eq!(server, model, "step {}: {what}", self.step);
     }
 
-    /// Returns a token of the model. It is usually an active one, otherwise usually one of the newest.
+    /// Returns the index of a random token. It is usually an ACTIVE token, otherwise usually one of the newest tokens.
     fn token(&mut self) -> Option<usize> {
         let count = self.callers.len();
         if count == 0 {
@@ -252,8 +253,8 @@ impl Simulation {
         }
     }
 
-    /// Returns the seats to hold. All users want the same few seats, which change during the sale. Some seats do not
-    /// exist.
+    /// Returns a request id, a date and the seats to hold. In most requests, the seats are from the same eight seats,
+    /// which change during the sale. In some requests, seats do not exist.
     fn seats_to_hold(&mut self) -> (Uuid, usize, Vec<i32>) {
         let wanted = (self.step / 25) as i32 % SEATS;
         let (first, last) = match self.random.random_range(0..10) {
@@ -300,7 +301,7 @@ impl Simulation {
         }
     }
 
-    /// Refunds one of the last payments. Some are refunded twice.
+    /// Refunds one of the last five payments. Some payments are refunded twice.
     async fn refund(&mut self) {
         let count = self.payments.len();
         if count == 0 {

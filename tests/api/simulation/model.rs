@@ -1,4 +1,5 @@
-//! The expected answers of the service, computed in the simplest way: linear searches, no indexes, no batches.
+//! A model of the service that computes the expected answers in the simplest way: linear searches, no indexes, no
+//! batches.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +32,7 @@ pub struct Reservation {
     date: usize,
     pub seats: Vec<i32>,
     pub expire_time: i64,
-    /// The first expiry, which a retry of the request returns.
+    /// The end of the hold before any extension. A retry of the request returns this time.
     first_expire_time: i64,
     extensions: u32,
     state: ReservationState,
@@ -66,7 +67,7 @@ impl Model {
         }
     }
 
-    /// Returns the number of occurrences of each outcome, so that the test can detect a run without some outcome.
+    /// Returns the number of occurrences of each outcome. The test fails if an outcome did not occur in a whole season.
     pub fn tally(&self) -> Vec<(&'static str, u64)> {
         let all = [
             "held",
@@ -145,7 +146,7 @@ impl Model {
         self.now < self.sale_ends[date]
     }
 
-    /// Returns the maximum number of ACTIVE tokens: one for each unsold seat of the dates on sale.
+    /// Returns the number of unsold seats of the dates on sale, which limits the number of ACTIVE tokens.
     fn capacity(&self, concert: usize) -> i64 {
         let unsold = |date: usize| {
             (1..=SEATS).filter(move |seat| self.seat(concert, date, *seat) != SeatState::Sold).count() as i64
@@ -153,7 +154,7 @@ impl Model {
         (0..DATES).filter(|date| self.is_on_sale(*date)).map(unsold).sum()
     }
 
-    /// Returns the reservations, and whether each one was ever paid.
+    /// Returns all reservations: the index of the token, the id, and whether the reservation was ever paid.
     pub fn all_reservations(&self) -> Vec<(usize, String, bool)> {
         let was_paid = |state| matches!(state, ReservationState::Paid | ReservationState::Refunded);
         self.reservations.iter().map(|r| (r.token, r.id.clone(), was_paid(r.state))).collect()
@@ -302,14 +303,15 @@ impl Model {
         }
     }
 
-    /// Returns a request that made a reservation of this token, for a retry.
+    /// Returns the request id, the date and the seats of a request that made a reservation of the token's user, for a
+    /// retry.
     pub fn some_request(&self, token: usize, random: &mut StdRng) -> Option<(Uuid, usize, Vec<i32>)> {
         let id = self.some_reservation(token, random)?;
         let first = self.reservations.iter().find(|r| r.id == id)?;
         Some((first.request_id, first.date, first.seats.clone()))
     }
 
-    /// Returns one of the newest reservations of the token's user in the token's concert.
+    /// Returns the id of one of the three newest reservations of the token's user in the token's concert.
     pub fn some_reservation(&self, token: usize, random: &mut StdRng) -> Option<String> {
         let Token { user, concert, .. } = self.tokens[token];
         let of_user = |r: &&Reservation| (self.tokens[r.token].user, self.tokens[r.token].concert) == (user, concert);
@@ -400,7 +402,7 @@ impl Model {
 
     fn may_pay(&self, token: usize, id: &str) -> Answer<String> {
         self.require_active(token)?;
-        let id = if id.is_empty() { self.the_one_held(token)? } else { id.to_owned() };
+        let id = if id.is_empty() { self.only_hold(token)? } else { id.to_owned() };
         match self.reservation_state(&id) {
             ReservationState::Held => {}
             ReservationState::Expired => return Err("HOLD_EXPIRED"),
@@ -416,7 +418,7 @@ impl Model {
         Ok(id)
     }
 
-    fn the_one_held(&self, token: usize) -> Answer<String> {
+    fn only_hold(&self, token: usize) -> Answer<String> {
         let of_token: Vec<&Reservation> = self.reservations.iter().filter(|r| r.token == token).collect();
         let held: Vec<_> =
             of_token.iter().filter(|r| self.reservation_state(&r.id) == ReservationState::Held).collect();

@@ -29,7 +29,8 @@ impl Imports {
         arrows
     }
 
-    /// Returns the file that defines the item of a path.
+    /// Returns the file that defines the item of a path. Follows at most `hops` re-exports. Returns `None` if no file
+    /// matches.
     fn file_of(&self, path: &[String], hops: usize) -> Option<String> {
         let length = (1..=path.len()).rev().find(|length| self.modules.contains_key(&path[..*length]))?;
         let (module, item) = path.split_at(length);
@@ -43,7 +44,7 @@ impl Imports {
     }
 }
 
-/// Returns a cycle of files that use each other, if there is one.
+/// Returns a chain of files that ends in a cycle of uses. Returns `None` if no files use each other in a cycle.
 pub fn circle(arrows: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     let mut left: BTreeMap<&String, BTreeSet<&String>> =
         arrows.iter().map(|(file, used)| (file, used.iter().collect())).collect();
@@ -88,7 +89,8 @@ fn used_paths(module: &[String], text: &str) -> Vec<Segments> {
     paths
 }
 
-/// Returns the paths of the `use` items. `exported` selects either re-exports or the other items.
+/// Returns the paths of the `use` items. With `exported`, returns only re-exports; otherwise returns only the other
+/// items.
 fn uses(text: &str, exported: bool) -> Vec<Segments> {
     let (mut paths, mut rest) = (Vec::new(), text);
     while let Some(at) = rest.find("use ") {
@@ -132,7 +134,8 @@ fn expand(prefix: &[String], tree: &str, paths: &mut Vec<Segments>) {
     }
 }
 
-/// Returns a path from the root of the crate. A path into another crate matches no file later.
+/// Returns the path from the root of the crate. A path into another crate gets the path of `module` as its prefix, so
+/// it matches only the file of `module`.
 fn absolute(module: &[String], path: Segments) -> Segments {
     let supers = path.iter().take_while(|part| *part == "super").count();
     match path.first().map(String::as_str) {
@@ -141,7 +144,7 @@ fn absolute(module: &[String], path: Segments) -> Segments {
             let base = &module[..module.len().saturating_sub(supers)];
             base.iter().chain(&path[supers..]).cloned().collect()
         }
-        // A child module of this file, as in `pub use child::Name`, or another crate.
+        // The path begins with a child module of this file, as in `pub use child::Name`, or with another crate.
         _ => module.iter().cloned().chain(path).collect(),
     }
 }

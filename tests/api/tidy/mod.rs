@@ -31,8 +31,9 @@ const ROOMS: [&str; 15] = [
     "clock",
 ];
 
-/// The rooms and files that may use tonic, and the rooms and files that may use SeaORM. Directories end in `/`.
+/// The files and directories that may use tonic. Names of directories end in `/`.
 const TONIC: [&str; 6] = ["service.rs", "app/", "rpc/", "token/", "edge/", "main.rs"];
+/// The files and directories that may use SeaORM.
 const SEA_ORM: [&str; 2] = ["store.rs", "db/"];
 
 fn sources(dir: &str) -> Vec<(String, String)> {
@@ -64,7 +65,7 @@ fn allowed(name: &str, rooms: &[&str]) -> bool {
     })
 }
 
-/// Returns the source without its tests.
+/// Returns the part of a source before its unit tests.
 fn code(source: &str) -> &str {
     source.split("#[cfg(test)]\nmod tests").next().unwrap_or(source)
 }
@@ -78,19 +79,25 @@ fn uses(source: &str, krate: &str) -> bool {
 #[test]
 fn tonic_stays_in_its_rooms() {
     for (name, source) in sources("src") {
-        assert!(allowed(&name, &TONIC) || !uses(&source, "tonic"), "{name} uses tonic");
+        assert!(
+            allowed(&name, &TONIC) || !uses(&source, "tonic"),
+            "{name} uses tonic; move this code into one of {TONIC:?}"
+        );
     }
 }
 
 #[test]
 fn sea_orm_stays_in_its_rooms() {
     for (name, source) in sources("src") {
-        assert!(allowed(&name, &SEA_ORM) || !uses(&source, "sea_orm"), "{name} uses sea_orm");
+        assert!(
+            allowed(&name, &SEA_ORM) || !uses(&source, "sea_orm"),
+            "{name} uses sea_orm; move this code into one of {SEA_ORM:?}"
+        );
     }
 }
 
 #[test]
-fn a_capability_never_calls_another_ones_store() {
+fn a_capability_never_calls_the_store_of_another_one() {
     for (name, source) in sources("src") {
         for capability in ["catalogue", "concert", "queue", "reservation", "wallet", "payment", "admin", "live"] {
             let foreign = !name.starts_with(&format!("src/{capability}/"));
@@ -133,7 +140,7 @@ fn no_files_use_each_other_in_a_circle() {
 }
 
 #[test]
-fn a_module_is_where_its_name_says_and_all_of_it_is_used() {
+fn no_module_has_a_path_attribute_or_allows_dead_code() {
     for (name, source) in all_sources() {
         for attribute in ["[path =", "(dead_code"] {
             let is_used = source.lines().any(|line| line.trim_start().starts_with('#') && line.contains(attribute));
@@ -189,7 +196,7 @@ fn nothing_in_the_service_may_panic_on_a_request() {
     for (name, source) in sources("src") {
         let forbidden = [".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "unreachable!("];
         for word in forbidden {
-            assert!(!code(&source).contains(word), "{name} says {word}");
+            assert!(!code(&source).contains(word), "{name} contains {word}, which may panic; return an error instead");
         }
     }
 }
@@ -198,6 +205,6 @@ fn nothing_in_the_service_may_panic_on_a_request() {
 fn the_machines_clock_is_read_in_one_place() {
     for (name, source) in sources("src") {
         let reads = ["SystemTime::now", "Utc::now", "Local::now"].iter().any(|word| source.contains(word));
-        assert!(!reads || name == "src/clock.rs", "{name} reads the machine's clock");
+        assert!(!reads || name == "src/clock.rs", "{name} reads the machine's clock; use Clock instead");
     }
 }

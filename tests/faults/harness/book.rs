@@ -1,4 +1,4 @@
-//! The record of the requests by `request_id`, and of the answers to callers.
+//! The answers to callers: by `request_id`, or as promises if the call has no `request_id`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +14,7 @@ use boxoffice::rpc::proto;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-/// Time after which a caller gives up without knowing the result.
+/// Time after which a caller stops waiting. The result of the call is then unknown.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A requested change.
@@ -71,7 +71,7 @@ pub struct Record {
     pub unknown: u64,
 }
 
-/// The knowledge of a caller about a request at the end.
+/// The result of a request, as far as its caller knows it at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     Acknowledged(Fact),
@@ -80,8 +80,8 @@ pub enum Fate {
 }
 
 impl Record {
-    /// Returns the knowledge of the caller about this request. One success is final. A refusal counts only if the
-    /// result of every call is known.
+    /// Returns the result of the request, as far as its caller knows it. One success makes it `Acknowledged`. The
+    /// result is `Refused` only if every recorded call was refused.
     pub fn fate(&self) -> Fate {
         match &self.fact {
             Some(fact) => Fate::Acknowledged(fact.clone()),
@@ -91,7 +91,7 @@ impl Record {
     }
 }
 
-/// The record of all callers in an experiment.
+/// The answers to a group of callers in an experiment.
 #[derive(Default)]
 pub struct Book {
     records: Mutex<HashMap<Uuid, Record>>,
@@ -105,7 +105,7 @@ pub struct Book {
 }
 
 impl Book {
-    /// Makes a call and records its answer.
+    /// Makes a call and records its answer under `request_id`.
     pub async fn ask(
         &self,
         request_id: Uuid,
@@ -131,7 +131,7 @@ impl Book {
         answer
     }
 
-    /// Makes a call without recording its answer.
+    /// Makes a call. Counts a failure, but records no success. The caller gives up after 8 seconds.
     pub async fn look<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         let asked = Instant::now();
         let answer = tokio::time::timeout(PATIENCE, call).await;
@@ -154,7 +154,7 @@ impl Book {
         self.promises.lock().expect("book").clone()
     }
 
-    /// Returns all records.
+    /// Returns all records by `request_id`, locked until the guard is dropped.
     pub fn records(&self) -> MutexGuard<'_, HashMap<Uuid, Record>> {
         self.records.lock().expect("book")
     }
@@ -164,12 +164,12 @@ impl Book {
         self.contradictions.lock().expect("book").clone()
     }
 
-    /// Returns the number of successful calls so far.
+    /// Returns the number of successful calls with a `request_id` so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of successful calls per second, measured for the duration `span`.
+    /// Waits for `span`. Returns the number of successful calls with a `request_id` per second in this time.
     pub async fn rate(&self, span: Duration) -> f64 {
         let (started, before) = (Instant::now(), self.acknowledged());
         tokio::time::sleep(span).await;
@@ -192,7 +192,8 @@ impl Book {
         assert!(others.is_empty(), "calls failed with codes and reasons that are not allowed: {others:?}");
     }
 
-    /// Waits until this number of further calls has succeeded, and returns the time until then. Panics after `limit`.
+    /// Waits until `calls` further calls with a `request_id` have succeeded, and returns the waiting time. Panics if
+    /// this takes longer than `limit`.
     pub async fn serves_again(&self, calls: u64, limit: Duration) -> Duration {
         let (started, before) = (Instant::now(), self.acknowledged());
         while self.acknowledged() < before + calls {
@@ -209,8 +210,8 @@ pub fn is_refusal(status: &Status) -> bool {
     testkit::reason(status).is_some() && !may_have_happened.contains(&status.code())
 }
 
-/// Returns the code and the reason, for example `Unavailable STORAGE_UNAVAILABLE`. A failure of the network or of the
-/// caller has no reason.
+/// Returns the code and the reason, for example `Unavailable STORAGE_UNAVAILABLE`. A failure that the server did not
+/// report has `-` as its reason.
 pub fn name(status: &Status) -> String {
     format!("{:?} {}", status.code(), testkit::reason(status).unwrap_or_else(|| "-".to_owned()))
 }

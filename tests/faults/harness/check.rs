@@ -1,7 +1,8 @@
 //! Compares the database with the record of the callers.
 //!
 //! An acknowledged request must be stored exactly once, with the contents of its answer. A refused request must not be
-//! stored. A request that no caller made must not be stored either.
+//! stored. A request with an unknown result may be stored once or not at all. The database must contain no other
+//! requests.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,19 +19,20 @@ use super::{
     lab::{Lab, Tally},
 };
 
-/// The rows by the request that made them, and the effects of calls without a request id.
+/// The rows of the database by the `request_id` of their request, and the promises that the rows confirm.
 struct Traces {
     charges: HashMap<Uuid, Vec<ledger_entry::Model>>,
     holds: HashMap<Uuid, Vec<reservation::Model>>,
     payments: HashMap<Uuid, Vec<ledger_entry::Model>>,
     refunds: HashMap<Uuid, Vec<ledger_entry::Model>>,
     kept: HashSet<Promise>,
-    /// The rows of requests without an id. There should be none, because all callers send an id.
+    /// Descriptions of the rows without a request id. There must be none, because all callers send an id.
     nameless: Vec<String>,
 }
 
-/// Counts the answers to callers in the notes of `lab`. Panics if the database contradicts them or breaks an invariant.
-/// `books` must be the records of all callers.
+/// Compares the rows of the database at `url` with the answers in `books`, which must contain the answers to all
+/// callers. Adds the counts of requests to the notes of `lab`: acknowledged, refused, unknown and lost. Panics if a row
+/// contradicts an answer, or if an invariant does not hold.
 pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
     let traces = Traces::read(url).await;
     let mut tally = Tally::default();
@@ -58,7 +60,7 @@ pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
     lab.note_tally(tally);
     assert!(
         wrongs.is_empty(),
-        "{} requests were lost or done twice: {:#?}",
+        "{} contradictions between the answers and the rows, the first ones: {:#?}",
         wrongs.len(),
         &wrongs[..wrongs.len().min(5)]
     );
@@ -87,8 +89,8 @@ impl Traces {
         }
     }
 
-    /// Checks that the rows of a request match the knowledge of the caller. If the caller does not know the result, at
-    /// most one row may exist.
+    /// Checks that the rows of a request match the result that its caller knows. If the caller does not know the
+    /// result, at most one row may exist.
     fn confirm(&self, request_id: Uuid, wish: &Wish, fate: &Fate) -> Result<(), String> {
         let facts = self.facts(request_id, wish)?;
         match (fate, facts.as_slice()) {
@@ -98,7 +100,7 @@ impl Traces {
         }
     }
 
-    /// Returns the stored facts of a request. Fails if a row differs from the requested change.
+    /// Returns one fact for each row of a request. Fails if a row differs from the requested change.
     fn facts(&self, request_id: Uuid, wish: &Wish) -> Result<Vec<Fact>, String> {
         let same = |holds: bool, fact: Fact| {
             if holds { Ok(fact) } else { Err(format!("{fact:?} is not the requested change")) }
@@ -124,11 +126,11 @@ impl Traces {
         }
     }
 
-    /// Returns the effects of requests that no caller made.
+    /// Returns a description of each row that belongs to no recorded request.
     fn unasked(&self, records: &HashMap<Uuid, Record>) -> Vec<String> {
         let ids = self.charges.keys().chain(self.holds.keys()).chain(self.payments.keys()).chain(self.refunds.keys());
         ids.filter(|id| !records.contains_key(id))
-            .map(|id| format!("no caller made {id}"))
+            .map(|id| format!("no caller made the request {id}, but it is stored"))
             .chain(self.nameless.iter().cloned())
             .collect()
     }
@@ -147,8 +149,8 @@ fn kept(
     wallets.chain(tokens.iter().map(place)).chain(released).collect()
 }
 
-/// Returns the rows without a request id. A second effect of a request would be such a row. The first charge of a
-/// wallet is excluded, because the experiment makes it without an id.
+/// Returns a description of each row without a request id. The first entry of a wallet is excluded, because the
+/// experiments charge a new wallet without an id.
 fn nameless(entries: &[ledger_entry::Model], reservations: &[reservation::Model]) -> Vec<String> {
     let movements = entries.iter().filter(|row| row.entry_number > 1 && row.request_id.is_none());
     let holds = reservations.iter().filter(|row| row.request_id.is_none());

@@ -1,4 +1,4 @@
-//! Reads the contents of the database before and after refused calls, which must not change them.
+//! Reads the rows of a database. Experiments compare the rows before and after calls that must change nothing.
 
 use boxoffice::db::entity::{
     concert, ledger_entry, performance, queue_counter, queue_token, reservation, reservation_extension, reserved_seat,
@@ -6,7 +6,8 @@ use boxoffice::db::entity::{
 };
 use sea_orm::{Database, DatabaseConnection, EntityTrait};
 
-/// Returns every row of the sale's tables as text, in a fixed order.
+/// Returns every row of the tables below as text: table by table, and sorted within a table. `answered_request`,
+/// `pass_cursor` and `signing_key` are not read.
 pub async fn contents(url: &str) -> Vec<String> {
     let db = Database::connect(url).await.expect("database");
     let mut rows = Vec::new();

@@ -1,5 +1,5 @@
-//! The load: users that charge, queue, hold, pay, release and refund through any server. They retry with the same
-//! `request_id` until they know the result.
+//! The load: visitors that charge wallets, join the queue, and hold, release, pay and refund seats. If the result of a
+//! call is unknown, a visitor retries with the same `request_id`, at most 3 times.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -17,19 +17,20 @@ use super::{
     site::{CONCERT, DATE},
 };
 
-/// Maximum number of retries of a call whose answer was lost.
+/// Maximum number of retries of a call whose result is unknown.
 const RETRIES: usize = 3;
 /// Number of seats of the concert. The visitors buy fewer seats even in the longest run.
 pub const SEATS: i32 = 100_000;
 
-/// Visitors that buy until they must leave.
+/// Visitors that buy seats until [`Crowd::leave`] is called.
 pub struct Crowd {
     leaving: CancellationToken,
     visitors: JoinSet<()>,
 }
 
 impl Crowd {
-    /// Starts `size` visitors that make their calls through `doors`, for a concert with [`SEATS`] seats.
+    /// Starts `size` visitors. Each call uses a random channel of `doors`. The concert [`CONCERT`] must have [`SEATS`]
+    /// seats.
     pub fn gather(lab: &Lab, doors: &[Channel], size: usize, book: &Arc<Book>) -> Self {
         let (leaving, mut visitors) = (CancellationToken::new(), JoinSet::new());
         for number in 0..size {
@@ -41,7 +42,7 @@ impl Crowd {
         Self { leaving, visitors }
     }
 
-    /// Lets all visitors finish their calls, and waits for them.
+    /// Stops the visitors and waits for them. A visitor first finishes its visit, unless it waits in the queue.
     pub async fn leave(mut self) {
         self.leaving.cancel();
         while let Some(visitor) = self.visitors.join_next().await {
@@ -57,8 +58,8 @@ struct Visitor {
 }
 
 impl Visitor {
-    /// Makes one visit after the other. After a failed call the visitor continues as a new user, because it does not
-    /// know the holds of the old user.
+    /// Makes one visit after another until `leaving` is cancelled. After a failed call the visitor continues as a new
+    /// user, because it does not know the holds of the old user.
     async fn stay(&mut self, leaving: &CancellationToken) {
         let mut user_id = None;
         while !leaving.is_cancelled() {
@@ -83,8 +84,8 @@ impl Visitor {
         Ok(user_id)
     }
 
-    /// Makes one visit, from the charge to the end of the token. Returns an error at the first call that fails after
-    /// its retries.
+    /// Makes one visit: charges the wallet, joins the queue, holds seats, then releases or pays them, and may refund
+    /// the payment. Returns the error of the first call that fails, after its retries if it has any.
     async fn buy(&mut self, user_id: Uuid, leaving: &CancellationToken) -> Result<(), Status> {
         let amount = self.random.random_range(1..5) * PRICE;
         self.settle(Wish::Charge { user_id, amount }, |door, request_id| async move {

@@ -9,7 +9,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 pub use testkit::Engine;
 
-/// The number of requests by their answers.
+/// Counts of requests by the answers to their callers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     /// The number of requests with a successful answer. They must be stored.
@@ -18,25 +18,26 @@ pub struct Tally {
     pub refused: u64,
     /// The number of requests without an answer. They may be stored or not.
     pub unknown: u64,
-    /// The number of wrong requests: acknowledged but not stored, refused but stored, or stored twice.
+    /// The number of contradictions: for example, a request was acknowledged but not stored, refused but stored, or
+    /// stored twice.
     pub lost: u64,
 }
 
 /// The result of an experiment.
 #[derive(Debug, Default)]
 pub struct Notes {
-    /// The number of injected faults.
+    /// The number of rounds so far.
     pub rounds: u64,
-    /// The number of faults that a long run must inject.
+    /// The number of rounds that the run must make.
     pub wanted: u64,
-    /// The number of requests by their answers.
+    /// The counts of requests of all rounds.
     pub tally: Tally,
-    /// The main results, for the table.
+    /// The main results as a text, for the table.
     pub key: String,
 }
 
 impl Notes {
-    /// Fails if the experiment ended before all rounds.
+    /// Fails if the experiment made fewer rounds than it must make.
     pub fn enough(&self) -> Result<(), String> {
         let Self { rounds, wanted, .. } = self;
         if rounds < wanted {
@@ -47,7 +48,7 @@ impl Notes {
     }
 }
 
-/// An experiment on one engine.
+/// The inputs and the notes of an experiment on one engine. Clones share the notes.
 #[derive(Clone)]
 pub struct Lab {
     /// The database engine of the servers.
@@ -61,12 +62,12 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Returns a short experiment, which makes no more rounds than it needs.
+    /// Returns the inputs of a short run, whose number of rounds is fixed.
     pub fn short(engine: Engine, seed: u64) -> Self {
         Self { engine, is_long: false, seed, until: Instant::now(), notes: Arc::default() }
     }
 
-    /// Returns a long experiment, which starts no round after `limit`.
+    /// Returns the inputs of a long run. After `limit` it starts only the rounds that a short run makes too.
     pub fn long(engine: Engine, seed: u64, limit: Duration) -> Self {
         Self { is_long: true, until: Instant::now() + limit, ..Self::short(engine, seed) }
     }
@@ -76,8 +77,8 @@ impl Lab {
         if self.is_long { long } else { short }
     }
 
-    /// Starts the next round and returns its number. A short run makes `short` rounds. A long run makes `long` rounds,
-    /// and fails if its time ends earlier.
+    /// Starts the next round and returns its number, from 1. Returns `None` after the last round. A short run makes
+    /// `short` rounds. A long run makes `long` rounds; it makes fewer and fails if its time ends earlier.
     pub fn next_round(&self, short: u64, long: u64) -> Option<u64> {
         let mut notes = self.notes.lock().expect("notes");
         notes.wanted = self.pick(short, long);
@@ -93,7 +94,7 @@ impl Lab {
         StdRng::seed_from_u64(self.seed)
     }
 
-    /// Adds a tally to the notes.
+    /// Adds the counts of `tally` to the counts in the notes.
     pub fn note_tally(&self, tally: Tally) {
         let mut notes = self.notes.lock().expect("notes");
         let all = &mut notes.tally;
@@ -103,12 +104,12 @@ impl Lab {
         all.lost += tally.lost;
     }
 
-    /// Adds the main results to the notes.
+    /// Sets the main results in the notes.
     pub fn note(&self, key: impl Into<String>) {
         self.notes.lock().expect("notes").key = key.into();
     }
 
-    /// Returns the notes.
+    /// Returns the notes, and replaces them with empty ones.
     pub fn take_notes(&self) -> Notes {
         std::mem::take(&mut *self.notes.lock().expect("notes"))
     }

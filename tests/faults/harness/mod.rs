@@ -1,4 +1,4 @@
-//! Real server processes on real databases, the injected faults, and the records that are compared afterwards.
+//! Runs server processes on databases, injects faults, and compares the rows with the answers to callers.
 
 pub mod book;
 pub mod check;

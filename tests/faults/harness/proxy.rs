@@ -1,5 +1,5 @@
-//! A TCP proxy that delays, drops or cuts connections. It replaces the network between callers and a server, or between
-//! a server and its database.
+//! A TCP proxy that can delay, hold back or drop bytes and cut connections. It is the network between callers and a
+//! server, or between a server and its database.
 
 use std::{
     collections::HashSet,
@@ -19,15 +19,15 @@ use tokio_util::task::AbortOnDropHandle;
 /// The state of the network, for open and for new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weather {
-    /// Passes all bytes.
+    /// All bytes pass.
     Fair,
-    /// Bytes to the server are delayed by this time.
+    /// Bytes to the server pass after this delay. Answers pass without a delay.
     Slow(Duration),
     /// No bytes pass in either direction, and connections stay open.
     Stalled,
     /// Bytes to the server pass, and its answers are dropped.
     Mute,
-    /// Open connections are cut, and new connections are refused.
+    /// Open connections are cut, and new connections are closed immediately.
     Cut,
 }
 
@@ -47,6 +47,7 @@ pub struct Proxy {
 }
 
 struct Shared {
+    /// The address to which new connections go; `None` before the first [`Proxy::aim`].
     target: Mutex<Option<SocketAddr>>,
     /// The local ports of the open connections to the target. For the target, these are the ports of its clients.
     ports: Mutex<HashSet<u16>>,
@@ -73,7 +74,7 @@ impl Proxy {
         self.weather.send_replace(weather);
     }
 
-    /// Cuts all open connections, then accepts new ones.
+    /// Cuts all open connections, waits until they are closed, and then accepts new ones.
     pub async fn cut_once(&self) {
         self.set(Weather::Cut);
         while !self.shared.ports.lock().expect("ports").is_empty() {
@@ -155,7 +156,7 @@ async fn passes(direction: Direction, weather: &mut watch::Receiver<Weather>) ->
             }
             (Weather::Mute, Direction::ToCaller) => return false,
             (Weather::Fair | Weather::Slow(_) | Weather::Mute, _) => return true,
-            // Waits until the state changes. When connections are cut, another task ends this connection.
+            // Waits until the state changes. If connections are cut, `connect` drops this future.
             (Weather::Stalled | Weather::Cut, _) => {
                 let _ = weather.changed().await;
             }

@@ -13,9 +13,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use super::lab::{Engine, Lab, Notes};
 
-/// The total duration of a long run. If it is not set, the short experiments run as tests.
+/// Environment variable for the total duration of a long run, in seconds. If it is not set, the short experiments run
+/// as tests.
 const SECONDS_VARIABLE: &str = "BOXOFFICE_TORTURE_SECONDS";
-/// The seed of all random choices. The default is the current time.
+/// Environment variable for the seed of all random choices. The default is the current time in microseconds.
 const SEED_VARIABLE: &str = "BOXOFFICE_FAULTS_SEED";
 /// Maximum duration of a short experiment.
 const SHORT_LIMIT: Duration = Duration::from_secs(240);
@@ -26,13 +27,13 @@ pub struct Experiment {
     number: u32,
     name: &'static str,
     engines: &'static [Engine],
-    /// The share of the experiment in a long run, relative to the other experiments.
+    /// The share of the experiment in the duration of a long run, relative to the weights of the other experiments.
     weight: u32,
     run: fn(Lab) -> LocalBoxFuture<'static, ()>,
 }
 
 impl Experiment {
-    /// Returns an experiment, which fails if it panics.
+    /// Returns an experiment. It fails if `run` panics.
     pub const fn new(
         number: u32,
         name: &'static str,
@@ -80,7 +81,8 @@ pub fn main(experiments: &[Experiment]) -> ExitCode {
     }
 }
 
-/// Runs the experiments one after the other, even after a failure. Prints the result of each.
+/// Runs the experiments one after the other, even after a failure. Prints the result of each, and a table of all
+/// results.
 fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCode {
     let weights: u32 = runs.iter().map(|(experiment, _)| experiment.weight).sum();
     let mut rows = Vec::new();
@@ -97,7 +99,7 @@ fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCo
     }
     let heads = ["rounds", "acknowledged", "refused", "unknown", "lost", "took"];
     println!("\nBOXOFFICE_FAULTS_SEED={seed}\n");
-    println!("| experiment | engine | {} | verdict | figure |", heads.join(" | "));
+    println!("| experiment | engine | {} | verdict | results |", heads.join(" | "));
     println!("|---|---|{}---|---|", "---:|".repeat(heads.len()));
     rows.iter().for_each(|row| println!("{row}"));
     let failed = rows.iter().filter(|row| row.outcome.is_err()).count();
@@ -105,7 +107,7 @@ fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCo
     if failed == 0 && !rows.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs an experiment to its end or to its limit. Returns the message of its panic, if it panics.
+/// Runs an experiment. Fails with the message of its panic, or if the experiment does not end within `limit`.
 fn perform(experiment: &Experiment, lab: &Lab, limit: Duration) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
@@ -122,7 +124,9 @@ fn perform(experiment: &Experiment, lab: &Lab, limit: Duration) -> Result<(), St
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("the experiment panicked without a message")
+        .to_owned()
 }
 
 /// A row of the table.

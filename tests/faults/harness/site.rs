@@ -1,4 +1,5 @@
-//! A database and its servers, with a proxy on every connection that can break.
+//! Starts servers on one database, with a proxy between callers and each server, and between each server and
+//! PostgreSQL.
 
 use boxoffice::rpc::proto;
 use testkit::{Caller, FreshDatabase, PRICE, Postgres, ServerProcess, catalogue, net::connect_lazily, server, wallet};
@@ -18,18 +19,17 @@ pub const CONCERT: &str = "IU";
 pub struct Site {
     /// The URL of the database, without a proxy.
     pub url: String,
-    /// The servers.
     pub replicas: Vec<Replica>,
     _database: FreshDatabase,
 }
 
 impl Site {
-    /// Starts `count` servers with `flags` on a fresh database.
+    /// Starts `count` servers with `flags` on an empty database, and waits until they are ready.
     pub async fn open(lab: &Lab, count: usize, flags: &[&str]) -> Self {
         Self::start(FreshDatabase::new(lab.engine).await, count, flags).await
     }
 
-    /// Starts `count` servers with `flags` on a fresh database of `postgres`.
+    /// Starts `count` servers with `flags` on an empty database of `postgres`, and waits until they are ready.
     pub async fn on(postgres: &Postgres, count: usize, flags: &[&str]) -> Self {
         Self::start(FreshDatabase::on(postgres).await.expect("a database"), count, flags).await
     }
@@ -50,12 +50,13 @@ impl Site {
         self.replicas.iter().map(Replica::channel).collect()
     }
 
-    /// Creates a concert with `seat_count` seats. `change` may set more fields of the request.
+    /// Creates the concert [`CONCERT`] with one date of `seat_count` seats. A user may have up to 100 seats, unless
+    /// `change` sets another limit.
     pub async fn concert(&self, seat_count: i32, change: impl FnOnce(&mut proto::CreateConcertRequest)) {
         self.concert_as(CONCERT, seat_count, change).await;
     }
 
-    /// Creates a concert with the code `concert_code` and with `seat_count` seats.
+    /// Creates a concert like [`Site::concert`], but with the code `concert_code`.
     pub async fn concert_as(
         &self,
         concert_code: &str,
@@ -74,36 +75,36 @@ impl Site {
         added.expect("performance");
     }
 
-    /// Adds a new user with `balance` in the wallet to the queue.
+    /// Adds a new user with `balance` won in the wallet to the queue of [`CONCERT`].
     pub async fn joins(&self, balance: i64) -> Caller {
         self.joins_to(CONCERT, balance).await
     }
 
-    /// Adds a new user with `balance` in the wallet to the queue of another concert.
+    /// Adds a new user with `balance` won in the wallet to the queue of the concert `concert_code`.
     pub async fn joins_to(&self, concert_code: &str, balance: i64) -> Caller {
         let channel = self.replicas[0].channel();
         let user_id = wallet::open_new(&channel, balance).await.expect("a wallet");
         Caller::join(channel, concert_code, user_id).await.expect("a token")
     }
 
-    /// Returns `count` new admitted users with enough money for many seats.
+    /// Returns `count` new admitted users of [`CONCERT`], each with the price of 1,000 seats in the wallet.
     pub async fn admitted(&self, count: usize) -> Vec<Caller> {
         let callers = futures::future::join_all((0..count).map(|_| self.joins(1_000 * PRICE))).await;
         futures::future::join_all(callers.into_iter().map(until_admitted)).await
     }
 }
 
-/// A server with a proxy to its callers, and a proxy to PostgreSQL.
+/// A server, with a proxy for its callers and, on PostgreSQL, a proxy for its database.
 pub struct Replica {
     process: Option<ServerProcess>,
     url: String,
     flags: Vec<String>,
     wrapper: Option<String>,
-    /// The channel through the proxy, which callers share.
+    /// The channel through `door`. All callers share it.
     channel: Channel,
     /// The proxy between callers and the server.
     pub door: Proxy,
-    /// The proxy between the server and PostgreSQL.
+    /// The proxy between the server and PostgreSQL; `None` on SQLite.
     pub line: Option<Proxy>,
 }
 
@@ -125,12 +126,13 @@ impl Replica {
         replica
     }
 
-    /// Makes a shell run `script` before each further start of the server. The script sets limits of the process.
+    /// Makes a shell run `script` before the server, at each further start. The script changes the limits or the
+    /// environment of the process. `None` removes the script.
     pub fn wrap(&mut self, script: Option<&str>) {
         self.wrapper = script.map(str::to_owned);
     }
 
-    /// Starts the server again behind the same proxy. The server may not be ready yet.
+    /// Starts a process of the server behind the same proxy. The server may not be ready yet.
     pub async fn start_again(&mut self) {
         let binary = env!("CARGO_BIN_EXE_boxoffice");
         let mut command = match &self.wrapper {
@@ -168,8 +170,7 @@ impl Replica {
     }
 }
 
-/// Waits until a caller is admitted, and returns the caller. The poll is also the first call, which keeps the
-/// admission.
+/// Polls until a caller is admitted, and returns the caller. The last poll counts as the first use of the admission.
 pub async fn until_admitted(caller: Caller) -> Caller {
     eventually("the token is admitted", async || {
         caller.position().await.is_ok_and(|position| position.state() == proto::QueueState::Active)

@@ -1,5 +1,5 @@
-//! Histories of concurrent calls. Each history is checked with a model that processes one call after the other. A call
-//! whose answer was lost may take effect at any later time, or never.
+//! An experiment that records histories of concurrent calls. Each history is checked with a model that processes one
+//! call after the other. A call whose answer was lost may take effect at any later time, or never.
 
 mod model;
 
@@ -74,7 +74,7 @@ pub async fn every_history_is_linearizable(lab: Lab) {
     invariants::check(&site.url, &Clock::system()).await;
 }
 
-/// Repeatedly cuts the connections of callers.
+/// Repeatedly cuts all connections of callers to a random server.
 async fn cut(site: Arc<Site>, mut random: StdRng) {
     loop {
         tokio::time::sleep(Duration::from_millis(random.random_range(20..200))).await;
@@ -106,8 +106,8 @@ impl Recording {
             repeated: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         };
-        // The number of admitted users equals the number of seats. So the concert has three seats, but the users want
-        // only two of them.
+        // A server admits at most one user per unsold seat. So the concert has three seats, but the users want only two
+        // of them.
         site.concert_as(concert_code, USERS as i32, |concert| concert.seats_per_user_limit = 1).await;
         let direct = site.replicas[0].direct();
         let users = futures::future::join_all((0..USERS).map(|_| admitted(&direct, concert_code))).await;
@@ -254,7 +254,7 @@ fn planted_bugs_are_caught() {
     }
     for seen in [0, PRICE] {
         let lost = history(&[(0, wallet.0, None), (1, wallet.1, Some(Answer::Balance(seen)))]);
-        assert!(lost.is_consistent(), "a lost answer may mean either");
+        assert!(lost.is_consistent(), "a call with a lost answer may have taken effect or not");
     }
 }
 

@@ -81,7 +81,8 @@ impl SequentialSpec for Sale {
         }
     }
 
-    /// ListSeats checks the admission before it reads the seats. The admission may have ended when the seats are read.
+    /// ListSeats checks the admission before it reads the seats. The admission may end between these two steps, so a
+    /// list of seats is valid even if the token has ended.
     fn is_valid_step(&mut self, op: &Op, answer: &Answer) -> bool {
         match (op, answer) {
             (Op::Seats { .. }, Answer::Seats(_)) => self.look() == *answer,
