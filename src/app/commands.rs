@@ -1,21 +1,29 @@
 //! The commands of the command line.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    io::{self, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
+use clap::CommandFactory;
+use clap_complete::Shell;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 use crate::{
     app::{
-        cli::{ApiKeyCommand, HealthOptions, Settings, SigningKeyCommand},
+        apply,
+        cli::{ApiKeyCommand, Cli, Command, HealthOptions, Settings, SigningKeyCommand},
+        client::{Target, reachable},
         crowd::{self, Crowd},
         demo,
+        failure::Failure,
         server::{Listeners, Server},
-        telemetry,
+        telemetry, watch,
     },
     clock::Clock,
     db::Database,
@@ -24,16 +32,33 @@ use crate::{
     token::{self, rotation},
 };
 
-/// The error of a command, as a message for the operator.
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
-
 /// The default address of the HTTP listener of a demo.
 const DEMO_HTTP_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// Maximum time for the connection of `health`, and for its call.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Starts the logs and runs a command.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { command, settings } = cli;
+    telemetry::start_logs(&settings)?;
+    match command {
+        None => serve(settings, None).await,
+        Some(Command::Serve { demo, demo_crowd }) => serve(settings, demo.then_some(demo_crowd)).await,
+        Some(Command::Migrate) => migrate(settings).await,
+        Some(Command::Health(options)) => health(settings, options).await,
+        Some(Command::Apply(options)) => apply::run(&settings, options).await,
+        Some(Command::Watch(options)) => watch::run(&settings, options).await,
+        Some(Command::ApiKey { command }) => api_key(command),
+        Some(Command::SigningKey { command }) => signing_key(settings, command).await,
+        Some(Command::Completions { shell }) => completions(shell),
+    }
+}
 
 /// Runs the server until the process receives SIGTERM or SIGINT, then stops it gracefully.
 ///
 /// If `demo` is set, fills an empty database with a demo. The value of `demo` is the number of simulated visitors.
-pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure> {
+async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let http = match (settings.http_listen, demo) {
@@ -103,7 +128,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// Applies the pending migrations to the database.
-pub async fn migrate(settings: Settings) -> Result<(), Failure> {
+async fn migrate(settings: Settings) -> Result<(), Failure> {
     let db = Database::new(&settings.database_url, Clock::system()).await?;
     db.migrate().await?;
     println!("the schema is up to date");
@@ -111,31 +136,16 @@ pub async fn migrate(settings: Settings) -> Result<(), Failure> {
 }
 
 /// Checks the health of the server at the address of the public listener. Fails if the server does not report SERVING.
-pub async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failure> {
-    let mut address = settings.listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    }
-    let endpoint = match options.ca.as_ref().or(settings.transport.tls_cert.as_ref()) {
-        None => Endpoint::try_from(format!("http://{address}"))?,
-        Some(ca) => {
-            let mut tls = ClientTlsConfig::new()
-                .ca_certificate(Certificate::from_pem(read(ca)?))
-                .domain_name(options.name.unwrap_or_else(|| address.ip().to_string()));
-            if let (Some(cert), Some(key)) = (options.cert, options.key) {
-                tls = tls.identity(Identity::from_pem(read(&cert)?, read(&key)?));
-            }
-            Endpoint::try_from(format!("https://{address}"))?.tls_config(tls)?
-        }
+async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failure> {
+    let address = reachable(settings.listen);
+    let target = Target {
+        address: address.to_string(),
+        ca: options.ca.or(settings.transport.tls_cert),
+        name: options.name,
+        identity: options.cert.zip(options.key),
     };
-    let channel = endpoint
-        .connect_timeout(std::time::Duration::from_secs(2))
-        .timeout(std::time::Duration::from_secs(2))
-        .connect()
-        .await
-        .map_err(|error| {
-            format!("no server answers at {address}: {}; check the address and the TLS settings", chain(&error))
-        })?;
+    let endpoint = target.endpoint()?.timeout(HEALTH_TIMEOUT);
+    let channel = target.connect(endpoint).await?;
     let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await?;
     match answer.into_inner().status() {
         ServingStatus::Serving => {
@@ -148,7 +158,7 @@ pub async fn health(settings: Settings, options: HealthOptions) -> Result<(), Fa
 
 /// Creates an API key and prints it with its line for the API keys file. That line holds the digest of the key, not the
 /// key itself.
-pub fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
+fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
     let ApiKeyCommand::New { name, admin } = command;
     let (key, line) = credential::new_key(&name, admin)?;
     println!("Send this API key of {name} with every call as the metadata x-api-key. It is not shown again:\n{key}");
@@ -156,8 +166,16 @@ pub fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Prints the completion script of a shell.
+fn completions(shell: Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "boxoffice", &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(())
+}
+
 /// Creates, lists or drops signing keys in the database. Fails if the operator configured BOXOFFICE_TOKEN_KEY.
-pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(), Failure> {
+async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(), Failure> {
     if settings.token_key.is_some() {
         return Err(
             "tokens are signed with BOXOFFICE_TOKEN_KEY and not with keys in the database; unset it first".into()
@@ -197,17 +215,6 @@ pub async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Resu
         }
     }
     Ok(())
-}
-
-fn read(file: &std::path::Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(file)
-        .map_err(|error| format!("cannot read {}: {error}; check the path and its permissions", file.display()).into())
-}
-
-/// Returns the message of an error, followed by the messages of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Converts a startup error to a message for the operator. The message contains the cause of an internal error, which

@@ -16,16 +16,24 @@
 //! | `http.rs` | serves probes, metrics and the live page over HTTP/1.1 |
 //! | `background.rs` | prepares the database, then runs the passes |
 //! | `readiness.rs` | tracks whether the server is ready |
+//! | [`commands`] | runs the commands |
+//! | `apply/` | declares sales on a running server, as a file says |
+//! | `watch/` | shows a sale in the terminal |
+//! | `client.rs` | connects these two commands and `health` to a server |
 
+mod apply;
 mod background;
 pub mod cli;
+mod client;
 pub mod commands;
 mod core;
 pub mod crowd;
 pub mod demo;
+mod failure;
 mod http;
 mod listener;
 mod readiness;
 mod routes;
 pub mod server;
 pub mod telemetry;
+mod watch;

@@ -2,14 +2,20 @@
 //! removed.
 
 use std::{
+    fs::File,
     io::Read,
+    os::fd::OwnedFd,
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
 pub use nix::sys::signal::Signal;
-use nix::{sys::signal, unistd::Pid};
+use nix::{
+    pty::{Winsize, openpty},
+    sys::signal,
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 use crate::Failure;
@@ -132,6 +138,14 @@ pub async fn output(command: &mut Command, limit: Duration) -> Result<Output, Fa
         pipe.read_to_end(&mut output.stderr)?;
     }
     Ok(output)
+}
+
+/// Returns both ends of a terminal with 24 rows: the end that shows what a process prints, and the end that the process
+/// gets.
+pub fn terminal(columns: u16) -> Result<(File, OwnedFd), Failure> {
+    let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let ends = openpty(&size, None)?;
+    Ok((ends.master.into(), ends.slave))
 }
 
 /// A directory that is removed when this value is dropped, or soon after this process ends.

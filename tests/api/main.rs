@@ -4,6 +4,7 @@
 mod harness;
 
 mod admin;
+mod apply;
 mod concert;
 mod contention;
 mod credentials;
@@ -29,7 +30,9 @@ mod secrets;
 mod signing_keys;
 mod simulation;
 mod tidy;
+mod tour;
 mod transport;
 mod upgrade;
 mod wallet;
+mod watch;
 mod watching;

@@ -125,6 +125,7 @@ async fn scenario(world: &World) {
     world.expire().await;
     payer.issue().await.unwrap();
     list_concerts(world).await;
+    read_declared(world).await;
     let db = Database::new(&world.settings.database_url, world.clock.clone()).await.unwrap();
     boxoffice::token::store::add_key(&db, &[7; 32]).await.unwrap();
     // The next steps cover a user that leaves after a refresh of the snapshots, and a concert without dates on sale.
@@ -188,6 +189,11 @@ async fn list_concerts(world: &World) {
     let page_token = first.into_inner().next_page_token;
     concerts.list_concerts(proto::ListConcertsRequest { page_size: 1, page_token }).await.unwrap();
     concerts.get_concert(proto::GetConcertRequest { concert_code: "IU".into() }).await.unwrap();
+}
+
+async fn read_declared(world: &World) {
+    world.admin().get_venue(proto::GetVenueRequest { venue_id: "iu".into() }).await.unwrap();
+    world.admin().get_sale(proto::GetSaleRequest { concert_code: "IU".into() }).await.unwrap();
 }
 
 /// Returns the statements in the sources with their files. Each statement ends before its first placeholder such as

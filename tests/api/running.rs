@@ -237,3 +237,19 @@ async fn the_binary_migrates_serves_a_demo_and_stops_on_sigterm(world: World) {
         assert!(!log.contains(secret), "the log contains {secret}");
     }
 }
+
+#[test]
+fn every_shell_gets_a_completion_script() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = server::command(env!("CARGO_BIN_EXE_boxoffice")).args(["completions", shell]).output().unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{shell}");
+        for word in ["signing-key", "dry-run", "promote-interval"] {
+            assert!(script.contains(word), "the script for {shell} has no {word}");
+        }
+        if shell == "bash" {
+            let checked = Command::new("bash").args(["-n", "-c", &script]).output().unwrap();
+            assert!(checked.status.success(), "{checked:?}");
+        }
+    }
+}
