@@ -15,7 +15,7 @@
 //!
 //! | room | content |
 //! |---|---|
-//! | [`app`] | The program: command line, server, background passes, demo, logs and metrics. |
+//! | [`app`] | The program: command line, server, background passes, demo, logs, metrics and traces. |
 //! | [`live`] | The live page: each sale and its hall in a browser, and their gauges. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
 //! | [`admin`] | Venues, concerts and performances, and the control and the counts of a sale. |
@@ -28,7 +28,7 @@
 //! | [`token`] | The signed queue token, and the interceptor that verifies it. |
 //! | [`batch`] | Lanes, replays of a `request_id`, and background passes in short steps. |
 //! | [`db`] | Connections, transactions, statements about sets of rows, entities. |
-//! | [`rpc`] | Parts of a call: errors and their status codes, messages, fields, pages, deadlines. |
+//! | [`rpc`] | Parts of a call: errors and their status codes, messages, fields, pages, deadlines, traces. |
 //! | [`clock`] | The time for decisions. |
 //!
 //! A capability is a room with a gRPC service. Its files:

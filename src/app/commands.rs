@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    time::Instant,
 };
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -16,6 +17,7 @@ use crate::{
         demo,
         server::{Listeners, Server},
         telemetry,
+        traces::Traces,
     },
     clock::Clock,
     db::Database,
@@ -35,6 +37,7 @@ const DEMO_HTTP_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let traces = Traces::start()?;
     let http = match (settings.http_listen, demo) {
         (Some(address), _) => Some(bind(address).await?),
         // The port of a demo is only a suggestion.
@@ -55,6 +58,7 @@ pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Fail
     let is_open = settings.transport.tls_cert.is_none() && settings.transport.api_keys_file.is_none();
     let public = bind(settings.listen).await?;
     let listeners = Listeners { public, admin: bind(settings.admin_listen).await?, http };
+    let stop_timeout = settings.limits.lame_duck + settings.drain_timeout;
     let server = Server::start(settings, Clock::system(), listeners, true).await.map_err(describe)?;
     let http_address = server.http_address.map(tracing::field::display);
     tracing::info!(address = %server.address, admin_address = %server.admin_address, http_address, "listening");
@@ -72,7 +76,9 @@ pub async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Fail
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+    let started = Instant::now();
     server.stop().await;
+    traces.flush(stop_timeout.saturating_sub(started.elapsed())).await;
     Ok(())
 }
 

@@ -11,6 +11,8 @@
 //! | `http.rs` | serves probes, metrics and the live page over HTTP/1.1 |
 //! | `background.rs` | prepares the database, then runs the passes |
 //! | `readiness.rs` | tracks whether the server is ready |
+//! | [`telemetry`] | starts logs and metrics |
+//! | `traces.rs` | sends traces to a collector |
 
 mod background;
 pub mod cli;
@@ -24,3 +26,4 @@ mod readiness;
 mod routes;
 pub mod server;
 pub mod telemetry;
+mod traces;

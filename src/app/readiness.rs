@@ -1,4 +1,5 @@
-//! The readiness of a server. Controls the health service, `/readyz`, an interceptor for calls, and [`Readiness::wait`].
+//! The readiness of a server. Controls the health service, `/readyz`, an interceptor for calls, and
+//! [`Readiness::wait`].
 
 use std::{
     sync::{

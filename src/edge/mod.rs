@@ -16,7 +16,7 @@
 //! | layer | task |
 //! |---|---|
 //! | `SetSensitiveRequestHeaders` | keeps tokens and API keys out of logs |
-//! | `gate/durations.rs` | records the duration of the call, for a stream until its last message |
+//! | `gate/durations.rs` | records the duration and the span of the call, for a stream until its last message |
 //! | `gate/answers.rs` | converts an error or a panic to a status with details |
 //! | `gate/shutdown.rs` | refuses calls during shutdown |
 //! | `gate/deadlines.rs` | ends the call or the stream at its deadline |

@@ -1,4 +1,5 @@
-//! The parts of a gRPC call that all modules use: messages, fields, pages, deadlines, and errors with their statuses.
+//! The parts of a gRPC call that all modules use: messages, fields, pages, deadlines, traces, and errors with their
+//! statuses.
 
 pub mod codec;
 mod deadline;
@@ -8,6 +9,7 @@ mod paging;
 mod panics;
 mod pressure;
 pub mod proto;
+pub mod trace;
 
 pub use deadline::{remaining, timeout, within};
 pub use error::{Error, Violation};

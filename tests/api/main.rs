@@ -28,6 +28,7 @@ mod secrets;
 mod signing_keys;
 mod simulation;
 mod tidy;
+mod traces;
 mod transport;
 mod upgrade;
 mod wallet;
