@@ -19,7 +19,7 @@
 //!
 //! | room | content |
 //! |---|---|
-//! | [`app`] | The program: command line, server, background passes, demo, logs and metrics. |
+//! | [`app`] | The program: command line, server, background passes, demo, logs, metrics and traces. |
 //! | [`live`] | The live page of the sales and their seats in a browser, and the metrics of the sales. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
 //! | [`admin`] | Creation of venues, concerts and performances; settings and counts of a sale. |
@@ -32,7 +32,7 @@
 //! | [`token`] | The signed queue token, and the interceptor that verifies it. |
 //! | [`batch`] | Lanes, first answers by `request_id`, and background passes in short steps. |
 //! | [`db`] | Connections, transactions, statements about sets of rows, entities. |
-//! | [`rpc`] | Parts of a call: errors and their status codes, messages, checks of fields, pages, deadlines. |
+//! | [`rpc`] | Parts of a call: errors and their status codes, messages, checks of fields, pages, deadlines, traces. |
 //! | [`clock`] | The clock for all decisions that depend on the time. |
 //!
 //! A capability is a room with a gRPC service. It has some of these files:

@@ -20,6 +20,7 @@
 //! | `apply/` | declares sales on a running server, as a file says |
 //! | `watch/` | shows a sale in the terminal |
 //! | `client.rs` | connects these two commands and `health` to a server |
+//! | `traces.rs` | sends traces to a collector |
 
 mod apply;
 mod background;
@@ -36,4 +37,5 @@ mod readiness;
 mod routes;
 pub mod server;
 pub mod telemetry;
+mod traces;
 mod watch;

@@ -1,4 +1,4 @@
-//! Logs and metrics.
+//! Logs and metrics. `traces.rs` has the traces.
 
 use std::sync::OnceLock;
 

@@ -10,6 +10,7 @@ mod worker;
 
 pub use answered::Answered;
 pub use lane::{Lane, read_lane, write_lane};
+pub use pace::WIDTH;
 pub use replay::Replays;
 pub use worker::Batch;
 

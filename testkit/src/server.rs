@@ -47,8 +47,10 @@ pub async fn start_here(settings: &Settings, clock: &Clock, runs_passes: bool) -
 /// change the results of a test or a benchmark.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BOXOFFICE_")) {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        if ["BOXOFFICE_", "OTEL_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
     }
     command.stdin(Stdio::null());
     command

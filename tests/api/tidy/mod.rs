@@ -35,6 +35,8 @@ const ROOMS: [&str; 15] = [
 const TONIC: [&str; 6] = ["service.rs", "app/", "rpc/", "token/", "edge/", "main.rs"];
 /// The files and directories that may use SeaORM.
 const SEA_ORM: [&str; 2] = ["store.rs", "db/"];
+/// The files that may use OpenTelemetry.
+const OPENTELEMETRY: [&str; 2] = ["rpc/trace.rs", "app/traces.rs"];
 
 fn sources(dir: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -93,6 +95,15 @@ fn sea_orm_stays_in_its_rooms() {
             allowed(&name, &SEA_ORM) || !uses(&source, "sea_orm"),
             "{name} uses sea_orm; move this code into one of {SEA_ORM:?}"
         );
+    }
+}
+
+#[test]
+fn opentelemetry_stays_in_two_files() {
+    for (name, source) in sources("src") {
+        let uses_it =
+            ["opentelemetry", "opentelemetry_sdk", "opentelemetry_otlp"].iter().any(|krate| uses(&source, krate));
+        assert!(allowed(&name, &OPENTELEMETRY) || !uses_it, "{name} uses OpenTelemetry");
     }
 }
 
