@@ -1,4 +1,4 @@
-//! The binary: parses the command line, starts telemetry and runs the command.
+//! The binary: parses the command line, starts the logs and runs the command.
 
 #![forbid(unsafe_code)]
 
