@@ -1,5 +1,5 @@
-//! The parts of a gRPC call that all modules use: messages, fields, pages, deadlines, retry delays, and errors with
-//! their statuses.
+//! The parts of a gRPC call that other modules share: messages and their codec, fields, pages, deadlines, retry delays,
+//! caught panics, and errors with their statuses.
 
 pub mod codec;
 mod deadline;
