@@ -81,7 +81,8 @@ struct SectionEvent<'a> {
     last_seat: i32,
 }
 
-/// The event of the seats whose states changed. Each list has the numbers of the seats that are now in this state.
+/// The event of the seats whose states changed. Each list has the name of a state, and holds the numbers of the seats
+/// that changed to this state.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Changes {
     available: Vec<usize>,
