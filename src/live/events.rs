@@ -24,7 +24,8 @@ pub struct Hello<'a> {
     pub date: Option<&'a str>,
 }
 
-/// The event of the sales that changed since the previous event. The first event of a stream has all sales.
+/// The event of the sales that changed since the previous event of this kind. The first of these events in a stream has
+/// all sales.
 #[derive(Serialize)]
 struct Sales<'a> {
     at: i64,
