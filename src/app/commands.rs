@@ -81,7 +81,8 @@ async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure>
             tracing::info!("the live page is at http://{}/", http.local_addr()?);
         }
     }
-    // The simulated visitors have no API key and do not use TLS. They come only to a server without both.
+    // The simulated visitors have no API key and do not use TLS. So they come only to a server without TLS and without
+    // API keys.
     let is_open = settings.transport.tls_cert.is_none() && settings.transport.api_keys_file.is_none();
     let public = bind(settings.listen).await?;
     let listeners = Listeners { public, admin: bind(settings.admin_listen).await?, http };

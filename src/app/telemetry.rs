@@ -89,7 +89,7 @@ pub fn render_metrics(core: &Core) -> String {
 fn describe() {
     describe_histogram!("rpc_server_call_duration_seconds", Unit::Seconds, "Duration of calls and streams.");
     describe_gauge!("boxoffice_open", "Number of permits of each limit that are in use.");
-    describe_counter!("boxoffice_shed_total", "Calls and connections that each limit or lane rejected.");
+    describe_counter!("boxoffice_shed_total", "Calls, connections and live pages that each limit or lane rejected.");
     describe_counter!("boxoffice_panics_total", "Panics that were caught.");
     describe_histogram!("boxoffice_pass_seconds", Unit::Seconds, "Duration of background passes.");
     describe_histogram!("boxoffice_lane_batch_size", "Calls per batch.");

@@ -1,6 +1,7 @@
-//! A worker of a lane. Takes all waiting commands, runs them as one batch, and answers each caller.
+//! A worker of a lane. Takes the waiting commands, up to [`WIDTH`], runs them as one batch, and answers each caller.
 //!
-//! Each batch runs in a separate task. So a caller that cancels its call does not interrupt the transaction.
+//! Each batch runs in a separate task. So a panic in a batch does not end the worker, and a caller that cancels its
+//! call does not interrupt the transaction.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -72,8 +73,10 @@ where
         Self { queue: sender, pace }
     }
 
-    /// Queues a command and returns its answer. Dropping the future cancels a command that was not started. Fails as
-    /// [`Pace::admit`] does, or if the deadline passes before the command starts.
+    /// Queues a command and returns its answer. Dropping the future cancels a command that was not started.
+    ///
+    /// Fails as [`Pace::admit`] does. Fails with OVERLOADED if the queue is full, or if the deadline passes before the
+    /// command starts. Fails with SHUTTING_DOWN if the worker has ended.
     pub async fn submit(&self, command: C) -> Result<R, Error> {
         let (since, patience) = (Instant::now(), rpc::remaining());
         self.pace.admit(since, self.queue.max_capacity() - self.queue.capacity(), patience)?;

@@ -87,7 +87,7 @@ impl Method {
         Self { is_stream, share: Arc::default(), name, durations: Default::default() }
     }
 
-    /// Returns whether `response` opens a stream.
+    /// Tells whether `response` opens a stream: the method returns a stream, and the headers contain no error.
     pub fn opens_stream<B>(&self, response: &Response<B>) -> bool {
         self.is_stream && !status::is_failure(response.headers())
     }

@@ -1,5 +1,5 @@
-//! The outermost layer of calls, inside `SetSensitiveRequestHeaders`: records the duration and the status code of each
-//! call, in metrics and traces.
+//! The first layer of calls after `SetSensitiveRequestHeaders`: records the duration and the status code of each call,
+//! in metrics and traces.
 //!
 //! The duration of a stream includes its body. So this layer wraps the body of a stream. The wrapper also catches the
 //! panics of the body.
