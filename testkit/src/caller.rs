@@ -48,7 +48,7 @@ impl Caller {
         self.user_id.parse().expect("a UUID")
     }
 
-    /// Returns a request for `message`, with the token unless it is empty.
+    /// Returns a request with `message`, and with the token if the user has one.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if !self.token.is_empty() {

@@ -173,8 +173,8 @@ impl History {
         Ok(row.try_get_by_index(0)?)
     }
 
-    /// Writes `count` concerts with one date each, whose sales ended `age` ago. Their codes are `prefix`, a hyphen, and
-    /// a number from 1.
+    /// Writes `count` concerts with one date each, whose sales ended `age` ago. The code of a concert is `prefix`, a
+    /// hyphen, and a number from 1 to `count`.
     async fn concerts(&self, prefix: &str, count: u32, age: Duration) -> Result<(), Failure> {
         let end = self.now - micros(age);
         self.run(&format!(

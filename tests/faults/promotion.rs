@@ -13,7 +13,7 @@ use crate::harness::{
 };
 
 const PERIOD: Duration = Duration::from_secs(2);
-/// Admissions last shorter than a promotion interval, so that every promotion admits users.
+/// Admissions are shorter than a promotion interval, so that every promotion admits users.
 const FLAGS: &[&str] = &["--promote-interval", "2s", "--admission-ttl", "1s", "--expire-interval", "1s"];
 /// Admissions last for many promotion intervals, so that each promotion must count the users that earlier promotions
 /// admitted.

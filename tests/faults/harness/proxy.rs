@@ -54,7 +54,7 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Starts a proxy on a free port. It cuts connections until it has a target.
+    /// Starts a proxy on a free port. The proxy closes new connections immediately until it has a target.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
