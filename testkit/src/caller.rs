@@ -209,8 +209,8 @@ impl Caller {
         PaymentServiceClient::new(self.channel.clone())
     }
 
-    /// Calls Pay without a reservation id and without a request id. The server then pays the only reservation that the
-    /// token holds.
+    /// Calls Pay without a reservation id and without a request id. The call then pays for the only reservation that
+    /// the token holds.
     pub async fn pay(&self) -> Result<proto::Payment, Status> {
         self.pay_as("", "").await
     }

@@ -1,7 +1,7 @@
 //! Writes rows of past sales and of long queues with SQL. The rows have the values that the service would have stored.
 //!
-//! A server must have run on the database before, because it creates the schema and its passes store their progress. No
-//! server may run while the rows are written.
+//! A server must have run on the database before: the server creates the schema, and its passes store their progress.
+//! No server may run while the rows are written.
 
 use std::time::Duration;
 

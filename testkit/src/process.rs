@@ -1,5 +1,5 @@
-//! Manages child processes and temporary directories. When this process ends, even by SIGKILL, a shell kills the child
-//! processes, and another shell removes the directories.
+//! Manages child processes and temporary directories. When this process ends, even by SIGKILL, shells kill the child
+//! processes and remove the directories.
 
 use std::{
     io::Read,
@@ -144,8 +144,8 @@ impl ScratchDir {
     /// Creates an empty directory.
     pub fn new() -> Result<Self, Failure> {
         let dir = tempfile::Builder::new().prefix("boxoffice-").tempdir()?;
-        // All reapers start when this process ends. During this second, other reapers kill the child processes that
-        // still write into the directory.
+        // When this process ends, all reapers run their scripts. During this second, other reapers kill the child
+        // processes that still write into the directory.
         let reaper = Reaper::start(&format!("sleep 1; rm -rf '{}'", dir.path().display()))?;
         Ok(Self { dir, reaper })
     }
