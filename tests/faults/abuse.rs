@@ -1,4 +1,4 @@
-//! An experiment with clients that abuse the protocol while another client makes normal calls.
+//! An experiment with clients that abuse the protocol. At the same time, another client makes normal calls.
 
 use std::{
     net::SocketAddr,

@@ -156,7 +156,7 @@ impl Load {
         (self.book.acknowledged() - before) as f64 / started.elapsed().as_secs_f64()
     }
 
-    /// Starts `rate` callers per second, without waiting for earlier ones. Returns the number of successful calls per
+    /// Starts `rate` callers per second, without waiting for earlier callers. Returns the number of successful calls per
     /// second after a warm-up of `span` / 10.
     async fn open_loop(self: &Arc<Self>, rate: f64, span: Duration) -> f64 {
         let (started, mut before) = (Instant::now(), None);

@@ -74,7 +74,7 @@ impl Proxy {
         self.weather.send_replace(weather);
     }
 
-    /// Cuts all open connections, waits until they are closed, and then accepts new ones.
+    /// Cuts all open connections, waits until they are closed, and then accepts new connections.
     pub async fn cut_once(&self) {
         self.set(Weather::Cut);
         while !self.shared.ports.lock().expect("ports").is_empty() {
