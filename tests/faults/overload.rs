@@ -156,8 +156,8 @@ impl Load {
         (self.book.acknowledged() - before) as f64 / started.elapsed().as_secs_f64()
     }
 
-    /// Starts `rate` callers per second, without waiting for earlier callers. Returns the number of successful calls per
-    /// second after a warm-up of `span` / 10.
+    /// Starts `rate` callers per second, without waiting for earlier callers. Returns the number of successful calls
+    /// per second after a warm-up of `span` / 10.
     async fn open_loop(self: &Arc<Self>, rate: f64, span: Duration) -> f64 {
         let (started, mut before) = (Instant::now(), None);
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
