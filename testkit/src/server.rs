@@ -183,8 +183,8 @@ impl Log {
         log
     }
 
-    /// Waits for a line that contains `text`, starting at index `first`. Returns the found line, and the index of the
-    /// line after it. Returns `None` if the log ends first.
+    /// Waits for a line that contains `text`. Searches from the line with the index `first`. Returns the index of the
+    /// line after the found line, and the found line. Returns `None` if the log ends first.
     async fn find(&self, first: usize, text: &str) -> Option<(usize, String)> {
         let (mut next, mut found) = (first, None);
         let is_done = |state: &LogState| {

@@ -129,7 +129,7 @@ fn a_room_uses_only_rooms_below_it() {
         let place = place.unwrap_or_else(|| panic!("{name} is not in a room of ROOMS"));
         for used in imports::rooms_used(&source) {
             let below = used == room || ROOMS[place..].contains(&used.as_str());
-            assert!(below || !ROOMS.contains(&used.as_str()), "{name} uses {used}, which is above it");
+            assert!(below || !ROOMS.contains(&used.as_str()), "{name} uses {used}, which is above its room in ROOMS");
         }
         seen.insert(room);
     }
