@@ -202,7 +202,8 @@ async fn every_call_is_linked_by_exactly_one_batch() {
         collector.spans().into_iter().partition(|span| span.name == "batch wallet.open");
     let mut linked = batches.iter().flat_map(|batch| &batch.links).map(|link| link.span_id.clone()).collect::<Vec<_>>();
     let mut called = calls.iter().map(|call| call.span_id.clone()).collect::<Vec<_>>();
-    (linked.sort(), called.sort());
+    linked.sort();
+    called.sort();
     assert_eq!((called.len(), linked == called), (200, true));
     let sizes = batches.iter().map(|batch| texts(&batch.attributes)["boxoffice.batch.size"].parse::<usize>().unwrap());
     assert_eq!(sizes.sum::<usize>(), 200);
