@@ -167,8 +167,8 @@ pub struct Demand {
     pub paused: bool,
     /// The time at which admission starts.
     pub open_time: Micros,
-    /// Maximum number of ACTIVE tokens, in addition to the limit by the number of unsold seats. 0 means no additional
-    /// maximum.
+    /// Maximum number of ACTIVE tokens. 0 means no such maximum. In each case, the number of unsold seats on sale also
+    /// limits the ACTIVE tokens.
     pub max_active_count: i32,
     /// Maximum time from an admission to its first use, in microseconds. 0 means no limit. `None` means the default of
     /// the server.
