@@ -158,9 +158,9 @@ impl Database {
         pools.map(use_of).to_vec()
     }
 
-    /// Returns at most `limit` unused pages of SQLite's file to the file system, and leaves 256 unused pages for new
-    /// rows. The result is the number of pages that the file lost. On PostgreSQL, does nothing and returns 0, because
-    /// PostgreSQL reuses space automatically.
+    /// Makes SQLite's file smaller by at most `limit` unused pages, and leaves 256 unused pages for new rows. Returns
+    /// the number of removed pages. On PostgreSQL, does nothing and returns 0, because PostgreSQL reuses space
+    /// automatically.
     ///
     /// If SQLite's file was created without incremental vacuum, the file keeps its size and the result is 0.
     pub async fn reclaim_pages(&self, limit: i64) -> Result<i64, Error> {

@@ -94,7 +94,7 @@ pub fn poll_plan(waiting_counts: &[i64], budget: f64) -> PollPlan {
 }
 
 /// Returns the time after which a waiting user should call GetPosition again. The time is 2 seconds at the front of the
-/// queue, and longer for higher positions.
+/// queue. It grows with the position, up to the maximum of the plan.
 ///
 /// Up to 10 % of jitter is added, so that users that joined at the same time do not poll at the same time. The first
 /// position gets no jitter.

@@ -65,8 +65,8 @@ pub async fn lock(
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
-/// Locks the reservations that contain one of these payment ids, and returns them by reservation id. Only payments of
-/// earlier versions of boxoffice have such an id.
+/// Locks the reservations that contain one of these payment ids, and returns them by reservation id. A reservation
+/// contains a payment id only if an earlier version of boxoffice made the payment.
 pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation>, db::Error> {
     let rows = store::lock_payments(write, payment_ids).await?;
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
