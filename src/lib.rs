@@ -1,6 +1,6 @@
 //! boxoffice sells concert seats that many users want in the same second. Each user gets a number in the queue of the
-//! concert. Users are admitted in the order of their numbers, as long as fewer users are admitted than seats are
-//! unsold. An admitted user holds seats for some minutes, and pays for them from a prepaid wallet.
+//! concert. Users are admitted in the order of their numbers, up to the number of unsold seats. An admitted user holds
+//! seats for some minutes, and pays for them from a prepaid wallet.
 //!
 //! # Two ideas
 //!
@@ -20,7 +20,7 @@
 //! | room | content |
 //! |---|---|
 //! | [`app`] | The program: command line, server, background passes, demo, logs and metrics. |
-//! | [`live`] | A page for browsers that shows the sales and their seats live. The metrics of the sales. |
+//! | [`live`] | The live page, which shows the sales and their seats in a browser. The metrics of the sales. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
 //! | [`admin`] | Creation of venues, concerts and performances; settings and counts of a sale. |
 //! | [`reservation`] | Hold, extend and release the seats of a token. |
@@ -79,18 +79,18 @@
 //! 2. A wallet's balance is the sum of its ledger entries and is never below 0. The last entry stores the balance.
 //! 3. A promotion never raises the number of ACTIVE tokens of a concert above its capacity: the number of unsold seats
 //!    on sale, or `max_active_count` if that is lower and not 0. Tokens are admitted in the order of their numbers.
-//! 4. An acknowledged write is durable. Calls of one RPC with the same `request_id` have one effect. After
-//!    DEADLINE_EXCEEDED, UNAVAILABLE or INTERNAL, the outcome of a call is unknown. A call with any other error changes
-//!    no seats and no money.
+//! 4. An acknowledged write is durable. Within the retention time, calls of one RPC with the same `request_id` have one
+//!    effect. After DEADLINE_EXCEEDED, UNAVAILABLE or INTERNAL, the outcome of a call is unknown. A call with any other
+//!    error changes no seats and no money.
 //!
 //! The database resolves races between replicas. Most transactions lock rows in the order counter, token, ledger entry,
 //! reservation, seat, performance. Within a table, most statements lock rows in the order of the keys. After a
 //! deadlock, PostgreSQL aborts one of the transactions, and this transaction runs again.
 //!
 //! A wallet is not locked. If two transactions add the same entry number to a wallet, the primary key refuses the
-//! second entry, and its transaction runs again. A write to a reservation is conditional on the version that the
-//! transaction read. If another transaction has changed the reservation, the write changes too few rows, and its
-//! transaction runs again.
+//! second entry, and its transaction runs again. A change of a reservation is conditional on the version that the
+//! transaction has read. If the version is different, the statement changes too few rows, and its transaction runs
+//! again.
 //!
 //! A hold or an admission ends exactly at its expiry, even before a background pass updates its row. The memory of a
 //! replica may show that an admitted user still waits. Only the database shows that a user is admitted.

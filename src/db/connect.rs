@@ -93,7 +93,7 @@ pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
 }
 
 /// Creates the pool of read-only connections to SQLite. These connections never create the file. The connection of the
-/// writer creates it, if the URL contains `mode=rwc`.
+/// writer creates the file, if the URL contains `mode=rwc`.
 pub async fn sqlite_readers(url: &str) -> Result<DatabaseConnection, Error> {
     let mut options = options(url);
     options.max_connections(SQLITE_READERS).map_sqlx_sqlite_opts(|options| {

@@ -315,7 +315,7 @@ pub async fn progress_on_sale(db: &Database) -> Result<Vec<Progress>, db::Error>
     db.query(sql, [db.now().into()]).await
 }
 
-/// Returns the progress of these concerts. The caller must know that they have no date on sale.
+/// Returns the progress of these concerts. The caller must know that these concerts have no date on sale.
 pub async fn progress_off_sale(db: &Database, concert_ids: &[i64]) -> Result<Vec<Progress>, db::Error> {
     let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
                       q.left_admitted_count + q.expired_count AS ended_count, CAST(0 AS BIGINT) AS unsold_seat_count
@@ -328,7 +328,7 @@ rows! {
     pub struct Known {
         /// The key of the concert.
         pub concert_id: i64,
-        /// The number of the last departure that this replica has read; 0 before the first read.
+        /// The number of the last departure that this replica has read; 0 if this replica has read no departure.
         pub departure_number: i64,
         /// The last number that was admitted. Departures up to this number no longer change a position.
         pub admitted_number: i64,

@@ -1,4 +1,4 @@
-//! ReleaseReservation: releases held seats before they are paid.
+//! ReleaseReservation: ends a hold before its payment, and frees its seats.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -61,7 +61,7 @@ pub fn owns_seats(reservation: &Reservation, now: Micros) -> bool {
     matches!(state_at(reservation, now), State::Held | State::Paid)
 }
 
-/// Checks that `now` is before the `sale_end_time` of a performance. Fails with SALE_CLOSED if it is not. Source:
+/// Checks that `now` is before the `sale_end_time` of a performance. Otherwise fails with SALE_CLOSED. Source:
 /// `Performance.sale_end_time` in concert_service.proto.
 pub fn require_on_sale(performance: &Performance, now: Micros) -> Result<(), Error> {
     if now < performance.sale_end_time {

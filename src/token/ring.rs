@@ -61,7 +61,7 @@ impl KeyRing {
     /// Verifies the signature of a token and returns its bearer.
     ///
     /// Fails with TOKEN_INVALID if the signature or the contents are not valid. If the keys are stale and the token
-    /// names an unknown key, fails with STORAGE_UNAVAILABLE instead. This key may be new, so that the server has not
+    /// names an unknown key, fails with STORAGE_UNAVAILABLE instead. The key may be new, and this server may not have
     /// read it yet.
     pub fn verify(&self, token: &str) -> Result<Bearer, Error> {
         let keys = self.0.load();

@@ -31,7 +31,7 @@ pub struct Model {
     /// The id of the user.
     pub user_id: Uuid,
     /// The number of the token among the tokens of the user for the concert. If the user has no token, the turn of a
-    /// new token is 1. Otherwise it is the turn of the user's last token plus 1.
+    /// new token is 1. Otherwise the turn of a new token is the turn of the user's last token plus 1.
     pub turn: i64,
     /// The stored state. An ACTIVE token past its `expire_time` counts as EXPIRED, even before a pass changes the
     /// stored state.
