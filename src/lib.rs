@@ -64,8 +64,8 @@
 //!   `HoldBatch::decide` in `hold.rs`. A new kind of failure also needs a variant in `rpc/error.rs` and a reason in
 //!   `error_reason.proto`.
 //! - **A query**: a function in `store.rs` with `query_set`, `execute_set` or `change_set` (see `db/write.rs`).
-//!   `db/statement.rs` explains `{r}` and `{lock}`. Add the query to `tests/api/plans.rs`, which checks the query
-//!   plans.
+//!   `db/statement.rs` explains `{r}` and `{lock}`. The scenario in `tests/api/plans.rs` must run the query, so that
+//!   the test checks its plan.
 //! - **An RPC**: its proto, from which `build.rs` generates the code, and a method in `service.rs`. A write also needs
 //!   a function that decides a batch of commands, and a lane that the `new` function of the service starts.
 //! - **A setting**: `app/cli.rs` for the server, or `edge/settings.rs` for limits and TLS. Give the setting to the code

@@ -99,7 +99,7 @@ impl Boards {
                         modified
                     });
                 }
-                Err(error) => tracing::warn!(%error, "the seats could not be read; the next read tries again"),
+                Err(error) => tracing::warn!(%error, "the seats could not be read; retrying"),
             }
         }
     }

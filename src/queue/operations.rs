@@ -149,8 +149,8 @@ pub fn token_of(tokens: &HashMap<TokenKey, Token>, key: TokenKey, user_id: Uuid)
     tokens.get(&key).filter(|token| token.user_id == user_id).ok_or(Error::TokenInvalid)
 }
 
-/// Locks the tokens with these keys, then sets the time of the transaction to the current time, because the transaction
-/// may have waited for the locks. Returns the tokens by key.
+/// Locks the tokens with these keys. Then sets the time of the transaction to the current time, because the transaction
+/// may have waited. Returns the tokens by key.
 pub async fn lock(write: &Write, keys: impl Iterator<Item = TokenKey>) -> Result<HashMap<TokenKey, Token>, db::Error> {
     let tokens = by_key(store::lock(write, &distinct(keys)).await?);
     write.renew_now();
