@@ -79,8 +79,10 @@ pub fn render_metrics(core: &Core) -> String {
         }
         metrics::gauge!("boxoffice_database_max_connections", "pool" => pool.pool).set(pool.max_count);
     }
-    metrics::gauge!("boxoffice_promotion_lag_seconds").set(core.promoted_at.lock().elapsed());
-    let age = core.snapshots.age().unwrap_or_default();
+    let promotion_lag = core.promoted_at.lock().elapsed();
+    metrics::gauge!("boxoffice_promotion_lag_seconds").set(promotion_lag);
+    // Before the first answer of the database, both times count from the start of the server.
+    let age = core.snapshots.age().unwrap_or(promotion_lag);
     metrics::gauge!("boxoffice_database_silence_seconds").set(age);
     METRICS.get().map(PrometheusHandle::render).unwrap_or_default()
 }
