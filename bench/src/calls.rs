@@ -1,4 +1,5 @@
-//! The measured calls. Each call checks its answer, and stores the token or the reservation for later calls.
+//! The measured calls. Each call checks its answer. IssueToken stores the token of the user for later calls. HoldSeats
+//! for a user's own seat stores the id of the reservation for Pay.
 
 use std::sync::{
     Arc, Mutex, OnceLock,
@@ -17,9 +18,9 @@ use crate::{
 
 /// The date on which each user holds a different seat.
 pub const LARGE_DATE: &str = "2034-06-18";
-/// The date in the small venue, whose seats are listed.
+/// The date whose seats are listed. Its venue is small.
 pub const SMALL_DATE: &str = "2034-06-19";
-/// The date on which all users want the same seat.
+/// The date on which all users of a round want the same seat.
 pub const CONTESTED_DATE: &str = "2034-06-20";
 /// Number of seats of the small venue.
 pub const SMALL_SEATS: u32 = 50;
@@ -225,7 +226,7 @@ impl Calls {
     }
 
     /// Returns the call of HoldSeats for a seat that all users want. A hold and the error SEAT_HELD are both correct
-    /// answers. `winners` records each hold.
+    /// answers. `winners` records each hold. `measure` records only SEAT_HELD, the answer to almost every call.
     pub fn hold_contested_seat(&self, measure: &Measure, seat_number: i32, winners: &Winners) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         let request_ids = self.request_ids;

@@ -15,7 +15,7 @@ use crate::{
     world::{self, User},
 };
 
-/// Time from the past concerts to now.
+/// Age of the past concerts: the time since their sales ended.
 const AGE: Duration = Duration::from_secs(30 * 86_400);
 /// Time for which the CPU use of the idle server is measured.
 const IDLE: Duration = Duration::from_secs(20);
