@@ -99,7 +99,7 @@ impl Calls {
                 measure.note(size, &answer);
                 let wallet = answer?.into_inner().wallet;
                 let right = wallet.is_some_and(|wallet| wallet.user_id == users[index].id && wallet.balance == 0);
-                right.then_some(()).ok_or_else(|| Miss::wrong("another wallet"))
+                right.then_some(()).ok_or_else(|| Miss::wrong("the wallet is not the empty wallet of the user"))
             }
         })
     }
@@ -116,7 +116,7 @@ impl Calls {
                 let answer = world::wallets(channel).charge_wallet(request).await;
                 measure.note(size, &answer);
                 let balance = answer?.into_inner().balance;
-                if balance == CHARGE { Ok(()) } else { Err(Miss::wrong("another balance")) }
+                if balance == CHARGE { Ok(()) } else { Err(Miss::wrong("the balance is not the charged amount")) }
             }
         })
     }
@@ -151,7 +151,7 @@ impl Calls {
                 measure.note(size, &answer);
                 let position = answer?.into_inner().position.unwrap_or_default();
                 let waits = position.state() == proto::QueueState::Waiting && position.position > Some(0);
-                if waits { Ok(()) } else { Err(Miss::wrong("a token that does not wait")) }
+                if waits { Ok(()) } else { Err(Miss::wrong("the token does not wait")) }
             }
         })
     }
@@ -172,7 +172,7 @@ impl Calls {
                 let answer = ConcertServiceClient::new(channel).list_performances(user.request(request)).await;
                 measure.note(size, &answer);
                 let count = answer?.into_inner().performances.len();
-                if count == 3 { Ok(()) } else { Err(Miss::wrong("other dates")) }
+                if count == 3 { Ok(()) } else { Err(Miss::wrong("the list does not have three dates")) }
             }
         })
     }
@@ -194,7 +194,11 @@ impl Calls {
                 let answer = ConcertServiceClient::new(channel).list_seats(user.request(request)).await;
                 measure.note(size, &answer);
                 let count = answer?.into_inner().seats.len();
-                if count == SMALL_SEATS as usize { Ok(()) } else { Err(Miss::wrong("other seats")) }
+                if count == SMALL_SEATS as usize {
+                    Ok(())
+                } else {
+                    Err(Miss::wrong("the list does not have all seats"))
+                }
             }
         })
     }
@@ -216,7 +220,7 @@ impl Calls {
                 let reservation = answer?.into_inner().reservation.unwrap_or_default();
                 let right = reservation.seats.iter().map(|seat| seat.seat_number).eq([seat_number]);
                 if !right || reservation.total_price != PRICE {
-                    return Err(Miss::wrong("another reservation"));
+                    return Err(Miss::wrong("the reservation has another seat or price"));
                 }
                 // A retry returns the same reservation.
                 let _ = user.reservation.set(reservation.reservation_id);
@@ -279,7 +283,7 @@ impl Calls {
                 let right = payment.state() == proto::PaymentState::Paid
                     && payment.price == PRICE
                     && Some(&payment.reservation_id) == user.reservation.get();
-                if right { Ok(()) } else { Err(Miss::wrong("another payment")) }
+                if right { Ok(()) } else { Err(Miss::wrong("the payment has another reservation, price or state")) }
             }
         })
     }

@@ -132,7 +132,7 @@ pub struct Sale {
 /// The options of growth. With `--quick`, each number is divided by 10.
 #[derive(Debug, Clone, Args)]
 pub struct Growth {
-    /// Number of waiting users in one queue.
+    /// Number of waiting users in the long queue.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=5_000_000))]
     pub waiting: u32,
     /// Number of waiting users that watch their position.

@@ -110,7 +110,7 @@ pub fn call(token_size: usize, request_size: usize, reply_size: usize) -> Call {
             if answer.get_ref().payload.len() == size {
                 Ok(())
             } else {
-                Err(Miss::wrong("an echo with a different size"))
+                Err(Miss::wrong("the payload has another size"))
             }
         }
     })

@@ -119,7 +119,7 @@ impl Round {
         self.misses.values().sum()
     }
 
-    /// Returns the number of all answers: correct, wrong, failed and missing ones.
+    /// Returns the total number of correct, wrong, failed and missing answers.
     pub fn calls(&self) -> u64 {
         self.right + self.errors()
     }

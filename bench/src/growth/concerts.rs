@@ -137,7 +137,7 @@ impl Many {
                 let request = proto::GetPositionRequest { concert_code, user_id: user.id.clone() };
                 let answer = world::queue(channel).get_position(user.request(request)).await?.into_inner();
                 let place = answer.position.and_then(|position| position.position);
-                place.map(drop).ok_or_else(|| Miss::wrong("a token that does not wait"))
+                place.map(drop).ok_or_else(|| Miss::wrong("the token does not wait"))
             }
         })
     }

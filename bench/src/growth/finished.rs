@@ -50,7 +50,7 @@ pub struct Finished {
 /// Measures an idle server with many past concerts, then the admission to new concerts.
 pub async fn run(ground: &Ground<'_>) -> Result<Finished, Failure> {
     let concerts = ground.options.finished;
-    ground.progress.set_message(format!("{concerts} concerts that are over"));
+    ground.progress.set_message(format!("{concerts} past concerts"));
     let mut deployment = ground.deploy(&[]).await?;
     deployment.stop();
     let history = deployment.history().await?;

@@ -159,7 +159,7 @@ async fn charge(world: &World, latencies: &mut Histogram<u64>, time: Duration) -
         let user = users[rand::rng().random_range(0..users.len())].clone();
         async move {
             let charged = wallet::charge(&channel, &user.id, 1, &world::request_id()).await?;
-            if charged.balance > 0 { Ok(()) } else { Err(Miss::wrong("an empty wallet")) }
+            if charged.balance > 0 { Ok(()) } else { Err(Miss::wrong("the balance is not above 0 after a charge")) }
         }
     });
     let supply = Supply::Over(0..USERS, time);

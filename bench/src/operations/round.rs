@@ -60,9 +60,9 @@ pub struct Figures {
     pub message_bytes: (usize, usize),
     /// The name of the lane of the server that runs the operation.
     pub lane: &'static str,
-    /// The mean number of calls in a batch of this lane in all rounds; `None` if the lane had no batch.
+    /// The mean number of calls per batch of this lane in all rounds; `None` if the lane had no batch.
     pub batch_size: Option<f64>,
-    /// The mean number of calls in a batch in all rounds, for each lane that had a batch.
+    /// The mean number of calls per batch in all rounds, for each lane that had a batch.
     pub batch_sizes: BTreeMap<String, f64>,
 }
 
