@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(30);
 pub struct Miss(pub String);
 
 impl Miss {
-    /// Returns the miss for a successful answer with wrong contents. `what` describes these contents.
+    /// Returns the miss for a successful answer with wrong contents. `what` is a sentence about the fault.
     pub fn wrong(what: &str) -> Self {
         Self(format!("wrong: {what}"))
     }

@@ -93,9 +93,9 @@ pub struct PeerPayments {
     pub average_ms: f64,
 }
 
-/// Lets pgbench call the function `pay`, in a fresh database on `postgres`. The number of calls is `count`, rounded down
-/// to a multiple of 16; each call is for a different user. Returns `None` if pgbench is not installed next to the other
-/// programs of PostgreSQL.
+/// Lets pgbench call the function `pay`, in a fresh database on `postgres`. The number of calls is `count`, rounded
+/// down to a multiple of 16; each call is for a different user. Returns `None` if pgbench is not installed next to the
+/// other programs of PostgreSQL.
 pub async fn payments(postgres: &Postgres, count: usize) -> Result<Option<PeerPayments>, Failure> {
     let Some(pgbench) = postgres.program("pgbench") else { return Ok(None) };
     let url = postgres.fresh_database().await?;
