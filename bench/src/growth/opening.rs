@@ -94,8 +94,8 @@ async fn until_waiting(world: &World, concert: &str, count: i64) -> Result<(), F
 /// Returns the number of promotion transactions in the log of the server. Also returns the longest time between two
 /// consecutive transactions, in milliseconds.
 ///
-/// A promotion pass runs its transactions one after the other, with a pause for other writes before each transaction.
-/// So the longest time is about the duration of one such pause and one transaction.
+/// A promotion pass runs its transactions one after the other. Other writes can run between two transactions. So the
+/// longest time is about the duration of one transaction and of the other writes before this transaction.
 fn longest_step(deployment: &Deployment) -> (usize, f64) {
     let steps = deployment.admissions();
     let gap = |pair: &[SystemTime]| pair[1].duration_since(pair[0]).unwrap_or_default();
