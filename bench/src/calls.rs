@@ -1,4 +1,5 @@
-//! The measured calls. Each call checks its answer, and stores the token or the reservation for later calls.
+//! The measured calls. Each call checks its answer. IssueToken stores the token of the user for later calls. HoldSeats
+//! for a user's own seat stores the id of the reservation for Pay.
 
 use std::sync::{
     Arc, Mutex, OnceLock,
@@ -17,9 +18,9 @@ use crate::{
 
 /// The date on which each user holds a different seat.
 pub const LARGE_DATE: &str = "2034-06-18";
-/// The date in the small venue, whose seats are listed.
+/// The date whose seats are listed. Its venue is small.
 pub const SMALL_DATE: &str = "2034-06-19";
-/// The date on which all users want the same seat.
+/// The date on which all users of a round want the same seat.
 pub const CONTESTED_DATE: &str = "2034-06-20";
 /// Number of seats of the small venue.
 pub const SMALL_SEATS: u32 = 50;
@@ -98,7 +99,7 @@ impl Calls {
                 measure.note(size, &answer);
                 let wallet = answer?.into_inner().wallet;
                 let right = wallet.is_some_and(|wallet| wallet.user_id == users[index].id && wallet.balance == 0);
-                right.then_some(()).ok_or_else(|| Miss::wrong("another wallet"))
+                right.then_some(()).ok_or_else(|| Miss::wrong("the wallet is not the empty wallet of the user"))
             }
         })
     }
@@ -115,7 +116,7 @@ impl Calls {
                 let answer = world::wallets(channel).charge_wallet(request).await;
                 measure.note(size, &answer);
                 let balance = answer?.into_inner().balance;
-                if balance == CHARGE { Ok(()) } else { Err(Miss::wrong("another balance")) }
+                if balance == CHARGE { Ok(()) } else { Err(Miss::wrong("the balance is not the charged amount")) }
             }
         })
     }
@@ -150,7 +151,7 @@ impl Calls {
                 measure.note(size, &answer);
                 let position = answer?.into_inner().position.unwrap_or_default();
                 let waits = position.state() == proto::QueueState::Waiting && position.position > Some(0);
-                if waits { Ok(()) } else { Err(Miss::wrong("a token that does not wait")) }
+                if waits { Ok(()) } else { Err(Miss::wrong("the token does not wait")) }
             }
         })
     }
@@ -171,7 +172,7 @@ impl Calls {
                 let answer = ConcertServiceClient::new(channel).list_performances(user.request(request)).await;
                 measure.note(size, &answer);
                 let count = answer?.into_inner().performances.len();
-                if count == 3 { Ok(()) } else { Err(Miss::wrong("other dates")) }
+                if count == 3 { Ok(()) } else { Err(Miss::wrong("the list does not have three dates")) }
             }
         })
     }
@@ -193,7 +194,11 @@ impl Calls {
                 let answer = ConcertServiceClient::new(channel).list_seats(user.request(request)).await;
                 measure.note(size, &answer);
                 let count = answer?.into_inner().seats.len();
-                if count == SMALL_SEATS as usize { Ok(()) } else { Err(Miss::wrong("other seats")) }
+                if count == SMALL_SEATS as usize {
+                    Ok(())
+                } else {
+                    Err(Miss::wrong("the list does not have all seats"))
+                }
             }
         })
     }
@@ -215,7 +220,7 @@ impl Calls {
                 let reservation = answer?.into_inner().reservation.unwrap_or_default();
                 let right = reservation.seats.iter().map(|seat| seat.seat_number).eq([seat_number]);
                 if !right || reservation.total_price != PRICE {
-                    return Err(Miss::wrong("another reservation"));
+                    return Err(Miss::wrong("the reservation has another seat or price"));
                 }
                 // A retry returns the same reservation.
                 let _ = user.reservation.set(reservation.reservation_id);
@@ -225,7 +230,7 @@ impl Calls {
     }
 
     /// Returns the call of HoldSeats for a seat that all users want. A hold and the error SEAT_HELD are both correct
-    /// answers. `winners` records each hold.
+    /// answers. `winners` records each hold. `measure` records only SEAT_HELD, the answer to almost every call.
     pub fn hold_contested_seat(&self, measure: &Measure, seat_number: i32, winners: &Winners) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         let request_ids = self.request_ids;
@@ -278,7 +283,7 @@ impl Calls {
                 let right = payment.state() == proto::PaymentState::Paid
                     && payment.price == PRICE
                     && Some(&payment.reservation_id) == user.reservation.get();
-                if right { Ok(()) } else { Err(Miss::wrong("another payment")) }
+                if right { Ok(()) } else { Err(Miss::wrong("the payment has another reservation, price or state")) }
             }
         })
     }

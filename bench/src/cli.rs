@@ -13,7 +13,7 @@ const POSTGRES_SETTINGS: &str = "-c max_connections=200 -c shared_buffers=256MB 
 #[derive(Debug, Parser)]
 #[command(name = "boxoffice-bench", version, about)]
 pub struct Cli {
-    /// The command. Without a command, the operations are measured, then growth. With `--quick`, growth is left out.
+    /// The command. Without a command, the benchmark measures the operations, and then growth unless `--quick` is set.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// The options of all commands.
@@ -21,17 +21,17 @@ pub struct Cli {
     pub common: Common,
 }
 
-/// The commands.
+/// The commands of `boxoffice-bench`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Simulate a whole flash sale, in which users arrive, wait, hold seats, and pay or leave.
     Sale(Sale),
-    /// Measure growth: long queues, many watchers, many concerts, a stadium, and rows of past sales.
+    /// Measure growth: long queues, many watchers, many concerts, a stadium, rows of past sales, and a huge opening.
     Growth(Growth),
-    /// Serve the echo until standard input ends. The benchmark starts this command and compares operations with it.
+    /// Serve the echo until standard input ends. The benchmark starts this command as a separate process.
     #[command(hide = true)]
     Echo {
-        /// Address of the echo.
+        /// Address on which the echo listens.
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
     },
@@ -47,18 +47,19 @@ pub struct Common {
     /// server and drops them.
     #[arg(long, global = true, env = "BOXOFFICE_BENCH_POSTGRES_URL", hide_env_values = true)]
     pub postgres_url: Option<String>,
-    /// Number of connections of the client to the server, and of the client to the echo.
+    /// Number of connections to the server. The echo gets the same number of connections.
     #[arg(long, global = true, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub connections: u16,
     /// Number of in-flight calls on each connection.
     #[arg(long, global = true, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub in_flight: u16,
-    /// Make fewer and shorter rounds, with fewer users, in less than 3 minutes.
+    /// Measure the operations with fewer and shorter rounds and fewer users, in less than 3 minutes. The command
+    /// `growth` divides each of its numbers by 10. The command `sale` does not change.
     #[arg(long, global = true)]
     pub quick: bool,
-    /// Measure an easier case: all operations use the users in the same order, and only ChargeWallet has a request_id.
-    /// By default, each operation uses the users in a new random order, and every call that accepts a request_id has
-    /// one.
+    /// Measure an easier case of the operations: all operations use the users in the same order, and only ChargeWallet
+    /// has a request_id. By default, each operation uses the users in a new random order, and every call that accepts a
+    /// request_id has one.
     #[arg(long, global = true)]
     pub kind: bool,
     /// File for the results as JSON.
@@ -67,7 +68,8 @@ pub struct Common {
 }
 
 impl Common {
-    /// Returns the engines to measure, in this order.
+    /// Returns the engines of `--engine`, in the order of the measurements. Without `--engine`, returns the engines of
+    /// `default`.
     pub fn engines(&self, default: EngineChoice) -> &'static [Engine] {
         match self.engine.unwrap_or(default) {
             EngineChoice::Sqlite => &[Engine::Sqlite],
@@ -130,7 +132,7 @@ pub struct Sale {
 /// The options of growth. With `--quick`, each number is divided by 10.
 #[derive(Debug, Clone, Args)]
 pub struct Growth {
-    /// Number of waiting users in one queue.
+    /// Number of waiting users in the long queue.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=5_000_000))]
     pub waiting: u32,
     /// Number of waiting users that watch their position.
@@ -149,7 +151,7 @@ pub struct Growth {
     /// Number of past concerts. In the queue of each past concert, one user still waits.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
     pub finished: u32,
-    /// Number of users that wait for one concert when its sale opens. The concert has as many seats.
+    /// Number of users that wait for one concert when its sale opens. The concert has as many seats as users.
     #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(10_000..=1_000_000))]
     pub opening: u32,
     /// Number of admitted users that watch their position.

@@ -1,5 +1,5 @@
-//! The echo: a bare tonic server with one unary call. Its transport has the codec, the HTTP/2 window and the maximum
-//! number of streams of boxoffice.
+//! The echo: a bare tonic server with one unary call. It uses the same codec, the same HTTP/2 window and the same
+//! maximum number of streams as boxoffice.
 
 use std::{
     io::{BufRead, BufReader},
@@ -110,7 +110,7 @@ pub fn call(token_size: usize, request_size: usize, reply_size: usize) -> Call {
             if answer.get_ref().payload.len() == size {
                 Ok(())
             } else {
-                Err(Miss::wrong("an echo with a different size"))
+                Err(Miss::wrong("the payload has another size"))
             }
         }
     })

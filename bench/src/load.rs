@@ -1,5 +1,5 @@
 //! The closed loop: a fixed number of connections, with a fixed number of callers on each connection. A caller makes
-//! its next call when it has the answer to its last call. Every answer is checked and timed.
+//! its next call when it has the answer to its previous call. Every answer is checked and timed.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(30);
 pub struct Miss(pub String);
 
 impl Miss {
-    /// Returns the miss for a successful answer with wrong contents. `what` describes these contents.
+    /// Returns the miss for a successful answer with wrong contents. `what` is a sentence about the fault.
     pub fn wrong(what: &str) -> Self {
         Self(format!("wrong: {what}"))
     }
@@ -119,7 +119,7 @@ impl Round {
         self.misses.values().sum()
     }
 
-    /// Returns the number of all answers: correct, wrong, failed and missing ones.
+    /// Returns the total number of correct, wrong, failed and missing answers.
     pub fn calls(&self) -> u64 {
         self.right + self.errors()
     }
@@ -161,7 +161,9 @@ type Noted = (Result<(), Miss>, Duration);
 
 /// Makes calls until the supply ends, with `in_flight` callers on each of `channels`.
 ///
-/// Callers without an answer 30 seconds after the planned end are stopped and counted as missing answers.
+/// A caller without an answer 30 seconds after the planned end is stopped. This caller counts as one missing answer,
+/// and its earlier answers are not counted. If the supply has no duration, the planned end is 2 minutes after the
+/// start.
 pub async fn closed_loop(channels: &[Channel], in_flight: u16, supply: &Supply, call: &Call) -> Result<Round, Failure> {
     let (items, time): (Arc<[usize]>, _) = match supply {
         Supply::Once(items) => (items.clone().collect(), None),

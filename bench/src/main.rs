@@ -3,9 +3,9 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`cli`] | the command line |
+//! | [`cli`] | the commands and their options |
 //! | [`operations`] | operations under full load, writes by a single client, and 2,000 calls within one second |
-//! | [`growth`] | long queues, many watchers, many concerts, a stadium, and rows of past sales |
+//! | [`growth`] | long queues, many watchers, many concerts, a stadium, rows of past sales, and a huge opening |
 //! | [`sale`] | a whole flash sale, from the queue to the last seat |
 //! | [`calls`], [`load`] | the measured calls, and the closed loop of callers that make these calls |
 //! | [`world`] | the users and concerts of a run, and the calls that prepare them |
@@ -39,7 +39,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{Cli, Command};
 
-/// The allocator of the server. The echo uses it too, so that the comparison is fair.
+/// The allocator of the echo and of the benchmark. The server uses the same allocator, so the comparison is fair.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

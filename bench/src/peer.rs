@@ -1,5 +1,5 @@
-//! Measures what boxoffice is compared with: a payment inside PostgreSQL by a function on the same schema, and the
-//! commit of a single insert.
+//! Measures two references for the comparison: payments by a function inside PostgreSQL on the same schema, and commits
+//! of single inserts.
 
 use std::{
     fs,
@@ -46,7 +46,7 @@ INSERT INTO reservation (reservation_id, user_id, concert_id, queue_number, perf
     SELECT id, user_id, 1, n, 1, '[' || n || ']', 1, 100, 'HELD', 0, {far}, {far}, gen_random_uuid() FROM peer_hold;
 INSERT INTO reserved_seat SELECT 1, n, id, 'HELD', {far} FROM peer_hold;";
 
-/// Pays for the hold of a user, with the checks and the writes of `Pay`.
+/// Pays for the hold of a user. Makes the same writes as `Pay`, and checks the token, the hold and the balance.
 const PAY: &str = "
 CREATE FUNCTION pay(payer UUID) RETURNS VOID LANGUAGE plpgsql AS $$
 DECLARE
@@ -93,8 +93,9 @@ pub struct PeerPayments {
     pub average_ms: f64,
 }
 
-/// Lets pgbench call the function `pay` for `count` users, in a fresh database on `postgres`. Returns `None` if pgbench
-/// is not installed next to the other programs of PostgreSQL.
+/// Lets pgbench call the function `pay`, in a fresh database on `postgres`. The number of calls is `count`, rounded
+/// down to a multiple of 16; each call is for a different user. Returns `None` if pgbench is not installed next to the
+/// other programs of PostgreSQL.
 pub async fn payments(postgres: &Postgres, count: usize) -> Result<Option<PeerPayments>, Failure> {
     let Some(pgbench) = postgres.program("pgbench") else { return Ok(None) };
     let url = postgres.fresh_database().await?;
@@ -119,7 +120,7 @@ pub async fn payments(postgres: &Postgres, count: usize) -> Result<Option<PeerPa
     Ok(Some(PeerPayments { per_second, average_ms }))
 }
 
-/// Fails if the database has another number of payments than `expected`.
+/// Fails unless the database has exactly `expected` payments.
 async fn check_payments(conn: &impl ConnectionTrait, expected: usize) -> Result<(), Failure> {
     let sql = "SELECT completed_token_count FROM performance";
     let row = conn.query_one_raw(Statement::from_string(DatabaseBackend::Postgres, sql)).await?;

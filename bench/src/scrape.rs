@@ -26,7 +26,7 @@ pub async fn passes(address: SocketAddr) -> Result<Totals, Failure> {
     Ok(parse(&metrics::read(address).await?, "boxoffice_pass_seconds", "pass"))
 }
 
-/// Returns `after` minus `before`, without the lanes or passes that ran no batch or pass in between.
+/// Returns the increase of each total from `before` to `after`. Leaves out a lane or pass whose count did not increase.
 pub fn added(before: &Totals, after: &Totals) -> Totals {
     let grown = after.iter().map(|(name, now)| {
         let then = before.get(name).copied().unwrap_or_default();

@@ -152,8 +152,8 @@ impl World {
         stats(&self.admin, concert_code).await
     }
 
-    /// Makes `call` for each of the users. If an answer is wrong or missing, makes `call` once more for all of these
-    /// users. Fails if the second attempt is not correct either. `what` names the call in the error.
+    /// Makes `call` once for each user in the range `users`. If an answer is wrong or missing, makes `call` again for
+    /// all users in the range. Fails if an answer is wrong or missing again. `what` names the call in the error.
     pub async fn for_users(&self, users: Range<usize>, what: &str, call: &Call) -> Result<(), Failure> {
         let supply = Supply::Once(users);
         for attempt in 0..2 {
@@ -199,7 +199,7 @@ pub async fn stats(admin: &Channel, concert_code: &str) -> Result<proto::SaleSta
     answer.map_err(|_| format!("GetSaleStats did not answer within {CALL_LIMIT:?}"))?.map_err(told("GetSaleStats"))
 }
 
-/// Returns a function that converts an error of the call with the name `call` to a message.
+/// Returns a function that converts a status to an error message. `call` is the name of the failed call.
 pub fn told(call: &'static str) -> impl Fn(Status) -> Failure {
     move |status| format!("{call} failed: {}: {}", load::reason(&status), status.message()).into()
 }

@@ -34,13 +34,13 @@ const QUIET: Duration = Duration::from_secs(10);
 pub struct Admitted {
     /// The number of open streams.
     pub streams: usize,
-    /// The number of users that took tokens while the streams were open.
+    /// The number of other users that called IssueToken while the streams were open.
     pub joined: usize,
     /// The number of streams that ended during the measurement, by the reason of the error. No stream should end.
     pub ended: BTreeMap<String, u64>,
-    /// The number of wrong or failed IssueToken calls of the joining users, by reason.
+    /// The number of wrong, failed and missing answers to the IssueToken calls of these users, by reason.
     pub refused: BTreeMap<String, u64>,
-    /// The latencies of the correct IssueToken calls of the joining users.
+    /// The latencies of the correct answers to these IssueToken calls.
     pub issue: Percentiles,
     /// The growth of the server's resident memory per opened stream, in bytes.
     pub bytes_per_stream: f64,

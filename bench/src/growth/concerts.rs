@@ -1,5 +1,5 @@
-//! Measures 100 concerts on sale: calls for all concerts compared with calls for one concert, and the admission of all
-//! users.
+//! Measures many concerts on sale at the same time, by default 100. Compares calls for all these concerts with calls
+//! for a single concert. Then measures the admission of all users of these concerts.
 
 use std::{
     sync::Arc,
@@ -34,13 +34,13 @@ pub struct Concerts {
     pub issued_per_second: (f64, f64),
     /// GetPosition calls per second in the fastest round: for the single concert, then for the many concerts.
     pub polls_per_second: (f64, f64),
-    /// The number of wrong or failed answers.
+    /// The number of wrong, failed and missing answers.
     pub errors: u64,
     /// The number of users that were admitted to the many concerts.
     pub admitted: usize,
     /// The time from the opening of the first of the many sales until no token waited, in milliseconds.
     pub admission_ms: f64,
-    /// The duration of the longest promotion pass in this time, in milliseconds.
+    /// The duration of the longest promotion pass during this admission, in milliseconds.
     pub promote_ms: f64,
 }
 
@@ -137,7 +137,7 @@ impl Many {
                 let request = proto::GetPositionRequest { concert_code, user_id: user.id.clone() };
                 let answer = world::queue(channel).get_position(user.request(request)).await?.into_inner();
                 let place = answer.position.and_then(|position| position.position);
-                place.map(drop).ok_or_else(|| Miss::wrong("a token that does not wait"))
+                place.map(drop).ok_or_else(|| Miss::wrong("the token does not wait"))
             }
         })
     }

@@ -15,7 +15,7 @@ use crate::{
     world::{self, User},
 };
 
-/// Time from the past concerts to now.
+/// Age of the past concerts: the time since their sales ended.
 const AGE: Duration = Duration::from_secs(30 * 86_400);
 /// Time for which the CPU use of the idle server is measured.
 const IDLE: Duration = Duration::from_secs(20);
@@ -50,7 +50,7 @@ pub struct Finished {
 /// Measures an idle server with many past concerts, then the admission to new concerts.
 pub async fn run(ground: &Ground<'_>) -> Result<Finished, Failure> {
     let concerts = ground.options.finished;
-    ground.progress.set_message(format!("{concerts} concerts that are over"));
+    ground.progress.set_message(format!("{concerts} past concerts"));
     let mut deployment = ground.deploy(&[]).await?;
     deployment.stop();
     let history = deployment.history().await?;

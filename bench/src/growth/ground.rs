@@ -10,7 +10,8 @@ use crate::{
     world::World,
 };
 
-/// Maximum number of users that one step prepares. The message of the progress bar changes before each step.
+/// Maximum number of users that [`Ground::prepare`] prepares in one step. The message of the progress bar changes
+/// before each step.
 const PORTION: usize = 50_000;
 
 /// The context of all measurements of growth.

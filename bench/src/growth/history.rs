@@ -56,7 +56,7 @@ pub struct Past {
     pub aged: Percentiles,
     /// The latencies of ChargeWallet while the server deletes the history.
     pub tidying: Percentiles,
-    /// The number of wrong or failed answers.
+    /// The number of wrong, failed and missing answers.
     pub errors: u64,
     /// The durations of the longest promotion pass and of the longest expiry pass with the history, in milliseconds.
     pub passes_ms: (f64, f64),
@@ -97,7 +97,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Past, Failure> {
     ground.progress.set_message("the deletion of history");
     aged.set_flags(&TIDYING);
     aged.restart().await?;
-    // The deletion starts with the server. The users already have wallets, so the charges can start immediately.
+    // The deletion starts when the server starts. The users already have wallets, so the charges can start immediately.
     let world = World { users: worlds[1].users.clone(), ..ground.world(&aged, 0).await? };
     let mut while_tidying = histogram()?;
     let deleted_per_second = delete(&aged, rows, &world, &mut while_tidying, &mut errors).await?;
@@ -159,7 +159,7 @@ async fn charge(world: &World, latencies: &mut Histogram<u64>, time: Duration) -
         let user = users[rand::rng().random_range(0..users.len())].clone();
         async move {
             let charged = wallet::charge(&channel, &user.id, 1, &world::request_id()).await?;
-            if charged.balance > 0 { Ok(()) } else { Err(Miss::wrong("an empty wallet")) }
+            if charged.balance > 0 { Ok(()) } else { Err(Miss::wrong("the balance is not above 0 after a charge")) }
         }
     });
     let supply = Supply::Over(0..USERS, time);
@@ -168,8 +168,9 @@ async fn charge(world: &World, latencies: &mut Histogram<u64>, time: Duration) -
     Ok(round.errors())
 }
 
-/// Charges wallets for [`TIDY_TIME`], or until the server has deleted the whole history. Adds the latencies to
-/// `latencies` and the wrong answers to `errors`. Returns the number of deleted rows per second.
+/// Charges wallets until the server has deleted the whole history, or until [`TIDY_TIME`] has passed. Adds the
+/// latencies to `latencies`, and the number of wrong, failed and missing answers to `errors`. Returns the number of
+/// deleted rows per second.
 async fn delete(
     deployment: &Deployment,
     rows: u32,

@@ -1,5 +1,5 @@
-//! Measures the cost of growth: a million waiting users, tens of thousands of watchers, 100 concerts, a stadium, and
-//! rows of past sales.
+//! Measures the cost of growth: a long queue, many watchers, many concerts, a stadium, rows of past sales, and the
+//! opening of a huge sale.
 
 mod admitted;
 mod concerts;
@@ -23,7 +23,7 @@ pub use report::{GrowthReport, text};
 use crate::cli::{Common, EngineChoice, Growth, Part};
 use ground::Ground;
 
-/// Measures growth on the chosen engines, prints the reports, and writes them to the file of `--json`.
+/// Measures growth on the chosen engines and prints the reports. With `--json`, also writes the reports to that file.
 pub async fn run(common: &Common, options: &Growth) -> Result<(), Failure> {
     let engines = common.engines(EngineChoice::Both);
     let postgres = common.postgres(engines).await?;

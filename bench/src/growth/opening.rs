@@ -1,5 +1,5 @@
-//! Measures the opening of a huge sale: a user waits for each seat of ten dates in a stadium. A small sale opens while
-//! the server admits the users of the huge sale.
+//! Measures the opening of a huge sale of ten dates in a stadium. As many users wait as the sale has seats. A small
+//! sale opens while the server admits the users of the huge sale.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -91,11 +91,11 @@ async fn until_waiting(world: &World, concert: &str, count: i64) -> Result<(), F
     }
 }
 
-/// Returns the number of promotion transactions in the log of the server, and the longest time between two consecutive
-/// ones in milliseconds.
+/// Returns the number of promotion transactions in the log of the server. Also returns the longest time between two
+/// consecutive transactions, in milliseconds.
 ///
-/// A promotion pass runs its transactions one after the other. So this time is about the duration of the longest
-/// transaction and of the pause for other writes before it.
+/// A promotion pass runs its transactions one after the other. Other writes can run between two transactions. So the
+/// longest time is about the duration of one transaction and of the other writes before this transaction.
 fn longest_step(deployment: &Deployment) -> (usize, f64) {
     let steps = deployment.admissions();
     let gap = |pair: &[SystemTime]| pair[1].duration_since(pair[0]).unwrap_or_default();

@@ -197,7 +197,7 @@ impl Text {
 
     fn opening(&mut self, part: &Opening) {
         self.ms(format!("{} waiting users admitted to ten dates, ms", part.waiting), part.huge_ms, "60000");
-        self.ms("  users of a small concert admitted in the same time, ms", part.small_ms, "5000");
+        self.ms("  time until all users of a small concert are admitted, ms", part.small_ms, "5000");
         self.ms(format!("  longest of {} promotion transactions, ms", part.steps), part.longest_step_ms, "50");
     }
 

@@ -1,5 +1,5 @@
-//! Measures a queue of a million waiting users: the cost of GetPosition (a poll), of promotions, of expiries and of a
-//! start of the server, and the memory of the server.
+//! Measures a long queue, by default of 1,000,000 waiting users: the cost of GetPosition (a poll), of promotions, of
+//! expiries and of a start of the server, and the memory of the server.
 
 use std::{
     sync::Arc,
@@ -22,7 +22,7 @@ const SHORT: &str = "SHORT";
 const LONG: &str = "LONG";
 /// Number of users in the short queue.
 const FEW: usize = 1_000;
-/// Number of seats of each concert. A promotion admits as many users.
+/// Number of seats of each concert. A promotion admits at most one user per seat.
 const ADMITTED: u32 = 1_000;
 /// Number of rounds. Each round polls the short queue, then the long queue.
 const ROUNDS: usize = 5;

@@ -33,7 +33,7 @@ pub struct Plan {
     pub slice: usize,
     /// The number of users in the warm-up of such an operation.
     pub warm: usize,
-    /// The number of calls of each write by a single client. Each call is for a different user.
+    /// The number of calls in one measurement of a write by a single client. Each call is for a different user.
     pub idle: usize,
     /// The duration of a round of the echo, and of a round of an operation that users may repeat.
     pub time: Duration,
@@ -58,15 +58,15 @@ impl Plan {
         self.first_comers().end
     }
 
-    /// Returns the indices of the users of the crowd, which is the full load.
+    /// Returns the indices of the users of the crowd: the users of the operations under full load.
     pub fn crowd(&self) -> Range<usize> {
         0..self.warm + self.rounds * self.slice
     }
 
     /// Returns the users of the crowd in a new random order, or with `kind` in ascending order.
     ///
-    /// The same order for all operations would be easier for the server: the users of one batch would be in one batch
-    /// of the next operation too, and their rows are near each other.
+    /// The same order for all operations would be easier for the server. The users in one batch of an operation would
+    /// also be in one batch of the next operation, and their rows are near each other.
     pub fn order(&self, kind: bool) -> Vec<usize> {
         let mut users: Vec<usize> = self.crowd().collect();
         if !kind {

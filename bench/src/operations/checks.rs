@@ -15,7 +15,8 @@ use crate::{
 /// Approximate number of wallets that are checked.
 const SAMPLE: usize = 200;
 
-/// Compares the statistics of the sale with the answers of the calls. `users` is the number of users that took a token.
+/// Compares the statistics of the sale with the answers of the calls, and checks a sample of the wallets. `users` is
+/// the number of users that took a token.
 pub async fn run(world: &World, calls: &Calls, users: usize) -> Result<Vec<Check>, Failure> {
     let stats = world.stats(CONCERT).await?;
     let (seats, money) = (calls.paid_seats.load(Ordering::Relaxed), calls.paid_money.load(Ordering::Relaxed));

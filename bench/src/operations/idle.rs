@@ -32,7 +32,7 @@ pub struct IdleWrite {
     pub fresh: Percentiles,
     /// The latencies of the correct answers in a database with the rows of the crowd; `None` before that measurement.
     pub loaded: Option<Percentiles>,
-    /// The number of wrong or failed answers in both databases.
+    /// The number of wrong or failed answers in both measurements.
     pub errors: u64,
     /// The number of wrong or failed answers, by reason.
     pub misses: BTreeMap<String, u64>,

@@ -93,7 +93,7 @@ pub fn text(report: &EngineReport) -> String {
     if let Some(tickets) = tickets(&report.operations) {
         let _ = writeln!(
             text,
-            "\nwhole tickets (IssueToken, HoldSeats, Pay): {:.0}/s, {:.2} of a third of the echo (goal 0.50)",
+            "\nwhole tickets (IssueToken, HoldSeats, Pay): {:.0}/s, {:.2} of the rate of three echo calls (goal 0.50)",
             tickets.per_second, tickets.ratio
         );
     }
@@ -137,7 +137,7 @@ pub fn text(report: &EngineReport) -> String {
     text
 }
 
-/// The rate of whole tickets. A whole ticket is one call of IssueToken, one call of HoldSeats and one call of Pay.
+/// The rate of whole tickets. A whole ticket is one IssueToken call, one HoldSeats call and one Pay call.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Tickets {
     /// The number of whole tickets per second, computed from the rates of the three operations.

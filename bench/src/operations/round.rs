@@ -14,7 +14,8 @@ use crate::{
     scrape,
 };
 
-/// A function that returns the call of a round. Its second argument is 1 for the warm-up, and from 2 for the rounds.
+/// A function that returns the call of a round. Its second argument is a seat number: 1 in the warm-up, 2 in the first
+/// round, 3 in the second round, and so on.
 type Rounds = Box<dyn Fn(&Calls, i32) -> Call + Send + Sync>;
 
 /// An operation to measure, with its lane in the server and the goal for its ratio.
@@ -59,9 +60,9 @@ pub struct Figures {
     pub message_bytes: (usize, usize),
     /// The name of the lane of the server that runs the operation.
     pub lane: &'static str,
-    /// The mean number of calls in a batch of this lane, over all rounds; `None` if the lane had no batch.
+    /// The mean number of calls per batch of this lane in all rounds; `None` if the lane had no batch.
     pub batch_size: Option<f64>,
-    /// The mean number of calls in a batch over all rounds, for each lane that had a batch.
+    /// The mean number of calls per batch in all rounds, for each lane that had a batch.
     pub batch_sizes: BTreeMap<String, f64>,
 }
 
@@ -94,9 +95,10 @@ impl Spec {
     }
 }
 
-/// Measures the operation `spec` and the echo alternately, after a warm-up of both. Fails if a call of the echo fails.
+/// Warms up the operation `spec` and the echo, then measures the echo and the operation alternately. Fails if a call of
+/// the echo fails in a measured round.
 ///
-/// `winners` is for a contested seat: exactly one user of each round must get the seat.
+/// `winners` is for a contested seat: exactly one user of the warm-up and of each round must get the seat.
 pub async fn interleave(bench: &Bench<'_>, spec: &Spec, winners: Option<&Winners>) -> Result<Figures, Failure> {
     let plan = bench.plan;
     bench.progress.set_message(format!("{}, warm-up", spec.name));

@@ -35,7 +35,7 @@ pub struct Rush {
 }
 
 /// Makes `call` 2,000 times in one second, at equal intervals. The calls take the users in ascending order, and start
-/// again from the first user if there are fewer.
+/// again from the first user if there are fewer than 2,000 users.
 pub async fn run(world: &World, users: Range<usize>, call: &Call) -> Result<Rush, Failure> {
     let started = Instant::now();
     let mut callers = JoinSet::new();

@@ -38,7 +38,7 @@ pub struct SaleReport {
     pub sold_out_seconds: Option<f64>,
     /// The number of seats sold per second, from the opening to the last payment.
     pub tickets_per_second: f64,
-    /// The largest number of seats sold in one second after the opening. The seconds are counted from the opening.
+    /// The largest number of seats that were sold within one second. The first second starts at the opening.
     pub peak_tickets_per_second: u64,
     /// The number of visits by their end.
     pub outcomes: Outcomes,
@@ -56,7 +56,7 @@ pub struct SaleReport {
     pub refused: BTreeMap<String, u64>,
     /// The number of repeated calls, reopened streams and new choices of seats.
     pub retried: u64,
-    /// The CPU time of the sale; `None` if `--target` names the deployment.
+    /// The CPU time of the sale; `None` if `--target` names the deployment, or if the CPU time cannot be read.
     pub cpu: Option<CpuSeconds>,
     /// The checks after the sale.
     pub checks: Vec<Check>,
@@ -291,7 +291,7 @@ impl Point {
     }
 }
 
-/// Returns the largest number of seats sold in one second. The seconds are counted from `opened`.
+/// Returns the largest number of seats that were sold within one second. The first second starts at `opened`.
 fn peak(payments: &[Payment], opened: Instant) -> u64 {
     let mut by_second = BTreeMap::<u64, u64>::new();
     for payment in payments {

@@ -49,7 +49,7 @@ pub enum Outcome {
     Left,
     /// The user held seats and left without paying.
     WalkedAway,
-    /// The user got no seats: all seats were sold, or the token ended before the user had seats.
+    /// The user bought no seats: all seats were sold, or the token ended before the payment.
     TooLate,
     /// A call failed for another reason, so the visit ended.
     Failed,
@@ -153,8 +153,8 @@ impl Visitor {
         self.patiently("GetPosition", || self.caller.position()).await
     }
 
-    /// Polls the position at the interval in the answers. Returns `None` when the user is admitted, or the end of the
-    /// visit.
+    /// Polls the position at the interval in the answers. Returns `None` when the user is admitted. Returns the end of
+    /// the visit if the user left or came too late.
     async fn poll(&mut self) -> Result<Option<Outcome>, Status> {
         let mut patience = self.rng.random_range(2..5);
         loop {
@@ -172,7 +172,8 @@ impl Visitor {
         }
     }
 
-    /// Watches the position. Returns `None` when the user is admitted, or the end of the visit.
+    /// Watches the position. Returns `None` when the user is admitted. Returns the end of the visit if the user left or
+    /// came too late.
     async fn watch(&mut self) -> Result<Option<Outcome>, Status> {
         let mut patience = self.rng.random_range(2..5);
         loop {
@@ -237,8 +238,8 @@ impl Visitor {
         Ok(Some(performances.swap_remove(liked).date))
     }
 
-    /// Returns up to `wanted` consecutive AVAILABLE seats of the list. Low numbers are more likely. The result is empty
-    /// if no seat is AVAILABLE.
+    /// Returns up to `wanted` neighbours in the list of the AVAILABLE seats. Their numbers may have gaps. Low numbers
+    /// are more likely. The result is empty if no seat is AVAILABLE.
     async fn choose_seats(&mut self, date: &str, wanted: usize) -> Result<Vec<i32>, Status> {
         let mut seats = self.patiently("ListSeats", || self.caller.seats(date)).await?;
         seats.retain(|seat| seat.state() == proto::SeatState::Available);
