@@ -72,7 +72,9 @@ pub async fn loaded(
     if let Some(write) = writes.iter_mut().find(|write| write.name == name) {
         write.loaded = Some(made.fresh);
         write.errors += made.errors;
-        write.misses.extend(made.misses);
+        for (reason, count) in made.misses {
+            *write.misses.entry(reason).or_default() += count;
+        }
     }
     Ok(())
 }
