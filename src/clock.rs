@@ -2,8 +2,9 @@
 //! epoch, in UTC.
 //!
 //! On PostgreSQL all replicas use the database's clock. Each replica reads that clock every 5 seconds. Between two
-//! readings, the replica adds the time that the monotonic clock of its machine has measured. So a wrong system clock of
-//! a replica does not change its decisions. On SQLite the server uses the system clock of its machine.
+//! readings, the replica takes the last reading and adds the time that the monotonic clock of its machine has measured
+//! since. So a wrong system clock of a replica does not change its decisions. On SQLite the server uses the system
+//! clock of its machine.
 
 use std::{
     sync::Arc,
@@ -16,11 +17,12 @@ use tokio::sync::watch;
 /// An instant in microseconds since the Unix epoch, or a duration in microseconds.
 pub type Micros = i64;
 
-/// Age after which a new reading with a longer round trip may replace the current reading. A new reading whose round
-/// trip is not longer always replaces the current reading.
+/// Age after which the current reading may be replaced by a new reading with a longer round trip. A new reading with
+/// the same or a shorter round trip always replaces the current reading.
 const ANCHOR_AGE: Duration = Duration::from_secs(30);
-/// Round trip from which a reading never replaces a reading with a shorter round trip. The error of a reading is up to
-/// half of its round trip. A monotonic clock that is wrong by 50 ppm needs 83 minutes to reach an error of 250 ms.
+/// A reading with this round trip or a longer one never replaces a reading with a shorter round trip. The error of a
+/// reading is up to half of its round trip. A monotonic clock that is wrong by 50 ppm needs 83 minutes to reach an
+/// error of 250 ms.
 const MAX_ROUND_TRIP: Duration = Duration::from_millis(500);
 
 /// The clock for decisions. A system clock shows the time of the machine, or the time of another clock after
@@ -87,7 +89,7 @@ impl Clock {
     /// duration of the wait stays the same.
     pub async fn sleep_until(&self, at: Micros) {
         match &*self.0 {
-            // The timers of tokio have a resolution of 1 ms, so 1 ms is added.
+            // The timers of tokio have a resolution of 1 ms, so the wait is 1 ms longer.
             Kind::System(_) => tokio::time::sleep(until(at, self.now()) + Duration::from_millis(1)).await,
             Kind::Manual(now) => {
                 // The wait fails only if the sender was dropped. The clock keeps the sender.

@@ -1,6 +1,6 @@
-//! boxoffice sells the seats of a concert that many users want in the same second. Each user gets a number in the queue
-//! of the concert. Users are admitted in the order of their numbers, at most one per unsold seat. An admitted user
-//! holds seats for some minutes, and pays for them from a prepaid wallet.
+//! boxoffice sells concert seats that many users want in the same second. Each user gets a number in the queue of the
+//! concert. Users are admitted in the order of their numbers, up to the number of unsold seats. An admitted user holds
+//! seats for some minutes, and pays for them from a prepaid wallet.
 //!
 //! # Two ideas
 //!
@@ -19,27 +19,28 @@
 //!
 //! | room | content |
 //! |---|---|
-//! | [`app`] | The program: command line, server, background passes, demo, logs and metrics. |
-//! | [`live`] | The live page of the sales and their seats in a browser, and the metrics of the sales. |
+//! | [`app`] | The program: command line, server, background passes, demo, logs, metrics and traces. |
+//! | [`live`] | The live page, which shows the sales and their seats in a browser. The metrics of the sales. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
 //! | [`admin`] | Creation of venues, concerts and performances; settings and counts of a sale. |
 //! | [`reservation`] | Hold, extend and release the seats of a token. |
-//! | [`concert`] | The list of concerts. For admitted users: the dates on sale and the seats, also as a stream. |
+//! | [`concert`] | The list of concerts. For admitted users: the dates on sale, and the seats as a list or a stream. |
 //! | [`queue`] | Numbers, positions and promotion, and the check that a token is admitted. |
-//! | [`catalogue`] | The data of concerts, dates, sections and prices that never changes, cached in memory. |
+//! | [`catalogue`] | A cache in memory of the concert data that never changes, such as sections and prices. |
 //! | [`wallet`] | Prepaid money, and a ledger of all its movements. |
-//! | [`edge`] | The first checks of a connection and a call: sockets, TLS, API keys, limits, deadlines. |
+//! | [`edge`] | The layer between the network and the services: sockets, TLS, API keys, limits, deadlines. |
 //! | [`token`] | The signed queue token, and the interceptor that verifies it. |
 //! | [`batch`] | Lanes, first answers by `request_id`, and background passes in short steps. |
 //! | [`db`] | Connections, transactions, statements about sets of rows, entities. |
-//! | [`rpc`] | Parts of a call: errors and their status codes, messages, checks of fields, pages, deadlines. |
+//! | [`rpc`] | Parts of a call: errors and their status codes, messages, checks of fields, pages, deadlines, traces. |
 //! | [`clock`] | The clock for all decisions that depend on the time. |
 //!
-//! A capability is a room with a gRPC service. It has some of these files:
+//! A capability is a room with a gRPC service. It has some of these files, and may have others:
 //!
 //! - `service.rs` reads the request, submits a command to a lane or runs a query, and builds the response.
-//! - A file per verb, such as `hold.rs`, or `operations.rs` for all verbs, decides a batch of commands.
-//! - `store.rs` has every query of the capability.
+//! - A file of one verb, such as `hold.rs`, decides a batch of commands. `operations.rs` has the other operations, and
+//!   the functions that other rooms call.
+//! - `store.rs` has the queries of the capability.
 //! - `rules.rs` has the rules as pure functions, with their unit tests.
 //! - `passes.rs` has the background work.
 //!
@@ -59,15 +60,18 @@
 //!
 //! # Where to add
 //!
-//! - **A rule**: a function in `rules.rs`. Call it where its verb decides, such as `HoldBatch::decide` in `hold.rs`. A
-//!   new kind of failure also needs a variant in `rpc/error.rs` and a reason in `error_reason.proto`.
+//! - **A rule**: a function in `rules.rs`. Call the rule in the function that decides a command, such as
+//!   `HoldBatch::decide` in `hold.rs`. A new kind of failure also needs a variant in `rpc/error.rs` and a reason in
+//!   `error_reason.proto`.
 //! - **A query**: a function in `store.rs` with `query_set`, `execute_set` or `change_set` (see `db/write.rs`).
-//!   `db/statement.rs` explains `{r}` and `{lock}`. `tests/api/plans.rs` must run the query.
+//!   `db/statement.rs` explains `{r}` and `{lock}`. The scenario in `tests/api/plans.rs` must run the query, so that
+//!   the test checks its plan.
 //! - **An RPC**: its proto, from which `build.rs` generates the code, and a method in `service.rs`. A write also needs
-//!   a verb file, and a lane that the `new` function of the service starts.
+//!   a function that decides a batch of commands, and a lane that the `new` function of the service starts.
 //! - **A setting**: `app/cli.rs` for the server, or `edge/settings.rs` for limits and TLS. Give the setting to the code
 //!   that uses it in `app/routes.rs` or `app/background.rs`. Describe it in `docs/configuration.md`.
-//! - **A column**: a new file in `migration/src`, the entity in `db/entity`, and the statements in `store.rs`.
+//! - **A column**: a new migration, which is a file in `migration/src` and an entry in its `lib.rs`. Change the entity
+//!   in `db/entity` and the statements in `store.rs`.
 //!
 //! # Guarantees
 //!
@@ -75,19 +79,21 @@
 //! 2. A wallet's balance is the sum of its ledger entries and is never below 0. The last entry stores the balance.
 //! 3. A promotion never raises the number of ACTIVE tokens of a concert above its capacity: the number of unsold seats
 //!    on sale, or `max_active_count` if that is lower and not 0. Tokens are admitted in the order of their numbers.
-//! 4. An acknowledged write is durable. Calls of one RPC with the same `request_id` have one effect. After
-//!    DEADLINE_EXCEEDED, UNAVAILABLE or INTERNAL, the outcome of a call is unknown. A call with any other error changes
-//!    no seats and no money.
+//! 4. An acknowledged write is durable. Within the retention time, calls of one RPC with the same `request_id` have one
+//!    effect. After DEADLINE_EXCEEDED, UNAVAILABLE or INTERNAL, the outcome of a call is unknown. A call with any other
+//!    error changes no seats and no money.
 //!
 //! The database resolves races between replicas. Most transactions lock rows in the order counter, token, ledger entry,
-//! reservation, seat, performance. Within a table, most statements lock rows in the order of the keys. A transaction
-//! that is part of a deadlock fails and runs again.
+//! reservation, seat, performance. Within a table, most statements lock rows in the order of the keys. After a
+//! deadlock, PostgreSQL aborts one of the transactions, and this transaction runs again.
 //!
 //! A wallet is not locked. If two transactions add the same entry number to a wallet, the primary key refuses the
-//! second entry, and its transaction runs again. A conditional write checks the number of changed rows.
+//! second entry, and its transaction runs again. A change of a reservation is conditional on the version that the
+//! transaction has read. If the version is different, the statement changes too few rows, and its transaction runs
+//! again.
 //!
 //! A hold or an admission ends exactly at its expiry, even before a background pass updates its row. The memory of a
-//! replica may show that a user waits. Only the database shows that a user is admitted.
+//! replica may show that an admitted user still waits. Only the database shows that a user is admitted.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -1,8 +1,8 @@
 //! The schema of boxoffice, the same for SQLite and PostgreSQL.
 //!
-//! Each of the first six migrations creates the tables of one capability. The migrations are ordered so that a table
-//! refers only to tables of the same or an earlier migration. Later migrations change the tables. Never edit a released
-//! migration: add a new file instead.
+//! Each of the first six migrations creates the tables of one part of boxoffice. The migrations are ordered so that a
+//! table refers only to tables of the same or an earlier migration. Later migrations change these tables and add
+//! tables. Never edit a released migration: add a new file instead.
 //!
 //! Stored forms:
 //!
@@ -14,7 +14,7 @@
 //! A foreign key costs one lookup per inserted row. The schema omits a foreign key if the inserting transaction has
 //! locked or written the referenced row. It also omits a foreign key if the transaction has read the referenced row and
 //! that row is never deleted. For example, a ledger entry and a token do not refer to the wallet, and a seat does not
-//! refer to the reservation. The invariants that the tests check include these references.
+//! refer to the reservation. Instead of the database, the tests check these references.
 
 #![forbid(unsafe_code)]
 
@@ -77,7 +77,7 @@ impl MigratorTrait for Migrator {
 /// - `{clustered}`: on SQLite, the rows are stored in the order of the primary key; no effect on PostgreSQL.
 /// - `{clustered, roomy}`: as `{clustered}` on SQLite. PostgreSQL fills each page to only 60 % with inserted rows. So
 ///   the new version of an updated row fits on the page of the old version. If no indexed column has changed, the new
-///   version then needs no index entries.
+///   version then needs no new index entries.
 /// - `{json_array_length}`: the number of elements in the column `seat_numbers`.
 async fn apply(manager: &SchemaManager<'_>, ddl: &str) -> Result<(), DbErr> {
     let forms = match manager.get_database_backend() {

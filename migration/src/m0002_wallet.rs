@@ -1,7 +1,8 @@
 //! Wallets, and the ledger of all movements of money. The entries of a wallet are numbered from 1.
 //!
-//! The balance of a wallet is the `balance_after` of its last entry, so no second row stores it. Two transactions that
-//! start from the same balance write the same entry number, and the primary key rejects the second entry.
+//! The balance of a wallet is the `balance_after` of its last entry, so the row of the wallet does not store it. Two
+//! transactions that start from the same balance write the same entry number, and the primary key rejects the second
+//! entry.
 
 crate::schema!(
     "

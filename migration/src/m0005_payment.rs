@@ -1,4 +1,5 @@
-//! Payments: at most one per reservation. The migration `m0008_slim` moves them into the rows of the reservations.
+//! Payments: at most one per reservation. The migration `m0008_slim` moves the payments into the rows of the
+//! reservations.
 
 crate::schema!(
     "

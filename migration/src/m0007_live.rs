@@ -1,10 +1,10 @@
 //! Makes the cost of calls and passes depend on the live rows, not on the number of past sales.
 //!
-//! New columns store counts: the tokens of a concert that expired or left after their admission, and the completed
-//! tokens and the revenue of a performance. `sale_end_time` is the end of the sale of a date. `live` marks a
-//! reservation that is held or paid. A payment does not change `live`, so a payment changes no index. `pass_cursor`
-//! stores the progress of a background pass. `answered_request` stores the ids of requests that succeeded but changed
-//! nothing, because no other row contains these ids.
+//! New columns store counts and sums. For a concert: the tokens that expired, and the tokens that left after their
+//! admission. For a performance: the completed tokens and the revenue. `sale_end_time` is the end of the sale of a
+//! date. `live` marks a reservation that is held or paid. A payment does not change `live`, so a payment changes no
+//! index of `reservation`. `pass_cursor` stores the progress of a background pass. `answered_request` stores the ids of
+//! requests that succeeded but changed nothing, because no other row contains these ids.
 
 crate::schema!(
     "

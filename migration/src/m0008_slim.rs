@@ -1,7 +1,8 @@
 //! Stores each fact once, so that a payment writes fewer pages.
 //!
 //! - A payment is stored in the row of its reservation, in `pay_time` and `refund_time`. The id of a payment follows
-//!   from the id of its reservation. Only payments that were made before this migration have a `payment_id` in the row.
+//!   from the id of its reservation. A reservation contains a `payment_id` only if its payment was made before this
+//!   migration.
 //! - The `request_id` of a payment or of a refund is stored in its ledger entry.
 //! - `turn` numbers the tokens of a user for a concert. The index of `turn` does not change when a token ends. Two
 //!   transactions that start from the same last token write the same turn, and the unique index rejects the second

@@ -1,5 +1,5 @@
-//! The operations of AdminService: create, add, update, count. These calls are rare, so each batch runs its commands
-//! one by one.
+//! The operations of AdminService: create, add, update, count. Write calls are rare, so each batch of writes runs its
+//! commands one by one.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     rpc::Error,
 };
 
-/// Period in which the admissions and payments of the last minute are counted.
+/// Length of the period before now in which recent admissions and payments are counted.
 const LAST_MINUTE: Duration = Duration::from_secs(60);
 
 /// A command that creates a venue.

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Counts sales. Concurrent calls for one concert share a query, also if they use different clones.
+/// Counts sales. Concurrent calls for one concert share a query, even if the calls use different clones.
 #[derive(Clone)]
 pub struct Statistics {
     db: Database,

@@ -182,7 +182,7 @@ pub struct Counts {
     pub held_seat_count: i64,
     /// The number of tokens admitted after `since`.
     pub admissions: i64,
-    /// The number of payments after `since`, rounded up to a full second.
+    /// The number of payments from the first full second after `since`.
     pub payments: i64,
     /// The sum of the payments that were not refunded, in the smallest unit of the currency.
     pub revenue: i64,
@@ -195,7 +195,8 @@ pub struct Counts {
 ///
 /// The query reads stored counts and recent rows, so its cost does not grow with the history of the sale.
 pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) -> Result<Option<Counts>, db::Error> {
-    // Tokens are admitted in the order of their numbers, so the tokens admitted after `since` have the last numbers.
+    // Tokens are admitted in the order of their numbers. So of all admitted tokens, the tokens admitted after `since`
+    // have the highest numbers.
     let sql = "SELECT q.issued_number AS issued_count, q.admitted_count, q.departed_count AS left_count,
             q.left_admitted_count, q.expired_count,
             (SELECT COUNT(*) FROM queue_token d

@@ -24,13 +24,13 @@ const _: () = assert!(token::rotation::NOTICE.as_secs() >= 3 * SHARED_STATE_INTE
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between deletions of old rows.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
-/// Delay before the next attempt to prepare the database, if it cannot be used.
+/// Delay before the next attempt to prepare the database, if the last attempt failed.
 const PREPARE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Prepares the database, starts the passes and makes the server ready. Retries while the database cannot be used.
 ///
-/// After an error that a retry cannot remove, or if the server stops first, the server is marked as failed. The
-/// promotion, expiry and tidy passes run only with `run_background`. Tests run these three passes explicitly.
+/// Marks the server as failed after an error that a retry cannot remove, or if the server stops before the database is
+/// prepared. The promotion, expiry and tidy passes run only with `run_background`. Tests run these passes explicitly.
 pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_background: bool) {
     let first_key = match token::new_secret() {
         Ok(secret) => secret,
@@ -67,7 +67,7 @@ pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_backgrou
     readiness.set_ready().await;
 }
 
-/// Admits waiting users of all concerts, and records the time.
+/// Runs the promotion pass for all concerts. After a success, records the current time in `promoted_at`.
 pub async fn promote(core: &Core) -> Result<(), db::Error> {
     let Settings { admission_ttl, claim_ttl, .. } = core.settings;
     queue::passes::promote(&core.db, &core.snapshots, Terms { admission_ttl, claim_ttl }).await?;
@@ -81,8 +81,8 @@ pub async fn expire(core: &Core) -> Result<(), db::Error> {
     reservation::passes::expire(&core.db, &core.sweep).await
 }
 
-/// Deletes ended tokens, unpaid reservations and answered requests that are older than the retention time. Returns free
-/// space of a SQLite file to the file system.
+/// Deletes ended tokens, released and expired reservations, and answered requests that are older than the retention
+/// time. Then returns free space of a SQLite file to the file system.
 pub async fn tidy(core: &Core) -> Result<(), db::Error> {
     let cutoff = core.db.now() - clock::micros(core.settings.retention);
     queue::passes::delete_ended(&core.db, cutoff).await?;

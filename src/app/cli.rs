@@ -28,7 +28,8 @@ pub enum Command {
         /// Fill an empty database with demo concerts and users, print a tour of grpcurl calls, and open a sale.
         #[arg(long)]
         demo: bool,
-        /// Number of simulated visitors of the demo's sale, which opens 30 seconds after the start; 0 means none.
+        /// Number of simulated visitors of the demo's sale, which opens 30 seconds after the start; 0 means none. They
+        /// come only if the database was empty and the server has no TLS and no API keys.
         #[arg(
             long,
             env = "BOXOFFICE_DEMO_CROWD",
@@ -209,8 +210,8 @@ pub struct Settings {
         value_parser = duration_above_zero
     )]
     pub expire_interval: Duration,
-    /// Duration of an admission from its first use. Without a maximum time until the first use, the duration counts
-    /// from the promotion.
+    /// Duration of an admission, from its promotion. An unused admission ends earlier if a shorter maximum time until
+    /// the first use applies.
     #[arg(
         long,
         global = true,

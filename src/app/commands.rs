@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    time::Instant,
 };
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -23,7 +24,9 @@ use crate::{
         demo,
         failure::Failure,
         server::{Listeners, Server},
-        telemetry, watch,
+        telemetry,
+        traces::Traces,
+        watch,
     },
     clock::Clock,
     db::Database,
@@ -61,6 +64,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
 async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let traces = Traces::start()?;
     let http = match (settings.http_listen, demo) {
         (Some(address), _) => Some(bind(address).await?),
         // Another program may use this port, so the demo falls back to a free port.
@@ -77,10 +81,12 @@ async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure>
             tracing::info!("the live page is at http://{}/", http.local_addr()?);
         }
     }
-    // The simulated visitors have no API key and do not use TLS. They come only to a server without both.
+    // The simulated visitors have no API key and do not use TLS. So they come only to a server without TLS and without
+    // API keys.
     let is_open = settings.transport.tls_cert.is_none() && settings.transport.api_keys_file.is_none();
     let public = bind(settings.listen).await?;
     let listeners = Listeners { public, admin: bind(settings.admin_listen).await?, http };
+    let stop_timeout = settings.limits.lame_duck + settings.drain_timeout;
     let server = Server::start(settings, Clock::system(), listeners, true).await.map_err(describe)?;
     let http_address = server.http_address.map(tracing::field::display);
     tracing::info!(address = %server.address, admin_address = %server.admin_address, http_address, "listening");
@@ -98,7 +104,9 @@ async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure>
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+    let started = Instant::now();
     server.stop().await;
+    traces.flush(stop_timeout.saturating_sub(started.elapsed())).await;
     Ok(())
 }
 

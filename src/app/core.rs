@@ -23,11 +23,11 @@ pub struct Core {
     pub snapshots: Snapshots,
     /// The seat boards of the watched performances, for WatchSeats and the live page.
     pub boards: Arc<Boards>,
-    /// The statistics of sales, whose queries concurrent callers share.
+    /// The statistics of sales. Concurrent requests for the same sale share one query.
     pub statistics: Statistics,
     /// The sampler that counts the sales for the live page and the metrics.
     pub sampler: Arc<Sampler>,
-    /// The time of the last successful promotion of this server; before the first one, the time of its start.
+    /// The time of the last successful promotion of this server. Before the first promotion, the start of the server.
     pub promoted_at: Mutex<Instant>,
     /// The keys that sign and verify queue tokens.
     pub key_ring: Arc<KeyRing>,
@@ -35,7 +35,7 @@ pub struct Core {
     pub transport: Transport,
     /// The progress of this server in the expiry pass of holds.
     pub sweep: Sweep,
-    /// The tasks that must end before the server stops.
+    /// The tasks that a stopping server waits for, at most until the drain timeout.
     pub tasks: TaskTracker,
     /// A token that is cancelled when the server starts to drain.
     pub stopping: CancellationToken,

@@ -28,18 +28,18 @@ const CONCERT: &str = "BTS-2034";
 const DATES: [(&str, u64); 2] = [("2034-06-18", 80), ("2034-06-25", 20)];
 /// Time from the start of the demo until the sale opens. Before that, visitors only wait in the queue.
 pub const OPENS_IN: Duration = Duration::from_secs(30);
-/// Time from the start of the demo until the first visitor comes.
+/// Earliest time at which a visitor may come, from the start of the demo.
 const FIRST_ARRIVAL: Duration = Duration::from_secs(2);
-/// Time from the start of the demo until the last visitor comes.
+/// Latest time at which a visitor may come, from the start of the demo.
 const LAST_ARRIVAL: Duration = Duration::from_secs(110);
 /// Maximum duration of the crowd. The remaining visitors are stopped after this time.
 const END: Duration = Duration::from_secs(1_200);
 /// Number of connections that the visitors share.
 const CONNECTIONS: usize = 4;
-/// Maximum age of a list of seats. All visitors share the list, like the users of a web shop.
+/// Maximum age of a list of seats. All visitors share the list, like the users of a web shop that caches it.
 const SEATS_MAX_AGE: Duration = Duration::from_secs(2);
-/// Maximum number of attempts of a visitor to hold seats. An attempt fails if the date has no such seats or if another
-/// visitor was faster.
+/// Maximum number of attempts of a visitor to hold seats. An attempt fails if the visitor finds no adjacent seats on
+/// the date, or if another visitor was faster.
 const MAX_ATTEMPTS: usize = 6;
 /// Maximum number of retries of a call that fails because the server is overloaded or unavailable.
 const MAX_RETRIES: u32 = 8;
@@ -53,13 +53,14 @@ pub struct Crowd {
     pub admin_address: SocketAddr,
     /// The number of visitors.
     pub size: u32,
-    /// The factor for the delays of the visitors: 1 for a demo, less for a test. It does not change the retry delays.
+    /// The factor for the delays of the visitors and for [`OPENS_IN`]: 1 for a demo, less for a test. It does not
+    /// change the retry delays.
     pub pace: f64,
 }
 
 impl Crowd {
-    /// Opens the sale [`OPENS_IN`] after `now`, sends the visitors to it, and waits until all of them have left,
-    /// for at most 20 minutes.
+    /// Opens the sale at `now` plus [`OPENS_IN`] times `pace`, and sends the visitors to it. Waits until all visitors
+    /// have left, but at most 20 minutes.
     pub async fn visit(self, now: Micros) {
         match tokio::time::timeout(END, self.send(now)).await {
             Ok(Ok(())) => tracing::info!("all simulated visitors have left"),
@@ -79,7 +80,8 @@ impl Crowd {
         let mut visitors = JoinSet::new();
         for number in 0..self.size {
             let mut dice = Dice(u64::from(number));
-            // 55 % of the visitors come before the sale opens. In each period, most of them come towards its end.
+            // 55 % of the visitors come before the sale opens, the others come later. In both of these periods, more
+            // visitors come near the end than near the start.
             let (first, last) = if dice.chance(55) { (FIRST_ARRIVAL, OPENS_IN) } else { (OPENS_IN, LAST_ARRIVAL) };
             let arrival = (first + (last - first).mul_f64(dice.unit().sqrt())).mul_f64(self.pace);
             let visitor = Visitor {
@@ -92,7 +94,7 @@ impl Crowd {
             };
             visitors.spawn(async move {
                 tokio::time::sleep(arrival).await;
-                // A visitor whose call still fails after its retries gives up. The other visitors continue.
+                // A failed call ends only the visit of this visitor. The other visitors continue.
                 let _ = visitor.visit().await;
             });
         }
@@ -186,7 +188,7 @@ impl Visitor {
         }
     }
 
-    /// Holds adjacent seats and returns the reservation; `None` if the visitor finds no such seats.
+    /// Holds adjacent seats and returns the reservation; `None` if the visitor finds no adjacent seats.
     async fn hold(&mut self) -> Result<Option<proto::Reservation>, Status> {
         let seat_count = [1, 2, 2, 2, 2, 2, 3, 3, 4, 4][self.dice.between(0, 9) as usize];
         let mut wanted = usize::from(!self.dice.chance(DATES[0].1));
@@ -206,7 +208,7 @@ impl Visitor {
             };
             match with_retries!(self.reservations().hold_seats(self.request(hold.clone()))) {
                 Ok(held) => return Ok(held.into_inner().reservation),
-                // Another visitor was faster. The next attempt chooses other seats.
+                // Probably another visitor was faster. The next attempt chooses other seats.
                 Err(status) if status.code() == Code::FailedPrecondition && attempt < MAX_ATTEMPTS => {
                     self.hesitate(1, 4).await;
                 }
@@ -272,7 +274,7 @@ struct Hall {
 #[derive(Default)]
 struct Seen {
     at: Option<Instant>,
-    /// Whether each seat was available and no visitor has chosen it since.
+    /// For each seat, true if the list showed it as available and no visitor has chosen it since then.
     free: Vec<bool>,
     /// The indexes of the first and the last seat of each section.
     sections: Vec<(usize, usize)>,
@@ -321,8 +323,9 @@ impl Hall {
 }
 
 impl Seen {
-    /// Returns the indexes of the first and the last seat of the section at `share` of all seats. `share` is at least 0
-    /// and less than 1. A random `share` chooses larger sections more often.
+    /// Returns the indexes of the first and the last seat of one section: the section of the seat with the index
+    /// `share` times the number of seats. `share` is at least 0 and less than 1. A random `share` chooses larger
+    /// sections more often.
     fn section(&self, share: f64) -> Option<(usize, usize)> {
         let index = (self.free.len() as f64 * share) as usize;
         self.sections.iter().copied().find(|(first, last)| (*first..=*last).contains(&index))

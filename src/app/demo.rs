@@ -98,7 +98,8 @@ fn require<T>(answers: Vec<Result<T, crate::rpc::Error>>) -> Result<(), db::Erro
     }
 }
 
-/// Returns the tour: calls that a reader can copy into a shell without changes. `filled` is the result of [`fill`].
+/// Returns the tour: calls that a reader can copy into a shell without changes, if the server has no TLS and no API
+/// keys. `filled` is the result of [`fill`].
 pub fn tour(filled: bool, address: SocketAddr, admin_address: SocketAddr) -> String {
     let filled = if filled { "The empty database now has a demo." } else { "The database already has concerts." };
     format!(

@@ -6,9 +6,9 @@
 //! |---|---|
 //! | [`cli`] | defines the flags and environment variables |
 //! | [`commands`] | runs the commands |
-//! | [`demo`] | fills an empty database for `serve --demo` |
+//! | [`demo`] | fills an empty database and writes the tour for `serve --demo` |
 //! | [`crowd`] | simulates the visitors of the demo |
-//! | [`telemetry`] | starts logs and metrics |
+//! | [`telemetry`] | starts the logs and the metrics, and renders the metrics |
 //! | [`server`] | starts and stops a server |
 //! | `core.rs` | holds the state that the services, the listeners and the passes share |
 //! | `routes.rs` | creates the services of both gRPC listeners |
@@ -20,6 +20,7 @@
 //! | `apply/` | declares sales on a running server, as a file says |
 //! | `watch/` | shows a sale in the terminal |
 //! | `client.rs` | connects these two commands and `health` to a server |
+//! | `traces.rs` | sends traces to a collector |
 
 mod apply;
 mod background;
@@ -36,4 +37,5 @@ mod readiness;
 mod routes;
 pub mod server;
 pub mod telemetry;
+mod traces;
 mod watch;

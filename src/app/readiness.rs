@@ -48,7 +48,10 @@ impl Readiness {
     /// Marks the server as ready: it accepts calls, and health reports SERVING.
     pub async fn set_ready(&self) {
         self.is_ready.store(true, Ordering::Release);
-        self.set_health(ServingStatus::Serving).await;
+        // A server that is already stopping must not get new calls from load balancers.
+        if !self.is_stopping.load(Ordering::Acquire) {
+            self.set_health(ServingStatus::Serving).await;
+        }
         self.outcome.send_replace(Some(Ok(())));
     }
 

@@ -79,7 +79,8 @@ pub fn admin(core: &Core, readiness: &Readiness, health: HealthServer<impl Healt
     with_probes(routes, health, &[ADMIN_SERVICE])
 }
 
-/// Adds health, and reflection of `services`. Clients use two versions of reflection, so both are added.
+/// Adds health, and reflection of health and `services`. Clients use two versions of reflection, so both versions are
+/// added.
 fn with_probes(routes: Routes, health: HealthServer<impl Health>, services: &[&str]) -> Result<Routes, Error> {
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure()

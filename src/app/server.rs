@@ -80,7 +80,7 @@ impl Server {
         self.readiness.wait().await
     }
 
-    /// Returns the database of the server, which may not be ready yet.
+    /// Returns the database of the server. The database may not be reachable or migrated yet.
     pub fn db(&self) -> &Database {
         &self.core.db
     }

@@ -1,4 +1,4 @@
-//! Logs and metrics.
+//! Logs and metrics. `traces.rs` has the traces.
 
 use std::sync::OnceLock;
 
@@ -79,8 +79,10 @@ pub fn render_metrics(core: &Core) -> String {
         }
         metrics::gauge!("boxoffice_database_max_connections", "pool" => pool.pool).set(pool.max_count);
     }
-    metrics::gauge!("boxoffice_promotion_lag_seconds").set(core.promoted_at.lock().elapsed());
-    let age = core.snapshots.age().unwrap_or_default();
+    let promotion_lag = core.promoted_at.lock().elapsed();
+    metrics::gauge!("boxoffice_promotion_lag_seconds").set(promotion_lag);
+    // Before the first answer of the database, both times count from the start of the server.
+    let age = core.snapshots.age().unwrap_or(promotion_lag);
     metrics::gauge!("boxoffice_database_silence_seconds").set(age);
     METRICS.get().map(PrometheusHandle::render).unwrap_or_default()
 }
@@ -89,7 +91,7 @@ pub fn render_metrics(core: &Core) -> String {
 fn describe() {
     describe_histogram!("rpc_server_call_duration_seconds", Unit::Seconds, "Duration of calls and streams.");
     describe_gauge!("boxoffice_open", "Number of permits of each limit that are in use.");
-    describe_counter!("boxoffice_shed_total", "Calls and connections that each limit or lane rejected.");
+    describe_counter!("boxoffice_shed_total", "Calls, connections and live pages that each limit or lane rejected.");
     describe_counter!("boxoffice_panics_total", "Panics that were caught.");
     describe_histogram!("boxoffice_pass_seconds", Unit::Seconds, "Duration of background passes.");
     describe_histogram!("boxoffice_lane_batch_size", "Calls per batch.");

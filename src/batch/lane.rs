@@ -1,14 +1,15 @@
 //! The batching lane: collects calls of one kind and runs them in batches.
 //!
 //! A worker takes all commands that wait, up to [`WIDTH`](super::pace::WIDTH), and passes them to the operation as one
-//! slice. After the commit it answers each caller. A lane has no timer. An idle lane runs a single call immediately. In
-//! a busy lane more calls wait, so the batches become larger.
+//! slice. After the operation, and after the commit in a write lane, it answers each caller. A lane has no timer. An
+//! idle lane runs a single call immediately. In a busy lane more calls wait, so the batches become larger.
 //!
 //! A failure affects as few calls as possible:
 //!
 //! - A batch is retried if it conflicts with another transaction or cannot reach the database.
 //! - A batch with an unexpected error, or with too many conflicts, is split in two. Each half is split again, until
-//!   only the command that causes the error fails.
+//!   only the command that causes the error fails. If a batch or a half has run for 4 seconds, it is not split, and all
+//!   of its commands fail.
 //! - After a panic the calls of the batch fail with INTERNAL, and the worker continues.
 //! - A call that would wait too long fails immediately, with OVERLOADED or STORAGE_UNAVAILABLE.
 //! - A command is not started if it was cancelled or its deadline has passed.
@@ -66,7 +67,7 @@ where
     }
 
     /// Queues a command that must not be refused for its waiting time, such as a command of an open stream. Returns its
-    /// answer. The command has no deadline. The limit on streams also limits the number of these commands.
+    /// answer. The command has no deadline. If the queue is full, the command waits for space.
     pub async fn submit_patiently(&self, shard: impl Hash, command: C) -> Result<R, Error> {
         self.worker(shard).submit_patiently(command).await
     }
@@ -259,7 +260,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_millis(20);
         let late = rpc::within(deadline, lane.submit(0, 1)).await;
         assert!(matches!(late, Err(Error::DeadlineExceeded)));
-        // This future is not polled after its deadline, so its call is not cancelled.
+        // This future is not polled when its deadline passes, so its command stays in the queue.
         let mut unpolled = Box::pin(rpc::within(Instant::now() + Duration::from_millis(200), lane.submit(0, 2)));
         assert!(unpolled.as_mut().now_or_never().is_none());
         tokio::time::advance(Duration::from_millis(220)).await;
@@ -310,7 +311,7 @@ mod tests {
     /// has the deadline `patience`. A refused call is retried once, after its retry delay. The measurement starts after
     /// one second and lasts two seconds.
     ///
-    /// A full batch takes 122 ms, so the lane can answer at most 4,197 calls per second.
+    /// A full batch takes 122.4 ms, so the lane can answer at most 4,183 calls per second.
     async fn goodput(rate: u32, patience: Duration) -> u32 {
         let (lane, _tasks) = lane(|commands| {
             async move {

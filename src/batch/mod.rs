@@ -1,4 +1,4 @@
-//! Lanes, which run waiting calls in batches, the answers to repeated requests, and the loop of the background passes.
+//! Runs waiting calls in batches (lanes), remembers the answers for repeated requests, and runs the background passes.
 
 pub mod answered;
 mod lane;
@@ -10,6 +10,7 @@ mod worker;
 
 pub use answered::Answered;
 pub use lane::{Lane, read_lane, write_lane};
+pub use pace::WIDTH;
 pub use replay::Replays;
 pub use worker::Batch;
 

@@ -24,7 +24,7 @@ pub const CAPACITY: usize = 8_192;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const IDLE: u64 = u64::MAX;
 
-/// Measures the duration of the batches of a worker.
+/// Measures the duration of the batches of a worker, and decides whether the worker accepts a command.
 pub struct Pace {
     origin: Instant,
     /// Average duration of recent batches, in microseconds; 0 before the first one. Each new batch has a weight of one

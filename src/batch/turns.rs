@@ -39,7 +39,8 @@ impl Left {
     }
 }
 
-/// Holds the maximum number of rows of the next step. It is halved after a slow full step and doubled after a fast one.
+/// Holds the maximum number of rows of the next step. After a full step, it is halved if the step was slow and doubled
+/// if the step was fast.
 pub struct StepSize {
     rows: AtomicI64,
     step_time: Duration,
@@ -52,8 +53,8 @@ impl Default for StepSize {
 }
 
 impl StepSize {
-    /// Returns the size for work that is not urgent. Its transactions should take at most 10 ms, so that they delay
-    /// calls little.
+    /// Returns the size for work that is not urgent. Each step should take at most 6 ms, so that it delays calls only a
+    /// little.
     pub fn gentle() -> Self {
         Self { rows: AtomicI64::new(MIN_ROWS), step_time: GENTLE_STEP_TIME }
     }

@@ -1,6 +1,7 @@
-//! A worker of a lane. Takes all waiting commands, runs them as one batch, and answers each caller.
+//! A worker of a lane. Takes the waiting commands, up to [`WIDTH`], runs them as one batch, and answers each caller.
 //!
-//! Each batch runs in a separate task. So a caller that cancels its call does not interrupt the transaction.
+//! Each batch runs in a separate task. So a panic in a batch does not end the worker, and a caller that cancels its
+//! call does not interrupt the transaction.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -14,7 +15,10 @@ use tokio_util::task::TaskTracker;
 use super::pace::{CAPACITY, Pace, WIDTH};
 use crate::{
     db,
-    rpc::{self, Error},
+    rpc::{
+        self, Error,
+        trace::{self, Traced},
+    },
 };
 
 /// The outcome of a batch: an answer for each command, in the order of the commands. If the batch failed, nothing was
@@ -39,6 +43,15 @@ struct Pending<C, R> {
     reply: oneshot::Sender<Result<R, Error>>,
     since: Instant,
     deadline: Option<Instant>,
+    /// The span of the call, if it is traced.
+    call: Option<Traced>,
+}
+
+/// The commands of a batch, the channels for their answers, and the spans of those that are traced.
+struct Taken<C, R> {
+    commands: Vec<C>,
+    replies: Vec<oneshot::Sender<Result<R, Error>>>,
+    calls: Vec<Traced>,
 }
 
 /// The queue of a worker, and the pace of the worker.
@@ -60,13 +73,16 @@ where
         Self { queue: sender, pace }
     }
 
-    /// Queues a command and returns its answer. Dropping the future cancels a command that was not started. Fails as
-    /// [`Pace::admit`] does, or if the deadline passes before the command starts.
+    /// Queues a command and returns its answer. Dropping the future cancels a command that was not started.
+    ///
+    /// Fails as [`Pace::admit`] does. Fails with OVERLOADED if the queue is full, or if the deadline passes before the
+    /// command starts. Fails with SHUTTING_DOWN if the worker has ended.
     pub async fn submit(&self, command: C) -> Result<R, Error> {
         let (since, patience) = (Instant::now(), rpc::remaining());
         self.pace.admit(since, self.queue.max_capacity() - self.queue.capacity(), patience)?;
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { command, reply, since, deadline: patience.map(|patience| since + patience) };
+        let deadline = patience.map(|patience| since + patience);
+        let pending = Pending { command, reply, since, deadline, call: trace::current() };
         self.queue.try_send(pending).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => self.pace.refuse(),
             mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
@@ -78,7 +94,7 @@ where
     /// Fails with SHUTTING_DOWN if the worker has ended.
     pub async fn submit_patiently(&self, command: C) -> Result<R, Error> {
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { command, reply, since: Instant::now(), deadline: None };
+        let pending = Pending { command, reply, since: Instant::now(), deadline: None, call: trace::current() };
         self.queue.send(pending).await.map_err(|_| Error::ShuttingDown)?;
         answer.await.unwrap_or_else(|_| Err(Error::internal("a command was lost with its worker")))
     }
@@ -112,14 +128,21 @@ where
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, WIDTH).await > 0 {
         let started = Instant::now();
-        let (commands, replies) = take_those_in_time(&mut waiting, started, pace, &wait);
+        let Taken { commands, replies, calls } = take_those_in_time(&mut waiting, started, pace, &wait);
         if commands.is_empty() {
             continue;
         }
         size.record(commands.len() as f64);
         pace.begin(started);
         let work = work.clone();
-        let batch = tokio::spawn(async move { settle(name, &work, &commands).await });
+        let mut span = trace::batch(name, commands.len(), &calls);
+        let batch = tokio::spawn(async move {
+            let answers = trace::run(span.as_deref(), settle(name, &work, &commands)).await;
+            if let Some(span) = span.as_mut().filter(|_| !is_served(&answers)) {
+                span.set_failed();
+            }
+            answers
+        });
         let answers = batch.await.unwrap_or_else(|death| {
             let error = match death.try_into_panic() {
                 Ok(panic) => rpc::caught("batch", panic),
@@ -127,10 +150,7 @@ where
             };
             replies.iter().map(|_| Err(error.clone())).collect()
         });
-        let served = !answers
-            .iter()
-            .all(|answer| matches!(answer, Err(Error::StorageUnavailable | Error::OutcomeUnknown { .. })));
-        pace.end(started.elapsed(), served);
+        pace.end(started.elapsed(), is_served(&answers));
         for (reply, answer) in replies.into_iter().zip(answers) {
             // If the caller has cancelled the call, its answer is dropped, but the command may have taken effect.
             let _ = reply.send(answer);
@@ -139,21 +159,25 @@ where
     }
 }
 
-/// Returns the commands to run, and the channels for their answers.
+/// Returns whether the database served a batch, which it did not if it could not be reached.
+fn is_served<R>(answers: &[Result<R, Error>]) -> bool {
+    !answers.iter().all(|answer| matches!(answer, Err(Error::StorageUnavailable | Error::OutcomeUnknown { .. })))
+}
+
+/// Returns the commands to run.
 ///
 /// Removes commands that were cancelled. Answers commands whose deadline has passed with OVERLOADED. If the batch is
 /// full, does the same with commands whose answer would probably come after their deadline.
-#[allow(clippy::type_complexity, reason = "two vectors of the same length")]
 fn take_those_in_time<C, R>(
     waiting: &mut Vec<Pending<C, R>>,
     now: Instant,
     pace: &Pace,
     wait: &metrics::Histogram,
-) -> (Vec<C>, Vec<oneshot::Sender<Result<R, Error>>>) {
-    let mut commands = Vec::with_capacity(waiting.len());
-    let mut replies = Vec::with_capacity(waiting.len());
+) -> Taken<C, R> {
+    let (mut commands, mut replies) = (Vec::with_capacity(waiting.len()), Vec::with_capacity(waiting.len()));
+    let mut calls = Vec::new();
     let end = if waiting.len() < WIDTH { now } else { now + pace.recent() };
-    for Pending { command, reply, since, deadline } in waiting.drain(..) {
+    for Pending { command, reply, since, deadline, call } in waiting.drain(..) {
         if reply.is_closed() {
             continue;
         }
@@ -164,8 +188,9 @@ fn take_those_in_time<C, R>(
         wait.record(now - since);
         commands.push(command);
         replies.push(reply);
+        calls.extend(call);
     }
-    (commands, replies)
+    Taken { commands, replies, calls }
 }
 
 /// Runs a batch until every command has an answer. After an error, it retries the batch or splits it in two.

@@ -2,7 +2,8 @@
 //! and publishes their states.
 //!
 //! A watcher compares the published states with the states that it sent last. So a slow caller receives fewer and
-//! larger messages. The reader starts with the first watcher of a performance and stops after the last one.
+//! larger messages. The reader of a performance starts with the first watcher and stops after the last watcher has
+//! left.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -29,7 +30,8 @@ use crate::{
     },
 };
 
-/// Interval between two reads. The states that a watcher sees are at most this old, plus the duration of a query.
+/// Interval between two reads. If the reads succeed, the age of the published states is at most this interval plus the
+/// duration of a query.
 const READ_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The state of every seat of a performance, in the order of the seat numbers.
@@ -97,7 +99,7 @@ impl Boards {
                         modified
                     });
                 }
-                Err(error) => tracing::warn!(%error, "the seats could not be read; the next read tries again"),
+                Err(error) => tracing::warn!(%error, "the seats could not be read; retrying"),
             }
         }
     }
@@ -121,7 +123,8 @@ struct Watcher {
     states: watch::Receiver<States>,
     /// The states that the caller has received; `None` until the caller has received all seats.
     known: Option<States>,
-    /// The states that are being sent, and the number of the next seat to send.
+    /// The states of an update that needs more messages, and the number of the next seat to send. `None` if the last
+    /// message completed its update.
     telling: Option<(States, i32)>,
     end: BoxFuture<'static, Error>,
 }
@@ -174,7 +177,8 @@ impl Watcher {
         }
     }
 
-    /// Returns the numbers of the seats to send, from `first` on. Returns at most as many as fit into one message.
+    /// Returns the numbers of the seats to send, from `first` on. Returns at most the number of seats that fit into one
+    /// message.
     fn changed(&self, now: &States, first: i32) -> Vec<i32> {
         let is_news = |seat: &i32| {
             let index = (*seat - 1) as usize;

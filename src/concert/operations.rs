@@ -1,4 +1,4 @@
-//! Reads that many callers need at the same time. Each function serves all callers of a batch with the same queries.
+//! Reads that many callers need at the same time. Each read serves all callers of a batch with the same queries.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -20,7 +20,7 @@ pub struct Availability {
     pub available_seat_count: i64,
 }
 
-/// Returns the performances that are on sale and have an available seat, for each concert. Sorts them by date.
+/// For each concert, returns the performances that are on sale and have an available seat, in the order of their dates.
 pub async fn open_performances(db: &Database, concert_ids: &[i64]) -> Batch<Arc<Vec<Availability>>> {
     let now = db.now();
     let on_sale = store::on_sale(db, &distinct(concert_ids.iter().copied()), now).await?;

@@ -24,8 +24,8 @@ use crate::{
     token::{self, Bearer},
 };
 
-/// Minimum number of items in a list that is compressed, if the client accepts compression. An item has 30 to 100
-/// bytes.
+/// Minimum number of items in a compressed list. A list with fewer items is not compressed, even if the client accepts
+/// compression. An item has 30 to 100 bytes.
 const COMPRESSED_ITEMS: usize = 40;
 
 /// Serves ConcertService.
@@ -38,7 +38,7 @@ pub struct ConcertApi {
 }
 
 impl ConcertApi {
-    /// Starts the lane of ListPerformances, in which concurrent callers share one query.
+    /// Starts the lane of ListPerformances, in which concurrent callers share the same queries.
     pub fn new(
         db: Database,
         catalogue: Arc<Catalogue>,
@@ -68,8 +68,8 @@ struct Date {
 impl ConcertApi {
     /// Checks the request and the token of a caller.
     ///
-    /// Returns the token's bearer. Also returns the performance, or the error PERFORMANCE_NOT_FOUND, which the caller
-    /// reports only after it has checked the admission.
+    /// Returns the token's bearer. Also returns the performance, or the error PERFORMANCE_NOT_FOUND. The calling method
+    /// must check the admission before it answers with this error.
     async fn find(
         &self,
         extensions: &tonic::Extensions,

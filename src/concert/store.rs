@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Returns up to `limit` concerts in the order of their codes. `after` is the code of the last concert on the previous
-/// page.
+/// page. `None` selects the first page.
 pub async fn concerts(db: &Database, after: Option<&str>, limit: usize) -> Result<Vec<concert::Model>, db::Error> {
     let mut query = concert::Entity::find().order_by_asc(concert::Column::ConcertCode).limit(limit as u64);
     if let Some(after) = after {
@@ -22,7 +22,7 @@ pub async fn concerts(db: &Database, after: Option<&str>, limit: usize) -> Resul
     Ok(query.all(db.reader()).await?)
 }
 
-/// A performance whose sale has not ended and that is not sold out.
+/// A performance that is not sold out, and whose sale has not ended.
 #[derive(FromQueryResult)]
 pub struct OnSale {
     /// The key of the concert.
@@ -35,7 +35,8 @@ pub struct OnSale {
     pub unsold_seat_count: i64,
 }
 
-/// Returns the performances of the concerts that are on sale at `now` and not sold out, ordered by concert and date.
+/// For each concert, returns the performances that are on sale at `now` and not sold out. The performances are ordered
+/// by concert and date.
 pub async fn on_sale(db: &Database, concert_ids: &[i64], now: Micros) -> Result<Vec<OnSale>, db::Error> {
     let sql = "SELECT p.concert_id, p.performance_id, p.date,
                       CAST(p.seat_count - p.sold_seat_count AS BIGINT) AS unsold_seat_count
@@ -72,7 +73,8 @@ pub struct TakenSeat {
     pub state: reserved_seat::State,
 }
 
-/// Returns the seats of the performances that are sold, or held at `now`, ordered by performance and seat number.
+/// For each performance, returns the seats that are sold, or held at `now`. The seats are ordered by performance and
+/// seat number.
 pub async fn taken_seats(db: &Database, performance_ids: &[i64], now: Micros) -> Result<Vec<TakenSeat>, db::Error> {
     let sql = "SELECT s.performance_id, s.seat_number, s.state
                FROM {r} JOIN reserved_seat s ON s.performance_id = r.id

@@ -1,4 +1,4 @@
-//! The connection settings for each engine.
+//! Creates the connection pools of PostgreSQL and SQLite, with their settings.
 
 use std::{str::FromStr, time::Duration};
 
@@ -36,8 +36,8 @@ const STATEMENT_CACHE: usize = 200;
 /// The settings of each PostgreSQL session.
 const POSTGRES_SETTINGS: [(&str, &str); 9] = [
     ("statement_timeout", "10s"),
-    // If a replica stops in the middle of a transaction, PostgreSQL ends the transaction after 2 s and releases its
-    // locks. So the replica delays the promotions of other replicas by at most about 2 s.
+    // If a replica stops responding in the middle of a transaction, PostgreSQL ends the transaction after 2 s and
+    // releases its locks. So the replica delays the promotions of other replicas by at most about 2 s.
     ("idle_in_transaction_session_timeout", "2s"),
     // An acknowledged write survives a crash of PostgreSQL, even if the configuration of PostgreSQL sets this value to
     // off.
@@ -61,7 +61,7 @@ pub async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
     let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
     if !is_postgres || sqlx::postgres::PgConnectOptions::from_str(url).is_err() {
         let sentence =
-            "the database URL cannot be read: write postgres://USER:PASSWORD@HOST/DATABASE, or sqlite://FILE";
+            "the database URL cannot be read: write postgres://USER:PASSWORD@HOST/DATABASE, or sqlite://FILE?mode=rwc";
         return Err(Error::Defect(sentence.to_owned()));
     }
     let mut options = options(url);
@@ -92,8 +92,8 @@ pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
     Ok(Database::connect(options).await?)
 }
 
-/// Creates the pool of read-only connections to SQLite. These connections never create the file: the connection that
-/// writes creates it.
+/// Creates the pool of read-only connections to SQLite. These connections never create the file. The connection of the
+/// writer creates the file, if the URL contains `mode=rwc`.
 pub async fn sqlite_readers(url: &str) -> Result<DatabaseConnection, Error> {
     let mut options = options(url);
     options.max_connections(SQLITE_READERS).map_sqlx_sqlite_opts(|options| {

@@ -8,7 +8,7 @@ use crate::rpc;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Another transaction changed a row first, or holds a lock. Nothing was written. The lane runs the transaction
-    /// again.
+    /// again, at most 20 times, and may then split the batch.
     #[error("another transaction changed or locked a row first")]
     Lost,
     /// The database cannot be reached or refuses to work. Nothing was written. The lane runs the transaction again, at

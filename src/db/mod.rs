@@ -1,4 +1,4 @@
-//! The database: connections, write transactions and errors.
+//! The database: connections, write transactions, statements, entities and errors.
 //!
 //! SQLite has one connection that writes, and a pool of read-only connections. PostgreSQL has one pool for reads and
 //! writes. A call writes only through a lane, which runs the transaction in a separate task. So a cancelled call does
@@ -34,7 +34,7 @@ const MIGRATION_LOCK: i64 = 0x0b0c_0ff1_ce00;
 const MIGRATION_TURNS: u32 = 20;
 const MIGRATION_PAUSE: Duration = Duration::from_millis(50);
 
-/// Number of unused pages that [`Database::reclaim_pages`] leaves in SQLite's file for new rows.
+/// Minimum number of unused pages that [`Database::reclaim_pages`] leaves in SQLite's file for new rows.
 const SPARE_PAGES: i64 = 256;
 
 /// The numbers of busy, idle and allowed connections of a pool.
@@ -144,7 +144,7 @@ impl Database {
         Ok(T::find_by_statement(statement::of_rows(self.engine(), sql, rows, values)).all(&self.reader).await?)
     }
 
-    /// Returns the current number of connections of each pool.
+    /// Returns the current counts of the connections of each pool.
     pub fn pools(&self) -> Vec<PoolUse> {
         if self.engine() == DatabaseBackend::Postgres {
             let pool = self.writer.get_postgres_connection_pool();
@@ -158,8 +158,9 @@ impl Database {
         pools.map(use_of).to_vec()
     }
 
-    /// Gives up to `limit` unused pages of SQLite's file back to the file system. Returns the number of these pages. On
-    /// PostgreSQL, does nothing and returns 0, because PostgreSQL reuses space automatically.
+    /// Makes SQLite's file smaller by at most `limit` unused pages, and leaves 256 unused pages for new rows. Returns
+    /// the number of removed pages. On PostgreSQL, does nothing and returns 0, because PostgreSQL reuses space
+    /// automatically.
     ///
     /// If SQLite's file was created without incremental vacuum, the file keeps its size and the result is 0.
     pub async fn reclaim_pages(&self, limit: i64) -> Result<i64, Error> {

@@ -4,9 +4,10 @@
 //! rows, and the statement stays prepared. In the text, `{r}` stands for a table `r` with the rows that are bound as
 //! `$1`. The type of the rows defines the columns of the table: see [`Row::COLUMNS`].
 //!
-//! On PostgreSQL, `{lock}` and `{lock of t}` lock the selected rows, with FOR NO KEY UPDATE. These locks do not block
-//! inserts of rows that refer to the locked rows. `{skip locked}` skips rows that another transaction has locked. On
-//! SQLite these placeholders become empty text: SQLite has one writer and needs no row locks.
+//! On PostgreSQL, `{lock}` locks the selected rows with FOR NO KEY UPDATE. `{lock of t}` locks only the selected rows
+//! of the table `t`. These locks do not block inserts of rows that refer to the locked rows. `{skip locked}` skips rows
+//! that another transaction has locked. On SQLite these placeholders become empty text: SQLite has one writer and needs
+//! no row locks.
 
 use std::fmt::Write;
 
@@ -110,10 +111,11 @@ pub fn of_rows<R: Row>(
     Statement::from_sql_and_values(engine, sql, values)
 }
 
-/// Returns a write that SQLite does not prepare to undo.
+/// Adds `OR FAIL` to an INSERT or an UPDATE for SQLite. Any other statement stays unchanged.
 ///
 /// By default SQLite copies each page that a statement changes, so that it can undo the statement alone. Here a failed
-/// statement rolls back its whole transaction, so the copies are useless. `OR FAIL` leaves them out.
+/// statement rolls back its whole transaction, so the copies are useless. With `OR FAIL`, SQLite does not make the
+/// copies.
 fn fail_without_undo(sql: String) -> String {
     for (verb, failing) in [("INSERT INTO ", "INSERT OR FAIL INTO "), ("UPDATE ", "UPDATE OR FAIL ")] {
         if let Some(rest) = sql.strip_prefix(verb) {

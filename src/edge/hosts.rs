@@ -25,7 +25,7 @@ impl Hosts {
     /// Tells whether a request may name `host`, with or without a port.
     ///
     /// Every listener allows `localhost` and the configured names. A listener on a loopback address also allows
-    /// loopback addresses. Another listener also allows all IP addresses.
+    /// loopback addresses. Any other listener also allows all IP addresses.
     pub fn allow(&self, host: &str) -> bool {
         let Some(authority) = host.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'))
         else {

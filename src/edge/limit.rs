@@ -25,7 +25,7 @@ pub struct Permit {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Counts the permits of a limit that one holder has. A holder is a method or a connection.
+/// Counts the permits that one holder has of a limit. A holder is a method or a connection.
 #[derive(Debug, Default)]
 pub struct Share(AtomicUsize);
 
@@ -48,13 +48,13 @@ impl Limit {
         Ok(Permit { limit: self.clone(), share: None, _permit: permit })
     }
 
-    /// Takes a permit for the holder that `share` counts. Fails with OVERLOADED if the holder has at least as many
-    /// permits as are free. So one holder gets at most half of the permits.
+    /// Takes a permit for the holder of `share`. Fails with OVERLOADED if the holder has at least as many permits as
+    /// are free. So one holder gets at most half of the permits, rounded up.
     pub fn try_acquire_fairly(self: &Arc<Self>, share: &Arc<Share>) -> Result<Permit, Error> {
         self.try_acquire_up_to(self.free.available_permits(), share)
     }
 
-    /// Takes a permit for the holder that `share` counts. Fails with OVERLOADED if the holder has `max` permits, or if
+    /// Takes a permit for the holder of `share`. Fails with OVERLOADED if the holder has `max` permits or more, or if
     /// no permit is free.
     pub fn try_acquire_up_to(self: &Arc<Self>, max: usize, share: &Arc<Share>) -> Result<Permit, Error> {
         if share.0.load(Ordering::Relaxed) >= max {

@@ -37,6 +37,11 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
+/// Returns the name of a status code, as the gRPC specification spells it.
+pub fn code_name(code: Code) -> &'static str {
+    CODES[code as usize]
+}
+
 /// The methods of some services, by the path of a request, such as `/boxoffice.v1.QueueService/GetPosition`.
 pub struct Methods(HashMap<String, Arc<Method>>);
 
@@ -46,7 +51,8 @@ pub struct Method {
     pub is_stream: bool,
     /// Counts the permits that calls of this method hold.
     pub share: Arc<Share>,
-    name: String,
+    /// The name, as `SERVICE/METHOD`.
+    pub name: String,
     durations: [OnceLock<Histogram>; CODES.len()],
 }
 
@@ -81,16 +87,15 @@ impl Method {
         Self { is_stream, share: Arc::default(), name, durations: Default::default() }
     }
 
-    /// Returns whether `response` opens a stream.
+    /// Tells whether `response` opens a stream: the method returns a stream, and the headers contain no error.
     pub fn opens_stream<B>(&self, response: &Response<B>) -> bool {
         self.is_stream && !status::is_failure(response.headers())
     }
 
     /// Records the duration and the status code of a call in the metric `rpc_server_call_duration_seconds`.
     pub fn record(&self, code: Code, took: Duration) {
-        let Some(code_name) = CODES.get(code as usize) else { return };
         let histogram = self.durations[code as usize].get_or_init(|| {
-            let labels = [("rpc_method", self.name.clone()), ("rpc_response_status_code", (*code_name).to_owned())];
+            let labels = [("rpc_method", self.name.clone()), ("rpc_response_status_code", code_name(code).to_owned())];
             metrics::histogram!("rpc_server_call_duration_seconds", &labels)
         });
         histogram.record(took);

@@ -17,7 +17,7 @@
 //! | layer | task |
 //! |---|---|
 //! | `SetSensitiveRequestHeaders` | hides tokens and API keys in debug output |
-//! | `gate/durations.rs` | records the duration and the status code of the call or stream |
+//! | `gate/durations.rs` | records the duration, the status code and the span of the call or stream |
 //! | `gate/answers.rs` | converts an error or a panic to a status with details |
 //! | `gate/shutdown.rs` | refuses calls during shutdown |
 //! | `gate/deadlines.rs` | ends the call or the stream at its deadline |

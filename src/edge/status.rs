@@ -37,7 +37,7 @@ pub fn code(headers: &HeaderMap) -> Code {
 /// Adds details to an error response that tonic created.
 ///
 /// tonic answers an unknown method or compression with UNIMPLEMENTED. tonic answers a request that is invalid or too
-/// large with INTERNAL, OUT_OF_RANGE or RESOURCE_EXHAUSTED. This function replaces these three codes by
+/// large with INTERNAL, OUT_OF_RANGE or RESOURCE_EXHAUSTED. This function replaces these three codes with
 /// INVALID_ARGUMENT, because the caller must change the request. Other errors stay unchanged, such as the NOT_FOUND
 /// that the health protocol defines.
 pub fn complete(response: Response<Body>) -> Response<Body> {

@@ -115,7 +115,8 @@ impl Transport {
     /// Returns the rule for access to the live page on an HTTP listener at `address`.
     ///
     /// On a loopback address, the page requires an API key only if the operator configured API keys. On another
-    /// address, the page requires TLS and an API key. Each API key must have the admin right.
+    /// address, the page requires TLS and an API key; if the operator has not configured both, no client has access.
+    /// The API key must have the admin right.
     pub fn page_access(&self, address: SocketAddr) -> PageAccess {
         let has_admin_key = self.api_keys.as_ref().is_some_and(|keys| keys.current().has_admin());
         if is_local(address) || (self.http_tls.is_some() && has_admin_key) {

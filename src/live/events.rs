@@ -24,7 +24,8 @@ pub struct Hello<'a> {
     pub date: Option<&'a str>,
 }
 
-/// The event of the sales that changed since the previous event. The first event of a stream has all sales.
+/// The event of the sales that changed since the previous event of this kind. The first of these events in a stream has
+/// all sales.
 #[derive(Serialize)]
 struct Sales<'a> {
     at: i64,
@@ -81,7 +82,8 @@ struct SectionEvent<'a> {
     last_seat: i32,
 }
 
-/// The event of the seats whose states changed. Each list has the numbers of the seats that are now in this state.
+/// The event of the seats whose states changed. Each list has the name of a state, and holds the numbers of the seats
+/// that changed to this state.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Changes {
     available: Vec<usize>,

@@ -97,7 +97,8 @@ impl Sampler {
         self.picture.borrow().clone()
     }
 
-    /// Returns the points of the last 10 minutes of a sale. A sample in which the sale did not change has no point.
+    /// Returns the points of the last 10 minutes of a sale, and the last point before them. A sample in which the sale
+    /// did not change has no point.
     pub fn past(&self, concert_id: i64) -> Vec<Point> {
         self.past.lock().get(&concert_id).map(|points| points.iter().copied().collect()).unwrap_or_default()
     }
@@ -123,8 +124,8 @@ impl Sampler {
         Ok(())
     }
 
-    /// Returns the current state of a sale. If the sale cannot be counted, returns its state in the previous sample,
-    /// which is `before`.
+    /// Returns the current state of a sale. `before` is the state of the sale in the previous sample, if it had one. If
+    /// the sale cannot be counted, returns `before`.
     async fn sale(
         &self,
         number: u64,
@@ -157,8 +158,8 @@ impl Sampler {
         Some(Arc::new(sale))
     }
 
-    /// Adds a point for each sale that changed. Removes the points that are older than 10 minutes, and the points of
-    /// ended sales.
+    /// Adds a point for each sale that changed. Removes the points of ended sales. Removes the points that are older
+    /// than 10 minutes, except the last of these points.
     fn remember(&self, sales: &BTreeMap<i64, Arc<Sale>>, at: Micros, number: u64) {
         let mut past = self.past.lock();
         past.retain(|concert_id, _| sales.contains_key(concert_id));
@@ -168,7 +169,7 @@ impl Sampler {
             if sale.changed_in == number {
                 points.push_back(Point { at, waiting_count, active_count, completed_count });
             }
-            // The last point before the 10 minutes stays, because its counts are valid at their beginning.
+            // The last older point stays, because its counts are still valid when the 10 minutes begin.
             while points.get(1).is_some_and(|second| second.at <= at - clock::micros(MEMORY)) {
                 points.pop_front();
             }

@@ -28,7 +28,8 @@ pub struct OnSale {
     pub sold_seat_count: i32,
 }
 
-/// Returns the dates on sale, in any order. A sold-out date stays in the result until its sale ends.
+/// Returns the dates whose sale has not ended, in any order. A date is in the result even before its sale opens and
+/// after it is sold out.
 pub async fn on_sale(db: &Database) -> Result<Vec<OnSale>, db::Error> {
     let sql = "SELECT c.concert_id, c.concert_code, c.open_time, c.paused, p.performance_id, p.date, p.seat_count,
                       p.sold_seat_count

@@ -34,7 +34,8 @@ pub struct Pay {
     pub concert_code: String,
     /// The id of the token's user.
     pub user_id: Uuid,
-    /// The id of the reservation. `None` means the only reservation that the token holds.
+    /// The id of the reservation. `None` means the only hold of the token or, if the token is COMPLETED, its paid
+    /// reservation.
     pub reservation_id: Option<Uuid>,
     /// A UUID chosen by the client; a retry with the same id returns the first answer.
     pub request_id: Option<Uuid>,
@@ -47,8 +48,8 @@ pub struct Pay {
 /// A payment completes its token and releases the token's other holds. If the user has already paid for the
 /// reservation, the command changes nothing and succeeds.
 ///
-/// Tokens are locked first. Then rows are written in this order: tokens, ledger entries, reservations with their seats,
-/// performances.
+/// Tokens are locked first. Then rows are written in this order: answered requests, tokens, ledger entries,
+/// reservations and seats, performances, counts per second.
 pub async fn pay(write: &Write, catalogue: Arc<Catalogue>, commands: &[Pay]) -> Batch<Reservation> {
     let mut batch = PayBatch::load(write, &catalogue, commands).await?;
     let answers = commands.iter().map(|command| batch.decide(command)).collect();
@@ -208,8 +209,8 @@ impl PayBatch {
     }
 }
 
-/// Returns the paid reservation in the first answer to each of these requests, locked. A request that is not in the
-/// result is new. The returned [`Answered`] has no new requests yet.
+/// Locks and returns the paid reservation in the first answer to each of these requests. The result leaves out requests
+/// that have no first answer. The returned [`Answered`] is empty. The returned `request_id` is never `None`.
 async fn load_replays(
     write: &Write,
     request_ids: &[Uuid],

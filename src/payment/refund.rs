@@ -34,8 +34,8 @@ pub struct Refund {
     pub user_id: Uuid,
     /// The id of the payment.
     pub payment_id: Uuid,
-    /// The performance that was paid for. A refund is refused after the performance has started. `None` means that the
-    /// user has no such payment.
+    /// The performance that was paid for. A refund is refused from the start of the performance on. `None` means that
+    /// the user has no such payment.
     pub performance: Option<Arc<Performance>>,
     /// A UUID chosen by the client. The command fails with REQUEST_ID_CONFLICT if the id was used to refund another
     /// payment.
@@ -47,8 +47,8 @@ pub struct Refund {
 /// If the payment is already refunded, the command changes nothing and succeeds. A command fails with PAYMENT_NOT_FOUND
 /// if the user has no such payment. A command fails with REFUND_CLOSED if the performance has started.
 ///
-/// Reservations are locked first. Then rows are written in this order: ledger entries, reservations, seats,
-/// performances.
+/// Reservations are locked first. Then rows are written in this order: answered requests, ledger entries, reservations,
+/// seats, performances.
 pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Reservation> {
     let mut batch = RefundBatch::load(write, commands).await?;
     let answers = commands.iter().map(|command| batch.decide(write.now(), command)).collect();

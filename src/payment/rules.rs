@@ -20,7 +20,7 @@ const PAYMENT_VERSION: u128 = 8 << VERSION_SHIFT;
 pub enum State {
     /// The seats are paid for, and the payment is not refunded.
     Paid,
-    /// The money was returned and the seats are free.
+    /// The money was returned and the seats were freed.
     Refunded,
 }
 

@@ -44,8 +44,8 @@ impl Admission {
         }
     }
 
-    /// Returns the same as [`Admission::find`], for an open stream. If the lane is full, waits for space in the lane,
-    /// while [`Admission::find`] fails with OVERLOADED.
+    /// Returns the same as [`Admission::find`], for an open stream. If the lane is full, this function waits for
+    /// space. [`Admission::find`] fails with OVERLOADED instead.
     pub async fn find_patiently(&self, bearer: &Bearer) -> Result<Token, Error> {
         let token = own_row(bearer, self.find.submit_patiently((), bearer.key()).await?)?;
         match rules::claimed(&token, self.db.now()) {

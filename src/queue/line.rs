@@ -22,9 +22,9 @@ use crate::db::{
     entity::queue_token::{Model as Token, TokenKey},
 };
 
-/// Minimum interval between two queries about all watched admitted tokens.
+/// Minimum interval between two queries for the rows of all watched admitted tokens of a queue.
 const ENDED_INTERVAL: Duration = Duration::from_millis(500);
-/// Maximum number of tokens in one query about watched admitted tokens.
+/// Maximum number of tokens in one query for the rows of watched admitted tokens.
 const ENDED_TOKENS: usize = 1_000;
 
 /// Holds the counts of one queue as the last refresh read them.
@@ -40,7 +40,8 @@ pub struct View {
     pub departed_count: i64,
     /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
-    /// The number of admissions per second in the last minute. `None` means that no token was admitted in this period.
+    /// The number of admissions per second in the last minute. `None` if the rate is unknown: no token was admitted in
+    /// this period, or only the first promotion admitted tokens.
     pub admissions_per_second: Option<f64>,
 }
 
@@ -105,7 +106,7 @@ impl Default for Line {
     }
 }
 
-/// The users that wait at each number, as far as this replica has read their rows.
+/// The user that waits at each number, if this replica has read the row of the token.
 #[derive(Default)]
 struct Waiting {
     first_number: i64,
@@ -197,7 +198,7 @@ impl Line {
         ended
     }
 
-    /// Sends the rows of watched tokens that have ended to their watchers.
+    /// Finds the watched tokens that have ended, and sends their rows to the watchers.
     ///
     /// The rows of all watched tokens are read only if `ended_count` has changed, and at most twice per second. The row
     /// of a newly watched token is read at the next refresh in any case.

@@ -1,5 +1,5 @@
-//! The operations of the queue: issue tokens, leave, record the first use of an admission. Promotion and expiry are in
-//! `passes.rs`.
+//! The operations of the queue: issue and find tokens, leave the queue, record the first use of an admission, complete
+//! tokens. Promotion and expiry are in `passes.rs`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -23,7 +23,7 @@ use crate::{
     wallet,
 };
 
-/// A command that issues a token.
+/// A command that issues a token, or returns the user's live token.
 pub struct Issue {
     /// The key of the concert.
     pub concert_id: i64,
@@ -149,8 +149,8 @@ pub fn token_of(tokens: &HashMap<TokenKey, Token>, key: TokenKey, user_id: Uuid)
     tokens.get(&key).filter(|token| token.user_id == user_id).ok_or(Error::TokenInvalid)
 }
 
-/// Locks the tokens with these keys, then sets the time of the transaction to the current time. The transaction may
-/// have waited for the locks.
+/// Locks the tokens with these keys. Then sets the time of the transaction to the current time, because the transaction
+/// may have waited. Returns the tokens by key.
 pub async fn lock(write: &Write, keys: impl Iterator<Item = TokenKey>) -> Result<HashMap<TokenKey, Token>, db::Error> {
     let tokens = by_key(store::lock(write, &distinct(keys)).await?);
     write.renew_now();

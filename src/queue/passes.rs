@@ -1,7 +1,8 @@
 //! The background passes of the queue: promotion, expiry of admissions, and deletion of old tokens.
 //!
 //! Each step of promotion or expiry is one short transaction for one concert. The transaction locks the counter of the
-//! concert. The steps of all concerts alternate, so a small concert does not wait for a large one.
+//! concert. The steps of all concerts alternate, so a concert with few tokens does not wait for all steps of a concert
+//! with many tokens.
 
 use std::time::Duration;
 
@@ -27,8 +28,9 @@ pub struct Terms {
     pub claim_ttl: Option<Duration>,
 }
 
-/// Admits waiting tokens in the order of each queue, up to the capacity of each concert. Then refreshes the queues in
-/// memory. Several replicas may run this function at the same time: each step locks the counter and counts again.
+/// Sets ACTIVE tokens past their expiry to EXPIRED. Then admits waiting tokens in the order of each queue, up to the
+/// capacity of each concert. At the end, refreshes the queues in memory. Several replicas may run this function at the
+/// same time: each step locks the counter of its concert and counts again.
 pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     let size = StepSize::default();
     let done = turns::take(

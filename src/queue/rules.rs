@@ -94,7 +94,7 @@ pub fn poll_plan(waiting_counts: &[i64], budget: f64) -> PollPlan {
 }
 
 /// Returns the time after which a waiting user should call GetPosition again. The time is 2 seconds at the front of the
-/// queue, and longer for higher positions.
+/// queue. It grows with the position, up to the maximum of the plan.
 ///
 /// Up to 10 % of jitter is added, so that users that joined at the same time do not poll at the same time. The first
 /// position gets no jitter.
@@ -121,8 +121,8 @@ pub fn admission_end(now: Micros, admission_ttl: Micros, claim_ttl: Option<Micro
     }
 }
 
-/// Returns the token after the first use of its admission at `now`. Returns `None` if no first use is required, if it
-/// is already recorded, or if the token is not admitted at `now`.
+/// Returns the token after the first use of its admission at `now`. Returns `None` if no first use is required, if the
+/// first use is already recorded, or if the token is not admitted at `now`.
 pub fn claimed(token: &Token, now: Micros) -> Option<Token> {
     let end = token.claimed_expire_time.filter(|_| state_at(token, now) == State::Active)?;
     Some(Token { expire_time: Some(end), claimed_expire_time: None, ..token.clone() })

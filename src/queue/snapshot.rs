@@ -1,9 +1,10 @@
 //! The queues in memory. A GetPosition call of a waiting user reads memory and usually makes no query.
 //!
-//! A refresh reads the queues of all concerts on sale with one query, every 250 ms. A promotion or a LeaveQueue call on
-//! this replica also causes a refresh. Concurrent LeaveQueue calls share one refresh. The queue of a concert that is
-//! off sale is read at most every 5 seconds. After 60 seconds without requests and watchers, such a queue is removed
-//! from memory. The watchers of a queue wait for a change in memory, and make no queries while they wait.
+//! A refresh runs every 250 ms, and reads the counts of all queues on sale with one query. A run of the promotion pass
+//! or a LeaveQueue call on this replica also causes a refresh. A call for a queue that is not in memory also causes a
+//! refresh. Concurrent calls share a refresh. The queue of a concert that is off sale is read at most every 5 seconds.
+//! After 60 seconds without requests and watchers, such a queue is removed from memory. The watchers of a queue wait
+//! for a change in memory, and make no queries while they wait.
 //!
 //! Memory may show that an admitted token still waits. Only the database shows that a token is admitted.
 
@@ -51,7 +52,7 @@ struct Shared {
     plan: RwLock<PollPlan>,
     poll_budget: f64,
     /// The values of the last refresh, by concert. A refresh holds this lock from start to end, so that an older result
-    /// never replaces a newer one.
+    /// never replaces a newer result.
     past: Mutex<HashMap<i64, Past>>,
     refreshed_at: RwLock<Option<Instant>>,
 }
@@ -101,8 +102,8 @@ impl Snapshots {
         self.shared.known(concert_id).ok_or_else(|| Error::internal(format!("concert {concert_id} has no queue")))
     }
 
-    /// Returns the time after which a waiting user should call GetPosition again. If the queue is not in memory, this
-    /// is the time for the first position.
+    /// Returns the time after which a waiting user should call GetPosition again. If the queue is not in memory,
+    /// returns the time for position 1.
     pub fn poll_after(&self, concert_id: i64, queue_number: i64) -> Duration {
         let position = self.shared.known(concert_id).map_or(1, |line| line.view().position(queue_number));
         rules::poll_after(position, queue_number, &self.shared.plan.read())
@@ -119,14 +120,14 @@ impl Snapshots {
         line.is_read().then(|| line.view())
     }
 
-    /// Reads the queues of all concerts on sale, and the queues of other concerts that are due. Wakes the watchers of
-    /// the queues that changed.
+    /// Reads the queues of all concerts on sale, and the queues off sale that are due. Wakes the watchers of the queues
+    /// that changed.
     pub async fn refresh(&self) -> Result<(), db::Error> {
         self.shared.refresh().await
     }
 
-    /// Refreshes the queues as [`Snapshots::refresh`] does. Callers that arrive while such a refresh runs share the
-    /// next one.
+    /// Refreshes the queues as [`Snapshots::refresh`] does. Callers that arrive during such a refresh share the next
+    /// refresh.
     pub async fn refresh_shared(&self) -> Result<(), Error> {
         self.refreshes.submit_patiently((), ()).await
     }
@@ -240,13 +241,14 @@ fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_number: i64) -> Arc<Vec<i6
     departed.extend(new.into_iter().filter(|number| *number > admitted_number));
     departed.sort_unstable();
     // If a departure commits between the query of the counters and the query of the departures, the next refresh reads
-    // this departure again.
+    // this departure again. So the numbers may contain duplicates.
     departed.dedup();
     Arc::new(departed)
 }
 
 /// Adds a sample of the number of admitted tokens, and returns the number of admissions per second in the last
-/// [`RATE_WINDOW`]. Returns `None` if no token was admitted in this period.
+/// [`RATE_WINDOW`]. Returns `None` if the rate is unknown: no token was admitted in this period, or only the first
+/// promotion admitted tokens.
 ///
 /// The first promotion of a sale admits up to one user per unsold seat, and would make the rate too high. The
 /// measurement therefore starts after the first promotion.

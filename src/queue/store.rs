@@ -66,8 +66,8 @@ rows! {
     }
 }
 
-/// Returns the last token of each user at each concert, locked in the order of the keys. All earlier tokens of the user
-/// have ended.
+/// For each place, returns the last token of the user at the concert. The tokens are locked in the order of their keys.
+/// All earlier tokens of the user at the concert have ended.
 pub async fn lock_last(write: &Write, places: &[Place]) -> Result<Vec<queue_token::Model>, db::Error> {
     let sql = "SELECT t.* FROM {r} JOIN queue_token t
                ON t.user_id = r.user_id AND t.concert_id = r.concert_id
@@ -167,8 +167,8 @@ pub struct Demand {
     pub paused: bool,
     /// The time at which admission starts.
     pub open_time: Micros,
-    /// Maximum number of ACTIVE tokens, in addition to the limit by the number of unsold seats. 0 means no additional
-    /// maximum.
+    /// Maximum number of ACTIVE tokens. 0 means no such maximum. In each case, the number of unsold seats on sale also
+    /// limits the ACTIVE tokens.
     pub max_active_count: i32,
     /// Maximum time from an admission to its first use, in microseconds. 0 means no limit. `None` means the default of
     /// the server.
@@ -302,8 +302,7 @@ pub struct Progress {
 
 /// Returns the progress of all concerts with a date on sale, at one moment.
 ///
-/// `+ 0` makes SQLite read only the dates on sale. Otherwise SQLite may read all dates in the order of their concerts
-/// to group them.
+/// `+ 0` makes SQLite read only the dates on sale. Otherwise SQLite may read all dates, in the order of their concerts.
 pub async fn progress_on_sale(db: &Database) -> Result<Vec<Progress>, db::Error> {
     let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
                       q.left_admitted_count + q.expired_count + s.completed_count AS ended_count,
@@ -316,7 +315,7 @@ pub async fn progress_on_sale(db: &Database) -> Result<Vec<Progress>, db::Error>
     db.query(sql, [db.now().into()]).await
 }
 
-/// Returns the progress of these concerts. The caller must know that they have no date on sale.
+/// Returns the progress of these concerts. The caller must know that these concerts have no date on sale.
 pub async fn progress_off_sale(db: &Database, concert_ids: &[i64]) -> Result<Vec<Progress>, db::Error> {
     let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
                       q.left_admitted_count + q.expired_count AS ended_count, CAST(0 AS BIGINT) AS unsold_seat_count
@@ -329,7 +328,7 @@ rows! {
     pub struct Known {
         /// The key of the concert.
         pub concert_id: i64,
-        /// The number of the last departure that this replica has read; 0 if it has read none.
+        /// The number of the last departure that this replica has read; 0 if this replica has read no departure.
         pub departure_number: i64,
         /// The last number that was admitted. Departures up to this number no longer change a position.
         pub admitted_number: i64,
@@ -345,7 +344,8 @@ pub struct Departed {
     pub queue_number: i64,
 }
 
-/// Returns the departures after `departure_number`, of tokens with a number above `admitted_number`.
+/// For each concert, returns the departures after `departure_number` of tokens whose queue number is above
+/// `admitted_number`.
 pub async fn departures_since(db: &Database, known: &[Known]) -> Result<Vec<Departed>, db::Error> {
     let sql = "SELECT t.concert_id, t.queue_number FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.departure_number > r.departure_number
@@ -353,8 +353,8 @@ pub async fn departures_since(db: &Database, known: &[Known]) -> Result<Vec<Depa
     db.query_set(sql, known, []).await
 }
 
-/// Returns the first `limit` departures of a concert with a number above `queue_number`, in the order of the queue
-/// numbers.
+/// Returns the departed tokens of a concert whose queue number is above `queue_number`. Returns at most `limit` tokens,
+/// in the order of their queue numbers.
 pub async fn departures_behind(
     db: &Database,
     concert_id: i64,

@@ -48,7 +48,8 @@ enum Stage {
     Ended(Token),
 }
 
-/// The parts of the last message. If one of them changes, the watcher sends a new message.
+/// The parts of the last message that the watcher compares with the current position. A difference causes a new
+/// message.
 #[derive(PartialEq)]
 struct Sent {
     state: i32,
@@ -142,8 +143,8 @@ impl Watcher {
         }
     }
 
-    /// Returns the current position. The row of the token is read only if the token waited and memory does not show any
-    /// more that it waits.
+    /// Returns the current position. The row of the token is read only if the token waited and memory no longer shows
+    /// that it waits.
     async fn position(&mut self) -> Result<proto::QueuePosition, Error> {
         if let Stage::Waiting(_) = &self.stage {
             if let Some(position) = self.position_in_memory() {

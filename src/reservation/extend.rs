@@ -38,7 +38,8 @@ struct Accepted {
 /// of the admission of its token. An extension never shortens a hold.
 ///
 /// A command fails with the errors of `Release::find`. A command fails with HOLD_EXPIRED or NO_HELD_SEAT if the seats
-/// are not held any more. A command fails with EXTENSION_LIMIT_EXCEEDED if the hold was already extended twice.
+/// are not held any more. A command fails with EXTENSION_LIMIT_EXCEEDED if the hold was already extended twice. A
+/// command fails with REQUEST_ID_CONFLICT if its `request_id` was used to extend another reservation.
 pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> Batch<Reservation> {
     let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.hold.token)).await?;
     let mut reservations = lock(write, commands.iter().map(|c| c.hold.reservation_id)).await?;
@@ -79,7 +80,7 @@ pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> B
         answers.push(answer);
     }
     // The extensions are stored one by one. If a batch extends a hold twice, the second extension needs the version
-    // after the first one. Extensions are rare.
+    // after the first extension. Extensions are rare.
     for (extension, reservation) in extended {
         store::extend(write, extension, &owned_seats(&[reservation])).await?;
     }

@@ -1,4 +1,4 @@
-//! Reservations: seats that are held for a token for a limited time, until they are paid or the hold ends.
+//! Reservations: seats that are held for a token for a limited time, until the seats are paid for or the hold ends.
 
 pub mod extend;
 pub mod hold;

@@ -1,4 +1,4 @@
-//! The operations on reservations for payments and for LeaveQueue: settle, refund, leave. Each RPC of
+//! The operations on reservations for payments and for LeaveQueue: settle, refund, leave. Each writing RPC of
 //! ReservationService has a separate file.
 
 use std::collections::{BTreeMap, HashMap};
@@ -65,15 +65,15 @@ pub async fn lock(
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
-/// Locks the reservations that contain one of these payment ids, and returns them by reservation id. Only payments of
-/// earlier versions of boxoffice have such an id.
+/// Locks the reservations that contain one of these payment ids, and returns them by reservation id. A reservation
+/// contains a payment id only if an earlier version of boxoffice made the payment.
 pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<HashMap<Uuid, Reservation>, db::Error> {
     let rows = store::lock_payments(write, payment_ids).await?;
     Ok(rows.into_iter().map(|row| (row.reservation_id, row)).collect())
 }
 
-/// Sets the HELD reservations `paid` to PAID and their seats to SOLD. Adds the reservations to the counts of their
-/// performances. Sets the HELD reservations `dropped` to RELEASED, and frees their seats.
+/// Sets the HELD reservations `paid` to PAID and their seats to SOLD. Adds the seats, the tokens and the prices to the
+/// counts of the performances. Sets the HELD reservations `dropped` to RELEASED, and frees their seats.
 ///
 /// Fails with [`db::Error::Lost`] if another transaction changed one of the reservations.
 pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]) -> Result<(), db::Error> {

@@ -21,8 +21,8 @@ const UNPAID_RESERVATIONS: &str = "unpaid reservations";
 /// Period before now that the next run of the expiry pass reads again. A hold that ended in this period may have been
 /// committed late, or may have been locked.
 const LATENESS: Duration = Duration::from_secs(60);
-/// Interval after which the expiry pass stores its progress, even if it has found no ended hold. A run that found an
-/// ended hold always stores its progress.
+/// Interval after which the expiry pass stores its progress, even if it has found no ended hold. If the last step of a
+/// run has found an ended hold, the run stores its progress in any case.
 const NOTE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Holds the progress of the expiry pass on this replica, in microseconds since the Unix epoch. 0 means that the

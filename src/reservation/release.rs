@@ -1,4 +1,4 @@
-//! ReleaseReservation: releases held seats before they are paid.
+//! ReleaseReservation: ends a hold before its payment, and frees its seats.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -69,9 +69,10 @@ pub async fn release(write: &Write, commands: &[Release]) -> Batch<Reservation> 
 impl Release {
     /// Returns the caller's token and the caller's reservation, if the token is admitted at `now`.
     ///
-    /// Fails with TOKEN_INVALID, NOT_ADMITTED, TOKEN_EXPIRED, TOKEN_COMPLETED or TOKEN_LEFT if the token is not
-    /// admitted. Fails with RESERVATION_NOT_FOUND if the user has no such reservation. Fails with
-    /// TOKEN_CONCERT_MISMATCH if the reservation is for another concert than the token.
+    /// Fails with TOKEN_INVALID if the token has no row or if the row belongs to another user. Fails with NOT_ADMITTED,
+    /// TOKEN_EXPIRED, TOKEN_COMPLETED or TOKEN_LEFT if the token is not admitted. Fails with RESERVATION_NOT_FOUND if
+    /// the user has no such reservation. Fails with TOKEN_CONCERT_MISMATCH if the reservation is for another concert
+    /// than the token.
     pub(super) fn find<'a>(
         &self,
         tokens: &'a HashMap<TokenKey, Token>,

@@ -19,7 +19,7 @@ pub fn expire_time(now: Micros, hold_ttl: Micros, token_expire_time: Micros) -> 
     now.saturating_add(hold_ttl).min(token_expire_time)
 }
 
-/// The maximum number of extensions of a hold. A constraint in the schema has the same limit.
+/// The maximum number of extensions of a hold. A CHECK constraint in the schema has the same limit.
 pub const EXTENSION_LIMIT: i32 = 2;
 
 /// Returns the end of a hold that is extended at `now`. The hold ends `hold_ttl` from now, but not later than
@@ -61,7 +61,7 @@ pub fn owns_seats(reservation: &Reservation, now: Micros) -> bool {
     matches!(state_at(reservation, now), State::Held | State::Paid)
 }
 
-/// Checks that `now` is before the `sale_end_time` of a performance. Fails with SALE_CLOSED if it is not. Source:
+/// Checks that `now` is before the `sale_end_time` of a performance. Otherwise fails with SALE_CLOSED. Source:
 /// `Performance.sale_end_time` in concert_service.proto.
 pub fn require_on_sale(performance: &Performance, now: Micros) -> Result<(), Error> {
     if now < performance.sale_end_time {
@@ -108,8 +108,8 @@ pub fn total_price(performance: &Performance, seat_numbers: &[i32]) -> Result<i6
     Ok(prices.into_iter().flatten().sum())
 }
 
-/// Checks that `owned` + `wanted` seats are at most `seats_per_user_limit`. Fails with SEAT_LIMIT_EXCEEDED if they are
-/// more.
+/// Checks that `owned` + `wanted` seats are at most `seats_per_user_limit`. Fails with SEAT_LIMIT_EXCEEDED if the sum
+/// is higher.
 ///
 /// `owned` is the number of seats that the user already holds or has paid at the concert. `wanted` is the number of
 /// seats of the command.
@@ -179,7 +179,7 @@ pub fn the_one_held<'a>(reservations: &[&'a Reservation], now: Micros) -> Result
                 _ => Err(Error::NoHeldSeat),
             }
         }
-        _ => Err(Error::invalid("reservation_id", "must name a reservation: the token holds more than one")),
+        _ => Err(Error::invalid("reservation_id", "must name a reservation, because the token has several holds")),
     }
 }
 

@@ -40,7 +40,8 @@ pub struct ReservationApi {
 }
 
 impl ReservationApi {
-    /// Starts the lanes that hold, extend and release. `hold_ttl` is the maximum duration of a hold.
+    /// Starts the lanes that hold, extend and release. `hold_ttl` is the maximum duration of a hold, counted from its
+    /// start or from its last extension.
     pub fn new(
         db: Database,
         catalogue: Arc<Catalogue>,
@@ -64,8 +65,8 @@ impl ReservationApi {
         }
     }
 
-    /// Returns a command of the caller `bearer` for a reservation. ExtendReservation uses the same fields as
-    /// ReleaseReservation.
+    /// Returns the command with which the caller `bearer` releases a reservation. ExtendReservation needs the same
+    /// fields, so its command contains this command.
     fn release_by(&self, bearer: &Bearer, reservation_id: Uuid) -> Release {
         Release {
             token: bearer.key(),
@@ -136,7 +137,7 @@ impl ReservationService for ReservationApi {
             request_id,
             retry_after: self.admission.retry_after(&bearer),
         };
-        // Commands for the same seat run on the same worker, in the order of arrival.
+        // Commands of a concert with the same first seat run on the same worker, in the order of arrival.
         let shard = (bearer.concert_id, command.seat_numbers.first().copied());
         let row = self.hold.submit(shard, command).await;
         let row = row.map_err(|error| error.of_request(request_id))?;

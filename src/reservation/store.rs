@@ -77,8 +77,8 @@ pub async fn lock(write: &Write, ids: &[Uuid]) -> Result<Vec<reservation::Model>
     write.query_set(sql, ids, []).await
 }
 
-/// Returns the reservations that contain one of these payment ids, locked in the order of the reservation ids. Only
-/// payments of earlier versions of boxoffice have such an id.
+/// Returns the reservations that contain one of these payment ids, locked in the order of the reservation ids. A
+/// reservation contains a payment id only if an earlier version of boxoffice made the payment.
 pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.payment_id = r.id
                WHERE v.payment_id IS NOT NULL ORDER BY v.reservation_id {lock of v}";
@@ -86,7 +86,7 @@ pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<Vec<re
 }
 
 /// Returns up to `limit` HELD reservations whose hold ended after `since` and not later than now, locked. Rows that
-/// another transaction has locked are skipped. A later run of the pass finds them.
+/// another transaction has locked are skipped. A later run of the pass handles the skipped rows.
 pub async fn lock_due(write: &Write, since: Micros, limit: i64) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT * FROM reservation WHERE expire_time > $1 AND expire_time <= $2 AND state = 'HELD'
                ORDER BY expire_time LIMIT $3 {lock} {skip locked}";
@@ -199,7 +199,7 @@ rows! {
     }
 }
 
-/// Sets HELD reservations to PAID. This changes no indexed column, so PostgreSQL updates no index.
+/// Sets HELD reservations to PAID. No indexed column changes, so PostgreSQL usually updates no index.
 ///
 /// Fails with [`db::Error::Lost`] if a reservation has changed since it was read.
 pub async fn set_paid(write: &Write, reservations: &[Versioned]) -> Result<(), db::Error> {
@@ -302,7 +302,7 @@ rows! {
     pub struct Takings {
         /// The key of the performance.
         pub performance_id: i64,
-        /// The number of seats that payments sell, or minus the number of seats that refunds free.
+        /// The number of seats that payments sell. For refunds, the negative number of seats that become free.
         pub seats: i64,
         /// The number of tokens that payments complete. A refund does not change the number.
         pub tokens: i64,
@@ -398,15 +398,16 @@ pub async fn set_reached(write: &Write, pass: &str, reached_time: Micros) -> Res
     write.execute(sql, [pass.into(), reached_time.into()]).await.map(drop)
 }
 
-/// The end of the hold of a reservation.
+/// The `expire_time` of a reservation in any state.
 #[derive(FromQueryResult)]
 pub struct Aged {
     /// The end of the hold.
     pub expire_time: Micros,
 }
 
-/// Returns the end of the `limit`-th hold, of the holds that ended after `since` and before `cutoff`, earliest first.
-/// Reservations in every state count. Returns `None` if fewer than `limit` holds ended.
+/// Returns the `expire_time` of the `limit`-th reservation after `since`, in the order of `expire_time`. Reservations
+/// in every state count. Returns `None` if fewer than `limit` reservations have an `expire_time` after `since` and
+/// before `cutoff`.
 pub async fn end_of_step(
     write: &Write,
     since: Micros,
@@ -419,8 +420,8 @@ pub async fn end_of_step(
     Ok(found.first().map(|row: &Aged| row.expire_time))
 }
 
-/// Deletes the RELEASED and EXPIRED reservations whose hold ended after `since` and not after `until`. Also deletes
-/// their extensions.
+/// Deletes the RELEASED and EXPIRED reservations whose `expire_time` is after `since` and not after `until`. Also
+/// deletes their extensions.
 pub async fn delete_unpaid(write: &Write, since: Micros, until: Micros) -> Result<(), db::Error> {
     let extensions = "DELETE FROM reservation_extension WHERE reservation_id IN (
                           SELECT reservation_id FROM reservation

@@ -18,7 +18,7 @@ const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "boxoffice";
 
-/// The retry delay of the UNAVAILABLE errors, which compute no delay.
+/// The fixed retry delay of the UNAVAILABLE errors. The other retry delays are computed.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Maximum number of violations or seat numbers in one status. Some clients fail on details of more than about 8 KB.

@@ -1,4 +1,4 @@
-//! Reads the fields of a request and collects every violation, so that one response reports all of them.
+//! Reads the fields of a request and collects every violation, so that one response reports all violations together.
 
 use std::{ops::RangeInclusive, time::Duration};
 

@@ -1,5 +1,5 @@
-//! The parts of a gRPC call that all modules use: messages, fields, pages, deadlines, retry delays, and errors with
-//! their statuses.
+//! The parts of a gRPC call that other modules share: messages and their codec, fields, pages, deadlines, retry delays,
+//! caught panics, traces, and errors with their statuses.
 
 pub mod codec;
 mod deadline;
@@ -9,6 +9,7 @@ mod paging;
 mod panics;
 mod pressure;
 pub mod proto;
+pub mod trace;
 
 pub use deadline::{remaining, timeout, within};
 pub use error::{Error, Violation};

@@ -22,7 +22,7 @@ pub struct Page {
 
 impl Page {
     /// Reads `page_size` and `page_token`. `list` names the list and its filters. Fails with INVALID_ARGUMENT for a
-    /// negative size and for a token of another list.
+    /// negative size, and for a token that is malformed or belongs to another list.
     pub fn read(list: String, page_size: i32, page_token: &str) -> Result<Self, Error> {
         Self::read_within(list, page_size, page_token, DEFAULT_SIZE, MAX_SIZE)
     }

@@ -1,4 +1,4 @@
-//! Converts a panic to an error, so that a panic fails only its own call.
+//! Converts a panic to an error, so that a panic fails only its own call, batch or pass.
 
 use std::any::Any;
 

@@ -15,7 +15,7 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 /// Source of the jitter. The multiples of this number, modulo 1, are spread evenly from 0 to 1.
 const GOLDEN_RATIO: f64 = 0.618_033_988_749_895;
 
-/// Counts the recent refusals of a limit.
+/// Counts the recent refusals of a limit or of a worker of a lane.
 pub struct Pressure {
     capacity: f64,
     window: Mutex<Window>,
@@ -28,7 +28,7 @@ struct Window {
 }
 
 impl Pressure {
-    /// Returns a counter for a limit of `capacity` concurrent calls.
+    /// Returns a counter for a limit of `capacity` permits, or for a worker with a queue of `capacity` commands.
     pub fn new(capacity: usize) -> Self {
         let window = Window { since: Instant::now(), refused: 0, refused_before: 0 };
         Self { capacity: capacity.max(1) as f64, window: Mutex::new(window) }
@@ -42,7 +42,8 @@ impl Pressure {
     /// Counts a refusal at `now` and returns the retry delay.
     ///
     /// In seconds, the delay is refusals per second divided by the capacity. It is at least 0.5 s and at most 5 s, plus
-    /// or minus 50 %. So about as many retries as the capacity arrive per second, if the delay is below its maximum.
+    /// or minus 50 %. So the number of retries per second is about the capacity or lower, unless the delay has reached
+    /// its maximum.
     fn refuse_at(&self, now: Instant) -> Duration {
         let mut window = self.window.lock();
         let age = now.saturating_duration_since(window.since);

@@ -12,7 +12,7 @@ mod generated {
 }
 pub use generated::*;
 
-/// The descriptors of `boxoffice.v1` with all imports, for reflection.
+/// The descriptors of `boxoffice.v1` with all imports, for reflection and for the names of the methods.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/boxoffice.v1.bin"));
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
@@ -48,7 +48,7 @@ pub fn from_duration(span: &prost_types::Duration) -> Option<Duration> {
     Some(Duration::new(u64::try_from(span.seconds).ok()?, nanos))
 }
 
-/// Formats an instant like `2026-12-24T10:00:00.000000Z`, for the metadata of errors.
+/// Formats an instant like `2026-12-24T10:00:00.000000Z`, for errors and for the output of commands.
 pub fn rfc3339(at: Micros) -> String {
     DateTime::from_timestamp_micros(at)
         .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))

@@ -1,7 +1,7 @@
 //! The interceptor that verifies the queue token of every call of the public services.
 //!
 //! The interceptor refuses no call, because some methods need no token. A method that needs a token calls [`bearer`],
-//! which fails without a valid one.
+//! which fails if the call has no valid token.
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@
 //!
 //! The first server that starts creates a signing key in the database. All replicas share the keys, so each replica can
 //! verify the tokens of the other replicas. An operator may configure a secret, which then signs new tokens instead of
-//! the keys in the database.
+//! the keys in the database. All replicas then need the same secret.
 
 mod bearer;
 mod interceptor;

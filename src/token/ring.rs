@@ -21,7 +21,7 @@ pub struct SigningKey {
     pub secret: SecretSlice<u8>,
 }
 
-/// The signing keys of a server. The default has no keys.
+/// The signing keys of a server. The default value has no keys.
 #[derive(Default)]
 pub struct KeyRing(ArcSwap<Keys>);
 
@@ -29,7 +29,7 @@ pub struct KeyRing(ArcSwap<Keys>);
 struct Keys {
     signer: Option<(Header, EncodingKey)>,
     /// The keys by the encoded header of their tokens. All tokens of a key have the same header, because only boxoffice
-    /// creates them.
+    /// creates these tokens.
     verifiers: HashMap<String, DecodingKey>,
     read_at: Option<Instant>,
 }
@@ -60,8 +60,9 @@ impl KeyRing {
 
     /// Verifies the signature of a token and returns its bearer.
     ///
-    /// Fails with TOKEN_INVALID. Fails with STORAGE_UNAVAILABLE if the token names an unknown key and the keys are
-    /// stale. The key may then be new, and this server may not have read it yet.
+    /// Fails with TOKEN_INVALID if the signature or the contents are not valid. If the keys are stale and the token
+    /// names an unknown key, fails with STORAGE_UNAVAILABLE instead. The key may be new, and this server may not have
+    /// read it yet.
     pub fn verify(&self, token: &str) -> Result<Bearer, Error> {
         let keys = self.0.load();
         keys.verified_bearer(token).ok_or_else(|| {

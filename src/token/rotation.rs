@@ -1,14 +1,15 @@
 //! The rotation of signing keys. Decides which key signs and which keys may be dropped.
 //!
-//! Each server reads the keys every 5 seconds. A new key does not sign until its age is [`NOTICE`]. So every server has
-//! read a key before any server signs with it, and every server can verify every token. A server that could not read
-//! the keys answers a token of an unknown key with STORAGE_UNAVAILABLE.
+//! Each server reads the keys every 5 seconds. The first key signs immediately. A later key does not sign until its age
+//! is [`NOTICE`]. So every server has read a key before any server signs with it, and every server can verify every
+//! token. A server that could not read the keys answers a token of an unknown key with STORAGE_UNAVAILABLE.
 
 use std::time::Duration;
 
 use crate::clock::{Micros, micros, until};
 
-/// The age at which a new key begins to sign. It is at least three times the interval between reads of the keys.
+/// The age at which a new key begins to sign, unless it is the first key. It is at least three times the interval
+/// between reads of the keys.
 pub const NOTICE: Duration = Duration::from_secs(15);
 
 /// A signing key without its secret.
@@ -28,7 +29,7 @@ impl SigningKeyInfo {
 }
 
 /// Returns the key that signs: the newest key that every server has read. `keys` are sorted from oldest to newest. The
-/// first key signs immediately, because there is no other key.
+/// first key signs immediately, because there is no other key. Returns `None` if `keys` is empty.
 pub fn signer(keys: &[SigningKeyInfo], now: Micros) -> Option<SigningKeyInfo> {
     keys.iter().rev().find(|key| key.sign_time() <= now).or(keys.first()).copied()
 }
@@ -37,14 +38,14 @@ pub fn signer(keys: &[SigningKeyInfo], now: Micros) -> Option<SigningKeyInfo> {
 ///
 /// `keys` are sorted from oldest to newest. The newest key may never be dropped. An older key may be dropped when the
 /// newest has signed for [`NOTICE`]. Before that time, a server that has not read the newest key may still sign with an
-/// older one.
+/// older key.
 pub fn refusal(keys: &[SigningKeyInfo], key_id: i64, now: Micros) -> Option<String> {
     let Some(newest) = keys.last().filter(|_| keys.iter().any(|key| key.key_id == key_id)) else {
         return Some(format!("there is no signing key {key_id}: `boxoffice signing-key list` shows the keys"));
     };
     if newest.key_id == key_id {
         return Some(format!(
-            "signing key {key_id} is the newest: make another one first (boxoffice signing-key rotate)"
+            "signing key {key_id} is the newest: create another key first with `boxoffice signing-key rotate`"
         ));
     }
     let drop_time = newest.sign_time().saturating_add(micros(NOTICE));

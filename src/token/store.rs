@@ -45,7 +45,7 @@ pub async fn list(db: &Database) -> Result<Vec<SigningKeyInfo>, db::Error> {
     Ok(rows(db).await?.iter().map(info).collect())
 }
 
-/// Returns all keys. The last one is the key that signs now.
+/// Returns all keys. The key that signs now is the last of them.
 pub async fn keys(db: &Database) -> Result<Vec<SigningKey>, db::Error> {
     let mut rows = rows(db).await?;
     let infos: Vec<SigningKeyInfo> = rows.iter().map(info).collect();
@@ -53,8 +53,9 @@ pub async fn keys(db: &Database) -> Result<Vec<SigningKey>, db::Error> {
     rows.sort_by_key(|row| Some(row.key_id) == signer);
     rows.into_iter()
         .map(|row| {
-            let secret = hex::decode(&row.secret)
-                .map_err(|_| db::Error::Defect(format!("signing key {} is not hexadecimal", row.key_id)))?;
+            let secret = hex::decode(&row.secret).map_err(|_| {
+                db::Error::Defect(format!("the secret of signing key {} is not hexadecimal", row.key_id))
+            })?;
             Ok(SigningKey { id: row.key_id.to_string(), secret: secret.into() })
         })
         .collect()

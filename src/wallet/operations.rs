@@ -1,4 +1,4 @@
-//! The operations open and charge of WalletService, and the queries of wallets for other rooms.
+//! The batches of OpenWallet and ChargeWallet, and the queries of wallets for other rooms.
 
 use uuid::Uuid;
 
@@ -36,7 +36,7 @@ pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
 ///
 /// A command fails with USER_NOT_FOUND if its user has no wallet. A command fails with BALANCE_LIMIT_EXCEEDED if the
 /// new balance does not fit into an `i64`. A command fails with REQUEST_ID_CONFLICT if its `request_id` was used for a
-/// charge of another wallet or amount.
+/// charge with another wallet or another amount.
 pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::Model> {
     let mut wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
     let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
@@ -80,7 +80,7 @@ pub async fn require(db: &Database, user_id: Uuid) -> Result<Wallet, Error> {
 
 /// Returns the `request_id` and the payment id of each of these requests that made or refunded a payment. With
 /// [`Kind::Payment`], returns the payments that were made. With [`Kind::Refund`], returns the payments that were
-/// refunded.
+/// refunded. The returned `request_id` is never `None`.
 pub async fn payments_by_request(
     write: &Write,
     kind: Kind,

@@ -1,4 +1,4 @@
-//! The rule of a balance, as a pure function.
+//! The rule that a balance stays between 0 and the maximum of an `i64`, as a pure function.
 
 use crate::rpc::Error;
 

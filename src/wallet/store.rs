@@ -60,7 +60,7 @@ pub struct User {
     pub user_id: Uuid,
 }
 
-/// Returns the users that have a wallet.
+/// Returns the users in `user_ids` that have a wallet.
 pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<User>, db::Error> {
     write.query_set("SELECT w.user_id FROM wallet w JOIN {r} ON w.user_id = r.id", user_ids, []).await
 }
@@ -87,7 +87,7 @@ rows! {
     }
 }
 
-/// Inserts ledger entries in the order of user id and entry number, at the time of the transaction.
+/// Inserts ledger entries in the order of user id and entry number. Their `create_time` is the time of the transaction.
 ///
 /// Fails with [`db::Error::Lost`] if another transaction has added an entry to one of these wallets since the wallets
 /// were read.

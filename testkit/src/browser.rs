@@ -19,10 +19,10 @@ use crate::{
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// Interval between two checks whether a page is loaded.
 const LOAD_INTERVAL: Duration = Duration::from_millis(20);
-/// The names of the Chromium program on different systems.
+/// The names of the browser program on different systems. The first name that is found on the PATH is used.
 const PROGRAMS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
-/// Flags that run the browser without a window, a sandbox and background services. All certificates are accepted, and
-/// the names `*.test` resolve to this machine.
+/// Flags that run the browser without a window, a sandbox or background services. The last two flags make the browser
+/// accept all certificates, and resolve the names `*.test` to this machine.
 const FLAGS: [&str; 11] = [
     "--headless=new",
     "--no-sandbox",

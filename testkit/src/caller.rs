@@ -48,7 +48,7 @@ impl Caller {
         self.user_id.parse().expect("a UUID")
     }
 
-    /// Returns a request for `message`, with the token unless it is empty.
+    /// Returns a request with `message`, and with the token if the user has one.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if !self.token.is_empty() {
@@ -209,8 +209,8 @@ impl Caller {
         PaymentServiceClient::new(self.channel.clone())
     }
 
-    /// Calls Pay without a reservation id and without a request id. The server then pays the only reservation that the
-    /// token holds.
+    /// Calls Pay without a reservation id and without a request id. The call then pays for the only reservation that
+    /// the token holds.
     pub async fn pay(&self) -> Result<proto::Payment, Status> {
         self.pay_as("", "").await
     }

@@ -1,4 +1,4 @@
-//! Creates, changes and counts sales with calls of AdminService.
+//! Creates sales, changes them, and reads their statistics, with calls of AdminService.
 
 use boxoffice::{
     clock::Micros,
@@ -71,7 +71,7 @@ pub async fn set_paused(admin: &Channel, concert_code: &str, paused: bool) -> Re
 pub async fn sale_stats(admin: &Channel, concert_code: &str) -> Result<proto::SaleStats, Status> {
     let request = proto::GetSaleStatsRequest { concert_code: concert_code.to_owned() };
     let stats = client(admin).get_sale_stats(request).await?.into_inner().stats;
-    stats.ok_or_else(|| Status::internal("the response has no counts"))
+    stats.ok_or_else(|| Status::internal("the response has no statistics"))
 }
 
 fn client(admin: &Channel) -> AdminServiceClient<Channel> {

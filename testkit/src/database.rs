@@ -33,7 +33,8 @@ pub struct FreshDatabase {
 }
 
 impl FreshDatabase {
-    /// Creates a database for a test, on the PostgreSQL server that all tests share or in a SQLite file.
+    /// Creates a database for a test: a SQLite file, or a database on the PostgreSQL server that all tests of this
+    /// process share. Panics if this fails.
     pub async fn new(engine: Engine) -> Self {
         let database = match engine {
             Engine::Sqlite => Self::in_file(),

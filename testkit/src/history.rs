@@ -1,7 +1,7 @@
 //! Writes rows of past sales and of long queues with SQL. The rows have the values that the service would have stored.
 //!
-//! A server must have run on the database before, because it creates the schema and its passes store their progress. No
-//! server may run while the rows are written.
+//! A server must have run on the database before: the server creates the schema, and its passes store their progress.
+//! No server may run while the rows are written.
 
 use std::time::Duration;
 
@@ -173,8 +173,8 @@ impl History {
         Ok(row.try_get_by_index(0)?)
     }
 
-    /// Writes `count` concerts with one date each, whose sales ended `age` ago. Their codes are `prefix`, a hyphen, and
-    /// a number from 1.
+    /// Writes `count` concerts with one date each, whose sales ended `age` ago. The code of a concert is `prefix`, a
+    /// hyphen, and a number from 1 to `count`.
     async fn concerts(&self, prefix: &str, count: u32, age: Duration) -> Result<(), Failure> {
         let end = self.now - micros(age);
         self.run(&format!(

@@ -58,7 +58,8 @@ pub async fn get(address: SocketAddr, path: &str, headers: &[&str]) -> Result<An
 
 /// Sends a GET request for `path` on an open connection, and reads the head of the answer.
 ///
-/// The request uses HTTP/1.0, so the server does not split the body into chunks, and closes the connection after it.
+/// The request uses HTTP/1.0. So the server does not split the body into chunks, and it closes the connection after the
+/// body.
 pub async fn exchange<S>(mut stream: S, path: &str, headers: &[&str]) -> Result<Answer<S>, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -95,7 +95,7 @@ impl Books {
             assert_eq!(kept, performance.revenue, "{performance:?}");
         }
         let paid = self.reservations.values().filter(|r| r.state == reservation::State::Paid).count();
-        assert_eq!(paid, of_payments.len(), "a PAID reservation without a payment");
+        assert_eq!(paid, of_payments.len(), "the numbers of PAID reservations and PAID payments differ");
         for seat in &self.seats {
             let owner = &self.reservations[&seat.reservation_id];
             let numbers = boxoffice::reservation::rules::seat_numbers(owner);
@@ -165,8 +165,10 @@ impl Books {
     }
 
     /// Checks that the numbers of each queue have no gaps, and that no user is in a queue twice. Tokens must be
-    /// admitted in the order of their numbers. The stored counts must equal the counts of the rows. With `is_tidied`,
-    /// rows may be missing, so numbers may have gaps and stored counts may be greater.
+    /// admitted in the order of their numbers. The stored counts must equal the counts of the rows, and the number of
+    /// payments must equal the number of COMPLETED tokens. Each token must belong to a user with a wallet, and each
+    /// reservation to a token of the same user. With `is_tidied`, rows may be missing, so numbers may have gaps and
+    /// stored counts may be greater.
     fn queues(&self, is_tidied: bool) {
         let same = |rows: usize, kept: i64| rows as i64 == kept || (is_tidied && (rows as i64) < kept);
         use queue_token::State;

@@ -11,7 +11,7 @@
 //! | [`invariants`] | checks that the rows of a database obey the rules of the service |
 //! | [`net`], [`wait`] | free addresses, connections, and a wait for a condition |
 //!
-//! Most helpers return a [`Failure`] or the status of a call. Helpers for tests may panic.
+//! A helper that fails returns a [`Failure`] or the status of a call. Some helpers for tests panic instead.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

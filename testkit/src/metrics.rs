@@ -18,8 +18,8 @@ pub async fn read(address: SocketAddr) -> Result<String, Failure> {
         .map_err(|_| format!("{address} returned no metrics within {LIMIT:?}"))?
 }
 
-/// Sends a request with HTTP/1.0, so that the server does not split the response into chunks, and closes the connection
-/// after it.
+/// Requests the metrics and returns the whole response. The request uses HTTP/1.0. So the server does not split the
+/// body into chunks, and it closes the connection after the body.
 async fn get(address: SocketAddr) -> Result<String, Failure> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;

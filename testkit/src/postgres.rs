@@ -24,7 +24,8 @@ use crate::{
     process::{self, Reaper},
 };
 
-/// Settings that make PostgreSQL fast for tests. With these settings, PostgreSQL may lose data if the machine crashes.
+/// Settings for tests: fast writes, little memory and up to 400 connections. With these settings, PostgreSQL may lose
+/// data if the machine crashes.
 pub const FAST: &str = "-c fsync=off -c full_page_writes=off -c shared_buffers=64MB -c max_connections=400";
 
 const URL_VARIABLE: &str = "BOXOFFICE_TEST_POSTGRES_URL";
@@ -132,7 +133,7 @@ impl Postgres {
     }
 
     /// Returns the id of the main process of a temporary server. Each connection is a child of this process. Returns
-    /// `None` for a given server.
+    /// `None` for a given server, and while a temporary server is stopped.
     pub fn postmaster(&self) -> Option<u32> {
         let file = fs::read_to_string(self.own.as_ref()?.place.data.join("postmaster.pid")).ok()?;
         file.lines().next()?.trim().parse().ok()
@@ -152,7 +153,7 @@ impl Postgres {
     }
 
     fn own(&self) -> Result<&Own, Failure> {
-        self.own.as_ref().ok_or_else(|| "only a temporary server can be stopped".into())
+        self.own.as_ref().ok_or_else(|| "only a temporary PostgreSQL server can be stopped and started again".into())
     }
 
     async fn connect(&self) -> Result<DatabaseConnection, Failure> {
@@ -166,7 +167,7 @@ fn database_name(number: u32) -> String {
     format!("boxoffice_{}_{number}", std::process::id())
 }
 
-/// The directories and the port of a temporary server, and the user that runs its programs.
+/// The directories and the port of a temporary server, and whether this process is root.
 struct Place {
     as_root: bool,
     binaries: PathBuf,
@@ -211,7 +212,7 @@ impl Place {
 fn free_port() -> Result<u16, Failure> {
     let mut ports = std::iter::repeat_with(|| rand::rng().random_range(20_000..32_000)).take(1_000);
     let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    free.ok_or_else(|| "no free port for PostgreSQL between 20000 and 32000".into())
+    free.ok_or_else(|| "1,000 random ports from 20000 to 31999 are in use; PostgreSQL needs a free port there".into())
 }
 
 /// Returns the directory of PostgreSQL's programs: the first one on the PATH, or else the newest one in Debian's

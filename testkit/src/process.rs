@@ -1,5 +1,5 @@
-//! Manages child processes and temporary directories. When this process ends, even by SIGKILL, they are killed or
-//! removed.
+//! Manages child processes and temporary directories. When this process ends, even by SIGKILL, shells kill the child
+//! processes and remove the directories.
 
 use std::{
     fs::File,
@@ -23,7 +23,7 @@ use crate::Failure;
 /// Interval between two checks whether a process has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A shell that runs a script when this value is dropped, or when this process ends.
+/// A shell that runs a script when this value is dropped, or when this process ends. [`Reaper::cancel`] prevents this.
 ///
 /// The shell waits for the end of its standard input, which is a pipe from this process. When this process ends, the
 /// operating system closes the pipe.
@@ -124,8 +124,8 @@ impl Drop for Guarded {
     }
 }
 
-/// Runs `command` to its end, and returns its status and its output. The output must fit into a pipe (64 KiB on Linux).
-/// Fails if the command runs for longer than `limit`.
+/// Runs `command` to its end, and returns its status and its output. Standard output and standard error must each fit
+/// into a pipe (64 KiB on Linux). Fails if the command runs for longer than `limit`.
 pub async fn output(command: &mut Command, limit: Duration) -> Result<Output, Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut process = Guarded::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
@@ -148,7 +148,7 @@ pub fn terminal(columns: u16) -> Result<(File, OwnedFd), Failure> {
     Ok((ends.master.into(), ends.slave))
 }
 
-/// A directory that is removed when this value is dropped, or soon after this process ends.
+/// A directory that is removed when this value is dropped, or one second after this process ends.
 pub struct ScratchDir {
     dir: TempDir,
     reaper: Reaper,
@@ -158,7 +158,8 @@ impl ScratchDir {
     /// Creates an empty directory.
     pub fn new() -> Result<Self, Failure> {
         let dir = tempfile::Builder::new().prefix("boxoffice-").tempdir()?;
-        // In the pause of one second, other reapers kill processes that still write into the directory.
+        // When this process ends, all reapers run their scripts. During this second, other reapers kill the child
+        // processes that still write into the directory.
         let reaper = Reaper::start(&format!("sleep 1; rm -rf '{}'", dir.path().display()))?;
         Ok(Self { dir, reaper })
     }

@@ -47,8 +47,10 @@ pub async fn start_here(settings: &Settings, clock: &Clock, runs_passes: bool) -
 /// change the results of a test or a benchmark.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BOXOFFICE_")) {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        if ["BOXOFFICE_", "OTEL_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
     }
     command.stdin(Stdio::null());
     command
@@ -181,8 +183,8 @@ impl Log {
         log
     }
 
-    /// Waits for a line that contains `text`, starting at index `first`. Returns the found line, and the index of the
-    /// line after it. Returns `None` if the log ends first.
+    /// Waits for a line that contains `text`. Searches from the line with the index `first`. Returns the index of the
+    /// line after the found line, and the found line. Returns `None` if the log ends first.
     async fn find(&self, first: usize, text: &str) -> Option<(usize, String)> {
         let (mut next, mut found) = (first, None);
         let is_done = |state: &LogState| {

@@ -9,8 +9,8 @@ pub fn cpu_seconds(pid: u32) -> Option<f64> {
     ticks(&stat).map(|ticks| ticks as f64 / ticks_per_second())
 }
 
-/// Returns the CPU seconds of all direct children of a process that exist now. PostgreSQL starts a child process for
-/// each connection.
+/// Returns the CPU seconds that the running direct children of a process have used so far. Children that have ended do
+/// not count. PostgreSQL starts a child process for each connection. Returns `None` if `/proc` cannot be read.
 pub fn children_cpu_seconds(parent: u32) -> Option<f64> {
     let processes = fs::read_dir("/proc").ok()?;
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

@@ -1,4 +1,4 @@
-//! Tests AdminService: venues, concerts, performances, changes of a sale, and its counts.
+//! Tests AdminService: venues, concerts, performances, and the changes and statistics of a sale.
 
 use std::time::Duration;
 

@@ -63,7 +63,7 @@ async fn two_hundred_concurrent_charges_of_one_wallet_add_up(world: World) {
     assert_eq!(world.balance(user_id).await, 200 * 201 / 2);
     balances.sort_unstable();
     balances.dedup();
-    assert_eq!(balances.len(), 200, "each charge returns a different balance");
+    assert_eq!(balances.len(), 200, "two charges returned the same balance");
     world.check_invariants().await;
 }
 

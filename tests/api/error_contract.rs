@@ -1,4 +1,5 @@
-//! Tests every error of the contract: its code, its reason and its details.
+//! Tests the errors of the contract: their codes, reasons and details. Also checks that each reason occurs in a test of
+//! this file or of another file.
 
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ fn every_reason_is_tested() {
         let Ok(reason) = ErrorReason::try_from(number) else { continue };
         let name = reason.as_str_name().strip_prefix("ERROR_REASON_").expect("the prefix of the enum");
         let met = sources.iter().any(|source| source.contains(&format!("\"{name}\"")));
-        assert!(met || SHOWN_ELSEWHERE.contains(&reason), "no test meets {name}");
+        assert!(met || SHOWN_ELSEWHERE.contains(&reason), "no test expects the reason {name}; add a test");
     }
 }
 

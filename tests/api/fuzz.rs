@@ -1,5 +1,6 @@
-//! Makes calls with random values and random bytes in requests and metadata. The server must never panic and never
-//! answer INTERNAL. Each error must have an ErrorInfo, and its message must not contain internals.
+//! Makes calls with random values and random bytes in requests and metadata. The server must answer each call, and
+//! never with INTERNAL, UNKNOWN or UNAVAILABLE. Each error must have an ErrorInfo, and its message must not contain
+//! internals.
 //!
 //! `BOXOFFICE_FUZZ_CASES` sets the number of cases on each engine (default 10,000). Each run prints its seed. A run
 //! with this seed in `BOXOFFICE_FUZZ_SEED` makes the same random choices.

@@ -339,7 +339,7 @@ async fn fifty_pages_cause_no_more_queries_than_one() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = reads().await;
     // All pages show the same date. Its seats are read five times per second, so about ten times in two seconds. No
-    // sale changes.
+    // sale changes, so no counts are read.
     assert!((5.0..=15.0).contains(&(after.0 - before.0)), "{before:?} {after:?}");
     assert_eq!(before.1, after.1);
     drop(connect(process.address).await);

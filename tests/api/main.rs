@@ -31,6 +31,7 @@ mod signing_keys;
 mod simulation;
 mod tidy;
 mod tour;
+mod traces;
 mod transport;
 mod upgrade;
 mod wallet;

@@ -122,7 +122,7 @@ fn alerts_fire_as_specified_and_the_queries_of_the_dashboard_are_valid() {
     let rules: Vec<Value> = targets.map(|target| json!({ "record": "checked", "expr": target["expr"] })).collect();
     assert!(rules.len() > 20, "the dashboard was not read");
     let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-    // All rules have the same name. With `--lint=none`, promtool does not fail because of this.
+    // All rules have the same name. With `--lint=none`, promtool accepts this.
     fs::write(file.path(), json!({ "groups": [{ "name": "dashboard", "rules": rules }] }).to_string()).unwrap();
     assert_passes(&["check", "rules", "--lint=none", &file.path().display().to_string()], "");
 }

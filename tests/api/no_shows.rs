@@ -91,7 +91,7 @@ async fn without_a_claim_ttl_no_first_call_is_needed(world: World) {
 }
 
 async fn a_concert_may_set_a_shorter_claim_ttl_or_none(world: World) {
-    // The default of this server is 20 s.
+    // The default claim TTL of this server is 20 s.
     let world = World::with(world.engine, &["--claim-ttl", "20s"]).await;
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     world.concert("DEFAULT", 5).await;

@@ -1,4 +1,5 @@
-//! Tests overload, callers that give up, and requests that cannot be decoded.
+//! Tests the limits on calls, streams and connections, callers that give up, requests that cannot be decoded, and
+//! shutdown with open connections.
 
 use std::{
     net::SocketAddr,

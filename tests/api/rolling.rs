@@ -1,5 +1,5 @@
-//! Tests the replacement of replicas one after the other, while callers continue. Each caller follows health and
-//! retries an UNAVAILABLE call once on another replica. No call may be lost.
+//! Tests that no call is lost while replicas are replaced one after the other, and while a server replaces old
+//! connections. Callers retry a failed call once.
 
 use std::{
     sync::{
@@ -70,7 +70,7 @@ fn is_unavailable_or_cut_off(status: &Status) -> bool {
     is_unavailable(status) || status.details().is_empty()
 }
 
-/// Charges a wallet. If `may_retry` accepts the failure, retries the call once on the next replica.
+/// Charges a wallet. If `may_retry` accepts the failure, retries the call once on the next serving replica.
 async fn charge(replicas: &Replicas, turn: usize, user_id: Uuid, may_retry: fn(&Status) -> bool) -> Result<(), Status> {
     let request_id = Uuid::now_v7().to_string();
     let request = proto::ChargeWalletRequest { user_id: user_id.to_string(), amount: 1, request_id };

@@ -30,8 +30,8 @@ fn password(url: &str) -> String {
     login.split_once(':').expect("a password").1.to_owned()
 }
 
-/// Takes a queue token, then calls GetPosition and Pay with the correct secrets and with forged ones. Adds the answers
-/// to `said`, as debug output. Returns the token.
+/// Takes a queue token. Then calls GetPosition and Pay with the correct secrets, with a forged token, and with a forged
+/// API key. Adds the answers to `said`, as debug output. Returns the token.
 async fn calls(channel: &Channel, key: &str, forged: &str, said: &mut Vec<String>) -> String {
     let with = |token: &str, key: &str| {
         let (token, key) = (format!("Bearer {token}"), key.to_owned());

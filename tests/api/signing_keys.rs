@@ -1,4 +1,5 @@
-//! Tests a new signing key during a sale. No token may be refused while the servers start to use it.
+//! Tests a new signing key during a sale. No token may be refused while the servers start to use the new key. Also
+//! tests the commands that rotate, list and drop keys.
 
 use boxoffice::{
     db::Database,

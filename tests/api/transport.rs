@@ -70,7 +70,7 @@ impl Files {
         path
     }
 
-    /// Sets a certificate of `authority` in the settings of `world`.
+    /// Writes a new certificate of `authority` and its key to files, and names these files in the settings of `world`.
     pub fn give_tls(&self, world: &mut World, authority: &Authority) {
         let (cert, key) = authority.issue();
         let transport = &mut world.settings.transport;

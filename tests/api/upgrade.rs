@@ -159,7 +159,7 @@ async fn payments_of_the_version_before(db: &DatabaseConnection) {
 }
 
 async fn a_database_of_the_previous_version_is_migrated_with_its_data(world: World) {
-    // The harness has already migrated the database of this world, so the test uses a different one.
+    // The harness has already migrated the database of this world, so the test uses a different database.
     let database = FreshDatabase::new(world.engine).await;
     let url = database.url.clone();
     let db = Database::connect(&url).await.unwrap();

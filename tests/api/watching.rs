@@ -122,7 +122,8 @@ async fn a_seat_sold_through_one_server_is_seen_through_another() {
         assert_eq!(next(&mut stream).await, [(seat, SeatState::Sold)]);
         lags.push(paid.elapsed());
     }
-    // WatchSeats documents about half a second. The test does not check this, because the machine may be busy.
+    // The documentation of WatchSeats says "about half a second". The test does not check this, because the machine may
+    // be busy.
     println!("a sale was seen through the other server after {lags:?}");
 }
 

@@ -1,4 +1,4 @@
-//! An experiment with clients that abuse the protocol while another client makes normal calls.
+//! An experiment with clients that abuse the protocol. At the same time, another client makes normal calls.
 
 use std::{
     net::SocketAddr,
@@ -29,7 +29,7 @@ use crate::{
 
 const STREAMS: usize = 10_000;
 const SOCKETS: usize = 300;
-/// Number of resets per second. This load would slow a server that does not limit resets.
+/// Maximum number of resets per second. This load would slow a server that does not limit resets.
 const RESETS: usize = 5_000;
 /// Size of a huge message, in bytes.
 const HUGE: usize = 16 << 20;

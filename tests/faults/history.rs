@@ -80,7 +80,7 @@ pub async fn history_slows_neither_starts_nor_passes_nor_writes(lab: Lab) {
 }
 
 /// Writes 20 past concerts with many tokens and reservations, and thousands of past concerts with one waiting user
-/// each. Also adds many users to the queue of the concert on sale, all of which have left.
+/// each. Also writes many tokens for the concert on sale. The users of these tokens have left the queue.
 async fn write_history(lab: &Lab, url: &str) {
     let (rows, finished) = lab.pick((40_000, 4_000), (1_000_000, 10_000));
     let history = History::open(url, Clock::system().now()).await.expect("database");

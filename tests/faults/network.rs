@@ -34,8 +34,8 @@ const VISITORS: usize = 12;
 /// The code and the reason of calls that fail because the database is unavailable.
 const UNAVAILABLE: &str = "Unavailable STORAGE_UNAVAILABLE";
 
-/// 200 callers give up after 1 to 20 ms, while the proxy delays messages to the database by 300 ms. No transaction may
-/// stay open. After these callers are gone, the sale must recover.
+/// 200 callers give up each call after 1 to 20 ms. During these calls, the proxy delays messages to the database by
+/// 300 ms. No transaction may stay open. After these callers are gone, the sale must recover.
 pub async fn callers_that_give_up_leave_no_transaction_open(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     site.concert(SEATS, |_| ()).await;
@@ -96,7 +96,7 @@ async fn storm(lab: &Lab, channel: &Channel, span: Duration) -> u64 {
     count.load(Ordering::Relaxed)
 }
 
-/// Returns the number of transactions of the servers that are idle and have been open for longer than `age`.
+/// Counts the transactions that the servers opened more than `age` ago and that are idle now.
 async fn open_transactions(url: &str, age: Duration) -> i64 {
     let db = Database::connect(url).await.expect("database");
     let sql = format!(
@@ -111,7 +111,8 @@ async fn open_transactions(url: &str, age: Duration) -> i64 {
 }
 
 /// One of three servers loses the connection to its database. This server must fail calls quickly with
-/// STORAGE_UNAVAILABLE, and must recover without a restart. The other servers must not be affected.
+/// STORAGE_UNAVAILABLE, and must recover without a restart. The other servers must not be affected. Only a long run
+/// checks the times, and the rate of the other servers.
 pub async fn a_server_that_is_cut_off_answers_unavailable_and_recovers(lab: Lab) {
     let site = Site::open(&lab, 3, FLAGS).await;
     site.concert(SEATS, |_| ()).await;

@@ -54,9 +54,9 @@ const TRIES: u32 = 3;
 /// Maximum number of callers at the same time. Further callers make no call.
 const MAX_CALLERS: u64 = 20_000;
 
-/// The load is 1, 2, 5 and 10 times the capacity, or 1 and 5 times in a short run. The number of successful calls per
-/// second must stay near its maximum. Each refused call must have a retry delay. After the load falls, no more calls
-/// may be refused.
+/// The load is 1, 2, 5 and 10 times the capacity, or 1 and 5 times in a short run. Each refused call must have a retry
+/// delay. After the load falls, calls must succeed again without refusals. In a long run, the number of successful
+/// calls per second must stay at 90 % of its maximum or above.
 pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     let _slow_disk = slow_down(&mut site.replicas[0]).await;
@@ -108,7 +108,8 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     }
 }
 
-/// Makes the database of a server slow. The caller must keep the returned directory until the end.
+/// Makes the database of a server slow. On SQLite, returns the directory of the library that delays each sync. The
+/// caller must keep this directory until the end.
 async fn slow_down(replica: &mut Replica) -> Option<ScratchDir> {
     if let Some(line) = &replica.line {
         line.set(Weather::Slow(SLOWNESS));
@@ -155,8 +156,8 @@ impl Load {
         (self.book.acknowledged() - before) as f64 / started.elapsed().as_secs_f64()
     }
 
-    /// Starts `rate` callers per second, without waiting for earlier ones. Returns the number of successful calls per
-    /// second after a warm-up of `span` / 10.
+    /// Starts `rate` callers per second, without waiting for earlier callers. Returns the number of successful calls
+    /// per second after a warm-up of `span` / 10.
     async fn open_loop(self: &Arc<Self>, rate: f64, span: Duration) -> f64 {
         let (started, mut before) = (Instant::now(), None);
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
@@ -186,7 +187,7 @@ impl Load {
     }
 
     /// Makes a call, and makes it again after the retry delay in the answer. Stops after [`TRIES`] attempts, or if the
-    /// next attempt would be later than [`PATIENCE`].
+    /// next attempt would not start within [`PATIENCE`] of the first attempt.
     async fn patiently(&self, number: usize) {
         let started = Instant::now();
         for _ in 0..TRIES {

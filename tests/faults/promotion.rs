@@ -13,7 +13,7 @@ use crate::harness::{
 };
 
 const PERIOD: Duration = Duration::from_secs(2);
-/// Admissions last shorter than a promotion interval, so that every promotion admits users.
+/// Admissions are shorter than a promotion interval, so that every promotion admits users.
 const FLAGS: &[&str] = &["--promote-interval", "2s", "--admission-ttl", "1s", "--expire-interval", "1s"];
 /// Admissions last for many promotion intervals, so that each promotion must count the users that earlier promotions
 /// admitted.
@@ -100,8 +100,8 @@ async fn recover(replica: &mut Replica, is_killed: bool) {
     }
 }
 
-/// Waits for a promotion, and returns the index of the server that runs it. The transaction of a promotion has a lock
-/// on the table `queue_counter`.
+/// Waits for a transaction that has a lock on the table `queue_counter`, and returns the index of its server. Promotion
+/// passes and expiry passes run such transactions.
 async fn promoting_server(site: &Site, db: &DatabaseConnection) -> usize {
     let holders = "SELECT a.client_port FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid \
                    WHERE a.datname = current_database() AND a.backend_xid IS NOT NULL \

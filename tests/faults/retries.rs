@@ -134,7 +134,7 @@ where
     (Fact::from(answer), reply)
 }
 
-/// Returns the number of rows that a request has made.
+/// Returns the number of ledger entries and reservations that a request has written.
 async fn effects(url: &str, request_id: Uuid) -> u64 {
     let db = Database::connect(url).await.expect("database");
     let movements = ledger_entry::Entity::find().filter(ledger_entry::Column::RequestId.eq(request_id));

@@ -113,7 +113,8 @@ async fn wrongs(site: &Site, owner: &Caller, first: &str, second: &str) -> Vec<W
     ]
 }
 
-/// Makes every call and returns the number of refused calls. Panics if an answer is not the expected one.
+/// Makes calls with a wrong token, and returns the number of refused calls. Panics if an answer differs from the
+/// expected answer.
 async fn refuse(wrong: &Wrong, reservation_id: &str) -> u64 {
     let (caller, none) = (&wrong.caller, String::new());
     let mut calls = vec![

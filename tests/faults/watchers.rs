@@ -1,4 +1,5 @@
-//! An experiment with thousands of admitted users that watch their position while other users leave, join and list.
+//! An experiment with thousands of admitted users that watch their positions. At the same time, other users leave, join
+//! and list performances.
 
 use std::{
     sync::{
@@ -33,14 +34,14 @@ const CONNECTIONS: usize = 16;
 const PREPARING: usize = 128;
 /// Number of seats that each buyer buys.
 const BUY: usize = 100;
-/// Number of callers that join while other users leave. The same number of callers list. Up to the same number of
-/// buyers buy concurrently.
+/// Number of concurrent callers that join. The same number of callers list performances and read positions. At most
+/// this number of buyers buy at the same time.
 const CALLERS: usize = 8;
-/// Time within which all leavers leave.
+/// Time within which all leavers call LeaveQueue.
 const DEPARTURE_SPAN: Duration = Duration::from_secs(1);
 
-/// A concert sells out, and thousands of users leave within one second. The streams of the remaining users must stay
-/// open and report the changes. No call may fail.
+/// A concert sells out, and then 5,000 users (100 in a short run) leave within one second. The streams of the remaining
+/// users must stay open and report that the concert is sold out. No call may fail.
 pub async fn admitted_watchers_stay_while_thousands_leave(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;
     let (watcher_count, leaver_count) = lab.pick((400, 100), (20_000, 5_000));
@@ -85,7 +86,7 @@ pub async fn admitted_watchers_stay_while_thousands_leave(lab: Lab) {
     lab.note_tally(Tally { acknowledged: calls + leaver_count as u64, ..Tally::default() });
     let left = catalogue::sale_stats(&site.replicas[0].admin(), CONCERT).await.expect("counts").left_count;
     invariants::check(&site.url, &Clock::system()).await;
-    assert_eq!(ended, 0, "streams ended that should stay open, or they ended without LEFT");
+    assert_eq!(ended, 0, "a stream of a remaining user ended, or a stream of a leaver ended without LEFT");
     assert_eq!(left, leaver_count as i64);
     book.assert_failures(|_| false);
     assert!(p99 <= lab.pick(Duration::from_secs(5), Duration::from_secs(1)), "p99 of LeaveQueue is {p99:?}");
@@ -189,7 +190,7 @@ async fn all_leave(lab: &Lab, leavers: Vec<Caller>, book: &Arc<Book>) -> Vec<Dur
     latencies
 }
 
-/// The users that join, and the users that list, while other users leave.
+/// The users that join, and the users that list performances and read positions, during the sale and the departures.
 struct Others {
     stopping: CancellationToken,
     callers: JoinSet<u64>,
@@ -217,7 +218,8 @@ impl Others {
     }
 }
 
-/// Runs `calls` repeatedly until `stopping` is cancelled. Returns the sum of its results, which are numbers of calls.
+/// Runs `calls` repeatedly until `stopping` is cancelled. Each run returns its number of RPCs. Returns the sum of these
+/// numbers.
 async fn again<F: Future<Output = u64>>(stopping: &CancellationToken, calls: impl Fn() -> F) -> u64 {
     let mut count = 0;
     while !stopping.is_cancelled() {

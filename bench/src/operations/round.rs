@@ -163,7 +163,7 @@ async fn one(
     })
 }
 
-/// The sums over all rounds.
+/// The total counts of all rounds. `misses` also includes the warm-up.
 #[derive(Default)]
 struct Sum {
     calls: u64,

@@ -23,9 +23,9 @@ pub struct Model {
     pub seat_count: i32,
     /// The number of seats that are paid for and not refunded.
     pub sold_seat_count: i32,
-    /// The number of tokens that payments completed, including payments that were refunded.
+    /// The number of tokens that payments for this performance completed. A refund does not change this number.
     pub completed_token_count: i64,
-    /// The sum of the payments that were not refunded.
+    /// The sum of the prices of the payments that were not refunded.
     pub revenue: i64,
 }
 

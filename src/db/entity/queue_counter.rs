@@ -9,9 +9,9 @@ pub struct Model {
     /// The key of the concert.
     #[sea_orm(primary_key, auto_increment = false)]
     pub concert_id: i64,
-    /// The last number that was issued; 0 before the first one.
+    /// The last number that was issued; 0 before the first token.
     pub issued_number: i64,
-    /// The last number that was admitted; 0 before the first one. No token up to this number waits.
+    /// The last number that was admitted; 0 before the first admission. No token up to this number waits.
     pub admitted_number: i64,
     /// The number of tokens that were admitted, including tokens that have ended since. Tokens that left while they
     /// were waiting are not counted.
@@ -20,7 +20,7 @@ pub struct Model {
     pub departed_count: i64,
     /// The number of tokens that left after they were admitted.
     pub left_admitted_count: i64,
-    /// The number of tokens in the state EXPIRED, including deleted ones.
+    /// The number of tokens that were set to EXPIRED, including tokens that were deleted since.
     pub expired_count: i64,
 }
 

@@ -30,8 +30,8 @@ pub struct Model {
     pub queue_number: i64,
     /// The id of the user.
     pub user_id: Uuid,
-    /// The number of the token among the tokens of the user for the concert. If the user has no token, a new token has
-    /// the number 1. Otherwise it has the number of the user's last token plus 1.
+    /// The number of the token among the tokens of the user for the concert. If the user has no token, the turn of a
+    /// new token is 1. Otherwise the turn of a new token is the turn of the user's last token plus 1.
     pub turn: i64,
     /// The stored state. An ACTIVE token past its `expire_time` counts as EXPIRED, even before a pass changes the
     /// stored state.
@@ -45,7 +45,8 @@ pub struct Model {
     /// The value that the first use of the admission gives to `expire_time`. `None` before the admission, after its
     /// first use, or if no early use is required.
     pub claimed_expire_time: Option<i64>,
-    /// The number of the departure, if the state is LEFT. The departures of a concert are numbered from 1 without gaps.
+    /// The number of the departure. `None` if the state is not LEFT. The departures of a concert are numbered from 1
+    /// without gaps.
     pub departure_number: Option<i64>,
 }
 

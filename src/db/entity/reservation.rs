@@ -45,7 +45,8 @@ pub struct Model {
     /// The stored state. A HELD reservation past its `expire_time` counts as EXPIRED, even before a pass changes the
     /// stored state.
     pub state: State,
-    /// Whether the stored state is HELD or PAID. A payment does not change this value, so a payment updates no index.
+    /// Whether the stored state is HELD or PAID. A payment does not change this value, so a payment updates no index of
+    /// this table.
     pub live: bool,
     /// The version of the row, for optimistic locking. Each change of the row adds 1.
     pub version: i64,
@@ -61,8 +62,8 @@ pub struct Model {
     pub pay_time: Option<i64>,
     /// The time of the refund. `None` if the payment was not refunded.
     pub refund_time: Option<i64>,
-    /// The id of the payment, if an earlier version of boxoffice made the payment. The id of any other payment follows
-    /// from `reservation_id`.
+    /// The id of the payment, if an earlier version of boxoffice made the payment. Otherwise `None`: the id of the
+    /// payment then follows from `reservation_id`.
     pub payment_id: Option<Uuid>,
 }
 

@@ -1,4 +1,4 @@
-//! A seat of a performance that is held or sold. A free seat has no row, or a row whose hold has ended.
+//! A held or sold seat of a performance. A free seat has no row, or a row whose hold has ended.
 
 use sea_orm::entity::prelude::*;
 

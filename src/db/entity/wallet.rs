@@ -1,4 +1,4 @@
-//! The wallet of a user. The last ledger entry of the user has the balance.
+//! The wallet of a user. The last ledger entry of the user has the balance. Without an entry, the balance is 0.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,5 +1,5 @@
-//! The outermost layer of calls, inside `SetSensitiveRequestHeaders`: records the duration and the status code of each
-//! call.
+//! The first layer of calls after `SetSensitiveRequestHeaders`: records the duration and the status code of each call,
+//! in metrics and traces.
 //!
 //! The duration of a stream includes its body. So this layer wraps the body of a stream. The wrapper also catches the
 //! panics of the body.
@@ -20,26 +20,60 @@ use tower::{Layer, layer::layer_fn, service_fn};
 
 use super::call::{Call, Responds};
 use crate::{
-    edge::{methods::Method, status},
-    rpc::caught,
+    edge::{
+        methods::{Method, code_name},
+        status,
+    },
+    rpc::{
+        caught,
+        trace::{self, Recording},
+    },
 };
 
-/// Returns the layer that records calls in the metric `rpc_server_call_duration_seconds`.
+/// Returns the layer that records calls in the metric `rpc_server_call_duration_seconds`, and in a span if they are
+/// traced.
 pub fn layer<S: Responds<Call, Infallible>>() -> impl Layer<S, Service = impl Responds<Call, Infallible>> {
     layer_fn(|mut inner: S| {
         service_fn(move |call: Call| {
             let (method, start) = (call.method.clone(), call.start);
+            let mut span = CallSpan::start(&call);
             let response = inner.call(call);
             async move {
-                let response = response.await?;
+                let response = trace::run(span.recording(), response).await?;
                 if method.opens_stream(&response) {
-                    return Ok(response.map(|body| Body::new(Recorded { body, method, start, end: None })));
+                    return Ok(response.map(|body| Body::new(Recorded { body, method, start, end: None, span })));
                 }
-                method.record(status::code(response.headers()), start.elapsed());
+                span.code = status::code(response.headers());
+                method.record(span.code, start.elapsed());
                 Ok(response)
             }
         })
     })
+}
+
+/// The span of a call, if it is traced.
+struct CallSpan {
+    recording: Option<Box<Recording>>,
+    /// The status code. A call that is dropped before it has one was cancelled by the caller.
+    code: Code,
+}
+
+impl CallSpan {
+    fn start(Call { request, method, .. }: &Call) -> Self {
+        Self { recording: trace::call(request.headers(), request.uri(), &method.name), code: Code::Cancelled }
+    }
+
+    fn recording(&self) -> Option<&Recording> {
+        self.recording.as_deref()
+    }
+}
+
+impl Drop for CallSpan {
+    fn drop(&mut self) {
+        if let Some(recording) = &mut self.recording {
+            recording.set_code(self.code, code_name(self.code));
+        }
+    }
 }
 
 /// The body of a stream. It records the duration and the status code of the stream when it is dropped.
@@ -48,6 +82,7 @@ struct Recorded {
     method: Arc<Method>,
     start: Instant,
     end: Option<Code>,
+    span: CallSpan,
 }
 
 impl http_body::Body for Recorded {
@@ -58,9 +93,11 @@ impl http_body::Body for Recorded {
         if self.end.is_some() {
             return Poll::Ready(None);
         }
-        let body = Pin::new(&mut self.body);
-        let polled = catch_unwind(AssertUnwindSafe(|| body.poll_frame(cx)));
-        let frame = ready!(polled.unwrap_or_else(|panic| Poll::Ready(Some(status::trailers(caught("stream", panic))))));
+        let Self { body, span, .. } = &mut *self;
+        let frame = ready!(trace::enter(span.recording(), || {
+            let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)));
+            polled.unwrap_or_else(|panic| Poll::Ready(Some(status::trailers(caught("stream", panic)))))
+        }));
         self.end = match &frame {
             Some(Ok(frame)) => frame.trailers_ref().map(status::code),
             Some(Err(status)) => Some(status.code()),
@@ -77,6 +114,7 @@ impl http_body::Body for Recorded {
 impl Drop for Recorded {
     fn drop(&mut self) {
         // Without a status, the caller cancelled the stream or the connection broke.
-        self.method.record(self.end.unwrap_or(Code::Cancelled), self.start.elapsed());
+        self.span.code = self.end.unwrap_or(Code::Cancelled);
+        self.method.record(self.span.code, self.start.elapsed());
     }
 }

@@ -41,8 +41,9 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Returns a gate for `services`, given by their full names. The gate refuses callers that fail `caller_check` and
-    /// requests larger than `max_request_bytes`. After `stopping` is cancelled, it refuses all calls of `services`.
+    /// Returns a gate for `services`, given by their full names. The gate refuses a call of `services` if the caller
+    /// fails `caller_check` or the request is larger than `max_request_bytes`. After `stopping` is cancelled, the gate
+    /// refuses all calls of `services`. Health and reflection have other rules: see `probes.rs`.
     pub fn new(
         services: &[&str],
         caller_check: CallerCheck,

@@ -42,7 +42,7 @@ impl Permits {
     /// Takes a permit for a call of `method`, or fails with OVERLOADED.
     ///
     /// One unary method may use at most half of the permits of calls. If calls of one method wait for a slow database,
-    /// calls of other methods still get permits. All stream methods share the permits of streams without such a rule.
+    /// calls of other methods still get permits. The stream methods share the permits of streams without this rule.
     fn try_acquire(&self, method: &Method) -> Result<Permit, Error> {
         if method.is_stream { self.streams.try_acquire() } else { self.calls.try_acquire_fairly(&method.share) }
     }

@@ -274,8 +274,8 @@ pub async fn eventually(what: &str, done: impl AsyncFnMut() -> bool) {
     testkit::wait::until(what, Duration::from_secs(10), done).await;
 }
 
-/// Blocks writes of all other connections until the returned transaction ends. On PostgreSQL, only writes to
-/// `ledger_entry` are blocked.
+/// Blocks writes of other connections until the returned transaction ends. On SQLite, all writes are blocked. On
+/// PostgreSQL, only writes to `ledger_entry` are blocked.
 pub async fn lock_database(world: &World) -> sea_orm::DatabaseTransaction {
     let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
     let options = sea_orm::TransactionOptions {

@@ -59,7 +59,7 @@ async fn a_random_sale_matches_the_model(world: World) {
     }
 }
 
-/// Puts both dates of each concert on sale, in the venue of the season.
+/// Creates the venue of the season, and puts both dates of each concert on sale there.
 async fn put_on_sale(world: &World, concerts: &[String], season: usize, sale_ends: [i64; DATES.len()]) {
     let venue_id = format!("hall-{season}");
     world.venue(&venue_id, SEATS).await;
@@ -182,7 +182,8 @@ impl Simulation {
         assert_eq!(server, model, "step {}: {what}", self.step);
     }
 
-    /// Returns the index of a random token. It is usually an ACTIVE token, otherwise usually one of the newest tokens.
+    /// Returns the index of a random token: usually an ACTIVE token, otherwise usually one of the newest tokens.
+    /// Returns `None` before the first token is issued.
     fn token(&mut self) -> Option<usize> {
         let count = self.callers.len();
         if count == 0 {

@@ -1,4 +1,4 @@
-//! Finds the uses between the files of a crate. It reads `use` items and `crate::` paths, and follows re-exports.
+//! Finds which files of a crate use each other. Reads `use` items and `crate::` paths, and follows re-exports.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -35,6 +35,8 @@ const ROOMS: [&str; 15] = [
 const TONIC: [&str; 6] = ["service.rs", "app/", "rpc/", "token/", "edge/", "main.rs"];
 /// The files and directories that may use SeaORM.
 const SEA_ORM: [&str; 2] = ["store.rs", "db/"];
+/// The files that may use OpenTelemetry.
+const OPENTELEMETRY: [&str; 2] = ["rpc/trace.rs", "app/traces.rs"];
 
 fn sources(dir: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -97,6 +99,15 @@ fn sea_orm_stays_in_its_rooms() {
 }
 
 #[test]
+fn opentelemetry_stays_in_two_files() {
+    for (name, source) in sources("src") {
+        let uses_it =
+            ["opentelemetry", "opentelemetry_sdk", "opentelemetry_otlp"].iter().any(|krate| uses(&source, krate));
+        assert!(allowed(&name, &OPENTELEMETRY) || !uses_it, "{name} uses OpenTelemetry");
+    }
+}
+
+#[test]
 fn a_capability_never_calls_the_store_of_another_one() {
     for (name, source) in sources("src") {
         for capability in ["catalogue", "concert", "queue", "reservation", "wallet", "payment", "admin", "live"] {
@@ -118,7 +129,7 @@ fn a_room_uses_only_rooms_below_it() {
         let place = place.unwrap_or_else(|| panic!("{name} is not in a room of ROOMS"));
         for used in imports::rooms_used(&source) {
             let below = used == room || ROOMS[place..].contains(&used.as_str());
-            assert!(below || !ROOMS.contains(&used.as_str()), "{name} uses {used}, which is above it");
+            assert!(below || !ROOMS.contains(&used.as_str()), "{name} uses {used}, which is above its room in ROOMS");
         }
         seen.insert(room);
     }

@@ -197,7 +197,11 @@ impl Book {
     pub async fn serves_again(&self, calls: u64, limit: Duration) -> Duration {
         let (started, before) = (Instant::now(), self.acknowledged());
         while self.acknowledged() < before + calls {
-            assert!(started.elapsed() < limit, "calls do not succeed {limit:?} after the fault: {:?}", self.failures());
+            assert!(
+                started.elapsed() < limit,
+                "fewer than {calls} calls succeeded within {limit:?}; all failures so far: {:?}",
+                self.failures()
+            );
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         started.elapsed()

@@ -1,4 +1,4 @@
-//! Compares the database with the record of the callers.
+//! Compares the rows of the database with the answers that the callers received.
 //!
 //! An acknowledged request must be stored exactly once, with the contents of its answer. A refused request must not be
 //! stored. A request with an unknown result may be stored once or not at all. The database must contain no other
@@ -26,7 +26,8 @@ struct Traces {
     payments: HashMap<Uuid, Vec<ledger_entry::Model>>,
     refunds: HashMap<Uuid, Vec<ledger_entry::Model>>,
     kept: HashSet<Promise>,
-    /// Descriptions of the rows without a request id. There must be none, because all callers send an id.
+    /// Descriptions of the rows without a request id. First entries of wallets are excluded. There must be no other
+    /// row without an id, because the callers send an id with each of these requests.
     nameless: Vec<String>,
 }
 
@@ -60,7 +61,7 @@ pub async fn check(lab: &Lab, url: &str, books: &[&Book]) {
     lab.note_tally(tally);
     assert!(
         wrongs.is_empty(),
-        "{} contradictions between the answers and the rows, the first ones: {:#?}",
+        "{} contradictions between the answers and the rows; at most 5 are shown: {:#?}",
         wrongs.len(),
         &wrongs[..wrongs.len().min(5)]
     );

@@ -1,5 +1,5 @@
 //! The load: visitors that charge wallets, join the queue, and hold, release, pay and refund seats. If the result of a
-//! call is unknown, a visitor retries with the same `request_id`, at most 3 times.
+//! call with a `request_id` is unknown, the visitor retries it with the same `request_id`, at most 3 times.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use super::{
     site::{CONCERT, DATE},
 };
 
-/// Maximum number of retries of a call whose result is unknown.
+/// Maximum number of retries of a call with a `request_id`.
 const RETRIES: usize = 3;
 /// Number of seats of the concert. The visitors buy fewer seats even in the longest run.
 pub const SEATS: i32 = 100_000;

@@ -109,7 +109,7 @@ impl Lab {
         self.notes.lock().expect("notes").key = key.into();
     }
 
-    /// Returns the notes, and replaces them with empty ones.
+    /// Returns the notes, and replaces them with empty notes.
     pub fn take_notes(&self) -> Notes {
         std::mem::take(&mut *self.notes.lock().expect("notes"))
     }

@@ -54,7 +54,7 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Starts a proxy on a free port. It cuts connections until it has a target.
+    /// Starts a proxy on a free port. The proxy closes new connections immediately until it has a target.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -74,7 +74,7 @@ impl Proxy {
         self.weather.send_replace(weather);
     }
 
-    /// Cuts all open connections, waits until they are closed, and then accepts new ones.
+    /// Cuts all open connections, waits until they are closed, and then accepts new connections.
     pub async fn cut_once(&self) {
         self.set(Weather::Cut);
         while !self.shared.ports.lock().expect("ports").is_empty() {

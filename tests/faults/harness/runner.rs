@@ -18,7 +18,7 @@ use super::lab::{Engine, Lab, Notes};
 const SECONDS_VARIABLE: &str = "BOXOFFICE_TORTURE_SECONDS";
 /// Environment variable for the seed of all random choices. The default is the current time in microseconds.
 const SEED_VARIABLE: &str = "BOXOFFICE_FAULTS_SEED";
-/// Maximum duration of a short experiment.
+/// Maximum duration of a short experiment. A long experiment may take twice its share of the time, and this duration.
 const SHORT_LIMIT: Duration = Duration::from_secs(240);
 
 /// An experiment.
@@ -81,8 +81,8 @@ pub fn main(experiments: &[Experiment]) -> ExitCode {
     }
 }
 
-/// Runs the experiments one after the other, even after a failure. Prints the result of each, and a table of all
-/// results.
+/// Runs the experiments one after the other, even after a failure. Prints the result of each experiment when it ends,
+/// and a table of all results at the end.
 fn torture(runs: &[(&Experiment, Engine)], total: Duration, seed: u64) -> ExitCode {
     let weights: u32 = runs.iter().map(|(experiment, _)| experiment.weight).sum();
     let mut rows = Vec::new();

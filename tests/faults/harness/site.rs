@@ -12,7 +12,7 @@ use super::{eventually, lab::Lab, proxy::Proxy};
 pub const DATE: &str = "2040-02-01";
 /// The start of the performance in microseconds: 2040-02-01T20:00:00Z.
 const START_TIME: i64 = 2_211_739_200_000_000;
-/// The code of the concert in every experiment.
+/// The code of the concert that [`Site::concert`] creates.
 pub const CONCERT: &str = "IU";
 
 /// A database and its servers.
@@ -109,7 +109,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Starts a server. It may not be ready yet.
+    /// Starts a server and its proxies. The server may not be ready yet.
     pub async fn start(url: &str, flags: &[&str]) -> Self {
         let (url, line) = match Url::parse(url).expect("a URL") {
             direct if direct.scheme() == "sqlite" => (url.to_owned(), None),
@@ -132,7 +132,7 @@ impl Replica {
         self.wrapper = script.map(str::to_owned);
     }
 
-    /// Starts a process of the server behind the same proxy. The server may not be ready yet.
+    /// Starts a new process of the server with the same proxies. The server may not be ready yet.
     pub async fn start_again(&mut self) {
         let binary = env!("CARGO_BIN_EXE_boxoffice");
         let mut command = match &self.wrapper {

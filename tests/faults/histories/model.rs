@@ -50,7 +50,7 @@ enum Token {
 pub struct Sale {
     balances: [i64; USERS],
     tokens: [Token; USERS],
-    /// The user that holds or owns each seat, and whether the seat is paid.
+    /// The user that holds or owns each seat, and whether the seat is paid; `None` if the seat is available.
     seats: [Option<(usize, bool)>; SEATS],
 }
 
