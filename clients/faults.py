@@ -17,16 +17,17 @@ CHARGES = 'rpc_server_call_duration_seconds_count{rpc_method="boxoffice.v1.Walle
 class Faults:
     """Faults in one server. A program asks for each with a line, and gets a line as the answer."""
 
-    def __init__(self, pid: int, database: Path, http_address: str) -> None:
+    def __init__(self, pid: int, database: Path, log_file: Path, http_address: str) -> None:
         self.pid = pid
         self.database = database
+        self.log_file = log_file
         self.http_address = http_address
         self.answers: dict[str, Callable[[], str]] = {
             "lock the database until a call is refused": self.lock_database,
-            "fill the disk": self.fill_disk,
-            "free the disk after one more failure": self.free_disk,
+            "fill the disk until a call fails": self.fill_disk,
             "count the refused calls": lambda: str(self.count("RESOURCE_EXHAUSTED")),
             "count the failed calls": lambda: str(self.count("UNAVAILABLE")),
+            "count the unknown outcomes": self.count_unknown,
         }
 
     def answer(self, line: str) -> str | None:
@@ -60,21 +61,24 @@ class Faults:
         return "done"
 
     def fill_disk(self) -> str:
-        """Lets no file of the server grow any more. A commit then fails, and its outcome is unknown to the server."""
+        """Lets no file of the server grow until a call failed. A commit then fails, and the server cannot know its
+        outcome."""
+        failed = self.count("UNAVAILABLE")
         _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (0, hard))
-        return "done"
-
-    def free_disk(self) -> str:
-        failed = self.count("UNAVAILABLE")
 
         def free() -> None:
             self.wait_until(lambda: self.count("UNAVAILABLE") > failed)
-            _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
             resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (hard, hard))
 
         threading.Thread(target=free).start()
         return "done"
+
+    def count_unknown(self) -> str:
+        """How many commits with an unknown outcome the server logged."""
+        # The log comes through a pipe.
+        time.sleep(0.5)
+        return str(self.log_file.read_text().count("the outcome of a commit is unknown"))
 
     @staticmethod
     def wait_until(happened: Callable[[], bool]) -> None:

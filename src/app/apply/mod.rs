@@ -36,8 +36,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Applies a file to a running server, or prints what it would change.
 pub async fn run(settings: &Settings, options: ApplyOptions) -> Result<(), Failure> {
-    let name = options.file.display().to_string();
-    let text = if name == "-" { read_stdin()? } else { read(&options.file)? };
+    let (name, text) = match options.file.display().to_string() {
+        name if name == "-" => ("the standard input".to_owned(), read_stdin()?),
+        name => (name, read(&options.file)?),
+    };
     let text = String::from_utf8(text).map_err(|_| format!("{name} is not UTF-8 text"))?;
     let refuse = |problems: Vec<String>| -> Failure {
         format!("{name} cannot be applied, and nothing was changed:\n  {}", problems.join("\n  ")).into()
