@@ -43,7 +43,7 @@ const MAX_RESETS: usize = 1_024;
 const MAX_PENDING_RESETS: usize = 512;
 /// Maximum size of the metadata of a call, in bytes. The server answers larger metadata with HTTP 431.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
-/// Maximum size of a request of the public services, in bytes. A usual request has a few hundred bytes.
+/// Maximum size of a request of the public services, in bytes. A typical request has fewer than 200 bytes.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
 /// Maximum size of a request of AdminService, in bytes. A CreateVenue request can be larger than the public limit.
 const MAX_ADMIN_REQUEST_BYTES: usize = 1 << 20;

@@ -14,7 +14,7 @@ use crate::db;
 
 /// Maximum number of rows in one step.
 const MAX_ROWS: i64 = 1_000;
-/// Minimum number of rows in one step, even if the database is slow.
+/// Lower bound of the row limit of a step. A slow database cannot reduce the limit further.
 const MIN_ROWS: i64 = 50;
 /// Maximum time that the transaction of a step should take. After a slower step, the next step has fewer rows.
 const STEP_TIME: Duration = Duration::from_millis(50);

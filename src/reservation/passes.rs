@@ -1,8 +1,8 @@
 //! The background passes of reservations: expiry of holds, and deletion of old unpaid reservations.
 //!
-//! The two passes read the reservations in the order of `expire_time`, and store the time that they have reached. An
-//! index of only the held reservations would make the stored time unnecessary. But every payment would have to update
-//! such an index.
+//! The two passes read the reservations in the order of `expire_time`, and store the time that they have reached. With
+//! an index of only the held reservations, the expiry pass would not need its stored time. But every payment would have
+//! to update such an index.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},

@@ -205,7 +205,8 @@ pub async fn waiting_users_are_answered_while_the_database_is_silent(lab: Lab) {
 }
 
 /// Lets 300 callers charge wallets until `until`. A caller gives up each call after 500 ms. Returns the number of
-/// calls. Panics if the server answers that the user is unknown, because only the database knows this.
+/// calls. The database must be silent during these calls: the function panics if a call fails with USER_NOT_FOUND,
+/// because this answer needs the database.
 async fn hammer(channel: Channel, until: Instant) -> usize {
     let calls = (0..IMPATIENT).map(|_| async {
         let mut unserved = 0;
