@@ -202,7 +202,8 @@ async fn every_call_is_linked_by_exactly_one_batch() {
         collector.spans().into_iter().partition(|span| span.name == "batch wallet.open");
     let mut linked = batches.iter().flat_map(|batch| &batch.links).map(|link| link.span_id.clone()).collect::<Vec<_>>();
     let mut called = calls.iter().map(|call| call.span_id.clone()).collect::<Vec<_>>();
-    (linked.sort(), called.sort());
+    linked.sort();
+    called.sort();
     assert_eq!((called.len(), linked == called), (200, true));
     let sizes = batches.iter().map(|batch| texts(&batch.attributes)["boxoffice.batch.size"].parse::<usize>().unwrap());
     assert_eq!(sizes.sum::<usize>(), 200);
@@ -245,6 +246,19 @@ async fn nothing_is_sent_unless_the_environment_names_a_collector_and_does_not_d
         assert!(!process.log_lines().join("\n").contains("traced"), "{variables:?}");
     }
     assert_eq!(collector.spans().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_secret_that_the_collector_is_sent_is_not_logged() {
+    let database = FreshDatabase::new(Engine::Sqlite).await;
+    let (collector, endpoint) = Collector::start().await;
+    let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=opensesame-4711");
+    let mut process = serve(&database.url, &[(ENDPOINT, endpoint.as_str()), headers, ("BOXOFFICE_LOG", "trace")]).await;
+    wallet::open(&connect(process.address).await, Uuid::now_v7()).await.unwrap();
+    running::stop(&mut process).await;
+    collector.span("boxoffice.v1.WalletService/OpenWallet");
+    let log = process.log_lines().join("\n");
+    assert!(log.contains("TRACE") && !log.contains("opensesame"), "the secret was logged");
 }
 
 /// Makes calls, stops the server, and returns the time of both, and the log.
