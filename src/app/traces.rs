@@ -26,10 +26,10 @@ impl Traces {
     ///
     /// The SDK itself reads the other variables: those of the sampler, of the batches and of the exporter.
     pub fn start() -> Result<Self, String> {
-        let is_named = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"].map(variable);
+        let endpoint = either("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT");
         let is_disabled = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
             || variable("OTEL_TRACES_EXPORTER").is_some_and(|exporter| exporter == "none");
-        if is_disabled || is_named.iter().all(Option::is_none) {
+        if is_disabled || endpoint.is_none() {
             return Ok(Self(None));
         }
         if let Some((name, protocol)) = either("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")

@@ -248,6 +248,19 @@ async fn nothing_is_sent_unless_the_environment_names_a_collector_and_does_not_d
     assert_eq!(collector.spans().len(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_secret_that_the_collector_is_sent_is_not_logged() {
+    let database = FreshDatabase::new(Engine::Sqlite).await;
+    let (collector, endpoint) = Collector::start().await;
+    let headers = ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=opensesame-4711");
+    let mut process = serve(&database.url, &[(ENDPOINT, endpoint.as_str()), headers, ("BOXOFFICE_LOG", "trace")]).await;
+    wallet::open(&connect(process.address).await, Uuid::now_v7()).await.unwrap();
+    running::stop(&mut process).await;
+    collector.span("boxoffice.v1.WalletService/OpenWallet");
+    let log = process.log_lines().join("\n");
+    assert!(log.contains("TRACE") && !log.contains("opensesame"), "the secret was logged");
+}
+
 /// Makes calls, stops the server, and returns the time of both, and the log.
 async fn calls_with_a_collector_at(endpoint: &str) -> (Duration, Duration, String) {
     let database = FreshDatabase::new(Engine::Sqlite).await;
