@@ -178,8 +178,8 @@ impl Database {
         Ok(before - after)
     }
 
-    /// Returns the pool for reads outside a transaction. Use it for queries that SeaORM builds, and [`Database::query`] for
-    /// queries in SQL.
+    /// Returns the pool for reads outside a transaction. Use it for queries that SeaORM builds, and [`Database::query`]
+    /// for queries in SQL.
     pub fn reader(&self) -> &DatabaseConnection {
         &self.reader
     }
