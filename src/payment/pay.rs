@@ -76,10 +76,11 @@ struct PayBatch {
 impl PayBatch {
     async fn load(write: &Write, catalogue: &Catalogue, commands: &[Pay]) -> Result<Self, db::Error> {
         let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
-        let wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
         let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
         let (answered, earlier) = load_replays(write, &request_ids).await?;
         let reservations = load_reservations(write, commands, &tokens, &earlier).await?;
+        // The wallets have no lock, so they are read after the wait for the locks.
+        let wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
         let mut of_tokens: HashMap<TokenKey, Vec<Uuid>> = HashMap::new();
         for v in reservations.values() {
             of_tokens.entry(v.token()).or_default().push(v.reservation_id);

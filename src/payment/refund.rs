@@ -70,13 +70,14 @@ struct RefundBatch {
 impl RefundBatch {
     async fn load(write: &Write, commands: &[Refund]) -> Result<Self, db::Error> {
         let ids = distinct(commands.iter().map(|c| c.payment_id));
-        let wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
         let reservations = store::lock(write, &ids).await?;
         write.renew_now();
         let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
         let made = wallet::operations::payments_by_request(write, Kind::Refund, &request_ids).await?;
         let (answered, found) = Answered::load(write, RPC, &request_ids).await?;
         let found = found.into_iter().map(|row| (Some(row.request_id), row.answer_id));
+        // The wallets have no lock, so they are read after the wait for the locks.
+        let wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
         Ok(Self {
             reservations,
             replays: Replays::new(made.into_iter().chain(found)),

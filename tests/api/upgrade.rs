@@ -1,12 +1,16 @@
 //! Tests the migration of a database of the previous version with its data.
 
-use boxoffice::{clock::Clock, rpc::proto::QueueState};
+use boxoffice::{
+    clock::Clock,
+    rpc::proto::{self, QueueState},
+};
 use boxoffice_migration::{Migrator, MigratorTrait};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement, Value};
 use testkit::{FreshDatabase, invariants};
+use tonic::Code;
 use uuid::Uuid;
 
-use crate::harness::{DATE, PRICE, START, World, on_both_engines};
+use crate::harness::{Caller, DATE, PRICE, START, World, assert_failure, on_both_engines};
 
 on_both_engines!(a_database_of_the_previous_version_is_migrated_with_its_data);
 
@@ -115,14 +119,30 @@ async fn reservations_of_the_version_before(db: &DatabaseConnection) {
     payments_of_the_version_before(db).await;
 }
 
+/// Returns the id of a payment. The previous version chose it independently of the reservation.
+fn payment(number: i64) -> Uuid {
+    Uuid::from_u128(0x3000 + number as u128)
+}
+
+/// Returns the id of the request that made a payment.
+fn pay_request(number: i64) -> Uuid {
+    Uuid::from_u128(0x4000 + number as u128)
+}
+
+/// Returns the id of the request that refunded a payment.
+fn refund_request(number: i64) -> Uuid {
+    Uuid::from_u128(0x5000 + number as u128)
+}
+
 async fn payments_of_the_version_before(db: &DatabaseConnection) {
     for (number, state, count) in [(1_i64, "PAID", 2), (2, "REFUNDED", 1)] {
-        let (payment_id, price) = (Uuid::from_u128(0x3000 + number as u128), count * PRICE);
+        let (payment_id, price) = (payment(number), count * PRICE);
         let refund_time = (state == "REFUNDED").then_some(START);
         let sql =
-            "INSERT INTO payment (payment_id, reservation_id, user_id, concert_id, price, state, pay_time, refund_time)
-                   VALUES ($1, $2, $3, 1, $4, $5, $6, $7)";
-        let values: [Value; 7] = [
+            "INSERT INTO payment (payment_id, reservation_id, user_id, concert_id, price, state, pay_time, refund_time,
+                                  request_id, refund_request_id)
+                   VALUES ($1, $2, $3, 1, $4, $5, $6, $7, $8, $9)";
+        let values: [Value; 9] = [
             payment_id.into(),
             reservation(number).into(),
             user(number).into(),
@@ -130,6 +150,8 @@ async fn payments_of_the_version_before(db: &DatabaseConnection) {
             state.into(),
             (START - MINUTE).into(),
             refund_time.into(),
+            pay_request(number).into(),
+            refund_time.map(|_| refund_request(number)).into(),
         ];
         run(db, sql, values).await;
         let entry =
@@ -158,6 +180,28 @@ async fn payments_of_the_version_before(db: &DatabaseConnection) {
     }
 }
 
+/// Checks that payments of the previous version keep their ids and the ids of their requests.
+async fn old_payments_are_still_known(channel: &tonic::transport::Channel, other: &Caller) {
+    let payer = Caller::join(channel.clone(), "IU", user(1)).await.unwrap();
+    let request = proto::GetPaymentRequest { user_id: payer.user_id.clone(), payment_id: payment(1).to_string() };
+    let found = payer.payments().get_payment(request).await.unwrap().into_inner().payment.unwrap();
+    assert_eq!((found.payment_id, found.reservation_id), (payment(1).to_string(), reservation(1).to_string()));
+    let request = proto::ListPaymentsRequest { user_id: payer.user_id.clone(), ..Default::default() };
+    let listed = payer.payments().list_payments(request).await.unwrap().into_inner().payments;
+    assert_eq!(listed.iter().map(|p| p.payment_id.clone()).collect::<Vec<_>>(), [payment(1).to_string()]);
+    // The id of a request that made a payment cannot pay for another user.
+    let conflict = other.pay_as("", &pay_request(1).to_string()).await;
+    assert_failure(conflict, Code::AlreadyExists, "REQUEST_ID_CONFLICT");
+    // A retry of the request that paid returns the first answer. It does not pay again.
+    let again = payer.pay_as(&reservation(1).to_string(), &pay_request(1).to_string()).await.unwrap();
+    assert_eq!((again.payment_id, again.state), (payment(1).to_string(), proto::PaymentState::Paid.into()));
+    let refunded = payer.refund(&payment(1).to_string()).await.unwrap();
+    assert_eq!(refunded.state(), proto::PaymentState::Refunded);
+    // The id of a request that refunded a payment cannot refund another payment.
+    let conflict = payer.refund_as(&payment(1).to_string(), &refund_request(2).to_string()).await;
+    assert_failure(conflict, Code::AlreadyExists, "REQUEST_ID_CONFLICT");
+}
+
 async fn a_database_of_the_previous_version_is_migrated_with_its_data(world: World) {
     // The harness has already migrated the database of this world, so the test uses a different database.
     let database = FreshDatabase::new(world.engine).await;
@@ -175,17 +219,18 @@ async fn a_database_of_the_previous_version_is_migrated_with_its_data(world: Wor
     invariants::check(&url, &clock).await;
 
     let channel = crate::harness::connect(server.address).await;
-    let holder = crate::harness::Caller::join(channel.clone(), "IU", user(3)).await.unwrap();
+    let holder = Caller::join(channel.clone(), "IU", user(3)).await.unwrap();
     assert_eq!(holder.queue_number, 3);
     let again = holder.hold(DATE, &[4, 5, 6]).await.unwrap();
     assert_eq!(again.reservation_id, reservation(3).to_string());
     let listed = holder.performances().await.unwrap();
     assert_eq!((listed[0].available_seat_count, listed[0].sale_end_time), (45, listed[0].start_time));
     holder.pay().await.unwrap();
-    let waiting = crate::harness::Caller::join(channel, "IU", user(8)).await.unwrap();
+    let waiting = Caller::join(channel.clone(), "IU", user(8)).await.unwrap();
     assert_eq!(waiting.position().await.unwrap().position, Some(1));
     server.promote().await.unwrap();
     assert_eq!(waiting.state().await, QueueState::Active);
+    old_payments_are_still_known(&channel, &waiting).await;
     clock.advance(std::time::Duration::from_secs(3_600));
     server.expire().await.unwrap();
     invariants::check(&url, &clock).await;
