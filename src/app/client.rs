@@ -42,7 +42,7 @@ pub struct Target {
     pub address: String,
     /// PEM file of the CA that signed the server's certificate. Without it, the connection is in plain text.
     pub ca: Option<PathBuf>,
-    /// Name in the server's certificate; the host of the address by default.
+    /// Name in the server's certificate. Default: the host of the address.
     pub name: Option<String>,
     /// PEM files of the client certificate and its private key.
     pub identity: Option<(PathBuf, PathBuf)>,

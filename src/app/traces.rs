@@ -1,4 +1,4 @@
-//! Sends traces to an OpenTelemetry collector, as the standard `OTEL_*` variables say.
+//! Sends traces to an OpenTelemetry collector. The standard `OTEL_*` variables configure it.
 
 use std::{
     env,
@@ -18,7 +18,7 @@ use tonic::transport::{Certificate, ClientTlsConfig};
 
 use crate::{batch::WIDTH, rpc};
 
-/// Sends the spans of this process, or nothing if it does not trace.
+/// Sends the spans of this process. `None` means that traces are off.
 pub struct Traces(Option<SdkTracerProvider>);
 
 impl Traces {
@@ -51,7 +51,7 @@ impl Traces {
         Ok(Self(Some(provider)))
     }
 
-    /// Sends the spans that are not sent yet, for at most `limit`.
+    /// Sends the remaining spans. Gives up after `limit`.
     pub async fn flush(self, limit: Duration) {
         let Some(provider) = self.0 else { return };
         let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit)).await;
@@ -66,7 +66,8 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Returns the variable for traces with its name, or the one for all signals.
+/// Returns the name and the value of the variable for traces. If it is not set, returns those of the variable for all
+/// signals.
 fn either(traces: &'static str, all: &'static str) -> Option<(&'static str, String)> {
     variable(traces).map(|value| (traces, value)).or_else(|| variable(all).map(|value| (all, value)))
 }
@@ -85,7 +86,7 @@ fn resource() -> Resource {
         .build()
 }
 
-/// Returns the CA that signs the collector's certificate, for an address with `https`. Default: the public ones.
+/// Returns the TLS settings for a collector with an `https` address. Default: the public CAs are trusted.
 fn tls() -> Result<ClientTlsConfig, String> {
     let tls = ClientTlsConfig::new();
     match either("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE") {
@@ -97,7 +98,7 @@ fn tls() -> Result<ClientTlsConfig, String> {
     }
 }
 
-/// Logs when the collector stops taking traces and when it starts again, instead of every failure.
+/// An exporter that logs only the first failure after a success, and the first success after a failure.
 #[derive(Debug)]
 struct Reported {
     exporter: SpanExporter,

@@ -139,7 +139,7 @@ mod tests {
         pace.admit(now, 9 * WIDTH, Some(30 * SECOND)).unwrap();
         assert!(matches!(pace.admit(now, 10 * WIDTH, Some(30 * SECOND)), Err(Error::Overloaded { .. })));
         assert!(pace.admit(now, 10 * WIDTH, None).is_err());
-        // After the running batch, the command waits for one batch less.
+        // 100 ms later, the running batch counts as complete, so the command waits for one batch fewer.
         pace.admit(now + millis(100), 10 * WIDTH, None).unwrap();
     }
 

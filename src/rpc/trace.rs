@@ -1,9 +1,10 @@
 //! Traces: the OpenTelemetry spans of calls and of batches.
 //!
-//! Without a tracer, this costs a call no more than some atomic reads. With a tracer, the sampler decides first. A call
-//! that it does not choose has no span, no attributes and no trace id in its log lines.
+//! Without a tracer, a call makes only some atomic reads here. With a tracer, the sampler decides first. A call that the
+//! sampler does not select has no span, no attributes and no trace id in its log lines.
 //!
-//! A stream is one span until its end, as the conventions for RPC say. Health checks and reflection have none.
+//! A stream is one span until its end, as the OpenTelemetry conventions for RPC require. Health checks and reflection
+//! have no span.
 
 use std::{
     future::poll_fn,
@@ -23,7 +24,7 @@ use opentelemetry_sdk::{
 };
 use tonic::Code;
 
-/// The tracer of this process, once it traces.
+/// The tracer of this process. It is empty until [`start`] sets it.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
 tokio::task_local! {
@@ -43,7 +44,7 @@ pub struct Recording {
 
 /// Starts to record spans. Calls that have already arrived are not recorded.
 pub fn start(tracer: SdkTracer) {
-    // A process starts its tracer once.
+    // A second call would change nothing, and a process makes only one call.
     let _ = TRACER.set(tracer);
 }
 
@@ -84,8 +85,8 @@ pub fn call(headers: &HeaderMap, uri: &Uri, method: &str) -> Option<Box<Recordin
 
 /// Starts the span of a batch of `size` commands in the lane `lane`, if it serves `calls` that are traced.
 ///
-/// The span links to each of these calls. It is a child of the first one, so that the trace of a call which is alone in
-/// its batch shows both.
+/// The span links to each of these calls. It is a child of the first call. So the trace of a call that is alone in its
+/// batch contains both spans.
 pub fn batch(lane: &'static str, size: usize, calls: &[Traced]) -> Option<Box<Recording>> {
     let (tracer, first) = (TRACER.get()?, calls.first()?);
     let links = calls.iter().map(|call| Link::new((**call).clone(), Vec::new(), 0)).collect();

@@ -1,7 +1,7 @@
-//! Implements `boxoffice apply`: declares venues, concerts and performances on a running server, as a file says.
+//! Implements `boxoffice apply`: declares the venues, concerts and performances of a file on a running server.
 //!
-//! The command reads what the server has, plans the calls, and makes them. Until the plan is complete, it only reads.
-//! So a file that contradicts the server changes nothing. A repeated run goes on where an earlier one stopped.
+//! The command reads the venues and concerts from the server, plans the calls, and makes them. It makes no change before
+//! the plan is complete, so a file that contradicts the server changes nothing. A second run continues a failed one.
 //!
 //! | file | task |
 //! |---|---|
@@ -70,7 +70,7 @@ fn read_stdin() -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Reads what the server has of the things that a sale names.
+/// Reads the venues and concerts that a file names from the server.
 async fn look(client: &mut AdminClient, sale: &Sale) -> Result<Present, Status> {
     let mut present = Present::default();
     let performances = sale.concerts.iter().flat_map(|concert| &concert.performances);
@@ -94,7 +94,7 @@ async fn look(client: &mut AdminClient, sale: &Sale) -> Result<Present, Status> 
     Ok(present)
 }
 
-/// Returns a response. Returns `None` if there is no such thing.
+/// Returns the response of a call. Returns `None` if the call fails with NOT_FOUND.
 fn found<T>(answer: Result<tonic::Response<T>, Status>) -> Result<Option<T>, Status> {
     match answer {
         Ok(response) => Ok(Some(response.into_inner())),

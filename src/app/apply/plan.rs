@@ -1,4 +1,4 @@
-//! Compares what a file declares with what a server has, and plans the calls that make them equal.
+//! Compares the declarations of a file with a server, and plans the calls that make the server match the file.
 
 use std::{collections::HashMap, fmt::Display};
 
@@ -7,7 +7,7 @@ use chrono::{DateTime, SecondsFormat};
 use super::sale::{Concert, Performance, Sale, Section, Venue};
 use crate::{clock::Micros, rpc::proto};
 
-/// What the server has of the things that a file names.
+/// The venues and concerts that a file names, as the server has them.
 #[derive(Debug, Default)]
 pub struct Present {
     /// The venues by their ids.
@@ -16,25 +16,25 @@ pub struct Present {
     pub sales: HashMap<String, proto::GetSaleResponse>,
 }
 
-/// One declared thing, and the calls that make it as declared.
+/// A declared venue, concert or performance, and the calls that create or change it.
 #[derive(Debug, PartialEq)]
 pub struct Step {
-    /// The thing: `concert IU-2034`.
+    /// The kind and the key, such as `concert IU-2034`.
     pub thing: String,
-    /// How the thing differs on the server.
+    /// The difference on the server.
     pub change: Change,
-    /// The calls, in order.
+    /// The calls, in the order in which they are made.
     pub calls: Vec<Call>,
 }
 
-/// How a declared thing differs on the server.
+/// The difference between a declaration and the server.
 #[derive(Debug, PartialEq)]
 pub enum Change {
-    /// It does not differ.
+    /// The server has it as declared.
     Unchanged,
-    /// It does not exist.
+    /// The server does not have it.
     Created,
-    /// These settings differ: `paused false -> true`.
+    /// The settings that differ, such as `paused false -> true`.
     Changed(String),
 }
 
@@ -90,7 +90,7 @@ impl Planner<'_> {
             None => {
                 let mut calls = vec![Call::CreateConcert(declared.create())];
                 if declared.paused == Some(true) {
-                    // Nobody is admitted before this call: the concert has no seats yet.
+                    // Before this call no user is admitted, because the concert has no seats yet.
                     calls.push(Call::UpdateSale(proto::UpdateSaleRequest { paused: Some(true), ..declared.update() }));
                 }
                 self.create(thing, calls);

@@ -1,4 +1,4 @@
-//! The file of `boxoffice apply`: what it can declare, and the checks that need no server.
+//! The file of `boxoffice apply`: its declarations, and the checks that need no server.
 //!
 //! The fields have the names and the meanings of AdminService. A setting of a concert that the file leaves out gets the
 //! default when the concert is created, and keeps its value later.
@@ -17,7 +17,7 @@ use crate::{
     rpc::{Error, proto},
 };
 
-/// What a file declares.
+/// The declarations of a file.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sale {
@@ -130,7 +130,7 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-/// Reads a text with a function. An error that comes from a visitor, as here, is shown with the path of its field.
+/// Deserializes a text with a function. Its error then contains the path of the field.
 struct Text<T>(fn(&str) -> Result<T, String>);
 
 impl<T> Visitor<'_> for Text<T> {
@@ -245,7 +245,7 @@ fn add(problems: &mut Vec<String>, path: &str, error: Option<Error>) {
     match error {
         None => {}
         Some(Error::InvalidArgument { violations }) => {
-            // The code of a concert is checked once, and not again for each of its performances.
+            // The code of a concert is checked with the concert, so it is not checked again with each performance.
             let of_file = violations.iter().filter(|v| !(v.field == "concert_code" && path.contains("performances")));
             problems.extend(of_file.map(|v| format!("{path}.{}: {}", v.field, v.description)));
         }

@@ -11,9 +11,9 @@ use crate::{
 const LABEL: usize = 10;
 /// Width of the figures after the bars, in columns.
 const FIGURES: usize = 36;
-/// Least and greatest width of a bar, in columns.
+/// Minimum and maximum width of a bar, in columns.
 const BAR: [usize; 2] = [10, 60];
-/// The parts of a column, in eighths.
+/// The characters for zero to seven eighths of a column.
 const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 
 /// Returns the lines of a frame that is `columns` wide.
@@ -61,7 +61,7 @@ pub fn line(at: Micros, stats: &SaleStats) -> String {
     )
 }
 
-/// Returns for how many seconds the next token has waited.
+/// Returns the waiting time of the next token, in seconds.
 fn waited(stats: &SaleStats) -> Option<i64> {
     let age = stats.oldest_waiting_age.as_ref().and_then(proto::from_duration)?;
     i64::try_from(age.as_secs()).ok()

@@ -24,12 +24,12 @@ use crate::{
     rpc::proto,
 };
 
-/// The pause before the first attempt to connect again. Each further pause is twice as long.
+/// The backoff before the first reconnection. It doubles with each further attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause between two attempts to connect.
+/// Maximum backoff between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Shows a sale until Ctrl-C, or until nobody reads the output any more.
+/// Shows a sale until Ctrl-C, or until the reader closes the pipe.
 pub async fn run(settings: &Settings, options: WatchOptions) -> Result<(), Failure> {
     let admin = Admin::new(settings, options.admin.clone())?;
     let watch = Watch { concert_code: options.concert_code, interval: options.interval, screen: Screen::new() };
@@ -53,7 +53,7 @@ struct Watch {
     screen: Screen,
 }
 
-/// Why a stream ended, and how long the server asks to wait.
+/// The cause of the end of a stream, and the retry delay from the server.
 struct Interruption {
     reason: String,
     retry_delay: Option<Duration>,
@@ -113,7 +113,7 @@ impl Watch {
     }
 }
 
-/// Returns why a stream ended. Fails if a further attempt would fail in the same way.
+/// Returns the cause of the end of a stream. Fails if a further attempt would fail in the same way.
 fn interruption(status: Status) -> Result<Interruption, Failure> {
     let is_final = matches!(
         status.code(),

@@ -1,11 +1,11 @@
-//! Where `watch` shows a sale: a terminal, on which each frame replaces the last one, or a pipe with a line per update.
+//! The output of `watch`. On a terminal, each frame replaces the previous frame. In a pipe, each update is a line.
 
 use std::io::{self, IsTerminal, Write};
 
 use super::frame;
 use crate::{clock::Micros, rpc::proto::SaleStats};
 
-/// Width of a terminal that does not tell its own.
+/// Width of a terminal whose width is unknown, in columns.
 const COLUMNS: u16 = 80;
 /// Long lines are cut at the edge of the terminal, since a wrapped line would move the frame.
 const NO_WRAP: &str = "\x1b[?7l";
@@ -44,7 +44,7 @@ impl Screen {
         output.flush()
     }
 
-    /// Tells the operator something. The next frame follows below it.
+    /// Shows a message to the operator. The next frame appears below the message.
     pub fn say(&mut self, text: &str) -> io::Result<()> {
         self.frame_lines = 0;
         if self.is_terminal { writeln!(io::stdout(), "{text}") } else { writeln!(io::stderr(), "{text}") }
