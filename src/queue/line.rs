@@ -187,8 +187,8 @@ impl Line {
 
     /// Returns a receiver that gets the row of an admitted token after the token has ended.
     ///
-    /// If the admission expires, the receiver may get the row late or never. So the watcher must also wait for the time at
-    /// which the admission expires.
+    /// If the admission expires, the receiver may get the row late or never. So the watcher must also wait for the time
+    /// at which the admission expires.
     pub fn follow_end(&self, queue_number: i64) -> oneshot::Receiver<Token> {
         let (tell, ended) = oneshot::channel();
         let mut admitted = self.admitted.lock();
