@@ -1,7 +1,7 @@
 //! Traces: the OpenTelemetry spans of calls and of batches.
 //!
-//! Without a tracer, a call makes only some atomic reads here. With a tracer, the sampler decides first. A call that the
-//! sampler does not select has no span, no attributes and no trace id in its log lines.
+//! Without a tracer, a call makes only some atomic reads here. With a tracer, the sampler decides first. A call that
+//! the sampler does not select has no span, no attributes and no trace id in its log lines.
 //!
 //! A stream is one span until its end, as the OpenTelemetry conventions for RPC require. Health checks and reflection
 //! have no span.

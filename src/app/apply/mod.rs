@@ -1,7 +1,8 @@
 //! Implements `boxoffice apply`: declares the venues, concerts and performances of a file on a running server.
 //!
-//! The command reads the venues and concerts from the server, plans the calls, and makes them. It makes no change before
-//! the plan is complete, so a file that contradicts the server changes nothing. A second run continues a failed one.
+//! The command reads the venues and concerts from the server, plans the calls, and makes them. It makes no change
+//! before the plan is complete, so a file that contradicts the server changes nothing. A second run continues a failed
+//! one.
 //!
 //! | file | task |
 //! |---|---|
