@@ -7,7 +7,7 @@ use boxoffice::{
     db::entity::{ledger_entry, performance, queue_counter, queue_token, reservation, reserved_seat, wallet},
     payment::rules::{Payment, State as PaymentState},
 };
-use sea_orm::{Database, EntityTrait, QueryOrder};
+use sea_orm::{AccessMode, Database, EntityTrait, IsolationLevel, QueryOrder, TransactionTrait};
 use uuid::Uuid;
 
 /// All rows of the tables that the checks compare.
@@ -43,8 +43,11 @@ pub async fn check_after_tidying(url: &str, clock: &Clock) {
 }
 
 impl Books {
+    /// Reads all tables from one snapshot, because a server may write to them at the same time.
     async fn read(url: &str) -> Self {
-        let db = Database::connect(url).await.expect("database");
+        let pool = Database::connect(url).await.expect("database");
+        let (isolation, access) = (Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly));
+        let db = pool.begin_with_config(isolation, access).await.expect("a snapshot");
         let reservations = reservation::Entity::find().all(&db).await.expect("reservations");
         let entries = ledger_entry::Entity::find()
             .order_by_asc(ledger_entry::Column::UserId)
@@ -59,7 +62,8 @@ impl Books {
             counters: queue_counter::Entity::find().all(&db).await.expect("counters"),
             tokens: queue_token::Entity::find().all(&db).await.expect("tokens"),
         };
-        db.close().await.expect("close");
+        db.commit().await.expect("the end of the snapshot");
+        pool.close().await.expect("close");
         books
     }
 
