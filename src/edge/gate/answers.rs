@@ -1,6 +1,9 @@
 //! The layer that converts errors and panics to gRPC statuses. It also adds details to the errors of tonic.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe};
+use std::{
+    convert::Infallible,
+    panic::{self, AssertUnwindSafe},
+};
 
 use futures::FutureExt;
 use tower::{Layer, layer::layer_fn, service_fn};
@@ -15,9 +18,14 @@ use crate::{
 pub fn layer<R, S: Responds<R, Error>>() -> impl Layer<S, Service = impl Responds<R, Infallible>> {
     layer_fn(|mut inner: S| {
         service_fn(move |request: R| {
-            let response = AssertUnwindSafe(inner.call(request)).catch_unwind();
+            // A service may panic before it returns the future of the call.
+            let started = panic::catch_unwind(AssertUnwindSafe(|| inner.call(request)));
             async move {
-                Ok(match response.await.unwrap_or_else(|panic| Err(caught("call", panic))) {
+                let response = match started {
+                    Ok(response) => AssertUnwindSafe(response).catch_unwind().await,
+                    Err(panic) => Err(panic),
+                };
+                Ok(match response.unwrap_or_else(|panic| Err(caught("call", panic))) {
                     Ok(response) => status::complete(response),
                     Err(error) => status::failure(error),
                 })
