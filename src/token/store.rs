@@ -8,11 +8,12 @@ use super::{
 };
 use crate::db::{self, Database, entity::signing_key};
 
-/// Stores `secret` as the key with the id 1 if the database has no key with this id. If several replicas start at the
-/// same time, only one key is stored, and all replicas use it.
+/// Stores `secret` as the key with the id 1 if the database has no key. If several replicas start at the same time,
+/// only one key is stored, and all replicas use it.
 pub async fn ensure_key(db: &Database, secret: &[u8]) -> Result<(), db::Error> {
     let write = db.begin().await?;
-    let sql = "INSERT INTO signing_key (key_id, secret, create_time) VALUES (1, $1, $2) ON CONFLICT DO NOTHING";
+    let sql = "INSERT INTO signing_key (key_id, secret, create_time)
+               SELECT 1, $1, $2 WHERE NOT EXISTS (SELECT 1 FROM signing_key) ON CONFLICT DO NOTHING";
     write.execute(sql, [hex::encode(secret).into(), write.now().into()]).await?;
     write.commit().await
 }
