@@ -68,7 +68,8 @@ async fn expire_some(write: &Write, sweep: &Sweep, limit: i64) -> Result<Left, d
     Ok(left)
 }
 
-/// Deletes RELEASED and EXPIRED reservations with an `expire_time` before `cutoff`.
+/// Deletes RELEASED and EXPIRED reservations with an `expire_time` before `cutoff`. Stops at the progress of the expiry
+/// pass, because a later reservation may still be HELD in its row.
 pub async fn delete_unpaid(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
     let size = StepSize::gentle();
     turns::repeat_gently(|| size.measured(|limit| delete_step(db, cutoff, limit))).await
@@ -76,6 +77,7 @@ pub async fn delete_unpaid(db: &Database, cutoff: Micros) -> Result<(), db::Erro
 
 async fn delete_step(db: &Database, cutoff: Micros, limit: i64) -> Result<Left, db::Error> {
     let write = db.begin().await?;
+    let cutoff = cutoff.min(store::reached(&write, HOLDS).await?);
     let since = store::reached(&write, UNPAID_RESERVATIONS).await?;
     let end = store::end_of_step(&write, since, cutoff, limit).await?;
     let until = end.unwrap_or(cutoff - 1);

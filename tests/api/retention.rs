@@ -18,6 +18,7 @@ on_both_engines!(
     old_rows_are_deleted_and_money_is_kept,
     rows_younger_than_the_retention_stay,
     several_replicas_may_tidy_at_the_same_time,
+    a_hold_that_expires_late_is_deleted_later,
     the_expiry_pass_continues_where_the_last_server_stopped,
 );
 
@@ -132,6 +133,21 @@ async fn the_expiry_pass_continues_where_the_last_server_stopped(mut world: Worl
     world.expire().await;
     assert_eq!(reserved_seat::Entity::find().count(&db).await.unwrap(), 1);
     world.check_invariants().await;
+}
+
+/// The deletion runs before the expiry pass has found the ended hold.
+async fn a_hold_that_expires_late_is_deleted_later(world: World) {
+    world.concert("IU", 50).await;
+    world.admitted("IU").await.hold(DATE, &[1]).await.unwrap();
+    world.advance(91 * DAY);
+    world.tidy().await;
+    let db = connect(&world).await;
+    let count = async || reservation::Entity::find().count(&db).await.unwrap();
+    assert_eq!(count().await, 1);
+    world.expire().await;
+    world.tidy().await;
+    assert_eq!(count().await, 0);
+    world.check_invariants_after_tidying().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
