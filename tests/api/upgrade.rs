@@ -5,12 +5,15 @@ use boxoffice::{
     rpc::proto::{self, QueueState},
 };
 use boxoffice_migration::{Migrator, MigratorTrait};
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement, Value};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement, TransactionTrait, Value};
 use testkit::{FreshDatabase, invariants};
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::harness::{Caller, DATE, PRICE, START, World, assert_failure, on_both_engines};
+use crate::{
+    harness::{Caller, DATE, Engine, PRICE, START, World, assert_failure, on_both_engines},
+    running::binary,
+};
 
 on_both_engines!(a_database_of_the_previous_version_is_migrated_with_its_data);
 
@@ -235,4 +238,21 @@ async fn a_database_of_the_previous_version_is_migrated_with_its_data(world: Wor
     server.expire().await.unwrap();
     invariants::check(&url, &clock).await;
     server.stop().await;
+}
+
+/// Other statements of the server end after 10 s on PostgreSQL. A migration waits for its locks as long as necessary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_may_take_longer_than_other_statements() {
+    let database = FreshDatabase::new(Engine::Postgres).await;
+    let db = Database::connect(&database.url).await.unwrap();
+    Migrator::up(&db, Some(BEFORE)).await.unwrap();
+    let lock = db.begin().await.unwrap();
+    lock.execute_unprepared("LOCK TABLE seaql_migrations IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let mut command = binary(&database.url);
+    let migration = tokio::task::spawn_blocking(move || command.arg("migrate").output().unwrap());
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+    assert!(!migration.is_finished());
+    lock.rollback().await.unwrap();
+    let output = migration.await.unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
