@@ -178,8 +178,11 @@ fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
 fn completions(shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "boxoffice", &mut script);
-    io::stdout().write_all(&script)?;
-    Ok(())
+    match io::stdout().write_all(&script) {
+        // The reader, such as `head`, has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 /// Creates, lists or drops signing keys in the database. Fails if the operator configured BOXOFFICE_TOKEN_KEY.
