@@ -1,10 +1,10 @@
 //! The clock for all decisions that depend on the time. An instant is a whole number of microseconds since the Unix
 //! epoch, in UTC.
 //!
-//! On PostgreSQL all replicas use the database's clock. Each replica reads that clock every 5 seconds. Between two
-//! readings, the replica takes the last reading and adds the time that the monotonic clock of its machine has measured
-//! since. So a wrong system clock of a replica does not change its decisions. On SQLite the server uses the system
-//! clock of its machine.
+//! On PostgreSQL all replicas use the database's clock. Each replica reads that clock every 5 seconds. To get the
+//! current time, the replica takes the last reading that it accepted and adds the time that its monotonic clock has
+//! measured after this reading. So a wrong system clock of a replica does not change its decisions. On SQLite the
+//! server uses the system clock of its machine.
 
 use std::{
     sync::Arc,
@@ -20,8 +20,8 @@ pub type Micros = i64;
 /// Age after which the current reading may be replaced by a new reading with a longer round trip. A new reading with
 /// the same or a shorter round trip always replaces the current reading.
 const ANCHOR_AGE: Duration = Duration::from_secs(30);
-/// A reading with this round trip or a longer one never replaces a reading with a shorter round trip. The error of a
-/// reading is up to half of its round trip. A monotonic clock that is wrong by 50 ppm needs 83 minutes to reach an
+/// A reading with this round trip or a longer round trip never replaces a reading with a shorter round trip. The error
+/// of a reading is up to half of its round trip. A monotonic clock that is wrong by 50 ppm needs 83 minutes to reach an
 /// error of 250 ms.
 const MAX_ROUND_TRIP: Duration = Duration::from_millis(500);
 

@@ -1,4 +1,4 @@
-//! Reads venues and performances as AdminService declared them.
+//! Reads venues and performances, in the form in which the operator declared them.
 
 use super::store;
 use crate::{

@@ -58,7 +58,7 @@ pub struct AddPerformance {
     pub venue_id: String,
     /// The price of a seat in the sections that `section_prices` does not name, in the smallest unit of the currency.
     pub price: i64,
-    /// The prices of sections that differ from `price`, by the name of the section.
+    /// The prices of the sections whose price differs from `price`, by the name of the section.
     pub section_prices: HashMap<String, i64>,
 }
 
@@ -183,8 +183,8 @@ pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<conce
     Ok(answers)
 }
 
-/// Counts the sales of concerts. Commands for the same concert share one query. A command fails with INTERNAL if the
-/// concert has no queue.
+/// Returns the counts of the sale of each concert. Commands for the same concert share one query. A command fails with
+/// INTERNAL if the concert has no queue.
 pub async fn count(db: &Database, concert_ids: &[i64]) -> Batch<store::Counts> {
     let now = db.now();
     let since = now - clock::micros(LAST_MINUTE);

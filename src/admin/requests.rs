@@ -1,4 +1,4 @@
-//! Reads the requests of AdminService: checks every field and makes the command.
+//! Reads the requests of AdminService that change data: checks every field and creates the command.
 //!
 //! `boxoffice apply` makes the same checks before it changes anything.
 
@@ -23,7 +23,8 @@ const MAX_SECTION_SEATS: i32 = 100_000;
 const MAX_PRICE: i64 = 1_000_000_000_000;
 const CLAIM_TTL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 
-/// Reads a request of CreateVenue. Fails with INVALID_ARGUMENT if a field is invalid, like all functions of this file.
+/// Reads a request of CreateVenue. Fails with INVALID_ARGUMENT if a field is invalid, like all public functions of this
+/// file.
 pub fn create_venue(request: &proto::CreateVenueRequest) -> Result<CreateVenue, Error> {
     let mut fields = Fields::default();
     fields.venue_id("venue_id", &request.venue_id);

@@ -14,7 +14,8 @@ use crate::{
     },
 };
 
-/// Counts sales. Concurrent calls for one concert share a query, even if the calls use different clones.
+/// Reads the statistics of sales. Concurrent calls for one concert share a query, even if the calls use different
+/// clones.
 #[derive(Clone)]
 pub struct Statistics {
     db: Database,
@@ -22,7 +23,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Starts the lane that counts sales.
+    /// Starts the lane that reads the counts of sales.
     pub fn new(db: Database) -> Self {
         // A stopping server must not wait for this lane, because the lane ends only when the server is dropped.
         let tasks = TaskTracker::new();

@@ -1,4 +1,5 @@
-//! Queries that create venues, concerts and performances, change a sale, and count a sale.
+//! The queries of AdminService: create and read venues, concerts and performances, change a concert, and read the
+//! counts of a sale.
 
 use sea_orm::{ActiveModelTrait, ActiveValue::Set, ColumnTrait, EntityTrait, FromQueryResult, QueryFilter};
 
@@ -162,21 +163,21 @@ pub async fn has_concerts(write: &Write) -> Result<bool, db::Error> {
 pub struct Counts {
     /// The number of tokens issued.
     pub issued_count: i64,
-    /// The number of tokens admitted, including those that have ended.
+    /// The number of tokens that were admitted, including tokens that have ended.
     pub admitted_count: i64,
     /// The number of tokens that left the queue with LeaveQueue, before or after their admission.
     pub left_count: i64,
     /// The number of tokens that left after they were admitted.
     pub left_admitted_count: i64,
-    /// The number of tokens in the state EXPIRED, including deleted ones.
+    /// The number of tokens in the state EXPIRED, including deleted tokens.
     pub expired_count: i64,
     /// The number of ACTIVE tokens past their expiry. The next expiry or promotion pass sets them to EXPIRED.
     pub due_count: i64,
     /// The number of tokens that a payment completed.
     pub completed_count: i64,
-    /// The number of seats of all performances that are not paid for, including held seats.
+    /// The number of unpaid seats of all performances, including held seats.
     pub unsold_seat_count: i64,
-    /// The number of seats of all performances that are paid for.
+    /// The number of paid seats of all performances.
     pub sold_seat_count: i64,
     /// The number of seats in holds that have not ended.
     pub held_seat_count: i64,

@@ -23,7 +23,7 @@ use crate::{
     rpc::proto::admin_service_client::AdminServiceClient,
 };
 
-/// Maximum time for a connection.
+/// Maximum time to establish a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time without traffic after which a connection is checked, so that a stream notices a broken network.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -84,7 +84,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Reads the options of a command.
+    /// Reads the options of a command and the TLS files that they name. Does not connect yet.
     pub fn new(settings: &Settings, options: AdminOptions) -> Result<Self, Failure> {
         let listen = reachable(settings.admin_listen);
         let target = Target {

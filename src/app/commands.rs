@@ -38,7 +38,7 @@ use crate::{
 /// The default address of the HTTP listener of a demo.
 const DEMO_HTTP_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
-/// Maximum time for the connection of `health`, and for its call.
+/// Maximum time for the call of `health`.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Starts the logs and runs a command.
@@ -58,7 +58,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Runs the server until the process receives SIGTERM or SIGINT, then stops it gracefully.
+/// Runs the server until the process receives SIGTERM or SIGINT, then stops the server gracefully. Fails if the server
+/// can never become ready.
 ///
 /// If `demo` is set, fills an empty database with a demo. The value of `demo` is the number of simulated visitors.
 async fn serve(mut settings: Settings, demo: Option<u32>) -> Result<(), Failure> {

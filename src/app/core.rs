@@ -25,7 +25,7 @@ pub struct Core {
     pub boards: Arc<Boards>,
     /// The statistics of sales. Concurrent requests for the same sale share one query.
     pub statistics: Statistics,
-    /// The sampler that counts the sales for the live page and the metrics.
+    /// The sampler that reads the counts of the sales, for the live page and the metrics.
     pub sampler: Arc<Sampler>,
     /// The time of the last successful promotion of this server. Before the first promotion, the start of the server.
     pub promoted_at: Mutex<Instant>,

@@ -20,7 +20,7 @@ const OTHER_USER_IDS: [&str; 2] = ["0192f0c1-0000-7000-8000-000000000002", "0192
 const FIRST_START_TIME: Micros = 2_034_237_600_000_000;
 const DAY: Micros = 86_400_000_000;
 
-/// Fills the database if it has no concerts. Returns true if it filled the database.
+/// Fills the database if it has no concerts. Returns true if this call filled the database.
 pub async fn fill(db: &Database) -> Result<bool, db::Error> {
     match db.write(|write| Box::pin(fill_empty(write))).await {
         // Another server started at the same time and has filled the database.

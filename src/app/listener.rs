@@ -37,9 +37,10 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Maximum number of streams of a connection that the server resets because of client errors. After this number, the
 /// server closes the connection.
 const MAX_RESETS: usize = 1_024;
-/// Maximum number of calls that a client cancels before the server accepts them. After this number, the server closes
-/// the connection, as protection from the rapid reset attack. Clients with short deadlines cancel hundreds of calls if
-/// the server is busy. The server scans all cancelled calls without a pause, so thousands would block it.
+/// Maximum number of cancelled calls of a connection that wait for the server to accept them. Above this number, the
+/// server closes the connection, as protection from the rapid reset attack. Clients with short deadlines cancel
+/// hundreds of calls if the server is busy. The server scans all cancelled calls without a pause, so thousands would
+/// block it.
 const MAX_PENDING_RESETS: usize = 512;
 /// Maximum size of the metadata of a call, in bytes. The server answers larger metadata with HTTP 431.
 const MAX_HEADER_BYTES: u32 = 16 << 10;

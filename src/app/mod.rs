@@ -16,11 +16,11 @@
 //! | `http.rs` | serves probes, metrics and the live page over HTTP/1.1 |
 //! | `background.rs` | prepares the database, then runs the passes |
 //! | `readiness.rs` | tracks whether the server is ready |
-//! | [`commands`] | runs the commands |
-//! | `apply/` | declares sales on a running server, as a file says |
+//! | `apply/` | declares the venues and concerts of a file on a running server |
 //! | `watch/` | shows a sale in the terminal |
-//! | `client.rs` | connects these two commands and `health` to a server |
+//! | `client.rs` | connects `apply`, `watch` and `health` to a server |
 //! | `traces.rs` | sends traces to a collector |
+//! | `failure.rs` | defines the errors of the commands |
 
 mod apply;
 mod background;

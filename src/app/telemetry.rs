@@ -20,7 +20,7 @@ const CALL_BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5
 /// Upper bounds of the histograms of background passes, lane waits and batches, in seconds. Most of these times are
 /// shorter than calls.
 const STEP_BUCKETS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
-/// Upper bounds of the histogram of batch sizes, in calls. The last one is the size of the largest batch.
+/// Upper bounds of the histogram of batch sizes, in calls. The last bound is the size of the largest batch.
 const SIZE_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
 /// The handle of the metrics recorder. It is empty until [`start_metrics`] installs the recorder.

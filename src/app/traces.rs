@@ -24,7 +24,7 @@ pub struct Traces(Option<SdkTracerProvider>);
 impl Traces {
     /// Starts to trace calls, if the environment names a collector. Fails with a message for the operator.
     ///
-    /// The SDK itself reads the other variables: those of the sampler, of the batches and of the exporter.
+    /// The SDK itself reads the other variables: the variables of the sampler, of the batches and of the exporter.
     pub fn start() -> Result<Self, String> {
         let endpoint = either("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT");
         let is_disabled = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
@@ -66,13 +66,13 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Returns the name and the value of the variable for traces. If it is not set, returns those of the variable for all
-/// signals.
+/// Returns the name and the value of the variable for traces. If this variable is not set, returns the name and the
+/// value of the variable for all signals.
 fn either(traces: &'static str, all: &'static str) -> Option<(&'static str, String)> {
     variable(traces).map(|value| (traces, value)).or_else(|| variable(all).map(|value| (all, value)))
 }
 
-/// Describes this process. The environment takes precedence.
+/// Returns the attributes of this process. The attributes in environment variables take precedence.
 fn resource() -> Resource {
     let name = |name: String| KeyValue::new("service.name", name);
     Resource::builder_empty()

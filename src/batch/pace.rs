@@ -1,7 +1,7 @@
 //! Decides which commands a worker refuses because it cannot answer them in time.
 //!
 //! With a long queue, a worker would run commands whose callers no longer wait. So a command is refused immediately if
-//! the batches before it will take too long. The duration of recent batches is the estimate for the next ones.
+//! the batches before it will take too long. The duration of recent batches is the estimate for the next batches.
 //!
 //! A command that fits into the next batch may wait until its deadline, because a refusal would not make other commands
 //! faster. If no other command waits, a command is always accepted, so that the estimate stays current.
@@ -20,15 +20,16 @@ use crate::rpc::{Error, Pressure};
 pub const WIDTH: usize = 512;
 /// Maximum number of commands that wait for one worker. Further commands are refused.
 pub const CAPACITY: usize = 8_192;
-/// Maximum time until the batch of a command begins. It does not apply to commands that fit into the next batch.
+/// Maximum time until the batch of a command begins. This limit does not apply to commands that fit into the next
+/// batch.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const IDLE: u64 = u64::MAX;
 
 /// Measures the duration of the batches of a worker, and decides whether the worker accepts a command.
 pub struct Pace {
     origin: Instant,
-    /// Average duration of recent batches, in microseconds; 0 before the first one. Each new batch has a weight of one
-    /// half.
+    /// Average duration of recent batches, in microseconds; 0 before the first batch. Each new batch has a weight of
+    /// one half.
     recent: AtomicU64,
     /// The start of the running batch, in microseconds after the origin, or [`IDLE`].
     began: AtomicU64,
@@ -64,7 +65,7 @@ impl Pace {
         }
     }
 
-    /// Returns the average duration of recent batches; zero before the first one.
+    /// Returns the average duration of recent batches; zero before the end of the first batch.
     pub fn recent(&self) -> Duration {
         Duration::from_micros(self.recent.load(Ordering::Relaxed))
     }

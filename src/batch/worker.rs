@@ -47,7 +47,7 @@ struct Pending<C, R> {
     call: Option<Traced>,
 }
 
-/// The commands of a batch, the channels for their answers, and the spans of those that are traced.
+/// The commands of a batch, the channels for their answers, and the spans of the traced calls.
 struct Taken<C, R> {
     commands: Vec<C>,
     replies: Vec<oneshot::Sender<Result<R, Error>>>,
@@ -159,7 +159,8 @@ where
     }
 }
 
-/// Returns whether the database served a batch, which it did not if it could not be reached.
+/// Returns `false` if every command failed because the database was unavailable or the outcome of the commit is
+/// unknown.
 fn is_served<R>(answers: &[Result<R, Error>]) -> bool {
     !answers.iter().all(|answer| matches!(answer, Err(Error::StorageUnavailable | Error::OutcomeUnknown { .. })))
 }

@@ -1,7 +1,7 @@
 //! The catalogue: a cache in memory of the parts of concerts and performances that never change, such as names,
 //! sections and prices.
 //!
-//! The database never updates or deletes these parts, so an entry in memory stays correct on every replica. Values that
+//! No statement updates or deletes these parts, so an entry in memory stays correct on every replica. Values that
 //! change are not here, such as `paused` and the number of sold seats.
 
 mod performance;
@@ -19,7 +19,7 @@ use crate::{
 };
 use performance::number_seats;
 
-/// A cache of concerts and performances. Each of them is read from the database at its first use, and then stays in
+/// A cache of concerts and performances. Each entry is read from the database at its first use, and then stays in
 /// memory.
 pub struct Catalogue {
     db: Database,

@@ -35,9 +35,9 @@ pub enum Type {
     Uuid,
 }
 
-/// A type of values that a column of a set can have.
+/// A Rust type whose values can be in a column of a set of rows.
 pub trait Column: Serialize {
-    /// The type of a column with such values.
+    /// The type of the column.
     const TYPE: Type;
 }
 

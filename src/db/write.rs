@@ -64,7 +64,7 @@ impl Write {
         Ok(self.txn.execute_raw(self.statement(sql, values)).await?.rows_affected())
     }
 
-    /// Runs a statement that writes about a set of rows, and returns the number of changed rows.
+    /// Runs a writing statement about a set of rows, and returns the number of changed rows.
     pub async fn execute_set<R: Row>(
         &self,
         sql: &str,

@@ -38,8 +38,8 @@ impl ApiKeys {
     /// Parses lines of the form `name:sha256-in-hex[:admin]`. Skips empty lines and lines that begin with `#`. A name
     /// may have several keys.
     ///
-    /// Fails for an invalid line, a repeated key, and a file without keys. A file without keys is probably incomplete,
-    /// and the server would refuse every call.
+    /// Fails if a line is invalid, if a key is repeated, or if the file has no keys. A file without keys is probably
+    /// incomplete, and the server would refuse every call.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(text)
             .map_err(|_| "the file of API keys is not UTF-8 text: save it as UTF-8".to_owned())?;

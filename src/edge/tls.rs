@@ -30,7 +30,7 @@ pub const HTTP_1: &[u8] = b"http/1.1";
 /// Returns the configuration of a server that speaks TLS 1.3 or 1.2 and `protocol`. All files are PEM.
 ///
 /// With `client_ca`, clients may present a certificate that this CA signed. If `must_show_certificate` is also true,
-/// they must present one. Fails with a message for the operator.
+/// clients must present a certificate of this CA. Fails with a message for the operator.
 pub fn server_config(
     cert: &[u8],
     key: &[u8],

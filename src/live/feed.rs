@@ -1,7 +1,7 @@
 //! Streams events to one open page: first the current state, then the changes.
 //!
 //! The stream remembers the state that it sent last. A slow page therefore receives fewer and larger events, and never
-//! an outdated one.
+//! an outdated event.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -29,11 +29,11 @@ pub struct Page {
     chosen: Option<Chosen>,
     /// The API key that the client sent; `None` if the client sent no key.
     key: Option<Vec<u8>>,
-    /// The number of the last sample that was sent; 0 before the first one.
+    /// The number of the last sample that was sent; 0 before the first sample.
     known: u64,
     /// The codes of the concerts in the last sample that was sent.
     known_codes: Vec<String>,
-    /// The states of the seats that were sent last; `None` before the first ones.
+    /// The states that were sent last, for all seats; `None` before the first states.
     known_states: Option<States>,
     _permit: Permit,
 }

@@ -1,8 +1,8 @@
 //! The live page, which shows the current sales in a browser.
 //!
-//! One sampler per server counts the sales once per second. All pages read its last sample. A page also reads the seats
-//! of one date from the board that WatchSeats uses. So a second page on the same date causes no further queries of the
-//! seats.
+//! One sampler per server reads the counts of the sales once per second. All pages read its last sample. A page also
+//! reads the seats of one date from the board that WatchSeats uses. So a second page on the same date causes no further
+//! queries of the seats.
 //!
 //! | file | task |
 //! |---|---|

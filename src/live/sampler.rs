@@ -1,8 +1,9 @@
-//! Counts the sales once per second, for all pages and for the metrics. Keeps the counts of the last 10 minutes.
+//! Reads the counts of the sales once per second, for all pages and for the metrics. Keeps the counts of the last 10
+//! minutes.
 //!
-//! A sale is counted again only if its counts may have changed. This is so if its queue changed, if it has waiting or
-//! admitted tokens or held seats, or if it had an admission or a payment in the last minute. So the cost of a sample
-//! grows with the number of active sales. Each sample also makes one query for the dates on sale.
+//! The counts of a sale are read again only if they may have changed: if the queue changed, if the sale has waiting or
+//! admitted tokens or held seats, or if the sale had an admission or a payment in the last minute. So the cost of a
+//! sample grows with the number of active sales. Each sample also makes one query for the dates on sale.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -71,7 +72,7 @@ pub struct Point {
     pub completed_count: i64,
 }
 
-/// Counts the current sales and publishes the result.
+/// Reads the counts of the current sales, and publishes them as samples.
 pub struct Sampler {
     db: Database,
     catalogue: Arc<Catalogue>,
@@ -87,7 +88,7 @@ impl Sampler {
         Self { db, catalogue, snapshots, statistics, picture: watch::Sender::default(), past: Mutex::default() }
     }
 
-    /// Returns a receiver of the current sample and of all later ones.
+    /// Returns a receiver that always has the last sample. The receiver wakes up after each new sample.
     pub fn follow(&self) -> watch::Receiver<Arc<Picture>> {
         self.picture.subscribe()
     }
@@ -103,7 +104,7 @@ impl Sampler {
         self.past.lock().get(&concert_id).map(|points| points.iter().copied().collect()).unwrap_or_default()
     }
 
-    /// Counts the sales once and publishes the sample.
+    /// Takes one sample: reads the counts of the sales and publishes them.
     pub async fn sample(&self) -> Result<(), db::Error> {
         let before = self.picture();
         let mut on_sale: BTreeMap<i64, Vec<OnSale>> = BTreeMap::new();
@@ -124,8 +125,8 @@ impl Sampler {
         Ok(())
     }
 
-    /// Returns the current state of a sale. `before` is the state of the sale in the previous sample, if it had one. If
-    /// the sale cannot be counted, returns `before`.
+    /// Returns the current state of a sale. `before` is the state of the sale in the previous sample; `None` if that
+    /// sample did not have the sale. If the counts cannot be read, returns `before`.
     async fn sale(
         &self,
         number: u64,

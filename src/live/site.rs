@@ -76,7 +76,7 @@ impl Site {
 ///
 /// The client may name a concert and a date. Without a concert, the server chooses the sale with the most waiting and
 /// admitted tokens. If no tokens wait or are admitted, the server chooses the sale that opens next. If all sales have
-/// opened, it chooses the one that opened first. Without a date, the server chooses the earliest date on sale.
+/// opened, the server chooses the sale that opened first. Without a date, the server chooses the earliest date on sale.
 fn choose(
     picture: &Picture,
     now: Micros,

@@ -32,8 +32,8 @@ impl Admission {
         Self { db, snapshots, find, claim }
     }
 
-    /// Returns the row of a token. Records the first use of its admission, if the token is admitted and the first use
-    /// is required.
+    /// Returns the row of a token. Records the first use of its admission, if the token is admitted and a first use is
+    /// required.
     ///
     /// Fails with TOKEN_INVALID if the token has no row or if the row belongs to another user.
     pub async fn find(&self, bearer: &Bearer) -> Result<Token, Error> {

@@ -73,7 +73,7 @@ impl View {
     }
 }
 
-/// The values that affect the messages to waiting users. The watchers of these users wake up when a value changes.
+/// The values whose changes cause messages to waiting users. When a value changes, the watchers of these users wake up.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct News {
     admitted_number: i64,

@@ -32,7 +32,7 @@ pub struct Issue {
 }
 
 /// Issues tokens, in the order of the commands. A user whose last token waits or is admitted gets this token again. Any
-/// other user gets a new token with the next number.
+/// other user gets a new token with the next number. A last token past its expiry is set to EXPIRED.
 ///
 /// A command fails with USER_NOT_FOUND if its user has no wallet.
 pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {

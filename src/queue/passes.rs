@@ -28,9 +28,9 @@ pub struct Terms {
     pub claim_ttl: Option<Duration>,
 }
 
-/// Sets ACTIVE tokens past their expiry to EXPIRED. Then admits waiting tokens in the order of each queue, up to the
-/// capacity of each concert. At the end, refreshes the queues in memory. Several replicas may run this function at the
-/// same time: each step locks the counter of its concert and counts again.
+/// Admits waiting tokens in the order of each queue, up to the capacity of each concert. Before that, sets the expired
+/// ACTIVE tokens of these concerts to EXPIRED. At the end, refreshes the queues in memory. Several replicas may run
+/// this function at the same time: each step locks the counter of its concert and counts again.
 pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     let size = StepSize::default();
     let done = turns::take(

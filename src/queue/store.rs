@@ -167,8 +167,8 @@ pub struct Demand {
     pub paused: bool,
     /// The time at which admission starts.
     pub open_time: Micros,
-    /// Maximum number of ACTIVE tokens. 0 means no such maximum. In each case, the number of unsold seats on sale also
-    /// limits the ACTIVE tokens.
+    /// Maximum number of ACTIVE tokens. 0 means no maximum. The number of unsold seats on sale always limits the ACTIVE
+    /// tokens too.
     pub max_active_count: i32,
     /// Maximum time from an admission to its first use, in microseconds. 0 means no limit. `None` means the default of
     /// the server.
@@ -289,7 +289,7 @@ pub struct Progress {
     pub issued_number: i64,
     /// The last number that was admitted.
     pub admitted_number: i64,
-    /// The number of tokens that were admitted, including tokens that have ended since.
+    /// The number of tokens that were admitted, including tokens that have ended.
     pub admitted_count: i64,
     /// The number of tokens that left, before or after their admission.
     pub departed_count: i64,

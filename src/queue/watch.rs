@@ -68,7 +68,7 @@ impl Sent {
         }
     }
 
-    /// Tells whether this message is the last one of the stream.
+    /// Tells whether this message is the last message of the stream.
     fn is_final(&self) -> bool {
         let state = QueueState::try_from(self.state).unwrap_or_default();
         matches!(state, QueueState::Expired | QueueState::Completed | QueueState::Left)

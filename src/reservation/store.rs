@@ -85,7 +85,7 @@ pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<Vec<re
     write.query_set(sql, payment_ids, []).await
 }
 
-/// Returns up to `limit` HELD reservations whose hold ended after `since` and not later than now, locked. Rows that
+/// Locks and returns up to `limit` HELD reservations whose hold ended after `since` and not later than now. Rows that
 /// another transaction has locked are skipped. A later run of the pass handles the skipped rows.
 pub async fn lock_due(write: &Write, since: Micros, limit: i64) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT * FROM reservation WHERE expire_time > $1 AND expire_time <= $2 AND state = 'HELD'

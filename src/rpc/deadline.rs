@@ -45,8 +45,8 @@ fn parse(text: &str) -> Option<Duration> {
     })
 }
 
-/// Runs `call` until it ends. Fails with DEADLINE_EXCEEDED when `deadline` passes first. If `deadline` has already
-/// passed, `call` is not started.
+/// Runs `call` until it ends. Fails with DEADLINE_EXCEEDED if `deadline` passes before the end of `call`. If `deadline`
+/// has already passed, `call` is not started.
 pub async fn within<F: Future>(deadline: Instant, call: F) -> Result<F::Output, Error> {
     if deadline <= Instant::now() {
         return Err(Error::DeadlineExceeded);

@@ -21,8 +21,8 @@ pub struct Page {
 }
 
 impl Page {
-    /// Reads `page_size` and `page_token`. `list` names the list and its filters. Fails with INVALID_ARGUMENT for a
-    /// negative size, and for a token that is malformed or belongs to another list.
+    /// Reads `page_size` and `page_token`. `list` names the list and its filters. Fails with INVALID_ARGUMENT if the
+    /// size is negative, or if the token is malformed or belongs to another list.
     pub fn read(list: String, page_size: i32, page_token: &str) -> Result<Self, Error> {
         Self::read_within(list, page_size, page_token, DEFAULT_SIZE, MAX_SIZE)
     }
@@ -64,8 +64,8 @@ impl Page {
         format!("{time}/{id}")
     }
 
-    /// Truncates `items` to the page size and returns the token of the next page. The query must have requested one
-    /// item more than the page size.
+    /// Returns `items`, truncated to the page size, and the token of the next page; the token is empty on the last
+    /// page. The query must have requested one item more than the page size.
     pub fn cut<T>(&self, mut items: Vec<T>, cursor: impl Fn(&T) -> String) -> (Vec<T>, String) {
         let more = items.len() > self.size;
         items.truncate(self.size);

@@ -8,7 +8,7 @@ use super::error::Error;
 const PLACES: [&str; 5] = ["call", "stream", "pass", "worker", "batch"];
 
 /// Sets the counters of panics to 0 at the start. Otherwise an alert would not notice the first panic, because the
-/// counter would not exist before it.
+/// counter would not exist before the panic.
 pub fn count_panics_from_zero() {
     for place in PLACES {
         metrics::counter!("boxoffice_panics_total", "place" => place).absolute(0);

@@ -1,7 +1,7 @@
 //! Traces: the OpenTelemetry spans of calls and of batches.
 //!
-//! Without a tracer, a call makes only some atomic reads here. With a tracer, the sampler decides first. A call that
-//! the sampler does not select has no span, no attributes and no trace id in its log lines.
+//! Without a tracer, a call makes only some atomic reads here. With a tracer, the sampler first decides whether the
+//! call is traced. A call that the sampler does not select has no span, no attributes and no trace id in its log lines.
 //!
 //! A stream is one span until its end, as the OpenTelemetry conventions for RPC require. Health checks and reflection
 //! have no span.
@@ -56,7 +56,8 @@ pub fn current() -> Option<Traced> {
 
 /// Starts the span of a call of `method`, a name like `SERVICE/METHOD`. Returns `None` if the call is not traced.
 ///
-/// The headers may name the caller's span, in the format of W3C Trace Context. Then this span is part of its trace.
+/// The headers may name the caller's span, in the format of W3C Trace Context. Then the new span is part of the
+/// caller's trace.
 pub fn call(headers: &HeaderMap, uri: &Uri, method: &str) -> Option<Box<Recording>> {
     let tracer = TRACER.get()?;
     let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
@@ -83,7 +84,8 @@ pub fn call(headers: &HeaderMap, uri: &Uri, method: &str) -> Option<Box<Recordin
     Some(Box::new(Recording { span, ids, log }))
 }
 
-/// Starts the span of a batch of `size` commands in the lane `lane`, if it serves `calls` that are traced.
+/// Starts the span of a batch of `size` commands in the lane `lane`. `calls` has the spans of the traced calls of the
+/// batch. Returns `None` if there are no traced calls.
 ///
 /// The span links to each of these calls. It is a child of the first call. So the trace of a call that is alone in its
 /// batch contains both spans.

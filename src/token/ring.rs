@@ -35,7 +35,7 @@ struct Keys {
 }
 
 impl KeyRing {
-    /// Replaces all keys by `keys`, which the caller has just read. The last key signs, unless the operator has
+    /// Replaces all keys with `keys`, which the caller has just read. The last key signs, unless the operator has
     /// `configured` a secret.
     pub fn replace(&self, mut keys: Vec<SigningKey>, configured: Option<&SecretString>) {
         if let Some(secret) = configured {

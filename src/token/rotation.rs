@@ -37,8 +37,8 @@ pub fn signer(keys: &[SigningKeyInfo], now: Micros) -> Option<SigningKeyInfo> {
 /// Returns `None` if a key may be dropped. Otherwise returns the reason, as a message for the operator.
 ///
 /// `keys` are sorted from oldest to newest. The newest key may never be dropped. An older key may be dropped when the
-/// newest has signed for [`NOTICE`]. Before that time, a server that has not read the newest key may still sign with an
-/// older key.
+/// newest key has signed for [`NOTICE`]. Before that time, a server that has not read the newest key may still sign
+/// with an older key.
 pub fn refusal(keys: &[SigningKeyInfo], key_id: i64, now: Micros) -> Option<String> {
     let Some(newest) = keys.last().filter(|_| keys.iter().any(|key| key.key_id == key_id)) else {
         return Some(format!("there is no signing key {key_id}: `boxoffice signing-key list` shows the keys"));

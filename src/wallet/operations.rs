@@ -36,7 +36,7 @@ pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
 ///
 /// A command fails with USER_NOT_FOUND if its user has no wallet. A command fails with BALANCE_LIMIT_EXCEEDED if the
 /// new balance does not fit into an `i64`. A command fails with REQUEST_ID_CONFLICT if its `request_id` was used for a
-/// charge with another wallet or another amount.
+/// charge of another wallet or with another amount.
 pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::Model> {
     let mut wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
     let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));

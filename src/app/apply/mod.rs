@@ -2,7 +2,7 @@
 //!
 //! The command reads the venues and concerts from the server, plans the calls, and makes them. It makes no change
 //! before the plan is complete, so a file that contradicts the server changes nothing. A second run continues a failed
-//! one.
+//! run.
 //!
 //! | file | task |
 //! |---|---|
@@ -35,7 +35,7 @@ use crate::{
 /// Maximum time of one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Applies a file to a running server, or prints what it would change.
+/// Applies a file to a running server, and prints a line for each declaration. With `--dry-run`, only prints the lines.
 pub async fn run(settings: &Settings, options: ApplyOptions) -> Result<(), Failure> {
     let (name, text) = match options.file.display().to_string() {
         name if name == "-" => ("the standard input".to_owned(), read_stdin()?),
@@ -71,7 +71,7 @@ fn read_stdin() -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Reads the venues and concerts that a file names from the server.
+/// Reads from the server the venues and concerts that a file names.
 async fn look(client: &mut AdminClient, sale: &Sale) -> Result<Present, Status> {
     let mut present = Present::default();
     let performances = sale.concerts.iter().flat_map(|concert| &concert.performances);
@@ -130,7 +130,7 @@ fn describe(step: &Step, is_dry_run: bool) -> String {
     }
 }
 
-/// Returns the message of a failed call for the operator.
+/// Returns the message of a failed call. For a refused API key, adds the names of the settings that hold the key.
 fn say(status: &Status) -> String {
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => {

@@ -21,7 +21,7 @@ pub struct Present {
 pub struct Step {
     /// The kind and the key, such as `concert IU-2034`.
     pub thing: String,
-    /// The difference on the server.
+    /// The difference between the declaration and the server.
     pub change: Change,
     /// The calls, in the order in which they are made.
     pub calls: Vec<Call>,
@@ -51,8 +51,8 @@ pub enum Call {
     AddPerformance(proto::AddPerformanceRequest),
 }
 
-/// Plans the calls. Fails with all problems if the file contradicts the server or itself, each with the path of its
-/// field.
+/// Plans the calls. If the file contradicts the server or itself, fails with all problems. Each problem names the path
+/// of its field.
 pub fn plan(sale: &Sale, present: &Present) -> Result<Vec<Step>, Vec<String>> {
     let mut planner = Planner { sale, present, steps: Vec::new(), problems: Vec::new() };
     for (venue, index) in sale.venues.iter().zip(0..) {
@@ -143,7 +143,8 @@ impl Planner<'_> {
         self.steps.push(Step { thing, change: Change::Unchanged, calls: Vec::new() });
     }
 
-    /// Checks that the venue of a performance exists or is declared, and that it has the sections with prices.
+    /// Checks that the venue of a performance exists or is declared, and that the venue has the sections of
+    /// `section_prices`.
     fn check_venue(&mut self, path: &str, performance: &Performance) {
         let venue_id = &performance.venue_id;
         let declared = self.sale.venues.iter().find(|venue| venue.venue_id == *venue_id);
@@ -167,7 +168,7 @@ impl Planner<'_> {
         self.steps.push(Step { thing, change: Change::Created, calls });
     }
 
-    /// Adds a problem if a setting that no call can change differs.
+    /// Adds a problem if a setting differs. The caller passes only settings that no call can change.
     fn must_equal<T: PartialEq + Display>(&mut self, path: &str, field: &str, present: &T, declared: &T) {
         if present != declared {
             self.problems.push(format!(
@@ -375,7 +376,7 @@ concerts:
         let expected = "concerts[0].performances[0].section_prices[0].section: venue hall has no section \"VIP\"; name \
                         one of A, B";
         assert_eq!(problems, [expected]);
-        // The venue may be on the server alone.
+        // The venue may exist only on the server.
         let mut present = applied();
         present.sales.clear();
         let only_concerts = &FILE[FILE.find("concerts:").unwrap()..];

@@ -67,7 +67,7 @@ pub struct Concert {
     pub max_active_count: Option<i32>,
     /// Maximum number of seats per user.
     pub seats_per_user_limit: Option<i32>,
-    /// Maximum time for the first use of an admission.
+    /// Maximum time from the promotion until the first use of an admission.
     pub claim_ttl: Option<Span>,
     /// The performances.
     #[serde(default)]
@@ -82,7 +82,7 @@ pub struct Performance {
     pub date: String,
     /// The start of the performance.
     pub start_time: Instant,
-    /// The end of the sale.
+    /// The end of the sale. `None` means the start of the performance.
     pub sale_end_time: Option<Instant>,
     /// The id of the venue.
     pub venue_id: String,
@@ -130,7 +130,7 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-/// Deserializes a text with a function. Its error then contains the path of the field.
+/// Deserializes a text with a function. The deserializer adds the path of the field to an error of the function.
 struct Text<T>(fn(&str) -> Result<T, String>);
 
 impl<T> Visitor<'_> for Text<T> {
@@ -158,7 +158,8 @@ impl Venue {
 }
 
 impl Concert {
-    /// Returns the request that creates the concert. A concert is never created as paused: see [`Concert::update`].
+    /// Returns the request that creates the concert. The request cannot pause the new concert. A call of UpdateSale
+    /// can.
     pub fn create(&self) -> proto::CreateConcertRequest {
         proto::CreateConcertRequest {
             concert_code: self.concert_code.clone(),
@@ -170,7 +171,7 @@ impl Concert {
         }
     }
 
-    /// Returns a request that changes nothing yet.
+    /// Returns a request that changes nothing. The caller sets the fields to change.
     pub fn update(&self) -> proto::UpdateSaleRequest {
         proto::UpdateSaleRequest { concert_code: self.concert_code.clone(), ..Default::default() }
     }
@@ -198,8 +199,9 @@ impl Performance {
     }
 }
 
-/// Reads a sale from the text of a file and checks it. Fails with all problems, one per line, each with the path of its
-/// field.
+/// Reads a sale from the text of a file and checks it. If the text cannot be parsed, for example because a field is
+/// unknown, fails with the first problem. Otherwise fails with all problems of the values. A problem of a field
+/// contains the path of the field.
 pub fn parse(text: &str) -> Result<Sale, Vec<String>> {
     let sale: Sale = yaml_serde::from_str(text).map_err(|error| vec![error.to_string()])?;
     let problems = problems(&sale);
@@ -245,7 +247,7 @@ fn add(problems: &mut Vec<String>, path: &str, error: Option<Error>) {
     match error {
         None => {}
         Some(Error::InvalidArgument { violations }) => {
-            // The code of a concert is checked with the concert, so it is not checked again with each performance.
+            // The code of a concert is reported with the concert, so it is not reported again with each performance.
             let of_file = violations.iter().filter(|v| !(v.field == "concert_code" && path.contains("performances")));
             problems.extend(of_file.map(|v| format!("{path}.{}: {}", v.field, v.description)));
         }

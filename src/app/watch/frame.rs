@@ -1,4 +1,4 @@
-//! The pictures of a sale: a frame with bars for a terminal, and a line for a pipe.
+//! The two forms of the output: a frame with bars for a terminal, and a line for a pipe.
 
 use chrono::{DateTime, SecondsFormat};
 
@@ -61,7 +61,7 @@ pub fn line(at: Micros, stats: &SaleStats) -> String {
     )
 }
 
-/// Returns the waiting time of the next token, in seconds.
+/// Returns the waiting time of the token that is admitted next, in seconds; `None` if no token waits.
 fn waited(stats: &SaleStats) -> Option<i64> {
     let age = stats.oldest_waiting_age.as_ref().and_then(proto::from_duration)?;
     i64::try_from(age.as_secs()).ok()
@@ -78,7 +78,7 @@ fn bar(count: i64, total: i64, width: usize) -> String {
     format!("{bar:width$}")
 }
 
-/// Formats a number with a comma between each three digits.
+/// Formats a number with commas between groups of three digits.
 fn grouped(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut text = String::from(if number < 0 { "-" } else { "" });

@@ -60,8 +60,8 @@ struct Interruption {
 }
 
 impl Watch {
-    /// Shows the sale, and connects again after each interruption. Fails if the first connection fails, or if a further
-    /// attempt cannot succeed.
+    /// Shows the sale, and connects again after each interruption. Fails if a connection fails before the first counts
+    /// were shown, or if a further attempt cannot succeed.
     async fn follow(mut self, admin: &Admin) -> Result<(), Failure> {
         let (mut pause, mut has_shown) = (FIRST_PAUSE, false);
         loop {

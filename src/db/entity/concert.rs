@@ -18,8 +18,8 @@ pub struct Model {
     pub open_time: i64,
     /// Whether admission is paused. Admitted users may continue.
     pub paused: bool,
-    /// Maximum number of ACTIVE tokens. 0 means no such maximum. In each case, the number of unsold seats on sale also
-    /// limits the ACTIVE tokens.
+    /// Maximum number of ACTIVE tokens. 0 means no maximum. The number of unsold seats on sale always limits the ACTIVE
+    /// tokens too.
     pub max_active_count: i32,
     /// Maximum number of seats that one user may hold or have paid at this concert, on all dates together.
     pub seats_per_user_limit: i32,

@@ -11,16 +11,17 @@ pub struct Model {
     pub concert_id: i64,
     /// The last number that was issued; 0 before the first token.
     pub issued_number: i64,
-    /// The last number that was admitted; 0 before the first admission. No token up to this number waits.
+    /// The last number that was admitted; 0 before the first admission. No token with this number or a lower number
+    /// waits.
     pub admitted_number: i64,
-    /// The number of tokens that were admitted, including tokens that have ended since. Tokens that left while they
-    /// were waiting are not counted.
+    /// The number of tokens that were admitted, including tokens that have ended. Tokens that left while they were
+    /// waiting are not counted.
     pub admitted_count: i64,
     /// The number of tokens that left, before or after their admission.
     pub departed_count: i64,
     /// The number of tokens that left after they were admitted.
     pub left_admitted_count: i64,
-    /// The number of tokens that were set to EXPIRED, including tokens that were deleted since.
+    /// The number of tokens that were set to EXPIRED, including tokens that were deleted later.
     pub expired_count: i64,
 }
 

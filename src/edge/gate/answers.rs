@@ -14,7 +14,7 @@ use crate::{
     rpc::{Error, caught},
 };
 
-/// Returns the layer that converts an error or a panic to a response, so that every request gets one.
+/// Returns the layer that converts an error or a panic to a response, so that every request gets a response.
 pub fn layer<R, S: Responds<R, Error>>() -> impl Layer<S, Service = impl Responds<R, Infallible>> {
     layer_fn(|mut inner: S| {
         service_fn(move |request: R| {

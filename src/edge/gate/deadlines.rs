@@ -26,8 +26,8 @@ const TONIC_MARGIN: Duration = Duration::from_millis(1);
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 86_400);
 
 /// Returns the layer that fails calls with DEADLINE_EXCEEDED. A call may take at most `call_timeout`, or less if the
-/// caller sets a shorter timeout. For a stream, `call_timeout` limits only the time until the stream opens. A malformed
-/// `grpc-timeout` fails with INVALID_ARGUMENT.
+/// caller sets a shorter timeout. For a stream, `call_timeout` limits only the time until the stream opens. A call with
+/// a malformed `grpc-timeout` fails with INVALID_ARGUMENT.
 pub fn layer<S: Responds<Call, Error>>(call_timeout: Duration) -> impl Layer<S, Service = impl Responds<Call, Error>> {
     layer_fn(move |mut inner: S| {
         service_fn(move |call: Call| {

@@ -54,7 +54,8 @@ pub fn layer<S: Responds<Call, Infallible>>() -> impl Layer<S, Service = impl Re
 /// The span of a call, if it is traced.
 struct CallSpan {
     recording: Option<Box<Recording>>,
-    /// The status code. A call that is dropped before it has one was cancelled by the caller.
+    /// The status code. The first value is CANCELLED, because the caller cancelled a call that is dropped without a
+    /// status.
     code: Code,
 }
 
@@ -76,7 +77,7 @@ impl Drop for CallSpan {
     }
 }
 
-/// The body of a stream. It records the duration and the status code of the stream when it is dropped.
+/// The body of a stream. When the body is dropped, it records the duration and the status code of the stream.
 struct Recorded {
     body: Body,
     method: Arc<Method>,

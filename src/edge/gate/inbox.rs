@@ -22,7 +22,7 @@ use crate::{
     rpc::Error,
 };
 
-/// Maximum number of arriving requests on a listener. Each one takes about 10 KiB of memory.
+/// Maximum number of arriving requests on a listener. Each arriving request takes about 10 KiB of memory.
 const MAX_ARRIVING: usize = 65_536;
 /// Maximum time for a request to arrive.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -74,7 +74,7 @@ pub fn layer<S: Responds<Request<Body>, Infallible>>(
 /// Returns `response` with a body that ends when the server shuts down. The body holds `permit` until it is dropped.
 ///
 /// The streams of health and reflection need this body, because they do not react to the shutdown. The streams of
-/// boxoffice do.
+/// boxoffice react to the shutdown themselves.
 fn until_shutdown(response: Response<Body>, permit: Permit, stopping: &CancellationToken) -> Response<Body> {
     let stopping = Box::pin(stopping.clone().cancelled_owned());
     response.map(|body| Body::new(UntilShutdown { body, _permit: permit, stopping, ended: false }))
