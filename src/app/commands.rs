@@ -190,7 +190,7 @@ fn completions(shell: Shell) -> Result<(), Failure> {
 async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(), Failure> {
     if settings.token_key.is_some() {
         return Err(
-            "tokens are signed with BOXOFFICE_TOKEN_KEY and not with keys in the database; unset it first".into()
+            "BOXOFFICE_TOKEN_KEY signs the tokens, and not a key in the database; unset this variable first".into()
         );
     }
     let db = Database::new(&settings.database_url, Clock::system()).await?;
