@@ -43,7 +43,7 @@ pub struct Common {
     /// Database of the server. The default is `sqlite` for the command `sale`, and otherwise `both`.
     #[arg(long, global = true)]
     pub engine: Option<EngineChoice>,
-    /// URL of a running PostgreSQL server to use instead of a temporary one. The benchmark creates databases on this
+    /// URL of a running PostgreSQL server to use instead of a temporary server. The benchmark creates databases on this
     /// server and drops them.
     #[arg(long, global = true, env = "BOXOFFICE_BENCH_POSTGRES_URL", hide_env_values = true)]
     pub postgres_url: Option<String>,
@@ -78,8 +78,8 @@ impl Common {
         }
     }
 
-    /// Starts a temporary PostgreSQL, or uses the one of `--postgres-url`. Returns `None` if `engines` does not contain
-    /// PostgreSQL.
+    /// Starts a temporary PostgreSQL server, or uses the server of `--postgres-url`. Returns `None` if `engines` does
+    /// not contain PostgreSQL.
     pub async fn postgres(&self, engines: &[Engine]) -> Result<Option<Postgres>, Failure> {
         if !engines.contains(&Engine::Postgres) {
             return Ok(None);

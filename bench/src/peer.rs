@@ -24,8 +24,8 @@ const INSERTS: i64 = 300;
 /// Maximum time for all payments.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Fills the schema with `{count}` users. Each of them is admitted, holds a seat and can pay for it. `peer_order` has
-/// the users in random order.
+/// Fills the schema with `{count}` users. Each user is admitted, holds a seat and can pay for the seat. `peer_order`
+/// has the users in random order.
 const FILL: &str = "
 INSERT INTO venue VALUES ('peer', 'Hall');
 INSERT INTO section VALUES ('peer', 1, 'Floor', {count});

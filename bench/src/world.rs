@@ -129,7 +129,7 @@ impl World {
         created.map_err(told("CreateVenue"))
     }
 
-    /// Creates a paused concert. It admits no user before [`World::open_sale`].
+    /// Creates a paused concert. The concert admits no user before [`World::open_sale`].
     pub async fn create_concert(&self, concert_code: &str) -> Result<(), Failure> {
         let created = catalogue::create_concert(&self.admin, concert_code, |_| ()).await;
         created.map_err(told("CreateConcert"))?;

@@ -43,7 +43,7 @@ impl Caller {
         Self { channel, ..self.clone() }
     }
 
-    /// Returns the user's id as a UUID. Panics if a test has changed it to another text.
+    /// Returns the user's id as a UUID. Panics if a test has changed the id to a text that is not a UUID.
     pub fn uuid(&self) -> Uuid {
         self.user_id.parse().expect("a UUID")
     }

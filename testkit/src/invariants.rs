@@ -22,8 +22,8 @@ struct Books {
     tokens: Vec<queue_token::Model>,
 }
 
-/// Checks the invariants in the database at `url`, and panics if one does not hold. A hold is live if it ends after the
-/// time of `clock`.
+/// Checks the invariants in the database at `url`, and panics if an invariant does not hold. A hold is live if it ends
+/// after the time of `clock`.
 pub async fn check(url: &str, clock: &Clock) {
     let books = Books::read(url).await;
     books.live_holds_have_their_seats(clock.now());

@@ -34,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 static SHARED: OnceCell<Postgres> = OnceCell::const_new();
 
 /// Returns the server that all tests of this process share. It is the server that `BOXOFFICE_TEST_POSTGRES_URL` names,
-/// or a temporary one.
+/// or a temporary server if the variable is not set.
 pub async fn shared() -> &'static Postgres {
     let start = async || match env::var(URL_VARIABLE) {
         Ok(url) => Postgres::at(&url).map_err(|error| format!("{URL_VARIABLE}: {error}").into()),
@@ -215,8 +215,8 @@ fn free_port() -> Result<u16, Failure> {
     free.ok_or_else(|| "1,000 random ports from 20000 to 31999 are in use; PostgreSQL needs a free port there".into())
 }
 
-/// Returns the directory of PostgreSQL's programs: the first one on the PATH, or else the newest one in Debian's
-/// `/usr/lib/postgresql`. Returns `None` if PostgreSQL is not installed.
+/// Returns the directory of PostgreSQL's programs: the first directory on the PATH that has the programs, or else the
+/// directory of the newest version in Debian's `/usr/lib/postgresql`. Returns `None` if PostgreSQL is not installed.
 fn find_binaries() -> Option<PathBuf> {
     let mut places: Vec<PathBuf> = env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default();
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

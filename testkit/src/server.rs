@@ -43,8 +43,8 @@ pub async fn start_here(settings: &Settings, clock: &Clock, runs_passes: bool) -
     Server::start(settings.clone(), clock.clone(), listeners, runs_passes).await.expect("a server")
 }
 
-/// Returns a command that runs `program` without the `BOXOFFICE_` variables of this process. These variables could
-/// change the results of a test or a benchmark.
+/// Returns a command that runs `program` without the environment variables `BOXOFFICE_*` and `OTEL_*` of this process.
+/// These variables could change the results of a test or a benchmark.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {

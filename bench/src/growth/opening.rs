@@ -68,7 +68,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Opening, Failure> {
     until_waiting(&world, SMALL, 0).await?;
     let small_ms = small_opened.elapsed().as_secs_f64() * 1_000.0;
     if world.stats(HUGE).await?.waiting_count == 0 {
-        return Err("the huge sale ended before the small one; use a larger --opening".into());
+        return Err("the huge sale ended before the small sale; use a larger --opening".into());
     }
     until_waiting(&world, HUGE, 0).await?;
     let huge_ms = opened.elapsed().as_secs_f64() * 1_000.0;

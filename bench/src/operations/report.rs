@@ -130,8 +130,11 @@ pub fn text(report: &EngineReport) -> String {
         let _ = writeln!(text, "{}", check.line());
     }
     if report.server_complaints > 0 {
-        let _ =
-            writeln!(text, "the server logged {} warnings and errors, the first ones are:", report.server_complaints);
+        let _ = writeln!(
+            text,
+            "the server logged {} warnings and errors; the first of them are:",
+            report.server_complaints
+        );
         report.first_complaints.iter().for_each(|complaint| text.push_str(&format!("  {complaint}\n")));
     }
     text
@@ -148,7 +151,8 @@ pub struct Tickets {
 
 /// Returns the rate of whole tickets; `None` if one of the three operations was not measured.
 ///
-/// This rate does not rise if one of the three operations becomes faster and another one slower by as much time.
+/// This rate does not rise if one of the three operations becomes faster and another operation becomes slower by the
+/// same time.
 pub fn tickets(all: &[Figures]) -> Option<Tickets> {
     let of = |name: &str| all.iter().find(|figures| figures.name == name);
     let steps = [of("IssueToken")?, of("HoldSeats, own seat")?, of("Pay")?];

@@ -32,7 +32,7 @@ pub struct Payment {
 }
 
 impl Tally {
-    /// Counts an answer to a call of the RPC `name`, also if it is an error.
+    /// Counts an answer to a call of the RPC `name`, even if the answer is an error.
     pub fn call(&self, name: &'static str, latency: Duration) {
         let mut calls = lock(&self.calls);
         if let Some(latencies) = calls.get_mut(name) {

@@ -265,7 +265,8 @@ impl Visitor {
     }
 }
 
-/// Returns `None` if the user must wait on, `Some(None)` if the user is admitted, and otherwise the end of the visit.
+/// Returns `None` if the user must continue to wait, `Some(None)` if the user is admitted, and otherwise the end of the
+/// visit.
 ///
 /// A waiting user gives up when no seats are unsold.
 fn decide(position: &proto::QueuePosition) -> Option<Option<Outcome>> {
