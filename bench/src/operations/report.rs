@@ -130,11 +130,7 @@ pub fn text(report: &EngineReport) -> String {
         let _ = writeln!(text, "{}", check.line());
     }
     if report.server_complaints > 0 {
-        let _ = writeln!(
-            text,
-            "the server logged {} warnings and errors; the first of them are:",
-            report.server_complaints
-        );
+        let _ = writeln!(text, "the server logged {} warnings and errors; the first are:", report.server_complaints);
         report.first_complaints.iter().for_each(|complaint| text.push_str(&format!("  {complaint}\n")));
     }
     text
