@@ -1,4 +1,4 @@
-//! `boxoffice apply`: the binary declares sales on a running server.
+//! Tests `boxoffice apply`, which declares sales on a running server.
 
 use std::{fs, path::Path, process::Output, time::Duration};
 
@@ -108,7 +108,7 @@ async fn settings_of_a_sale_follow_the_file(world: World) {
     assert_eq!(concert.claim_ttl, Some(prost_types::Duration::default()));
     assert_eq!(concert.open_time.unwrap().seconds, 1_801_353_600);
     assert!(lines(&apply(&world, &changed, &[])).iter().all(|line| line.starts_with("unchanged")));
-    // What the file leaves out keeps its value.
+    // A setting that the file leaves out keeps its value.
     let silent = changed.replace("    paused: false\n", "");
     world
         .update_sale(proto::UpdateSaleRequest { concert_code: "IU".into(), paused: Some(true), ..Default::default() })
@@ -120,7 +120,7 @@ async fn settings_of_a_sale_follow_the_file(world: World) {
 async fn what_cannot_be_changed_is_refused_and_changes_nothing(world: World) {
     lines(&apply(&world, FILE, &[]));
     let before = sale(&world).await;
-    // One change is possible, another one is not, and a date is new.
+    // One change is possible, another change is not possible, and a date is new.
     let other = FILE.replace("paused: true", "paused: false").replace("seat_count: 5", "seat_count: 6");
     let other = other + "      - {date: 2027-02-03, start_time: 2027-02-03T19:00:00Z, venue_id: hall, price: 100}\n";
     for flags in [&[][..], &["--dry-run"]] {

@@ -64,7 +64,7 @@ async fn calls_without_a_known_key_are_refused_and_probes_are_not() {
         assert!(!services(channel.clone()).await.is_empty());
     }
 
-    // The key of the shop is replaced. The old key is refused, also on open connections.
+    // The key of the shop is replaced. The old key is refused, even on open connections.
     let (new, new_line) = credential::new_key("shop", false).unwrap();
     files.write("keys", &format!("{new_line}\n{office_line}\n"));
     eventually("the new key is known", async || open_wallet(&public, &new).await.is_ok()).await;

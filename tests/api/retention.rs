@@ -39,8 +39,9 @@ async fn counts(world: &World) -> [u64; 4] {
     ]
 }
 
-/// Creates one reservation each for five users. The first is paid, the second is refunded, the third is released, and
-/// the fifth expires. The user of the fourth leaves the queue. Returns the users one hour later.
+/// Creates one reservation for each of five users. The first reservation is paid, the second is refunded, the third is
+/// released, and the fifth expires. The user of the fourth reservation leaves the queue. Returns the users one hour
+/// later.
 async fn past(world: &World) -> Vec<crate::harness::Caller> {
     world.concert("IU", 50).await;
     let mut callers = Vec::new();

@@ -1,8 +1,8 @@
-//! The tour of README.md: its commands run as they stand against a demo, and answer what it shows.
+//! Runs the commands of the tour in README.md against a demo, and compares their answers with the README.
 //!
-//! A fenced `sh` block is run in one shell with the blocks before it. A fenced block without a language right after it
-//! is its answer: a line `...` stands for any lines, and `<name>` for any text. Only a block whose answer begins with
-//! `ERROR:` may fail.
+//! All fenced `sh` blocks run in the same shell, one after the other. A fenced block without a language directly after
+//! an `sh` block is the expected answer. In an answer, a line `...` stands for any lines, and `<name>` stands for any
+//! text. Only a block whose answer begins with `ERROR:` may fail.
 
 use std::{
     env, fs,
@@ -59,7 +59,7 @@ fn blocks(text: &str, section: &str) -> Vec<Block> {
     blocks
 }
 
-/// Returns whether `lines` are as the pattern shows.
+/// Returns whether `lines` match the pattern.
 fn is_shown(pattern: &[&str], lines: &[&str]) -> bool {
     match (pattern, lines) {
         ([], []) => true,
@@ -71,7 +71,7 @@ fn is_shown(pattern: &[&str], lines: &[&str]) -> bool {
     }
 }
 
-/// Returns whether a line is as the pattern shows, in which `<name>` stands for any text.
+/// Returns whether a line matches the pattern. In the pattern, `<name>` stands for any text.
 fn is_line(pattern: &str, line: &str) -> bool {
     let Some((before, rest)) = pattern.split_once('<') else { return pattern == line };
     let Some((_, after)) = rest.split_once('>') else { return pattern == line };
@@ -79,7 +79,7 @@ fn is_line(pattern: &str, line: &str) -> bool {
     (1..=line.len()).any(|end| line.is_char_boundary(end) && is_line(after, &line[end..]))
 }
 
-/// Returns a grpcurl of this machine: on the PATH, or where `make grpcurl` puts it.
+/// Returns the path of grpcurl: a program on the PATH, or the program that `make grpcurl` installs.
 fn grpcurl() -> PathBuf {
     let on_path = env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
     let mut dirs: Vec<PathBuf> = on_path;
@@ -88,7 +88,8 @@ fn grpcurl() -> PathBuf {
     found.expect("grpcurl is missing: install it with `make grpcurl`")
 }
 
-/// Makes a directory with a `grpcurl` that calls a server on other addresses, and notes how each call ended.
+/// Creates a directory with a script `grpcurl`. The script calls the server at other addresses, and writes the exit
+/// code of each call to a file.
 fn stand_in(public: &str, admin: &str) -> ScratchDir {
     let dir = ScratchDir::new().expect("a directory");
     let script = format!(

@@ -1,4 +1,4 @@
-//! Traces, as a collector receives them from the binary.
+//! Tests the traces that a collector receives from the server.
 
 use std::{
     collections::HashMap,
@@ -40,7 +40,7 @@ const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT_ID: &str = "00f067aa0ba902b7";
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
-/// What a collector was sent.
+/// The requests that a collector received.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
 
@@ -56,7 +56,7 @@ impl TraceService for Collector {
 }
 
 impl Collector {
-    /// Starts a collector. Returns its address too.
+    /// Starts a collector. Returns the collector and its address.
     async fn start() -> (Self, String) {
         let (collector, listener) = (Self::default(), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -261,14 +261,14 @@ async fn the_secret_that_the_collector_is_sent_is_not_logged() {
     assert!(log.contains("TRACE") && !log.contains("opensesame"), "the secret was logged");
 }
 
-/// Makes calls, stops the server, and returns the time of both, and the log.
+/// Makes calls and stops the server. Returns the duration of the calls, the duration of the shutdown, and the log.
 async fn calls_with_a_collector_at(endpoint: &str) -> (Duration, Duration, String) {
     let database = FreshDatabase::new(Engine::Sqlite).await;
     let mut process = serve(&database.url, &[(ENDPOINT, endpoint), ("OTEL_BSP_SCHEDULE_DELAY", "50")]).await;
     let channel = connect(process.address).await;
     let user_id = wallet::open_new(&channel, 0).await.unwrap();
     let started = Instant::now();
-    // These are more spans than the queue of unsent spans holds.
+    // These calls have more spans than the queue of unsent spans can hold.
     let calls = (0..4_000).map(|_| wallet::balance(&channel, user_id));
     futures::future::try_join_all(calls).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -282,7 +282,7 @@ async fn calls_with_a_collector_at(endpoint: &str) -> (Duration, Duration, Strin
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_away_or_hangs_neither_fails_calls_nor_delays_the_end_beyond_the_drain_timeout() {
     let nobody = net::free_address().unwrap();
-    // It accepts connections and never answers.
+    // This collector accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     for address in [nobody, silent.local_addr().unwrap()] {
         let (called, stopped, log) = calls_with_a_collector_at(&format!("http://{address}")).await;

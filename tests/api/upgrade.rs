@@ -52,8 +52,8 @@ async fn sale_of_the_version_before(db: &DatabaseConnection) {
     run(db, performance, [DATE.into(), (START + 9_999 * MINUTE).into()]).await;
     run(db, "INSERT INTO section_price (performance_id, section_number, price) VALUES (1, 1, $1)", [PRICE.into()])
         .await;
-    // The users with the numbers 1 and 2 have paid, and 3 holds seats. The admission of 4 has expired. 5 left after its
-    // admission, and 6 left before an admission. 7 has released its seats. 8 and 9 wait.
+    // Users 1 and 2 have paid, and user 3 holds seats. The admission of user 4 has expired. User 5 left after an
+    // admission, and user 6 left before an admission. User 7 has released its seats. Users 8 and 9 wait.
     let states = ["COMPLETED", "COMPLETED", "ACTIVE", "EXPIRED", "LEFT", "LEFT", "ACTIVE", "WAITING", "WAITING"];
     let departures = [None, None, None, None, Some(1_i64), Some(2), None, None, None];
     for ((state, departure), number) in states.into_iter().zip(departures).zip(1_i64..) {
@@ -122,7 +122,7 @@ async fn reservations_of_the_version_before(db: &DatabaseConnection) {
     payments_of_the_version_before(db).await;
 }
 
-/// Returns the id of a payment. The previous version chose it independently of the reservation.
+/// Returns the id of a payment. The previous version chose this id independently of the id of the reservation.
 fn payment(number: i64) -> Uuid {
     Uuid::from_u128(0x3000 + number as u128)
 }

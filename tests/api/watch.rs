@@ -1,4 +1,4 @@
-//! `boxoffice watch`: the binary shows the sale of a running server.
+//! Tests `boxoffice watch`, which shows the sale of a running server.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -122,7 +122,7 @@ async fn a_terminal_shows_bars_that_are_drawn_in_place() {
     let (mut screen, end) = process::terminal(80).unwrap();
     let mut command = watch(world.server(0).admin_address);
     let mut process = Guarded::spawn(command.stdout(end)).unwrap();
-    // The command holds the other end of the terminal too.
+    // The value `command` also keeps that end of the terminal open.
     drop(command);
     let shown = Arc::new(Mutex::new(Vec::new()));
     let copy = shown.clone();

@@ -30,7 +30,7 @@ const HOUR: i64 = 3_600_000_000;
 /// Of three servers, one has a clock that is one hour slow, and one has a clock that is one hour fast. On every server,
 /// holds and admissions must last as long as configured.
 pub async fn wrong_clocks_expire_nothing_early_or_late(lab: Lab) {
-    // The first server has a correct clock. It only creates the concert, and it ends before the others start.
+    // The first server has a correct clock. It only creates the concert, and it ends before the other servers start.
     let mut site = Site::open(&lab, 1, FLAGS).await;
     site.concert(1_000, |_| ()).await;
     site.replicas[0].process().kill();

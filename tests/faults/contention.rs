@@ -43,8 +43,8 @@ pub async fn one_of_five_hundred_callers_gets_the_seat(lab: Lab) {
     invariants::check(&site.url, &Clock::system()).await;
 }
 
-/// Returns the caller that got the seat. Panics unless exactly one caller got it. Also panics if another caller was
-/// refused for a different reason or without a retry delay.
+/// Returns the caller that got the seat. Panics unless exactly one caller got the seat. Also panics if another caller
+/// was refused for a different reason or without a retry delay.
 fn the_winner<'a>(callers: &'a [Caller], answers: &'a [Result<Reservation, Status>]) -> (&'a Caller, &'a Reservation) {
     let mut winners = callers.iter().zip(answers).filter_map(|(caller, answer)| Some((caller, answer.as_ref().ok()?)));
     let winner = winners.next().expect("a winner");

@@ -15,7 +15,7 @@ use crate::harness::{
 
 /// The promotion interval of the server; `FLAGS` sets it.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Promotion runs four times as often as by default, and expiry ten times.
+/// Promotion runs four times as often as by default, and expiry runs ten times as often.
 const FLAGS: &[&str] = &["--promote-interval", "500ms", "--expire-interval", "1s"];
 /// Number of callers that charge wallets at the same time.
 const CALLERS: usize = 8;
@@ -52,7 +52,7 @@ pub async fn history_slows_neither_starts_nor_passes_nor_writes(lab: Lab) {
     while let Some(round) = lab.next_round(2, NEW) {
         admission = admission.max(admit_to_a_new_concert(&site, &format!("NEW{round}")).await);
     }
-    // All users ahead of this one have left.
+    // All users ahead of this user have left.
     let behind = site.joins(0).await;
     crate::harness::eventually("the departures ahead are known", async || {
         behind.position().await.expect("a position").position == Some(1)

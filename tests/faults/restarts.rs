@@ -148,7 +148,7 @@ async fn watches(fleet: Arc<Fleet>, waiting: Caller, stop: CancellationToken) ->
     }
 }
 
-/// The servers, and whether health reports that each one is serving.
+/// The servers, and whether health reports that each server is serving.
 struct Fleet {
     doors: Vec<(Channel, Arc<AtomicBool>)>,
     turn: AtomicU64,

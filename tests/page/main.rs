@@ -1,6 +1,6 @@
 //! Tests the live page in a browser against the real server.
 //!
-//! If `BOXOFFICE_PICTURES` names a directory, the tests save pictures of the page in it.
+//! If `BOXOFFICE_PICTURES` names a directory, the tests save pictures of the page in this directory.
 
 mod stage;
 

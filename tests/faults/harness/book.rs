@@ -80,8 +80,8 @@ pub enum Fate {
 }
 
 impl Record {
-    /// Returns the result of the request, as far as its caller knows it. One success makes it `Acknowledged`. The
-    /// result is `Refused` only if every recorded call was refused.
+    /// Returns the result of the request, as far as its caller knows it. One successful call makes the result
+    /// `Acknowledged`. The result is `Refused` only if every recorded call was refused.
     pub fn fate(&self) -> Fate {
         match &self.fact {
             Some(fact) => Fate::Acknowledged(fact.clone()),

@@ -67,7 +67,7 @@ impl Lab {
         Self { engine, is_long: false, seed, until: Instant::now(), notes: Arc::default() }
     }
 
-    /// Returns the inputs of a long run. After `limit` it starts only the rounds that a short run makes too.
+    /// Returns the inputs of a long run. After `limit`, the run starts only the rounds that a short run also makes.
     pub fn long(engine: Engine, seed: u64, limit: Duration) -> Self {
         Self { is_long: true, until: Instant::now() + limit, ..Self::short(engine, seed) }
     }

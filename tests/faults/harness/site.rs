@@ -100,7 +100,7 @@ pub struct Replica {
     url: String,
     flags: Vec<String>,
     wrapper: Option<String>,
-    /// The channel through `door`. All callers share it.
+    /// The channel through `door`. All callers share this channel.
     channel: Channel,
     /// The proxy between callers and the server.
     pub door: Proxy,
