@@ -285,7 +285,8 @@ impl Hall {
         Self { date, seen: Mutex::default() }
     }
 
-    /// Returns `count` adjacent available seats, mostly in the front of a section. Returns no seats if it finds none.
+    /// Returns `count` adjacent available seats, mostly in the front of a section. Returns an empty list if it does not
+    /// find them.
     async fn choose(&self, visitor: &mut Visitor, count: usize) -> Result<Vec<i32>, Status> {
         let mut seen = self.seen.lock().await;
         if seen.at.is_none_or(|at| at.elapsed() > SEATS_MAX_AGE) {

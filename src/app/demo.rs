@@ -16,7 +16,8 @@ use crate::{
 pub const USER_ID: &str = "0192f0c1-0000-7000-8000-000000000001";
 const OTHER_USER_IDS: [&str; 2] = ["0192f0c1-0000-7000-8000-000000000002", "0192f0c1-0000-7000-8000-000000000003"];
 
-/// The start of the first performance, in microseconds: 19:00 in Seoul on 2034-06-18. The other dates follow from it.
+/// The start of the first performance, in microseconds: 19:00 in Seoul on 2034-06-18. The start times of the other
+/// performances depend on this time.
 const FIRST_START_TIME: Micros = 2_034_237_600_000_000;
 const DAY: Micros = 86_400_000_000;
 

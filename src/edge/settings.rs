@@ -13,7 +13,7 @@ pub struct Limits {
     /// Maximum number of open streams (WatchPosition, WatchSeats, WatchSaleStats) on a gRPC listener.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_STREAMS", default_value = "100000", value_parser = count)]
     pub max_streams: usize,
-    /// Maximum number of connections on a gRPC listener; further ones are closed immediately.
+    /// Maximum number of connections on a gRPC listener; further connections are closed immediately.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CONNECTIONS", default_value = "10000", value_parser = count)]
     pub max_connections: usize,
     /// Age at which the server asks a client to replace its connection, so that load balancers can distribute the load

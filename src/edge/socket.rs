@@ -29,8 +29,8 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Delay before the next accept after an error, for example when no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts at most `max` simultaneous connections; further ones are closed immediately. `limit` names this limit in the
-/// metrics.
+/// Accepts at most `max` simultaneous connections; further connections are closed immediately. `limit` names this limit
+/// in the metrics.
 pub fn incoming(listener: TcpListener, limit: &'static str, max: usize) -> impl Stream<Item = io::Result<Connection>> {
     let sockets = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(TCP_KEEPALIVE));
     let limit = Limit::new(limit, max);

@@ -136,8 +136,8 @@ impl PayBatch {
         ids.filter_map(|id| self.reservations.get(id))
     }
 
-    /// Returns the reservation that the command names, if its state is PAID. If the command names none and its token is
-    /// COMPLETED, returns the PAID reservation of the token. Returns `None` in all other cases.
+    /// Returns the reservation that the command names, if its state is PAID. If the command names no reservation and
+    /// its token is COMPLETED, returns the PAID reservation of the token. Returns `None` in all other cases.
     ///
     /// Fails with RESERVATION_NOT_FOUND if the user has no reservation with the named id. Fails with
     /// TOKEN_CONCERT_MISMATCH if the named reservation is for another concert than the token.

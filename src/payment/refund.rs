@@ -120,7 +120,7 @@ impl RefundBatch {
 }
 
 impl Refund {
-    /// Checks that the performance has not started at `now`. Fails with REFUND_CLOSED if it has started.
+    /// Checks that the performance has not started at `now`. Fails with REFUND_CLOSED if the performance has started.
     fn require_open(&self, now: Micros) -> Result<(), Error> {
         match self.performance.as_ref().map(|performance| performance.start_time) {
             Some(start_time) if start_time <= now => {

@@ -255,7 +255,7 @@ rows! {
         pub extension_number: i32,
         /// The end of the hold after this extension, in microseconds since the Unix epoch.
         pub expire_time: i64,
-        /// The `request_id` of the call. `None` if the call has none.
+        /// The `request_id` of the call. `None` if the call has no `request_id`.
         pub request_id: Option<Uuid>,
     }
 }

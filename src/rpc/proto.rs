@@ -25,8 +25,8 @@ pub fn timestamp(at: Micros) -> prost_types::Timestamp {
     }
 }
 
-/// Converts a caller's instant, truncated to microseconds. Returns `None` if the year is not 1 to 9999 or the nanos are
-/// invalid.
+/// Converts a timestamp of a request to microseconds since the Unix epoch, rounded down. Returns `None` if the year is
+/// not 1 to 9999 or the nanos are invalid.
 pub fn from_timestamp(at: &prost_types::Timestamp) -> Option<Micros> {
     let years_1_to_9999 = -62_135_596_800..=253_402_300_799;
     let valid = years_1_to_9999.contains(&at.seconds) && (0..1_000_000_000).contains(&at.nanos);

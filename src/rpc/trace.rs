@@ -130,7 +130,7 @@ impl Recording {
     }
 }
 
-/// Runs `work` as a part of the span `recording`. Without a span it only runs `work`.
+/// Runs `work` as a part of the span `recording`. If there is no span, only runs `work`.
 pub fn enter<T>(recording: Option<&Recording>, work: impl FnOnce() -> T) -> T {
     match recording {
         None => work(),
@@ -138,7 +138,7 @@ pub fn enter<T>(recording: Option<&Recording>, work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Runs the future `work` as a part of the span `recording`. Without a span it only runs `work`.
+/// Runs the future `work` as a part of the span `recording`. If there is no span, only runs `work`.
 pub async fn run<F: Future>(recording: Option<&Recording>, work: F) -> F::Output {
     let mut work = pin!(work);
     poll_fn(|cx| enter(recording, || work.as_mut().poll(cx))).await

@@ -32,7 +32,7 @@ pub struct Posting {
     pub amount: i64,
     /// The id of the payment that is made or refunded. `None` for a charge.
     pub payment_id: Option<Uuid>,
-    /// The `request_id` of the call that moves the money. `None` if the call has none.
+    /// The `request_id` of the call that moves the money. `None` if the call has no `request_id`.
     pub request_id: Option<Uuid>,
 }
 

@@ -112,7 +112,7 @@ async fn open_transactions(url: &str, age: Duration) -> i64 {
 
 /// One of three servers loses the connection to its database. This server must fail calls quickly with
 /// STORAGE_UNAVAILABLE, and must recover without a restart. The other servers must not be affected. Only a long run
-/// checks the times, and the rate of the other servers.
+/// checks the times and the call rate of the other servers.
 pub async fn a_server_that_is_cut_off_answers_unavailable_and_recovers(lab: Lab) {
     let site = Site::open(&lab, 3, FLAGS).await;
     site.concert(SEATS, |_| ()).await;

@@ -108,8 +108,8 @@ async fn open_one(channel: tonic::transport::Channel, user: &User) -> Result<(Po
     Ok((stream, position))
 }
 
-/// Waits for the message with the position after the promotion, which is lower by [`ADMITTED`]. Returns the time of its
-/// arrival; `None` if the message does not arrive.
+/// Waits for the message with the position after the promotion. This position is lower by [`ADMITTED`]. Returns the
+/// time when the message arrives; `None` if the message does not arrive.
 #[allow(
     clippy::disallowed_methods,
     reason = "compared with the server's log, which uses the clock of the same machine"

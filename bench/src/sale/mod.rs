@@ -135,7 +135,7 @@ async fn visit(world: &World, stage: &Arc<Stage>, options: &Sale, started: Insta
     let mut visits = Vec::with_capacity(world.users.len());
     let deadline = started + options.limit;
     while let Ok(Some(visit)) = tokio::time::timeout_at(deadline.into(), visitors.join_next()).await {
-        // A visit that is missing at the end counts as not done.
+        // A visitor that panicked returns no visit, so the report counts it as not done.
         visits.extend(visit);
     }
     visits

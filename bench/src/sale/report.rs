@@ -42,7 +42,7 @@ pub struct SaleReport {
     pub peak_tickets_per_second: u64,
     /// The number of visits by their end.
     pub outcomes: Outcomes,
-    /// The number of users for which HoldSeats failed at least once, because another user had a chosen seat.
+    /// The number of users for which HoldSeats failed at least once, because another user had taken a chosen seat.
     pub chose_again: u64,
     /// The seconds from the arrival of a user to the admission.
     pub waited: Spread,

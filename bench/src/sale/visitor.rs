@@ -64,7 +64,7 @@ pub struct Visit {
     pub waited: Option<Duration>,
     /// The time from admission to payment; `None` if the user did not pay.
     pub shopped: Option<Duration>,
-    /// Whether HoldSeats failed at least once, because another user had a chosen seat.
+    /// Whether HoldSeats failed at least once, because another user had taken a chosen seat.
     pub chose_again: bool,
 }
 

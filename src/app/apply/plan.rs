@@ -30,9 +30,9 @@ pub struct Step {
 /// The difference between a declaration and the server.
 #[derive(Debug, PartialEq)]
 pub enum Change {
-    /// The server has it as declared.
+    /// The thing on the server is as declared.
     Unchanged,
-    /// The server does not have it.
+    /// The server does not have the thing.
     Created,
     /// The settings that differ, such as `paused false -> true`.
     Changed(String),

@@ -32,7 +32,7 @@ pub struct Model {
     pub balance_after: i64,
     /// The id of the payment. `None` for a charge.
     pub payment_id: Option<Uuid>,
-    /// The `request_id` of the call that added the entry. `None` if the call had none.
+    /// The `request_id` of the call that added the entry. `None` if the call had no `request_id`.
     pub request_id: Option<Uuid>,
     /// The time of the entry.
     pub create_time: i64,

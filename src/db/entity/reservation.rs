@@ -56,7 +56,7 @@ pub struct Model {
     pub first_expire_time: i64,
     /// The end of the hold.
     pub expire_time: i64,
-    /// The `request_id` of the HoldSeats call that made the reservation. `None` if the call had none.
+    /// The `request_id` of the HoldSeats call that made the reservation. `None` if the call had no `request_id`.
     pub request_id: Option<Uuid>,
     /// The time of the payment. `None` if the reservation was never paid.
     pub pay_time: Option<i64>,

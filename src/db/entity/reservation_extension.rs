@@ -14,7 +14,7 @@ pub struct Model {
     pub extension_number: i32,
     /// The end of the hold after this extension.
     pub expire_time: i64,
-    /// The `request_id` of the call that made the extension. `None` if the call had none.
+    /// The `request_id` of the call that made the extension. `None` if the call had no `request_id`.
     pub request_id: Option<Uuid>,
 }
 

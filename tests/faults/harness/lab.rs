@@ -12,11 +12,11 @@ pub use testkit::Engine;
 /// Counts of requests by the answers to their callers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
-    /// The number of requests with a successful answer. They must be stored.
+    /// The number of requests with a successful answer. These requests must be stored.
     pub acknowledged: u64,
-    /// The number of refused requests. They must not be stored.
+    /// The number of refused requests. These requests must not be stored.
     pub refused: u64,
-    /// The number of requests without an answer. They may be stored or not.
+    /// The number of requests without an answer. These requests may be stored or not.
     pub unknown: u64,
     /// The number of contradictions: for example, a request was acknowledged but not stored, refused but stored, or
     /// stored twice.

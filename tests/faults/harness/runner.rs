@@ -13,8 +13,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use super::lab::{Engine, Lab, Notes};
 
-/// Environment variable for the total duration of a long run, in seconds. If it is not set, the short experiments run
-/// as tests.
+/// Environment variable for the total duration of a long run, in seconds. Without this variable, the short experiments
+/// run as tests.
 const SECONDS_VARIABLE: &str = "BOXOFFICE_TORTURE_SECONDS";
 /// Environment variable for the seed of all random choices. The default is the current time in microseconds.
 const SEED_VARIABLE: &str = "BOXOFFICE_FAULTS_SEED";
