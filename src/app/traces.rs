@@ -1,4 +1,4 @@
-//! Sends traces to an OpenTelemetry collector. The standard `OTEL_*` variables configure it.
+//! Sends traces to an OpenTelemetry collector. The standard `OTEL_*` variables configure the sending.
 
 use std::{
     env,

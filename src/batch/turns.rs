@@ -39,8 +39,8 @@ impl Left {
     }
 }
 
-/// Holds the maximum number of rows of the next step. After a full step, it is halved if the step was slow and doubled
-/// if the step was fast.
+/// Holds the maximum number of rows of the next step. After a full step, this number is halved if the step was slow,
+/// and doubled if the step was fast.
 pub struct StepSize {
     rows: AtomicI64,
     step_time: Duration,

@@ -31,7 +31,7 @@ pub type Work<C, R> = Arc<dyn for<'a> Fn(&'a [C]) -> BoxFuture<'a, Batch<R>> + S
 /// Maximum number of retries of a batch that conflicts with another transaction. In most conflicts the other
 /// transaction commits, so 20 conflicts in a row are unlikely.
 const MAX_RACES: u32 = 20;
-/// Time since the first run of a batch, after which it is neither retried after a conflict nor split.
+/// Time since the first run of a batch. After this time, the batch is neither retried after a conflict nor split.
 const MAX_RACING: Duration = Duration::from_secs(4);
 /// Maximum number of retries of a batch if the database cannot be reached. Two retries are enough to replace a stale
 /// connection.

@@ -7,7 +7,8 @@ use clap::Args;
 /// Limits on calls, streams and connections. A call above a limit fails immediately with OVERLOADED and a retry delay.
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// Maximum number of in-flight calls on a gRPC listener, without streams. One method may use at most half of them.
+    /// Maximum number of in-flight calls on a gRPC listener, without streams. One method may use at most half of this
+    /// number.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CALLS", default_value = "16384", value_parser = count)]
     pub max_calls: usize,
     /// Maximum number of open streams (WatchPosition, WatchSeats, WatchSaleStats) on a gRPC listener.

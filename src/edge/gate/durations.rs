@@ -30,8 +30,8 @@ use crate::{
     },
 };
 
-/// Returns the layer that records calls in the metric `rpc_server_call_duration_seconds`, and in a span if they are
-/// traced.
+/// Returns the layer that records each call in the metric `rpc_server_call_duration_seconds`, and a traced call also in
+/// a span.
 pub fn layer<S: Responds<Call, Infallible>>() -> impl Layer<S, Service = impl Responds<Call, Infallible>> {
     layer_fn(|mut inner: S| {
         service_fn(move |call: Call| {
