@@ -21,7 +21,7 @@ const LAST_MINUTE: Duration = Duration::from_secs(60);
 pub struct CreateVenue {
     /// The id: `[a-z0-9][a-z0-9-]{0,63}`.
     pub venue_id: String,
-    /// The name for display.
+    /// The name that clients show to users.
     pub name: String,
     /// The name and the number of seats of each section, in the order in which the seats are numbered.
     pub sections: Vec<(String, i32)>,
@@ -31,7 +31,7 @@ pub struct CreateVenue {
 pub struct CreateConcert {
     /// The code: `[A-Z0-9][A-Z0-9_-]{0,63}`.
     pub concert_code: String,
-    /// The name for display.
+    /// The name that clients show to users.
     pub name: String,
     /// The time at which admission starts. `None` means now.
     pub open_time: Option<Micros>,

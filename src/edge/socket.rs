@@ -94,7 +94,7 @@ pub struct Peer {
 
 impl Peer {
     /// Returns the permit counts of the connection on which a request with these extensions arrived. Returns new counts
-    /// if the extensions contain none.
+    /// if the extensions contain no counts.
     pub fn of(extensions: &Extensions) -> Self {
         let peer = extensions.get::<Self>();
         let peer = peer.or_else(|| extensions.get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref));

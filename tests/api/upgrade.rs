@@ -192,7 +192,7 @@ async fn old_payments_are_still_known(channel: &tonic::transport::Channel, other
     let request = proto::ListPaymentsRequest { user_id: payer.user_id.clone(), ..Default::default() };
     let listed = payer.payments().list_payments(request).await.unwrap().into_inner().payments;
     assert_eq!(listed.iter().map(|p| p.payment_id.clone()).collect::<Vec<_>>(), [payment(1).to_string()]);
-    // The id of a request that made a payment cannot pay for another user.
+    // Another user cannot pay with the id of a request that made a payment.
     let conflict = other.pay_as("", &pay_request(1).to_string()).await;
     assert_failure(conflict, Code::AlreadyExists, "REQUEST_ID_CONFLICT");
     // A retry of the request that paid returns the first answer. It does not pay again.

@@ -35,7 +35,7 @@ pub struct Sale {
 pub struct Venue {
     /// The id, a slug.
     pub venue_id: String,
-    /// The name for display.
+    /// The name that clients show to users.
     pub name: String,
     /// The sections, in the order of their seat numbers.
     pub sections: Vec<Section>,
@@ -57,7 +57,7 @@ pub struct Section {
 pub struct Concert {
     /// The code that callers use.
     pub concert_code: String,
-    /// The name for display.
+    /// The name that clients show to users.
     pub name: String,
     /// The time at which admission starts.
     pub open_time: Option<Instant>,
