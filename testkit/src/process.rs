@@ -44,7 +44,7 @@ impl Reaper {
 
     /// Ends the shell without running the script.
     pub fn cancel(&mut self) {
-        // This fails only if the shell has already ended.
+        // The kill fails only if the shell has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

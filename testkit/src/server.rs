@@ -194,7 +194,7 @@ impl Log {
             }
             found.is_some() || state.is_over
         };
-        // This fails only if the sender was dropped, and this log keeps the sender.
+        // The wait fails only if the sender was dropped, and this log keeps the sender.
         let _ = self.0.subscribe().wait_for(is_done).await;
         found.map(|line| (next, line))
     }

@@ -340,7 +340,7 @@ async fn calls_whose_callers_give_up_do_not_delay_later_calls() {
         let timeout = format!("{}m", 1 + round % 20);
         let call = request(CHARGE).header("grpc-timeout", timeout).body(()).unwrap();
         let (_, mut sender) = connection.open(call).await.unwrap();
-        // This fails if the deadline of the call has passed and the server has already answered.
+        // The sending fails if the deadline of the call has passed and the server has already answered.
         let _ = sender.send_data(charge(user_id, 1), true);
         tokio::time::sleep(Duration::from_millis(1)).await;
         sender.send_reset(h2::Reason::CANCEL);

@@ -25,7 +25,7 @@ impl Passes {
 
     /// Stops the task. Returns the duration of the longest pass of each kind, in milliseconds.
     pub async fn longest_ms(self) -> Result<BTreeMap<String, f64>, Failure> {
-        // This fails only if the task has ended with an error, which the next line returns.
+        // The sending fails only if the task has ended with an error, which the next line returns.
         let _ = self.stop.send(());
         self.follower.await?
     }

@@ -36,7 +36,7 @@ impl Sampler {
 
     /// Reads the statistics once more and stops the task. Returns all samples, in the order of their times.
     pub async fn stop(self, opened: Instant) -> Result<Vec<Sample>, Failure> {
-        // This fails only if the task has ended with an error, which the next line returns.
+        // The sending fails only if the task has ended with an error, which the next line returns.
         let _ = self.stop.send(());
         let samples = self.work.await??;
         let sample = |(at, stats): (Instant, SaleStats)| Sample {

@@ -38,7 +38,7 @@ impl Raw {
     /// Makes a call with these bytes as its body.
     pub async fn call(&self, request: Request<()>, body: Bytes) -> Result<Answer, h2::Error> {
         let (response, mut sender) = self.open(request).await?;
-        // This fails if the server has already answered. Then only the answer matters.
+        // The sending fails if the server has already answered. Then only the answer matters.
         let _ = sender.send_data(body, true);
         read(response, usize::MAX).await
     }
