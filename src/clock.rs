@@ -2,7 +2,7 @@
 //! epoch, in UTC.
 //!
 //! On PostgreSQL all replicas use the database's clock. Each replica reads that clock every 5 seconds. To get the
-//! current time, the replica takes the last reading that it accepted and adds the time that its monotonic clock has
+//! current time, the replica takes the last reading that it accepted. It adds the time that its monotonic clock has
 //! measured after this reading. So a wrong system clock of a replica does not change its decisions. On SQLite the
 //! server uses the system clock of its machine.
 

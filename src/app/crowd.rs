@@ -324,7 +324,7 @@ impl Hall {
 }
 
 impl Seen {
-    /// Returns the indexes of the first and the last seat of one section: the section of the seat with the index
+    /// Returns the indexes of the first and the last seat of one section. This section contains the seat with the index
     /// `share` times the number of seats. `share` is at least 0 and less than 1. A random `share` chooses larger
     /// sections more often.
     fn section(&self, share: f64) -> Option<(usize, usize)> {

@@ -74,9 +74,9 @@ impl Pace {
     /// before it. `patience` is the time until its deadline; `None` means no deadline.
     ///
     /// A command without other commands before it is always accepted. Fails with OVERLOADED if the command does not fit
-    /// into the next batch and would wait for more than 1 second, or if its answer would come after its deadline. Fails
-    /// with STORAGE_UNAVAILABLE instead if the deadline would pass and the running batch hangs, because the database is
-    /// then the probable cause.
+    /// into the next batch and would wait for more than 1 second. Also fails with OVERLOADED if the answer would come
+    /// after the deadline. Fails with STORAGE_UNAVAILABLE instead if the deadline would pass and the running batch
+    /// hangs, because the database is then the probable cause.
     pub fn admit(&self, now: Instant, waiting: usize, patience: Option<Duration>) -> Result<(), Error> {
         if waiting == 0 {
             return Ok(());

@@ -33,8 +33,8 @@
 //! Ready-made layers do not fit:
 //!
 //! - tower's `ConcurrencyLimit` makes callers wait. With `LoadShed`, this layer refuses callers, but it has one limit
-//!   for all methods and no retry delay. Here one unary method may use at most half of the permits, a refusal has a
-//!   retry delay, and a call whose request has not arrived holds no permit.
+//!   for all methods and no retry delay. Here one unary method may use at most half of the permits, and a refusal has a
+//!   retry delay. A call whose request has not arrived holds no permit.
 //! - The timeouts of tower and tonic do not apply to the body of a stream, and their errors have no details.
 //! - tower-http's `CatchPanic` moves every response body to a new allocation and does not watch the bodies of streams.
 //! - tower-http's `RequestBodyLimit` answers with HTTP 413, which gRPC clients report as UNKNOWN.

@@ -1,9 +1,10 @@
 //! Reads the counts of the sales once per second, for all pages and for the metrics. Keeps the counts of the last 10
 //! minutes.
 //!
-//! The counts of a sale are read again only if they may have changed: if the queue changed, if the sale has waiting or
-//! admitted tokens or held seats, or if the sale had an admission or a payment in the last minute. So the cost of a
-//! sample grows with the number of active sales. Each sample also makes one query for the dates on sale.
+//! The counts of a sale are read again only if they may have changed. They may change if the queue changed, or if the
+//! sale has waiting tokens, admitted tokens or held seats. They may also change if the sale had an admission or a
+//! payment in the last minute. So the cost of a sample grows with the number of active sales. Each sample also makes
+//! one query for the dates on sale.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

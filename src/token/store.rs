@@ -46,7 +46,7 @@ pub async fn list(db: &Database) -> Result<Vec<SigningKeyInfo>, db::Error> {
     Ok(rows(db).await?.iter().map(info).collect())
 }
 
-/// Returns all keys. The key that signs now is the last of them.
+/// Returns all keys. The last key in the list is the key that signs now.
 pub async fn keys(db: &Database) -> Result<Vec<SigningKey>, db::Error> {
     let mut rows = rows(db).await?;
     let infos: Vec<SigningKeyInfo> = rows.iter().map(info).collect();

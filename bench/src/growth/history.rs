@@ -1,5 +1,5 @@
-//! Measures a database with millions of rows of past sales (the history): the latency of ChargeWallet, the start of the
-//! server and its memory, and the deletion of these rows.
+//! Measures a database with millions of rows of past sales (the history). The measured values are the latency of
+//! ChargeWallet, the start and the memory of the server, and the deletion of these rows.
 
 use std::{
     sync::Arc,

@@ -1,5 +1,5 @@
-//! Measures a long queue, by default of 1,000,000 waiting users: the cost of GetPosition (a poll), of promotions, of
-//! expiries and of a start of the server, and the memory of the server.
+//! Measures a long queue, by default of 1,000,000 waiting users. The measured values are the cost of GetPosition (a
+//! poll), of promotions, of expiries and of a start of the server, and the memory of the server.
 
 use std::{
     sync::Arc,

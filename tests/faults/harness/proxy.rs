@@ -39,7 +39,7 @@ enum Direction {
 
 /// A proxy. Its listener and all its connections end when this value is dropped.
 pub struct Proxy {
-    /// The address of the proxy. It stays the same when the target changes.
+    /// The address of the proxy. This address stays the same when the target changes.
     pub address: SocketAddr,
     weather: watch::Sender<Weather>,
     shared: Arc<Shared>,
