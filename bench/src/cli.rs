@@ -57,9 +57,9 @@ pub struct Common {
     /// `growth` divides each of its numbers by 10. The command `sale` does not change.
     #[arg(long, global = true)]
     pub quick: bool,
-    /// Measure an easier case of the operations: all operations use the users in the same order, and only ChargeWallet
-    /// has a request_id. By default, each operation uses the users in a new random order, and every call that accepts a
-    /// request_id has one.
+    /// Measure the operations under easier conditions: all operations use the users in the same order, and only
+    /// ChargeWallet has a request_id. By default, each write uses the users in a new random order, and every call that
+    /// accepts a request_id has one.
     #[arg(long, global = true)]
     pub kind: bool,
     /// File for the results as JSON.

@@ -119,8 +119,9 @@ impl Server {
                 }
             }
             if let Some(serving_http) = self.serving_http {
-                // The task fails only if it panicked. The panic was logged.
-                let _ = serving_http.await;
+                if let Err(error) = serving_http.await {
+                    tracing::error!(%error, "the HTTP listener failed");
+                }
             }
             tasks.wait().await;
         });

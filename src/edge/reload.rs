@@ -3,11 +3,12 @@
 //! A change is detected by the contents of the files. The modification time is not enough: a link, a rename or a copy
 //! can replace a file without a newer time.
 
-use std::{fs, mem, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, mem, panic, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use tokio::task::JoinError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::batch::passes;
@@ -77,8 +78,11 @@ pub fn follow<T: Send + Sync + 'static>(reloaded: Arc<Reloaded<T>>, tasks: &Task
     passes::every("reload", READ_INTERVAL, tasks, stopping, move || {
         let reloaded = reloaded.clone();
         async move {
-            // If the task panics, the panic hook logs it and the next pass reads again.
-            let _ = tokio::task::spawn_blocking(move || reloaded.read_again()).await;
+            let read = tokio::task::spawn_blocking(move || reloaded.read_again()).await;
+            // The pass catches the panic of the task, and logs it.
+            if let Err(Ok(panic)) = read.map_err(JoinError::try_into_panic) {
+                panic::resume_unwind(panic);
+            }
             Ok(())
         }
     });

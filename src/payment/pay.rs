@@ -228,7 +228,7 @@ async fn load_replays(
 /// reservations that commands and first answers name.
 ///
 /// For a token that neither holds nor has paid seats, the newest ended reservation is included. This reservation shows
-/// whether a hold of the token expired.
+/// whether the newest hold of the token expired.
 async fn load_reservations(
     write: &Write,
     commands: &[Pay],

@@ -36,7 +36,7 @@ concerts:
       - {date: 2027-02-02, start_time: 2027-02-02T19:00:00Z, venue_id: hall, price: 100}
 ";
 
-/// Applies a text to the first server of a world.
+/// Writes `text` to a file, and runs `boxoffice apply` with this file on the first server of a world.
 fn apply(world: &World, text: &str, flags: &[&str]) -> Output {
     let dir = ScratchDir::new().expect("a directory");
     let file = dir.path().join("sale.yaml");

@@ -40,7 +40,7 @@ pub struct SaleReport {
     pub tickets_per_second: f64,
     /// The largest number of seats that were sold within one second. The first second starts at the opening.
     pub peak_tickets_per_second: u64,
-    /// The number of visits by their end.
+    /// The number of visits with each outcome.
     pub outcomes: Outcomes,
     /// The number of users for which HoldSeats failed at least once, because another user had taken a chosen seat.
     pub chose_again: u64,
@@ -68,7 +68,7 @@ pub struct SaleReport {
     pub samples: Vec<Point>,
 }
 
-/// The number of visits by their end.
+/// The number of visits with each outcome.
 #[derive(Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "as in visitor.rs")]
 pub struct Outcomes {
