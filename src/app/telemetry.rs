@@ -97,6 +97,7 @@ fn describe() {
     describe_histogram!("boxoffice_lane_batch_size", "Calls per batch.");
     describe_histogram!("boxoffice_lane_wait_seconds", Unit::Seconds, "Time that calls waited for their batch.");
     describe_histogram!("boxoffice_lane_batch_seconds", Unit::Seconds, "Duration of batches.");
+    describe_counter!("boxoffice_lane_statements_total", "Statements of the batches' transactions.");
     describe_gauge!("boxoffice_database_connections", "Open connections to the database.");
     describe_gauge!("boxoffice_database_max_connections", "Maximum number of connections to the database.");
     describe_gauge!(

@@ -55,7 +55,7 @@ where
         F: for<'a> Fn(&'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync + 'static,
     {
         let work: Work<C, R> = Arc::new(work);
-        Self { workers: (0..worker_count).map(|_| Worker::start(name, tasks, work.clone())).collect() }
+        Self { workers: (0..worker_count).map(|number| Worker::start(name, number, tasks, work.clone())).collect() }
     }
 
     /// Queues a command and returns its answer. Commands with the same `shard` run on the same worker, in the order of
@@ -91,11 +91,13 @@ where
 {
     let worker_count = if db.has_one_writer() { 1 } else { WRITE_WORKERS };
     let (db, operation) = (db.clone(), Arc::new(operation));
+    let statements = metrics::counter!("boxoffice_lane_statements_total", "lane" => name);
     Lane::start(name, worker_count, tasks, move |commands| {
-        let (db, operation) = (db.clone(), operation.clone());
+        let (db, operation, statements) = (db.clone(), operation.clone(), statements.clone());
         Box::pin(async move {
             let write = db.begin().await?;
             let answers = operation(&write, commands).await?;
+            statements.increment(write.statement_count());
             write.commit().await?;
             Ok(answers)
         })

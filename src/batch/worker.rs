@@ -65,11 +65,12 @@ where
     C: Send + Sync + 'static,
     R: Send + 'static,
 {
-    /// Starts a worker, which `tasks` tracks. `name` is the name of the lane.
-    pub fn start(name: &'static str, tasks: &TaskTracker, work: Work<C, R>) -> Self {
+    /// Starts a worker, which `tasks` tracks. `name` is the name of the lane, and `number` is the index of the worker in
+    /// the lane.
+    pub fn start(name: &'static str, number: usize, tasks: &TaskTracker, work: Work<C, R>) -> Self {
         let (sender, queue) = mpsc::channel(CAPACITY);
         let pace = Arc::new(Pace::new(name));
-        tasks.spawn(supervise(name, queue, work, pace.clone()));
+        tasks.spawn(supervise(name, number, queue, work, pace.clone()));
         Self { queue: sender, pace }
     }
 
@@ -104,6 +105,7 @@ where
 /// same queue.
 async fn supervise<C, R>(
     name: &'static str,
+    number: usize,
     mut queue: mpsc::Receiver<Pending<C, R>>,
     work: Work<C, R>,
     pace: Arc<Pace>,
@@ -111,20 +113,25 @@ async fn supervise<C, R>(
     C: Send + Sync + 'static,
     R: Send + 'static,
 {
-    while let Err(panic) = AssertUnwindSafe(serve(name, &mut queue, &work, &pace)).catch_unwind().await {
+    while let Err(panic) = AssertUnwindSafe(serve(name, number, &mut queue, &work, &pace)).catch_unwind().await {
         let error = rpc::caught("worker", panic);
         tracing::error!(lane = name, cause = ?error, "a worker panicked and was replaced");
     }
 }
 
-async fn serve<C, R>(name: &'static str, queue: &mut mpsc::Receiver<Pending<C, R>>, work: &Work<C, R>, pace: &Pace)
-where
+async fn serve<C, R>(
+    name: &'static str,
+    number: usize,
+    queue: &mut mpsc::Receiver<Pending<C, R>>,
+    work: &Work<C, R>,
+    pace: &Pace,
+) where
     C: Send + Sync + 'static,
     R: Send + 'static,
 {
     let size = metrics::histogram!("boxoffice_lane_batch_size", "lane" => name);
     let wait = metrics::histogram!("boxoffice_lane_wait_seconds", "lane" => name);
-    let busy = metrics::histogram!("boxoffice_lane_batch_seconds", "lane" => name);
+    let busy = metrics::histogram!("boxoffice_lane_batch_seconds", "lane" => name, "worker" => number.to_string());
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, WIDTH).await > 0 {
         let started = Instant::now();

@@ -1,6 +1,6 @@
 //! A write transaction, and its methods that run statements.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, FromQueryResult, Statement, Value};
 
@@ -10,6 +10,9 @@ use super::{
 };
 use crate::clock::{Clock, Micros};
 
+/// Number of statements that begin and end each transaction.
+const BEGIN_AND_COMMIT: u64 = 2;
+
 /// Holds a write transaction, and the time for its decisions.
 ///
 /// A method with the suffix `_set` runs a statement about a set of rows. In the text of the statement, `{r}` stands for
@@ -18,11 +21,12 @@ pub struct Write {
     txn: DatabaseTransaction,
     clock: Clock,
     now: AtomicI64,
+    statement_count: AtomicU64,
 }
 
 impl Write {
     pub(super) fn new(txn: DatabaseTransaction, clock: Clock) -> Self {
-        Self { txn, now: AtomicI64::new(clock.now()), clock }
+        Self { txn, now: AtomicI64::new(clock.now()), clock, statement_count: AtomicU64::new(BEGIN_AND_COMMIT) }
     }
 
     /// Returns the time for the transaction's decisions: the time at which the transaction began, or the time of the
@@ -35,6 +39,12 @@ impl Write {
     /// after the wait. During the wait, an admission may have ended and another user may have been admitted.
     pub fn renew_now(&self) {
         self.now.store(self.clock.now(), Ordering::Relaxed);
+    }
+
+    /// Returns the number of statements that the methods of this type have run, including BEGIN and the later COMMIT.
+    /// Does not count statements on [`Write::conn`].
+    pub fn statement_count(&self) -> u64 {
+        self.statement_count.load(Ordering::Relaxed)
     }
 
     /// Runs a statement, and returns its rows.
@@ -110,10 +120,12 @@ impl Write {
     }
 
     fn statement(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+        self.statement_count.fetch_add(1, Ordering::Relaxed);
         of_values(self.txn.get_database_backend(), sql, values)
     }
 
     fn statement_of<R: Row>(&self, sql: &str, rows: &[R], values: impl IntoIterator<Item = Value>) -> Statement {
+        self.statement_count.fetch_add(1, Ordering::Relaxed);
         of_rows(self.txn.get_database_backend(), sql, rows, values)
     }
 }
