@@ -10,7 +10,7 @@ DENY := $(or $(shell command -v cargo-deny),.tools/bin/cargo-deny)
 PROTO_IMAGE := proto/boxoffice.v1.binpb
 
 .PHONY: test torture fuzz lint breaking proto-image dependencies fmt bench have-postgres postgres \
-	have-browser browser grpcurl
+	have-redis redis have-browser browser grpcurl
 
 test: have-postgres have-browser $(GRPCURL)
 	cargo test --workspace --locked
@@ -53,7 +53,7 @@ fmt: $(BUF)
 	$(BUF) format --write
 
 # Runs the benchmarks. Examples: `make bench ARGS=--quick`, `make bench ARGS=sale`, `make bench ARGS=--help`.
-bench: have-postgres
+bench: have-postgres have-redis
 	cargo build --release --locked -p boxoffice -p boxoffice-bench
 	target/release/boxoffice-bench $(ARGS)
 
@@ -71,6 +71,17 @@ postgres: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 postgres:
 	@$(HAVE_POSTGRES) || { $(SUDO) apt-get update && \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql; }
+
+# The benchmark compares boxoffice with Redis. Without Redis, it leaves out this comparison.
+have-redis:
+	@command -v redis-server >/dev/null || { [ "$$(id -u)" = 0 ] && $(MAKE) --no-print-directory redis; } || \
+		echo "Redis is missing, so it is not measured. Install it with \`make redis\`." >&2
+
+# Installs Redis with apt. Root needs no sudo.
+redis: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+redis:
+	@command -v redis-server >/dev/null || { $(SUDO) apt-get update && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends redis-server; }
 
 # The tests use Chromium for the live page, and promtool for the alerts.
 HAVE_BROWSER = { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null && \

@@ -62,9 +62,19 @@ pub struct Common {
     /// accepts a request_id has one.
     #[arg(long, global = true)]
     pub kind: bool,
-    /// File for the results as JSON.
+    /// Number of runs of the operations. Each run starts with new databases. With several runs, the report has the
+    /// median and the spread of each figure. Growth is measured once.
+    #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub runs: u16,
+    /// Number of users in one round of an operation. The default is 9,000, or 8,000 with `--quick`.
+    #[arg(long, global = true, value_name = "USERS", value_parser = clap::value_parser!(u32).range(100..=200_000))]
+    pub round_users: Option<u32>,
+    /// File for the results of all runs as JSON.
     #[arg(long, global = true, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// File for the report of the operations as Markdown.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
 }
 
 impl Common {

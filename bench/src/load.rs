@@ -104,7 +104,8 @@ pub struct Percentiles {
 }
 
 impl Round {
-    fn new() -> Result<Self, Failure> {
+    /// Returns a round without answers.
+    pub fn new() -> Result<Self, Failure> {
         let latencies = Histogram::new_with_bounds(1, 120_000_000, 3)?;
         Ok(Self { elapsed: Duration::ZERO, right: 0, misses: BTreeMap::new(), latencies })
     }

@@ -4,15 +4,15 @@
 //! | module | |
 //! |---|---|
 //! | [`cli`] | the commands and their options |
-//! | [`operations`] | operations under full load, writes by a single client, and 2,000 calls within one second |
+//! | [`operations`] | operations under full load, at lower rates and by a single client, and the tables of the report |
 //! | [`growth`] | long queues, many watchers, many concerts, a stadium, rows of past sales, and a huge opening |
 //! | [`sale`] | a whole flash sale, from the queue to the last seat |
 //! | [`calls`], [`load`] | the measured calls, and the closed loop of callers that make these calls |
 //! | [`world`] | the users and concerts of a run, and the calls that prepare them |
 //! | [`deployment`] | the server under test, in a separate process |
-//! | [`echo`], [`peer`] | the references for comparison: a bare echo, and the database without boxoffice |
+//! | [`echo`], [`peer`] | the references for comparison: a bare echo, transactions of one command, pgbench, and Redis |
 //! | [`scrape`] | the metrics of the server's lanes and passes |
-//! | [`check`], [`table`] | the checks and tables of reports |
+//! | [`check`], [`page`], [`table`] | the checks, pages and tables of reports |
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -25,6 +25,7 @@ mod echo;
 mod growth;
 mod load;
 mod operations;
+mod page;
 mod peer;
 mod sale;
 mod scrape;

@@ -4,48 +4,93 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use testkit::{Failure, metrics};
 
-/// The totals of one lane or of one kind of pass.
+/// The totals of a metric with one combination of labels.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Total {
-    /// The number of calls in all batches of the lane, or the duration of all passes in seconds.
+    /// The sum of all values of a histogram, or the value of a counter.
     pub sum: f64,
-    /// The number of batches of the lane, or of passes.
+    /// The number of values of a histogram; 0 for a counter.
     pub count: f64,
 }
 
-/// The totals since the start of the server, by the name of the lane or of the pass.
+/// The totals since the start of the server, by the value of a label, such as the name of the lane or of the pass.
 pub type Totals = BTreeMap<String, Total>;
 
-/// Reads the totals of each lane from the metrics endpoint at `address`.
-pub async fn lanes(address: SocketAddr) -> Result<Totals, Failure> {
-    Ok(parse(&metrics::read(address).await?, "boxoffice_lane_batch_size", "lane"))
+/// The totals of the lanes.
+#[derive(Debug, Clone, Default)]
+pub struct Lanes {
+    /// The calls in batches, by lane. The count is the number of batches.
+    pub calls: Totals,
+    /// The seconds in which batches ran, by lane and worker: `payment.pay/0`.
+    pub busy: Totals,
+    /// The statements of the batches' transactions, by lane.
+    pub statements: Totals,
+}
+
+impl Lanes {
+    /// Reads the totals from the metrics endpoint at `address`.
+    pub async fn read(address: SocketAddr) -> Result<Self, Failure> {
+        Ok(Self::parse(&metrics::read(address).await?))
+    }
+
+    fn parse(text: &str) -> Self {
+        Self {
+            calls: parse(text, "boxoffice_lane_batch_size", &["lane"]),
+            busy: parse(text, "boxoffice_lane_batch_seconds", &["lane", "worker"]),
+            statements: parse(text, "boxoffice_lane_statements", &["lane"]),
+        }
+    }
+
+    /// Returns the increase of each total since `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            calls: added(&before.calls, &self.calls),
+            busy: added(&before.busy, &self.busy),
+            statements: added(&before.statements, &self.statements),
+        }
+    }
+
+    /// Adds `more` to the totals.
+    pub fn add(&mut self, more: Self) {
+        let totals =
+            [(&mut self.calls, more.calls), (&mut self.busy, more.busy), (&mut self.statements, more.statements)];
+        for (totals, more) in totals {
+            for (name, total) in more {
+                let sum = totals.entry(name).or_default();
+                sum.sum += total.sum;
+                sum.count += total.count;
+            }
+        }
+    }
 }
 
 /// Reads the totals of each kind of pass from the metrics endpoint at `address`.
 pub async fn passes(address: SocketAddr) -> Result<Totals, Failure> {
-    Ok(parse(&metrics::read(address).await?, "boxoffice_pass_seconds", "pass"))
+    Ok(parse(&metrics::read(address).await?, "boxoffice_pass_seconds", &["pass"]))
 }
 
-/// Returns the increase of each total from `before` to `after`. Leaves out a lane or pass whose count did not increase.
+/// Returns the increase of each total from `before` to `after`. Leaves out totals that did not increase.
 pub fn added(before: &Totals, after: &Totals) -> Totals {
     let grown = after.iter().map(|(name, now)| {
         let then = before.get(name).copied().unwrap_or_default();
         (name.clone(), Total { sum: now.sum - then.sum, count: now.count - then.count })
     });
-    grown.filter(|(_, total)| total.count > 0.0).collect()
+    grown.filter(|(_, total)| total.count > 0.0 || total.sum > 0.0).collect()
 }
 
-/// Returns the sum and the count of the histogram or summary `name`, by the value of `label`.
-fn parse(text: &str, name: &str, label: &str) -> Totals {
+/// Returns the totals of the histogram, summary or counter `name`, by the values of `labels`, which are separated by
+/// slashes. The name of a counter is given without its suffix `_total`.
+fn parse(text: &str, name: &str, labels: &[&str]) -> Totals {
     let mut totals = Totals::new();
     for line in text.lines() {
         let Some(rest) = line.strip_prefix(name).and_then(|rest| rest.strip_prefix('_')) else { continue };
         let (Some((kind, rest)), Some((_, value))) = (rest.split_once('{'), rest.rsplit_once(' ')) else { continue };
-        let label = rest.split_once(&format!("{label}=\"")).and_then(|(_, rest)| rest.split_once('"'));
-        let (Some((label, _)), Ok(value)) = (label, value.parse()) else { continue };
-        let total = totals.entry(label.to_owned()).or_default();
+        let of_label = |label: &&str| Some(rest.split_once(&format!("{label}=\""))?.1.split_once('"')?.0);
+        let key: Option<Vec<&str>> = labels.iter().map(of_label).collect();
+        let (Some(key), Ok(value)) = (key, value.parse()) else { continue };
+        let total = totals.entry(key.join("/")).or_default();
         match kind {
-            "sum" => total.sum = value,
+            "sum" | "total" => total.sum = value,
             "count" => total.count = value,
             _ => {}
         }
@@ -60,15 +105,25 @@ mod tests {
     const TEXT: &str = "# TYPE boxoffice_lane_batch_size summary\n\
         boxoffice_lane_batch_size{lane=\"payment.pay\",quantile=\"0.5\"} 12\n\
         boxoffice_lane_batch_size_sum{lane=\"payment.pay\"} 120\n\
-        boxoffice_lane_batch_size_count{lane=\"payment.pay\"} 10\n";
+        boxoffice_lane_batch_size_count{lane=\"payment.pay\"} 10\n\
+        boxoffice_lane_statements_total{lane=\"payment.pay\"} 70\n\
+        boxoffice_lane_batch_seconds_sum{lane=\"payment.pay\",worker=\"1\"} 0.5\n\
+        boxoffice_lane_batch_seconds_count{lane=\"payment.pay\",worker=\"1\"} 10\n";
 
     fn lanes_of(text: &str) -> Totals {
-        parse(text, "boxoffice_lane_batch_size", "lane")
+        Lanes::parse(text).calls
     }
 
     #[test]
     fn sum_and_count_are_read_by_lane() {
         assert_eq!(lanes_of(TEXT)["payment.pay"], Total { sum: 120.0, count: 10.0 });
+    }
+
+    #[test]
+    fn statements_are_read_by_lane_and_busy_seconds_by_lane_and_worker() {
+        let lanes = Lanes::parse(TEXT);
+        assert_eq!(lanes.statements["payment.pay"], Total { sum: 70.0, count: 0.0 });
+        assert_eq!(lanes.busy["payment.pay/1"], Total { sum: 0.5, count: 10.0 });
     }
 
     #[test]

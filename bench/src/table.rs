@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A table of text for a terminal.
+/// A table of text for a terminal or for Markdown.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -16,6 +16,20 @@ impl Table {
     /// Adds a row at the end. A row may have fewer cells than the table has columns.
     pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+
+    /// Returns the table as Markdown.
+    pub fn markdown(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
+        let mut text = String::new();
+        for (number, row) in self.rows.iter().enumerate() {
+            let cells = (0..columns).map(|column| row.get(column).map_or("", String::as_str));
+            text.push_str(&format!("| {} |\n", cells.collect::<Vec<_>>().join(" | ")));
+            if number == 0 {
+                text.push_str(&format!("|---|{}\n", "---:|".repeat(columns.saturating_sub(1))));
+            }
+        }
+        text
     }
 }
 
@@ -47,5 +61,12 @@ mod tests {
         let mut table = Table::new(&["what", "n"]);
         table.row(["a", "100"]);
         assert_eq!(table.to_string(), "what    n\na     100\n");
+    }
+
+    #[test]
+    fn a_short_row_has_empty_cells_in_markdown() {
+        let mut table = Table::new(&["what", "n"]);
+        table.row(["a"]);
+        assert_eq!(table.markdown(), "| what | n |\n|---|---:|\n| a |  |\n");
     }
 }

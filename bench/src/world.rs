@@ -26,7 +26,7 @@ use crate::{
 pub const CHARGE: i64 = 50_000;
 /// The start of all performances, in microseconds since 1970. It is far in the future, so that all performances are on
 /// sale.
-const START_TIME: i64 = 2_034_000_000_000_000;
+pub const START_TIME: i64 = 2_034_000_000_000_000;
 /// Maximum number of seats of one section.
 const SECTION_SEATS: u32 = 5_000;
 const CALL_LIMIT: Duration = Duration::from_secs(60);

@@ -14,6 +14,7 @@ use crate::{
     deployment::Deployment,
     echo::EchoProcess,
     load::{self, Call, Round, Supply},
+    peer::redis,
     world::{self, World},
 };
 
@@ -21,6 +22,8 @@ use crate::{
 pub const CONCERT: &str = "BENCH";
 /// Flags of the server: admissions and holds last longer than the run, and promotions run often.
 const FLAGS: [&str; 6] = ["--promote-interval", "100ms", "--admission-ttl", "2h", "--hold-ttl", "1h"];
+/// Minimum number of seats of the large date.
+const SEATS: u32 = 30_000;
 /// Number of operations under full load, for the length of the progress bar.
 const MEASURED: u64 = 7;
 
@@ -37,25 +40,45 @@ pub struct Plan {
     pub idle: usize,
     /// The duration of a round of the echo, and of a round of an operation that users may repeat.
     pub time: Duration,
-    /// The number of payments of pgbench.
+    /// The number of users of the open loop.
+    pub open: usize,
+    /// The number of payments of pgbench, and of calls of each operation with one command per transaction.
     pub peer: usize,
 }
 
 impl Plan {
-    fn new(quick: bool) -> Self {
-        let seconds = Duration::from_secs;
-        match quick {
-            true => {
-                let time = Duration::from_millis(700);
-                Self { rounds: 3, slice: 8_000, warm: 2_000, idle: 100, time, peer: 8_000 }
-            }
-            false => Self { rounds: 5, slice: 25_000, warm: 5_000, idle: 300, time: seconds(2), peer: 30_000 },
-        }
+    /// Returns the plan for the options of a run.
+    pub fn new(common: &Common) -> Self {
+        let (rounds, slice, idle, time) = match common.quick {
+            true => (3, 8_000, 100, Duration::from_millis(700)),
+            false => (3, 9_000, 300, Duration::from_secs(2)),
+        };
+        let slice = common.round_users.map_or(slice, |users| users as usize);
+        Self { rounds, slice, warm: slice / 4, idle, time, open: 4 * slice, peer: slice }
+    }
+
+    /// Returns the numbers for the measurement of Redis, with as many users as the crowd has.
+    pub fn load(&self, common: &Common) -> redis::Load {
+        let Self { rounds, slice, warm, .. } = *self;
+        redis::Load { connections: common.connections, in_flight: common.in_flight, rounds, slice, warm }
     }
 
     /// Returns the number of all users.
     pub fn users(&self) -> usize {
-        self.first_comers().end
+        self.open().end
+    }
+
+    /// Returns the number of seats of the date on which each user of the crowd holds a different seat.
+    ///
+    /// The date has more seats than it has users. So it stays in the answers of ListPerformances.
+    pub fn seats(&self) -> u32 {
+        SEATS.max(self.loners().end as u32 + 1)
+    }
+
+    /// Returns the indices of the users of the open loop.
+    pub fn open(&self) -> Range<usize> {
+        let first = self.first_comers().end;
+        first..first + self.open
     }
 
     /// Returns the indices of the users of the crowd: the users of the operations under full load.
@@ -92,6 +115,8 @@ impl Plan {
 pub struct Bench<'a> {
     /// The numbers of rounds and users, and the durations of rounds.
     pub plan: Plan,
+    /// The engine of the database.
+    pub engine: Engine,
     /// The options of all commands.
     pub common: &'a Common,
     /// The server under test.
@@ -116,7 +141,7 @@ impl<'a> Bench<'a> {
         postgres: Option<&'a Postgres>,
         echo: &EchoProcess,
     ) -> Result<Self, Failure> {
-        let plan = Plan::new(common.quick);
+        let plan = Plan::new(common);
         let deployment = Deployment::start(engine, postgres, &FLAGS).await?;
         let world = World::of(&deployment, common.connections, plan.users()).await?;
         let echo = world::connect(&echo.address.to_string(), common.connections).await?;
@@ -125,7 +150,7 @@ impl<'a> Bench<'a> {
         let style = ProgressStyle::with_template("{prefix:<10} {bar:30} {elapsed_precise} {wide_msg}")?;
         let progress = ProgressBar::new(steps).with_style(style).with_prefix(engine.name());
         progress.enable_steady_tick(Duration::from_millis(200));
-        Ok(Self { plan, common, deployment, postgres, world, calls, echo, progress })
+        Ok(Self { plan, engine, common, deployment, postgres, world, calls, echo, progress })
     }
 
     /// Makes `call` for `supply`, with `--in-flight` callers on each of `channels`.

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,6 +20,8 @@ use crate::{
 
 /// The code of the concert for the calls of the single client in an empty database.
 pub const CONCERT: &str = "BENCH-FRESH";
+/// The name of the venue of this concert.
+pub const VENUE: &str = "bench-fresh";
 const ADMISSION_LIMIT: Duration = Duration::from_secs(30);
 /// Pause after the calls of the crowd, in which the server and the database finish background work.
 const REST: Duration = Duration::from_secs(1);
@@ -40,8 +43,10 @@ pub struct IdleWrite {
 
 /// Measures each write in an empty database, and adds the results to `writes`.
 pub async fn fresh(bench: &Bench<'_>, writes: &mut Vec<IdleWrite>) -> Result<(), Failure> {
-    let (world, users) = (&bench.world, bench.plan.first_comers());
-    let calls = Calls::new(CONCERT, world.users.clone(), !bench.common.kind);
+    let world = &bench.world;
+    let first_comers = world.users[bench.plan.first_comers()].to_vec();
+    let users = 0..first_comers.len();
+    let calls = Calls::new(CONCERT, Arc::new(first_comers), !bench.common.kind);
     let none = Measure::default();
     let before = [
         ("OpenWallet", calls.open_wallet(&none)),

@@ -1,26 +1,32 @@
-//! Measures operations under full load compared with the echo, writes by a single client on an idle server, and 2,000
-//! calls within one second.
+//! Measures operations under full load compared with the echo, writes at lower rates, writes by a single client on an
+//! idle server, 2,000 calls within one second, and the peers.
 
 mod bench;
 mod checks;
 mod idle;
+mod open_loop;
 mod report;
 mod round;
+mod runs;
 mod rush;
+mod text;
+mod usage;
 
 use std::{fs, time::Duration};
 
-use testkit::{Engine, Failure};
+use testkit::{Engine, Failure, Postgres};
 
 use crate::{
     calls::{CONTESTED_DATE, Calls, LARGE_DATE, Measure, SMALL_DATE, SMALL_SEATS, Winners},
     cli::{Common, EngineChoice, Growth},
     deployment,
     echo::EchoProcess,
-    growth, peer,
+    growth,
+    page::Page,
+    peer::{postgres, redis, single},
 };
-use bench::{Bench, CONCERT};
-use report::{EngineReport, Report};
+use bench::{Bench, CONCERT, Plan};
+use report::{EngineReport, HOLD_OWN_SEAT, Report};
 use round::{Figures, Spec};
 
 const ADMISSION_LIMIT: Duration = Duration::from_secs(180);
@@ -28,34 +34,82 @@ const ADMISSION_LIMIT: Duration = Duration::from_secs(180);
 /// Measures all operations on the chosen engines, and growth unless `--quick` is set. Fails if a check is false.
 pub async fn run(common: &Common) -> Result<(), Failure> {
     let engines = common.engines(EngineChoice::Both);
-    let postgres = common.postgres(engines).await?;
+    let server = common.postgres(engines).await?;
     let echo = EchoProcess::start()?;
     let mut report = Report::new(common);
-    for engine in engines {
-        let postgres = postgres.as_ref().filter(|_| *engine == Engine::Postgres);
-        let bench = Bench::start(common, *engine, postgres, &echo).await?;
-        let mut measured = measure(&bench, *engine).await?;
-        drop(bench);
-        println!("{}", report::text(&measured));
-        if !common.quick {
-            measured.growth = Some(growth::measure(common, &Growth::default(), *engine, postgres).await?);
+    for number in 1..=common.runs {
+        report.redis.extend(redis::measure(Plan::new(common).load(common)).await?);
+        for engine in engines {
+            let postgres = server.as_ref().filter(|_| *engine == Engine::Postgres);
+            let measured = one_run(common, *engine, postgres, &echo).await?;
+            if common.runs > 1 {
+                let tickets = measured.tickets().map_or(f64::NAN, |tickets| tickets.per_second);
+                println!("{}, run {number} of {}: {tickets:.0} whole tickets/s", engine.name(), common.runs);
+            }
+            report.engines.push(measured);
         }
-        if let Some(growth) = &measured.growth {
-            println!("{}", growth::text(growth));
-        }
-        report.engines.push(measured);
     }
-    if let Some(postgres) = &postgres {
+    publish(common, &report, engines)?;
+    grow(common, &mut report, engines, server.as_ref()).await?;
+    if let Some(postgres) = &server {
         postgres.tidy().await?;
     }
     if let Some(file) = &common.json {
         fs::write(file, serde_json::to_string_pretty(&report)?)?;
     }
-    let broken = report.engines.iter().map(|engine| engine.checks.iter().filter(|check| !check.holds).count());
-    match broken.sum::<usize>() {
+    let of_engines = report.engines.iter().flat_map(|engine| &engine.checks);
+    let checks = of_engines.chain(report.redis.iter().flat_map(|redis| &redis.checks));
+    match checks.filter(|check| !check.holds).count() {
         0 => Ok(()),
         count => Err(format!("{count} checks failed; the report above lists them").into()),
     }
+}
+
+async fn one_run(
+    common: &Common,
+    engine: Engine,
+    postgres: Option<&Postgres>,
+    echo: &EchoProcess,
+) -> Result<EngineReport, Failure> {
+    let bench = Bench::start(common, engine, postgres, echo).await?;
+    let mut measured = measure(&bench, engine).await?;
+    let (plan, progress) = (bench.plan, bench.progress.clone());
+    drop(bench);
+    progress.set_message("peers");
+    peers(engine, postgres, &plan, &mut measured).await?;
+    progress.finish_and_clear();
+    Ok(measured)
+}
+
+/// Prints the report of each engine, and writes the reports to the file of `--markdown`.
+fn publish(common: &Common, report: &Report, engines: &[Engine]) -> Result<(), Failure> {
+    let pages = engines.iter().map(|engine| text::page(&report.of(*engine), &report.redis));
+    let pages: Vec<_> = pages.collect();
+    pages.iter().for_each(|page| println!("{}", page.text()));
+    if let Some(file) = &common.markdown {
+        fs::write(file, pages.iter().map(Page::markdown).collect::<String>())?;
+    }
+    Ok(())
+}
+
+/// Measures growth on each engine, prints its report, and adds it to the last run of the engine.
+async fn grow(
+    common: &Common,
+    report: &mut Report,
+    engines: &[Engine],
+    postgres: Option<&Postgres>,
+) -> Result<(), Failure> {
+    if common.quick {
+        return Ok(());
+    }
+    for engine in engines {
+        let growth = growth::measure(common, &Growth::default(), *engine, postgres).await?;
+        println!("{}", growth::text(&growth));
+        if let Some(last) = report.engines.iter_mut().rfind(|report| report.engine == *engine) {
+            last.growth = Some(growth);
+        }
+    }
+    Ok(())
 }
 
 async fn measure(bench: &Bench<'_>, engine: Engine) -> Result<EngineReport, Failure> {
@@ -67,30 +121,44 @@ async fn measure(bench: &Bench<'_>, engine: Engine) -> Result<EngineReport, Fail
     queue(bench, &mut report).await?;
     seats(bench, &mut report).await?;
     pay(bench, &mut report).await?;
+    open_loop::run(bench, &mut report).await?;
     report.checks = checks::run(&bench.world, &bench.calls, bench.plan.loners().end).await?;
     report.complain(&bench.deployment.complaints());
-    if let Some(postgres) = bench.postgres {
-        bench.progress.set_message("payments inside PostgreSQL");
-        report.peer_payments = peer::payments(postgres, bench.plan.peer).await?;
-    }
-    bench.progress.finish_and_clear();
     Ok(report)
+}
+
+/// Measures the peers that use the same engine. No server runs during this time.
+async fn peers(
+    engine: Engine,
+    postgres: Option<&Postgres>,
+    plan: &Plan,
+    report: &mut EngineReport,
+) -> Result<(), Failure> {
+    let database = deployment::fresh_database(engine, postgres).await?;
+    report.single = Some(single::measure(&database.url, plan.peer).await?);
+    if let Some(postgres) = postgres {
+        report.peer_payments = postgres::payments(postgres, plan.peer).await?;
+    }
+    Ok(())
 }
 
 /// Measures a commit of the database without boxoffice, before any other load. Returns the median in milliseconds.
 async fn commit(bench: &Bench<'_>, engine: Engine) -> Result<f64, Failure> {
     bench.progress.set_message("a commit of the database");
-    peer::commit_p50_ms(&deployment::fresh_database(engine, bench.postgres).await?.url).await
+    postgres::commit_p50_ms(&deployment::fresh_database(engine, bench.postgres).await?.url).await
 }
 
 async fn set_up(bench: &Bench<'_>) -> Result<(), Failure> {
     bench.progress.set_message("venues and dates");
-    let (world, users) = (&bench.world, bench.plan.users() as u32);
-    // The venue has one seat more than the run has users. So the date stays in the answers of ListPerformances.
-    world.create_venue("bench-large", users + 1).await?;
+    let (world, plan) = (&bench.world, &bench.plan);
+    world.create_venue("bench-large", plan.seats()).await?;
     world.create_venue("bench-small", SMALL_SEATS).await?;
-    world.create_concert(idle::CONCERT).await?;
-    world.add_performance(idle::CONCERT, LARGE_DATE, "bench-large").await?;
+    let others = [(idle::CONCERT, idle::VENUE, plan.idle), (open_loop::CONCERT, open_loop::VENUE, plan.open)];
+    for (concert, venue, seats) in others {
+        world.create_venue(venue, seats as u32).await?;
+        world.create_concert(concert).await?;
+        world.add_performance(concert, LARGE_DATE, venue).await?;
+    }
     world.create_concert(CONCERT).await?;
     for (date, venue) in [(LARGE_DATE, "bench-large"), (SMALL_DATE, "bench-small"), (CONTESTED_DATE, "bench-small")] {
         world.add_performance(CONCERT, date, venue).await?;
@@ -148,7 +216,7 @@ async fn seats(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failu
 
     let measure = Measure::default();
     let call = bench.calls.hold_own_seat(&measure);
-    let spec = Spec::once("HoldSeats, own seat", "reservation.hold", 0.45, call.clone(), measure);
+    let spec = Spec::once(HOLD_OWN_SEAT, "reservation.hold", 0.45, call.clone(), measure);
     report.operations.push(under_load(bench, &spec).await?);
     idle::loaded(bench, &mut report.idle, "HoldSeats", &call).await?;
 

@@ -4,14 +4,16 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use testkit::{Failure, Postgres, usage};
+use testkit::Failure;
 
-use super::bench::Bench;
+use super::{
+    bench::Bench,
+    usage::{Reading, Usage, Used},
+};
 use crate::{
     calls::{Calls, Measure, Winners},
     echo,
     load::{Call, Percentiles, Round, Supply, median},
-    scrape,
 };
 
 /// A function that returns the call of a round. Its second argument is a seat number: 1 in the warm-up, 2 in the first
@@ -49,21 +51,14 @@ pub struct Figures {
     pub errors: u64,
     /// The number of wrong, failed and missing answers, by reason.
     pub misses: BTreeMap<String, u64>,
-    /// CPU seconds of the server per 1,000 calls.
-    pub server_cpu_per_1000: f64,
-    /// CPU seconds of PostgreSQL's child processes per 1,000 calls. `None` on SQLite, and if the benchmark did not
-    /// start PostgreSQL.
-    pub database_cpu_per_1000: Option<f64>,
+    /// The use of cores, workers, statements and storage.
+    pub usage: Usage,
     /// The resident memory of the server after the last round, in bytes.
     pub server_rss_bytes: u64,
     /// The size of the first request with its token metadata, and the size of its answer, in bytes.
     pub message_bytes: (usize, usize),
     /// The name of the lane of the server that runs the operation.
     pub lane: &'static str,
-    /// The mean number of calls per batch of this lane in all rounds; `None` if the lane had no batch.
-    pub batch_size: Option<f64>,
-    /// The mean number of calls per batch in all rounds, for each lane that had a batch.
-    pub batch_sizes: BTreeMap<String, f64>,
 }
 
 /// The results of one round.
@@ -71,8 +66,6 @@ struct Measured {
     rate: f64,
     echo_rate: f64,
     latency: Percentiles,
-    server_cpu: f64,
-    database_cpu: Option<f64>,
 }
 
 impl Spec {
@@ -145,24 +138,14 @@ async fn one(
     sum: &mut Sum,
 ) -> Result<Measured, Failure> {
     let call = (spec.call)(&bench.calls, number as i32 + 2);
-    let postmaster = bench.postgres.and_then(Postgres::postmaster);
-    let database_cpu = || postmaster.and_then(usage::children_cpu_seconds);
-    let lanes = scrape::lanes(bench.deployment.metrics).await?;
-    let (server_before, database_before) = (bench.deployment.cpu_seconds()?, database_cpu());
+    let before = Reading::take(bench).await?;
     let round = bench.full_load(&bench.world.channels, supply, &call).await?;
-    let (server_after, database_after) = (bench.deployment.cpu_seconds()?, database_cpu());
-    let added = scrape::added(&lanes, &scrape::lanes(bench.deployment.metrics).await?);
+    let after = Reading::take(bench).await?;
 
     sum.misses_of(&round, winners);
-    sum.add(&round, added);
-    let thousands = round.calls().max(1) as f64 / 1_000.0;
-    Ok(Measured {
-        rate: round.rate(),
-        echo_rate: echoed.rate(),
-        latency: round.percentiles(),
-        server_cpu: (server_after - server_before) / thousands,
-        database_cpu: database_before.zip(database_after).map(|(before, after)| (after - before) / thousands),
-    })
+    sum.calls += round.calls();
+    sum.used.add(&before, &after);
+    Ok(Measured { rate: round.rate(), echo_rate: echoed.rate(), latency: round.percentiles() })
 }
 
 /// The total counts of all rounds. `misses` also includes the warm-up.
@@ -170,7 +153,7 @@ async fn one(
 struct Sum {
     calls: u64,
     misses: BTreeMap<String, u64>,
-    lanes: scrape::Totals,
+    used: Used,
 }
 
 impl Sum {
@@ -187,20 +170,8 @@ impl Sum {
         }
     }
 
-    fn add(&mut self, round: &Round, added: scrape::Totals) {
-        self.calls += round.calls();
-        for (lane, batches) in added {
-            let sum = self.lanes.entry(lane).or_default();
-            sum.sum += batches.sum;
-            sum.count += batches.count;
-        }
-    }
-
     fn figures(self, spec: &Spec, measured: &[Measured], message_bytes: (usize, usize), rss: u64) -> Figures {
         let of = |figure: fn(&Measured) -> f64| median(measured.iter().map(figure).collect());
-        let database: Option<Vec<f64>> = measured.iter().map(|round| round.database_cpu).collect();
-        let batch_sizes: BTreeMap<String, f64> =
-            self.lanes.into_iter().map(|(lane, batches)| (lane, batches.sum / batches.count)).collect();
         Figures {
             name: spec.name,
             calls_per_second: of(|round| round.rate),
@@ -215,13 +186,10 @@ impl Sum {
             calls: self.calls,
             errors: self.misses.values().sum(),
             misses: self.misses,
-            server_cpu_per_1000: of(|round| round.server_cpu),
-            database_cpu_per_1000: database.map(median),
+            usage: self.used.means(spec.lane, self.calls),
             server_rss_bytes: rss,
             message_bytes,
             lane: spec.lane,
-            batch_size: batch_sizes.get(spec.lane).copied(),
-            batch_sizes,
         }
     }
 }
