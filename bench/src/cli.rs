@@ -34,6 +34,9 @@ pub enum Command {
         /// Address on which the echo listens.
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
+        /// Port of a Redis on this machine. Each call is then forwarded to this Redis.
+        #[arg(long)]
+        redis: Option<u16>,
     },
 }
 

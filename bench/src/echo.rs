@@ -20,7 +20,7 @@ use tonic::{
 use crate::load::{Call, Miss};
 
 #[allow(missing_docs, clippy::all, reason = "generated; documented in the proto")]
-mod proto {
+pub mod proto {
     tonic::include_proto!("boxoffice.bench");
 }
 use proto::{
@@ -38,7 +38,14 @@ const MAX_RESETS: usize = 1_024;
 /// larger response.
 const MAX_REPLY: usize = 1 << 20;
 
-struct Echo(Bytes);
+/// The service of the echo. It holds the longest payload of a response.
+pub struct Echo(Bytes);
+
+impl Default for Echo {
+    fn default() -> Self {
+        Self(Bytes::from(vec![7; MAX_REPLY]))
+    }
+}
 
 #[tonic::async_trait]
 impl EchoService for Echo {
@@ -48,8 +55,8 @@ impl EchoService for Echo {
     }
 }
 
-/// Serves the echo on `listen` until standard input ends. Prints the address to standard output.
-pub async fn serve(listen: SocketAddr) -> Result<(), Failure> {
+/// Serves `service` on `listen` until standard input ends. Prints the address to standard output.
+pub async fn serve(listen: SocketAddr, service: impl EchoService) -> Result<(), Failure> {
     let listener = TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     println!("{}", listener.local_addr()?);
     // A read of standard input cannot be cancelled, so it runs in a separate thread.
@@ -65,7 +72,7 @@ pub async fn serve(listen: SocketAddr) -> Result<(), Failure> {
         .http2_max_local_error_reset_streams(Some(MAX_RESETS))
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(EchoServiceServer::new(Echo(Bytes::from(vec![7; MAX_REPLY]))))
+        .add_service(EchoServiceServer::new(service))
         .serve_with_incoming(incoming);
     tokio::select! {
         served = serving => Ok(served?),
@@ -81,17 +88,28 @@ pub struct EchoProcess {
 }
 
 impl EchoProcess {
-    /// Starts this program with the command `echo`, and reads the address that it prints.
-    pub fn start() -> Result<Self, Failure> {
+    /// Starts this program with the command `echo` and `flags`, and reads the address that it prints.
+    pub fn start(flags: &[&str]) -> Result<Self, Failure> {
         let program = std::env::current_exe()?;
         let mut process =
-            Guarded::spawn(Command::new(program).arg("echo").stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+            Guarded::spawn(Command::new(program).arg("echo").args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()))?;
         let stdout = process.child().stdout.take().ok_or("the echo has no standard output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line.trim().parse().map_err(|_| "the echo did not print its address")?;
         Ok(Self { address, _process: process })
     }
+}
+
+/// Sends `payload` to the echo, or to another service with the same interface. The payload of the response must have
+/// `size` bytes.
+pub async fn ask(channel: Channel, payload: Bytes, size: usize) -> Result<(), Miss> {
+    answered(channel, Request::new(EchoRequest { payload, reply_size: size as u32 }), size).await
+}
+
+async fn answered(channel: Channel, request: Request<EchoRequest>, size: usize) -> Result<(), Miss> {
+    let answer = EchoServiceClient::new(channel).echo(request).await?;
+    if answer.get_ref().payload.len() == size { Ok(()) } else { Err(Miss::wrong("the payload has another size")) }
 }
 
 /// Returns a call of the echo. The sizes are in bytes: of the `authorization` metadata (0 means none), of the payload
@@ -105,13 +123,6 @@ pub fn call(token_size: usize, request_size: usize, reply_size: usize) -> Call {
         if let Some(bearer) = &bearer {
             request.metadata_mut().insert("authorization", bearer.clone());
         }
-        async move {
-            let answer = EchoServiceClient::new(channel).echo(request).await?;
-            if answer.get_ref().payload.len() == size {
-                Ok(())
-            } else {
-                Err(Miss::wrong("the payload has another size"))
-            }
-        }
+        answered(channel, request, size)
     })
 }

@@ -68,7 +68,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         None => operations::run(&cli.common).await,
         Some(Command::Sale(options)) => sale::run(&cli.common, &options).await,
         Some(Command::Growth(options)) => growth::run(&cli.common, &options).await,
-        Some(Command::Echo { listen }) => echo::serve(listen).await,
+        Some(Command::Echo { listen, redis: Some(port) }) => peer::redis::serve(listen, port).await,
+        Some(Command::Echo { listen, redis: None }) => echo::serve(listen, echo::Echo::default()).await,
     }
 }
 

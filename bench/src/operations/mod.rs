@@ -35,7 +35,7 @@ const ADMISSION_LIMIT: Duration = Duration::from_secs(180);
 pub async fn run(common: &Common) -> Result<(), Failure> {
     let engines = common.engines(EngineChoice::Both);
     let server = common.postgres(engines).await?;
-    let echo = EchoProcess::start()?;
+    let echo = EchoProcess::start(&[])?;
     let mut report = Report::new(common);
     for number in 1..=common.runs {
         report.redis.extend(redis::measure(Plan::new(common).load(common)).await?);

@@ -1,4 +1,5 @@
-//! The references of the comparison that are not an echo. All of them run without gRPC.
+//! The references of the comparison that are not an echo. They run without gRPC, except
+//! where [`redis`] says otherwise.
 //!
 //! - [`single`] runs the operations of boxoffice with one command per transaction.
 //! - [`postgres`] calls a function inside PostgreSQL, and measures a commit without boxoffice.

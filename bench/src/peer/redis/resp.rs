@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use testkit::Failure;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
 };
 
 /// An answer of Redis.
@@ -23,7 +26,13 @@ pub enum Reply {
 
 /// A connection to Redis.
 pub struct Connection {
-    stream: TcpStream,
+    writer: OwnedWriteHalf,
+    replies: Replies,
+}
+
+/// The answers that arrive over a connection.
+pub struct Replies {
+    reader: OwnedReadHalf,
     received: Vec<u8>,
 }
 
@@ -32,7 +41,8 @@ impl Connection {
     pub async fn open(port: u16) -> Result<Self, Failure> {
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, received: Vec::with_capacity(64 * 1_024) })
+        let (reader, writer) = stream.into_split();
+        Ok(Self { writer, replies: Replies::new(reader) })
     }
 
     /// Sends one command and returns its answer.
@@ -44,8 +54,8 @@ impl Connection {
 
     /// Sends one encoded command and returns its answer.
     pub async fn send(&mut self, request: &[u8]) -> Result<Reply, Failure> {
-        self.stream.write_all(request).await?;
-        Ok(self.replies().await?.remove(0))
+        self.writer.write_all(request).await?;
+        Ok(self.replies.next().await?.remove(0))
     }
 
     /// Sends the commands that `next` writes until `next` returns `None`. Up to `in_flight` commands wait for their
@@ -66,19 +76,25 @@ impl Connection {
             if waiting.is_empty() {
                 return Ok(());
             }
-            self.stream.write_all(&request).await?;
-            request.clear();
-            for reply in self.replies().await? {
+            write(&mut self.writer, &mut request).await?;
+            for reply in self.replies.next().await? {
                 check(waiting.pop_front().ok_or("Redis sent an answer without a command")?, reply);
             }
         }
     }
+}
+
+impl Replies {
+    /// Returns the answers that arrive over `reader`.
+    pub fn new(reader: OwnedReadHalf) -> Self {
+        Self { reader, received: Vec::with_capacity(64 * 1_024) }
+    }
 
     /// Waits for at least one answer, and returns all answers that have arrived.
-    async fn replies(&mut self) -> Result<Vec<Reply>, Failure> {
+    pub async fn next(&mut self) -> Result<Vec<Reply>, Failure> {
         let mut replies = Vec::new();
         while replies.is_empty() {
-            if self.stream.read_buf(&mut self.received).await? == 0 {
+            if self.reader.read_buf(&mut self.received).await? == 0 {
                 return Err("Redis closed the connection".into());
             }
             let mut used = 0;
@@ -90,6 +106,13 @@ impl Connection {
         }
         Ok(replies)
     }
+}
+
+/// Sends the commands in `request` and empties it.
+pub async fn write(writer: &mut OwnedWriteHalf, request: &mut Vec<u8>) -> Result<(), Failure> {
+    writer.write_all(request).await?;
+    request.clear();
+    Ok(())
 }
 
 /// Appends a command to `request`.
