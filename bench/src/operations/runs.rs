@@ -13,6 +13,11 @@ pub fn cell(figures: &[f64], decimals: usize) -> String {
     }
 }
 
+/// Returns the median of a figure, with `decimals` decimals; `-` if there are no figures.
+pub fn middle(figures: &[f64], decimals: usize) -> String {
+    if figures.is_empty() { "-".to_owned() } else { cell(&[median(figures.to_vec())], decimals) }
+}
+
 /// Returns a goal as text, and by how much the median misses it. `is_met` compares the median with the goal.
 pub fn goal(figures: &[f64], goal: f64, decimals: usize, is_met: fn(&f64, &f64) -> bool) -> String {
     let middle = median(figures.to_vec());
@@ -41,6 +46,7 @@ mod tests {
         assert_eq!(cell(&[0.5], 2), "0.50");
         assert_eq!(cell(&[110.0, 90.0, 100.0], 0), "100 (20 %)");
         assert_eq!(cell(&[0.0, 0.0], 0), "0 (0 %)");
+        assert_eq!((middle(&[1.0, 3.0], 1), middle(&[], 1)), ("2.0".to_owned(), "-".to_owned()));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The report of one engine as a page of tables. With several runs, each figure is a median with its spread.
+//! The report of one engine as a page of tables. With several runs, each figure is a median, and most figures
+//! have a spread.
 
 use testkit::Engine;
 
@@ -6,10 +7,11 @@ use super::{
     open_loop::{OpenRate, SHARES},
     report::EngineReport,
     round::Figures,
-    runs::{cell, goal},
+    runs::{cell, goal, middle},
     usage::Usage,
 };
 use crate::{
+    load::median,
     page::Page,
     peer::{Rates, redis::RedisReport},
     table::Table,
@@ -107,7 +109,7 @@ fn usage(runs: Runs<'_>) -> Table {
         "RSS MB",
     ]);
     for (name, all) in by_operation(runs) {
-        let of = |figure: fn(&Usage) -> Option<f64>, decimals| cell(&collect(&all, |f| figure(&f.usage)), decimals);
+        let of = |figure: fn(&Usage) -> Option<f64>, decimals| middle(&collect(&all, |f| figure(&f.usage)), decimals);
         table.row([
             name.to_owned(),
             of(|u| Some(u.server_cores), 2),
@@ -120,7 +122,7 @@ fn usage(runs: Runs<'_>) -> Table {
             of(|u| u.calls_per_batch, 0),
             of(|u| u.statements_per_batch, 1),
             of(|u| u.written_per_call.map(|bytes| bytes / 1e3), 1),
-            cell(&collect(&all, |f| Some(f.server_rss_bytes as f64 / 1e6)), 0),
+            middle(&collect(&all, |f| Some(f.server_rss_bytes as f64 / 1e6)), 0),
         ]);
     }
     table
@@ -130,8 +132,7 @@ fn usage(runs: Runs<'_>) -> Table {
 fn busy(all: &[&Figures]) -> String {
     let workers = all.iter().map(|figures| figures.usage.busy_shares.len()).max().unwrap_or_default();
     let share = |worker: usize| collect(all, |f| f.usage.busy_shares.get(worker).map(|share| share * 100.0));
-    let cells: Vec<String> =
-        (0..workers).map(|worker| format!("{:.0} %", crate::load::median(share(worker)))).collect();
+    let cells: Vec<String> = (0..workers).map(|worker| format!("{} %", middle(&share(worker), 0))).collect();
     if cells.is_empty() { "-".to_owned() } else { cells.join(", ") }
 }
 
@@ -157,7 +158,7 @@ fn open_loop(runs: Runs<'_>) -> Table {
 
 fn idle(runs: Runs<'_>) -> Table {
     let commits = collect(runs, |run| Some(run.commit_p50_ms));
-    let wanted = 2.0 * crate::load::median(commits.clone()) + 1.0;
+    let wanted = 2.0 * median(commits.clone()) + 1.0;
     let mut table = Table::new(&[
         "one client alone",
         "p50 ms, empty database",
@@ -286,4 +287,42 @@ fn compare(page: &mut Page, runs: Runs<'_>, redis: &[RedisReport]) {
             cell(&direct, 2),
         ),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::operations::{report::HOLD_OWN_SEAT, usage::Used};
+
+    fn run(rate: f64) -> EngineReport {
+        let figures = |name| Figures {
+            name,
+            calls_per_second: rate,
+            echo_per_second: 10.0,
+            ratio: rate / 10.0,
+            goal: 0.5,
+            latency: crate::load::Percentiles::default(),
+            calls: 0,
+            errors: 0,
+            misses: BTreeMap::new(),
+            usage: Used::default().means("lane", 0),
+            server_rss_bytes: 0,
+            message_bytes: (0, 0),
+            lane: "lane",
+        };
+        let mut report = EngineReport::new(Engine::Sqlite);
+        report.operations = ["ChargeWallet", "IssueToken", HOLD_OWN_SEAT, "Pay"].map(figures).into();
+        report
+    }
+
+    #[test]
+    fn the_headline_has_the_whole_tickets_of_all_runs_and_their_goal() {
+        let runs = [run(3.0), run(4.5), run(6.0)];
+        let page = page(&runs.each_ref(), &[]).text();
+        assert!(page.contains("SQLite: median of 3 runs"), "{page}");
+        assert!(page.contains("2 (67 %)/s, which is 0.45 (67 %) of a third of the echo. Goal: 0.50, missed by 0.05"));
+        assert!(page.contains("Redis was not measured"), "{page}");
+    }
 }
