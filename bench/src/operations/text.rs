@@ -245,7 +245,7 @@ fn notes(page: &mut Page, runs: Runs<'_>, redis: &[RedisReport]) {
         }
         if run.server_complaints > 0 {
             page.line(format!(
-                "Run {number}: the server logged {} warnings and errors, the first ones are: {}",
+                "Run {number}: the server logged {} warnings and errors; the first are: {}",
                 run.server_complaints,
                 run.first_complaints.join("; ")
             ));
@@ -259,7 +259,7 @@ fn compare(page: &mut Page, runs: Runs<'_>, redis: &[RedisReport]) {
     };
     let lanes = ratio(|run| Some((run.tickets()?.per_second, run.single?.tickets())));
     if !lanes.is_empty() {
-        page.line(format!("Whole tickets, divided by those with one command per transaction: {}.", cell(&lanes, 1)));
+        page.line(format!("Whole tickets, divided by the rate with one command per transaction: {}.", cell(&lanes, 1)));
     }
     let pays = ratio(|run| Some((run.rates()?.pay, run.peer_payments?.per_second)));
     if !pays.is_empty() {
@@ -279,7 +279,7 @@ fn compare(page: &mut Page, runs: Runs<'_>, redis: &[RedisReport]) {
     page.line(match served.is_empty() {
         true => "Redis was not measured: install it with `make redis`.".to_owned(),
         false => format!(
-            "Whole tickets, divided by those of Redis behind gRPC: {}. Goal: {}. Without gRPC: {}. Redis flushes its \
+            "Whole tickets, divided by the rate of Redis behind gRPC: {}. Goal: {}. Without gRPC: {}. Redis flushes its \
              log once per turn of its event loop, and answers the calls of this turn after the flush. boxoffice \
              flushes once per batch.",
             cell(&served, 2),

@@ -1,5 +1,4 @@
-//! The references of the comparison that are not an echo. They run without gRPC, except
-//! where [`redis`] says otherwise.
+//! The references of the comparison that are not an echo. Only [`redis`] also measures calls over gRPC.
 //!
 //! - [`single`] runs the operations of boxoffice with one command per transaction.
 //! - [`postgres`] calls a function inside PostgreSQL, and measures a commit without boxoffice.
@@ -27,7 +26,8 @@ pub struct Rates {
 impl Rates {
     /// Returns the rate of whole tickets. A whole ticket is one IssueToken call, one HoldSeats call and one Pay call.
     ///
-    /// This rate does not rise if one of the three operations becomes faster and another one slower by as much time.
+    /// This rate does not rise if one of the three operations becomes faster and another operation becomes slower by
+    /// the same time.
     pub fn tickets(&self) -> f64 {
         1.0 / (1.0 / self.issue_token + 1.0 / self.hold_seats + 1.0 / self.pay)
     }

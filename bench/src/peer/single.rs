@@ -157,7 +157,7 @@ where
     Ok((count as f64 / started.elapsed().as_secs_f64(), answers))
 }
 
-/// Runs one command in one transaction. Retries the transaction if it conflicts with another one.
+/// Runs one command in one transaction. Retries the transaction if it conflicts with another transaction.
 async fn transaction<T, R, F>(db: &Database, item: T, operation: &F) -> Result<R, Failure>
 where
     T: Copy,

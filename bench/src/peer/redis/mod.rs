@@ -310,8 +310,8 @@ async fn rounds(road: &Road, load: Load, sale: &Arc<Sale>, script: impl Script) 
     Ok(median(rates.split_off(1)))
 }
 
-/// Calls a script once for each of `users`, through the gRPC service. Returns the number of calls per second. Fails if a
-/// call fails.
+/// Calls a script once for each of `users`, through the gRPC service. Returns the number of calls per second. Fails if
+/// a call fails.
 async fn served(
     channels: &[Channel],
     load: Load,
