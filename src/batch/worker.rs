@@ -65,8 +65,8 @@ where
     C: Send + Sync + 'static,
     R: Send + 'static,
 {
-    /// Starts a worker, which `tasks` tracks. `name` is the name of the lane, and `number` is the index of the worker in
-    /// the lane.
+    /// Starts a worker, which `tasks` tracks. `name` is the name of the lane, and `number` is the index of the worker
+    /// in the lane.
     pub fn start(name: &'static str, number: usize, tasks: &TaskTracker, work: Work<C, R>) -> Self {
         let (sender, queue) = mpsc::channel(CAPACITY);
         let pace = Arc::new(Pace::new(name));

@@ -279,8 +279,8 @@ fn compare(page: &mut Page, runs: Runs<'_>, redis: &[RedisReport]) {
     page.line(match served.is_empty() {
         true => "Redis was not measured: install it with `make redis`.".to_owned(),
         false => format!(
-            "Whole tickets, divided by the rate of Redis behind gRPC: {}. Goal: {}. Without gRPC: {}. Redis flushes its \
-             log once per turn of its event loop, and answers the calls of this turn after the flush. boxoffice \
+            "Whole tickets, divided by the rate of Redis behind gRPC: {}. Goal: {}. Without gRPC: {}. Redis flushes \
+             its log once per turn of its event loop, and answers the calls of this turn after the flush. boxoffice \
              flushes once per batch.",
             cell(&served, 2),
             goal(&served, 1.0, 2, f64::ge),
