@@ -56,7 +56,7 @@ pub struct Common {
     /// Number of in-flight calls on each connection.
     #[arg(long, global = true, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub in_flight: u16,
-    /// Measure the operations with fewer and shorter rounds and fewer users, in less than 3 minutes. The command
+    /// Measure the operations with shorter rounds and fewer users, in a few minutes. The command
     /// `growth` divides each of its numbers by 10. The command `sale` does not change.
     #[arg(long, global = true)]
     pub quick: bool,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`postgres`], [`database`] | a PostgreSQL server, and empty databases on SQLite and PostgreSQL |
 //! | [`server`] | boxoffice as a child process, or inside this process |
-//! | [`process`], [`usage`], [`metrics`] | child processes, their CPU time, memory and written bytes, and a server's metrics |
+//! | [`process`], [`usage`], [`metrics`] | child processes, their use of the machine, and the metrics of a server |
 //! | [`http`], [`browser`] | requests to the HTTP listener, and a browser for the live page |
 //! | [`catalogue`], [`wallet`], [`caller`] | calls that set up a sale, calls for wallets, and the calls of a user |
 //! | [`history`] | rows of past sales and of long queues, written with SQL |
