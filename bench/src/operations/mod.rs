@@ -121,7 +121,8 @@ async fn measure(bench: &Bench<'_>, engine: Engine) -> Result<EngineReport, Fail
     queue(bench, &mut report).await?;
     seats(bench, &mut report).await?;
     pay(bench, &mut report).await?;
-    open_loop::run(bench, &mut report).await?;
+    let capacity = report.rates().ok_or("a write was not measured")?;
+    report.open_loop = open_loop::run(bench, &capacity).await?;
     report.checks = checks::run(&bench.world, &bench.calls, bench.plan.loners().end).await?;
     report.complain(&bench.deployment.complaints());
     Ok(report)

@@ -13,13 +13,11 @@ use testkit::Failure;
 use tokio::{runtime::Handle, sync::mpsc};
 use tonic::transport::Channel;
 
-use super::{
-    bench::Bench,
-    report::{EngineReport, HOLD_OWN_SEAT},
-};
+use super::bench::Bench;
 use crate::{
     calls::{Calls, Measure},
     load::{Call, Miss, Percentiles, Round},
+    peer::Rates,
 };
 
 /// The code of the concert for the calls of the open loop.
@@ -54,33 +52,25 @@ pub struct OpenRate {
     pub errors: u64,
 }
 
-/// Measures each write at each rate. The rate of the closed loop is the rate in `report`.
-pub async fn run(bench: &Bench<'_>, report: &mut EngineReport) -> Result<(), Failure> {
+/// Measures each write at each rate. `capacity` has the rates of the closed loop.
+pub async fn run(bench: &Bench<'_>, capacity: &Rates) -> Result<Vec<OpenLoop>, Failure> {
     let users = &bench.world.users[bench.plan.open()];
     let calls = Calls::new(CONCERT, Arc::new(users.to_vec()), !bench.common.kind);
     let none = Measure::default();
     bench.world.for_users(bench.plan.open(), "OpenWallet", &bench.world.open_wallet()).await?;
-    for (name, call) in [("ChargeWallet", calls.charge_wallet(&none)), ("IssueToken", calls.issue_token(&none))] {
-        write(bench, report, name, name, &call).await?;
-    }
+    let mut writes = vec![
+        write(bench, "ChargeWallet", capacity.charge_wallet, &calls.charge_wallet(&none)).await?,
+        write(bench, "IssueToken", capacity.issue_token, &calls.issue_token(&none)).await?,
+    ];
     bench.world.open_sale(CONCERT).await?;
     bench.world.wait_until_admitted(CONCERT, ADMISSION_LIMIT).await?;
-    write(bench, report, "HoldSeats", HOLD_OWN_SEAT, &calls.hold_own_seat(&none)).await?;
-    write(bench, report, "Pay", "Pay", &calls.pay(&none)).await
+    writes.push(write(bench, "HoldSeats", capacity.hold_seats, &calls.hold_own_seat(&none)).await?);
+    writes.push(write(bench, "Pay", capacity.pay, &calls.pay(&none)).await?);
+    Ok(writes)
 }
 
-/// Measures one write at each rate. `measured` is its name among the operations under full load.
-async fn write(
-    bench: &Bench<'_>,
-    report: &mut EngineReport,
-    name: &'static str,
-    measured: &str,
-    call: &Call,
-) -> Result<(), Failure> {
-    let capacity = report
-        .operation(measured)
-        .map(|figures| figures.calls_per_second)
-        .ok_or_else(|| format!("{measured} was not measured"))?;
+/// Measures one write at each rate. `capacity` is its rate in the closed loop.
+async fn write(bench: &Bench<'_>, name: &'static str, capacity: f64, call: &Call) -> Result<OpenLoop, Failure> {
     let mut order: Vec<usize> = (0..bench.plan.open().len()).collect();
     order.shuffle(&mut rand::rng());
     let mut rates = Vec::new();
@@ -91,8 +81,7 @@ async fn write(
         let (latency, errors) = (round.percentiles(), round.errors());
         rates.push(OpenRate { share, calls_per_second: rate, latency, errors });
     }
-    report.open_loop.push(OpenLoop { name, rates });
-    Ok(())
+    Ok(OpenLoop { name, rates })
 }
 
 /// Splits `count` users into one range for each rate. The sizes are proportional to the rates, so that all rates are

@@ -34,7 +34,7 @@ use testkit::{Failure, PRICE};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::Rates;
+use super::rates::Rates;
 use crate::world::{CHARGE, START_TIME};
 
 /// Number of transactions that run at the same time. A PostgreSQL pool of the server has the same number of

@@ -2,8 +2,11 @@
 
 use testkit::{Failure, PRICE};
 
-use super::{Buyer, CHARGE, Connection, RETENTION, Reply, SEAT_LIMIT, Sale, Scripts, wallet};
-use crate::check::Check;
+use super::{
+    resp::{Connection, Reply},
+    sale::{Buyer, RETENTION, SEAT_LIMIT, Sale, Scripts, wallet},
+};
+use crate::{check::Check, world::CHARGE};
 
 /// The duration of a short hold, in milliseconds.
 const SHORT: u64 = 50;
