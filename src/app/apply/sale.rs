@@ -235,7 +235,7 @@ fn problems(sale: &Sale) -> Vec<String> {
     let mut venue_ids = HashSet::new();
     for (venue, index) in sale.venues.iter().zip(0..) {
         let path = format!("venues[{index}]");
-        add(&mut problems, &path, requests::create_venue(&venue.create()).err());
+        add(&mut problems, &path, requests::create_venue(venue.create()).err());
         if !venue_ids.insert(&venue.venue_id) {
             problems.push(format!("{path}.venue_id: {} is declared twice; remove one of them", venue.venue_id));
         }
