@@ -23,7 +23,7 @@ pub struct CreateVenue {
     pub venue_id: String,
     /// The name that clients show to users.
     pub name: String,
-    /// The sections, in the order in which the seats are numbered. If a section has rows, its `seat_count` is the number
+    /// The sections, in the order in which the seats are numbered. If a section has rows, its `seat_count` is the sum
     /// of their seats.
     pub sections: Vec<proto::Section>,
 }
