@@ -9,10 +9,11 @@
 //! any time, and the first row with a free seat must be found even if this seat became free a moment ago. Reading
 //! 50,000 taken seats takes some milliseconds, a fraction of the duration of a full batch.
 //!
-//! All batches that choose seats of a performance run one after the other. On one replica they run on one worker of the
-//! lane. On PostgreSQL, a lock on the performance orders the batches of all replicas. Only calls that name their seats
-//! can still take a chosen seat first. Then the statement that takes the seats changes too few rows, and the batch
-//! runs again and reads the taken seats again.
+//! Two batches never choose seats of one performance at the same time. SQLite has one writer. On PostgreSQL, a batch
+//! locks the performance before it reads the taken seats, and keeps the lock until its commit. This lock orders the
+//! batches of all workers and of all replicas. Batches lock and load everything else before, at the same time. Only a
+//! call that names its seats can take a chosen seat first. Then the statement that takes the seats changes too few rows,
+//! and the batch runs again and reads the taken seats again.
 
 use std::{ops::Range, sync::Arc};
 

@@ -293,14 +293,12 @@ impl Wanted {
 
 impl Hold {
     /// Returns the shard of the command in the lane. Commands of a concert with the same first seat run on the same
-    /// worker. So do all commands for the best available seats of a performance.
+    /// worker, in the order of arrival. Commands for the best available seats are spread over the workers by token.
     pub fn shard(&self) -> impl Hash + use<> {
-        let performance_id = self.performance.as_ref().ok().map(|performance| performance.performance_id);
-        let (first_seat, performance_id) = match &self.wanted {
-            Wanted::Seats(seat_numbers) => (seat_numbers.first().copied(), None),
-            Wanted::Best(_) => (None, performance_id),
-        };
-        (self.token.concert_id, first_seat, performance_id)
+        match &self.wanted {
+            Wanted::Seats(seat_numbers) => (self.token.concert_id, seat_numbers.first().copied().map(i64::from)),
+            Wanted::Best(_) => (self.token.concert_id, Some(self.token.queue_number)),
+        }
     }
 
     fn owner(&self) -> Owner {

@@ -1,7 +1,7 @@
-//! Measures HoldSeats for the best available seats. All users ask for two seats together on one date, until the hall is
-//! full. Before this, all users hold a named pair of seats on another date, for comparison.
+//! Measures HoldSeats for the best available seats. Half of the users ask for two seats together on one date, until the
+//! hall is full. Before this, the other users hold a named pair of seats on another date, for comparison.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use boxoffice::rpc::proto;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -24,14 +24,14 @@ const BEST_DATE: &str = "2034-06-19";
 const ROW: u32 = 50;
 /// Number of rows in a section.
 const SECTION_ROWS: u32 = 100;
-const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The holds of the best available seats, compared with holds of named seats.
 #[derive(Debug, Serialize)]
 pub struct Best {
     /// The number of seats of each date.
     pub seats: u32,
-    /// The number of users. Each user wants two seats.
+    /// The number of users of each date. Each user wants two seats.
     pub users: u32,
     /// The number of holds of a named pair per second.
     pub named_per_second: f64,
@@ -52,15 +52,16 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Best, F
     let rows = (ground.options.seats / ROW).max(1);
     let (seats, users) = (rows * ROW, rows * ROW / 2);
     ground.progress.set_message(format!("the best of {seats} seats"));
-    let world = ground.world(deployment, users as usize).await?;
+    let all = 2 * users as usize;
+    let world = ground.world(deployment, all).await?;
     set_up(&world, rows).await?;
-    ground.prepare(&world, users as usize, "OpenWallet", &world.open_wallet()).await?;
+    ground.prepare(&world, all, "OpenWallet", &world.open_wallet()).await?;
     let calls = Calls::new(CONCERT, world.users.clone(), true);
-    ground.prepare(&world, users as usize, "IssueToken", &calls.issue_token(&Measure::default())).await?;
+    ground.prepare(&world, all, "IssueToken", &calls.issue_token(&Measure::default())).await?;
     world.wait_until_admitted(CONCERT, LIMIT).await?;
 
-    let named = hold(ground, &world, NAMED_DATE).await?;
-    let best = hold(ground, &world, BEST_DATE).await?;
+    let named = hold(ground, &world, NAMED_DATE, 0..users as usize).await?;
+    let best = hold(ground, &world, BEST_DATE, users as usize..all).await?;
     let stats = world.stats(CONCERT).await?;
     Ok(Best {
         seats,
@@ -90,9 +91,10 @@ async fn set_up(world: &World, rows: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes one call for each user, in a random order: for a named pair on [`NAMED_DATE`], otherwise for the best pair.
-async fn hold(ground: &Ground<'_>, world: &World, date: &'static str) -> Result<Round, Failure> {
-    let mut order: Vec<usize> = (0..world.users.len()).collect();
+/// Makes one call for each of `users`, in a random order: for a named pair on [`NAMED_DATE`], otherwise for the best
+/// pair.
+async fn hold(ground: &Ground<'_>, world: &World, date: &'static str, users: Range<usize>) -> Result<Round, Failure> {
+    let mut order: Vec<usize> = users.collect();
     order.shuffle(&mut rand::rng());
     let users = world.users.clone();
     let call = Call::new(move |channel, index| hold_pair(channel, users[index].clone(), index, date));
