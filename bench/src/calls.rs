@@ -296,5 +296,6 @@ fn hold(concert: &str, user: &User, date: &str, seat_number: i32, with_request_i
         date: date.to_owned(),
         seat_numbers: vec![seat_number],
         request_id: if with_request_id { world::request_id() } else { String::new() },
+        best_available: None,
     }
 }

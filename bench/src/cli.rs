@@ -128,6 +128,9 @@ pub struct Sale {
     /// Watch the position in the queue instead of polling it.
     #[arg(long)]
     pub watch: bool,
+    /// Ask for the best available seats together instead of choosing seats.
+    #[arg(long)]
+    pub best: bool,
     /// Maximum time from the opening of the sale until all visits end. The remaining visits count as not done.
     #[arg(long, default_value = "5m", value_parser = humantime::parse_duration)]
     pub limit: Duration,
@@ -154,7 +157,7 @@ pub struct Growth {
     /// Number of concerts on sale at the same time.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=1_000))]
     pub concerts: u32,
-    /// Number of seats of the stadium.
+    /// Number of seats of the stadium, and of the hall whose best seats are held.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(20..=200_000))]
     pub seats: u32,
     /// Number of expired tokens of past sales. The history has the same number of tokens that left, and of ended
@@ -186,6 +189,8 @@ pub enum Part {
     Concerts,
     /// The list of the seats of a stadium.
     Stadium,
+    /// Holds of the best available seats.
+    Best,
     /// Rows of past sales, and their deletion.
     History,
     /// Past concerts with waiting users.

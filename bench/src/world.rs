@@ -121,10 +121,11 @@ impl World {
         let whole = seat_count / SECTION_SEATS;
         let mut sizes = vec![SECTION_SEATS; whole as usize];
         sizes.extend(Some(seat_count % SECTION_SEATS).filter(|rest| *rest > 0));
-        let sections = sizes
-            .iter()
-            .zip(1..)
-            .map(|(size, number)| proto::Section { name: format!("S{number}"), seat_count: *size as i32 });
+        let sections = sizes.iter().zip(1..).map(|(size, number)| proto::Section {
+            name: format!("S{number}"),
+            seat_count: *size as i32,
+            ..Default::default()
+        });
         let created = catalogue::create_venue(&self.admin, venue_id, sections.collect()).await;
         created.map_err(told("CreateVenue"))
     }

@@ -116,6 +116,7 @@ void Scenario::Play() {
   const pb::Payment payment = Pay(token, reservation);
   LookAt(payment);
   Refund(payment);
+  HoldBest(rival_token, reservation.date());
   LeaveQueue(rival_token);
 }
 
@@ -329,12 +330,35 @@ void Scenario::Refund(const pb::Payment& payment) {
   Tell(13, "got ", payment.price(), " back");
 }
 
+void Scenario::HoldBest(const pb::QueueToken& rival_token, const std::string& date) {
+  pb::HoldSeatsRequest request;
+  request.set_concert_code(kConcertCode);
+  request.set_user_id(rival_token.user_id());
+  request.set_date(date);
+  request.mutable_best_available()->set_seat_count(2);
+  request.set_request_id(NewId());
+  const auto hold = [&] {
+    return Call(*reservations_, &pb::ReservationService::Stub::HoldSeats, request, &rival_token).reservation();
+  };
+  const pb::Reservation reservation = hold();
+  Check(reservation.seats_size() == 2, "two seats should be held, not ", reservation.seats_size());
+  const pb::ReservedSeat& first = reservation.seats(0);
+  const pb::ReservedSeat& second = reservation.seats(1);
+  Check(first.row() == second.row(), "both seats should be in one row, not in ", first.row(), " and ", second.row());
+  Check(second.number_in_row() == first.number_in_row() + 1, "the seats should be adjacent, not ",
+        first.number_in_row(), " and ", second.number_in_row());
+  Check(MessageDifferencer::Equals(hold(), reservation),
+        "a request with the same request_id should return the same seats");
+  Tell(14, "the rival holds the best seats, ", first.number_in_row(), " and ", second.number_in_row(), " of row ",
+       first.row());
+}
+
 void Scenario::LeaveQueue(const pb::QueueToken& rival_token) {
   pb::LeaveQueueRequest request;
   request.set_concert_code(kConcertCode);
   request.set_user_id(rival_token.user_id());
   Call(*queue_, &pb::QueueService::Stub::LeaveQueue, request, &rival_token);
-  Tell(14, "the rival left the queue");
+  Tell(15, "the rival left the queue");
 }
 
 void Scenario::CheckBalance(int64_t expected) {

@@ -49,6 +49,7 @@ class Scenario {
   pb::Payment Pay(const pb::QueueToken& token, const pb::Reservation& reservation);
   void LookAt(const pb::Payment& payment);
   void Refund(const pb::Payment& payment);
+  void HoldBest(const pb::QueueToken& rival_token, const std::string& date);
   void LeaveQueue(const pb::QueueToken& rival_token);
 
   void CheckBalance(int64_t expected);

@@ -68,6 +68,7 @@ func (s *scenario) play(ctx context.Context) error {
 		s.pay,
 		s.lookAtPayment,
 		s.refund,
+		s.holdBest,
 		s.leaveQueue,
 	}
 	for i, step := range steps {
@@ -387,6 +388,37 @@ func (s *scenario) refund(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("got %d back", price), s.checkLedger(ctx, price)
+}
+
+// holdBest lets the rival hold the best two seats that are together.
+func (s *scenario) holdBest(ctx context.Context) (string, error) {
+	request := &pb.HoldSeatsRequest{
+		ConcertCode:   concertCode,
+		UserId:        s.rivalToken.GetUserId(),
+		Date:          s.reservation.GetDate(),
+		BestAvailable: &pb.BestAvailable{SeatCount: 2},
+		RequestId:     uuid.NewString(),
+	}
+	held, err := s.reservations.HoldSeats(bearing(ctx, s.rivalToken), request)
+	if err != nil {
+		return "", err
+	}
+	seats := held.GetReservation().GetSeats()
+	if len(seats) != 2 {
+		return "", fmt.Errorf("two seats should be held, not %d", len(seats))
+	}
+	row, first, second := seats[0].GetRow(), seats[0].GetNumberInRow(), seats[1].GetNumberInRow()
+	if seats[1].GetRow() != row || second != first+1 {
+		return "", fmt.Errorf("the seats should be adjacent in one row, not %v", seats)
+	}
+	again, err := s.reservations.HoldSeats(bearing(ctx, s.rivalToken), request)
+	if err != nil {
+		return "", err
+	}
+	if !proto.Equal(again, held) {
+		return "", errors.New("a request with the same request_id should return the same seats")
+	}
+	return fmt.Sprintf("the rival holds the best seats, %d and %d of row %s", first, second, row), nil
 }
 
 func (s *scenario) leaveQueue(ctx context.Context) (string, error) {

@@ -28,7 +28,12 @@ from boxoffice.v1.queue_service_pb2 import (
     WatchPositionRequest,
 )
 from boxoffice.v1.queue_service_pb2_grpc import QueueServiceStub
-from boxoffice.v1.reservation_service_pb2 import RESERVATION_STATE_HELD, HoldSeatsRequest, Reservation
+from boxoffice.v1.reservation_service_pb2 import (
+    RESERVATION_STATE_HELD,
+    BestAvailable,
+    HoldSeatsRequest,
+    Reservation,
+)
 from boxoffice.v1.reservation_service_pb2_grpc import ReservationServiceStub
 from boxoffice.v1.wallet_service_pb2 import (
     WALLET_ENTRY_KIND_CHARGE,
@@ -103,6 +108,7 @@ class Scenario:
         payment = self.pay(token, reservation)
         self.look_at(payment)
         self.refund(payment)
+        self.hold_best(rival_token, reservation.date)
         self.leave_queue(rival_token)
 
     def open_wallet(self) -> None:
@@ -258,10 +264,27 @@ class Scenario:
         check(total == payment.price, f"the ledger should add up to {payment.price}, not {total}")
         tell(13, f"got {payment.price} back")
 
+    def hold_best(self, rival_token: QueueToken, date: str) -> None:
+        request = HoldSeatsRequest(
+            concert_code=CONCERT_CODE,
+            user_id=rival_token.user_id,
+            date=date,
+            best_available=BestAvailable(seat_count=2),
+            request_id=str(uuid.uuid4()),
+        )
+        reservation = self.reservations.HoldSeats(request, metadata=bearer(rival_token)).reservation
+        first, second = reservation.seats
+        check(first.row == second.row, f"both seats should be in one row, not in {first.row} and {second.row}")
+        numbers = (first.number_in_row, second.number_in_row)
+        check(numbers[1] == numbers[0] + 1, f"the seats should be adjacent, not {numbers}")
+        repeated = self.reservations.HoldSeats(request, metadata=bearer(rival_token)).reservation
+        check(repeated == reservation, "a request with the same request_id should return the same seats")
+        tell(14, f"the rival holds the best seats, {numbers[0]} and {numbers[1]} of row {first.row}")
+
     def leave_queue(self, rival_token: QueueToken) -> None:
         request = LeaveQueueRequest(concert_code=CONCERT_CODE, user_id=rival_token.user_id)
         self.queue.LeaveQueue(request, metadata=bearer(rival_token))
-        tell(14, "the rival left the queue")
+        tell(15, "the rival left the queue")
 
     def check_balance(self, expected: int) -> None:
         balance = self.wallets.GetBalance(GetBalanceRequest(user_id=self.user_id)).balance

@@ -2,6 +2,7 @@
 
 use super::store;
 use crate::{
+    catalogue::rows,
     db::Database,
     rpc::{Error, proto},
 };
@@ -13,7 +14,10 @@ pub async fn venue(db: &Database, venue_id: &str) -> Result<proto::Venue, Error>
     let Some(name) = rows.first().map(|row| row.venue_name.clone()) else {
         return Err(Error::VenueNotFound { venue_id: venue_id.to_owned() });
     };
-    let sections = rows.into_iter().map(|row| proto::Section { name: row.name, seat_count: row.seat_count });
+    let sections = rows.into_iter().map(|row| {
+        let rows = rows::read(row.seat_rows.as_deref());
+        proto::Section { name: row.name, seat_count: row.seat_count, rows }
+    });
     Ok(proto::Venue { venue_id: venue_id.to_owned(), name, sections: sections.collect() })
 }
 

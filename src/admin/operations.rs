@@ -11,7 +11,7 @@ use crate::{
         self, Database, Set, Write,
         entity::{concert, performance},
     },
-    rpc::Error,
+    rpc::{Error, proto},
 };
 
 /// Length of the period before now in which recent admissions and payments are counted.
@@ -23,8 +23,9 @@ pub struct CreateVenue {
     pub venue_id: String,
     /// The name that clients show to users.
     pub name: String,
-    /// The name and the number of seats of each section, in the order in which the seats are numbered.
-    pub sections: Vec<(String, i32)>,
+    /// The sections, in the order in which the seats are numbered. If a section has rows, its `seat_count` is the sum
+    /// of their seats.
+    pub sections: Vec<proto::Section>,
 }
 
 /// A command that creates a concert.

@@ -18,6 +18,7 @@ const DEFAULT_SEATS_PER_USER: i32 = 4;
 const MAX_SEATS_PER_USER: i32 = 100;
 const MAX_SECTIONS: usize = 100;
 const MAX_SECTION_SEATS: i32 = 100_000;
+const MAX_ROWS: usize = 1_000;
 /// Maximum price of a seat, in the smallest unit of the currency. The revenue of 9 million seats at this price fits
 /// into an int64.
 const MAX_PRICE: i64 = 1_000_000_000_000;
@@ -25,16 +26,20 @@ const CLAIM_TTL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs
 
 /// Reads a request of CreateVenue. Fails with INVALID_ARGUMENT if a field is invalid, like all public functions of this
 /// file.
-pub fn create_venue(request: &proto::CreateVenueRequest) -> Result<CreateVenue, Error> {
+pub fn create_venue(request: proto::CreateVenueRequest) -> Result<CreateVenue, Error> {
     let mut fields = Fields::default();
     fields.venue_id("venue_id", &request.venue_id);
     fields.name("name", &request.name);
     check_sections(&mut fields, &request.sections);
     fields.done()?;
+    let with_seat_count = |section: proto::Section| match section.rows.iter().map(|row| row.seat_count).sum() {
+        0 => section,
+        seat_count => proto::Section { seat_count, ..section },
+    };
     Ok(CreateVenue {
-        venue_id: request.venue_id.clone(),
-        name: request.name.clone(),
-        sections: request.sections.iter().map(|s| (s.name.clone(), s.seat_count)).collect(),
+        venue_id: request.venue_id,
+        name: request.name,
+        sections: request.sections.into_iter().map(with_seat_count).collect(),
     })
 }
 
@@ -104,11 +109,30 @@ fn check_sections(fields: &mut Fields, sections: &[proto::Section]) {
     fields.require((1..=MAX_SECTIONS).contains(&count), "sections", "must have between 1 and 100 entries");
     for (index, section) in sections.iter().enumerate().take(MAX_SECTIONS) {
         fields.name(format!("sections[{index}].name"), &section.name);
-        let valid = (1..=MAX_SECTION_SEATS).contains(&section.seat_count);
-        fields.require(valid, format!("sections[{index}].seat_count"), "must be between 1 and 100000");
+        let seat_count = format!("sections[{index}].seat_count");
+        if section.rows.is_empty() {
+            let valid = (1..=MAX_SECTION_SEATS).contains(&section.seat_count);
+            fields.require(valid, seat_count, "must be between 1 and 100000");
+        } else {
+            fields.require(section.seat_count == 0, seat_count, "must not be set together with rows");
+            check_rows(fields, &format!("sections[{index}].rows"), &section.rows);
+        }
     }
     let names: HashSet<&str> = sections.iter().map(|section| section.name.as_str()).collect();
     fields.require(names.len() == count, "sections", "must not have two sections with the same name");
+}
+
+fn check_rows(fields: &mut Fields, path: &str, rows: &[proto::SectionRow]) {
+    fields.require(rows.len() <= MAX_ROWS, path, "must have at most 1000 entries");
+    for (index, row) in rows.iter().enumerate().take(MAX_ROWS) {
+        fields.name(format!("{path}[{index}].name"), &row.name);
+        let valid = (1..=MAX_SECTION_SEATS).contains(&row.seat_count);
+        fields.require(valid, format!("{path}[{index}].seat_count"), "must be between 1 and 100000");
+    }
+    let seat_count: i64 = rows.iter().map(|row| i64::from(row.seat_count)).sum();
+    fields.require(seat_count <= MAX_SECTION_SEATS.into(), path, "must not have more than 100000 seats in total");
+    let names: HashSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    fields.require(names.len() == rows.len(), path, "must not have two rows with the same name");
 }
 
 fn check_prices(fields: &mut Fields, price: i64, prices: &[proto::SectionPrice]) -> HashMap<String, i64> {

@@ -79,11 +79,11 @@ impl AdminService for AdminApi {
         &self,
         request: Request<proto::CreateVenueRequest>,
     ) -> Result<Response<proto::CreateVenueResponse>, Status> {
-        let request = request.into_inner();
-        self.venues.submit((), requests::create_venue(&request)?).await?;
-        Ok(Response::new(proto::CreateVenueResponse {
-            venue: Some(proto::Venue { venue_id: request.venue_id, name: request.name, sections: request.sections }),
-        }))
+        let command = requests::create_venue(request.into_inner())?;
+        let (venue_id, name) = (command.venue_id.clone(), command.name.clone());
+        let venue = proto::Venue { venue_id, name, sections: command.sections.clone() };
+        self.venues.submit((), command).await?;
+        Ok(Response::new(proto::CreateVenueResponse { venue: Some(venue) }))
     }
 
     async fn create_concert(

@@ -4,20 +4,21 @@
 use sea_orm::{ActiveModelTrait, ActiveValue::Set, ColumnTrait, EntityTrait, FromQueryResult, QueryFilter};
 
 use crate::{
+    catalogue::rows,
     clock::Micros,
     db::{
         self, Database, Write,
         entity::{concert, performance, queue_counter, section, section_price, venue},
     },
+    rpc::proto,
 };
 
-/// Inserts a venue with its sections, each `(name, seat count)`, in the order of their seat numbers. Returns `false` if
-/// the id is taken.
+/// Inserts a venue with its sections, in the order of their seat numbers. Returns `false` if the id is taken.
 pub async fn insert_venue(
     write: &Write,
     venue_id: &str,
     name: &str,
-    sections: &[(String, i32)],
+    sections: &[proto::Section],
 ) -> Result<bool, db::Error> {
     let conn = write.conn();
     if venue::Entity::find_by_id(venue_id).one(conn).await?.is_some() {
@@ -25,11 +26,12 @@ pub async fn insert_venue(
     }
     let venue = venue::ActiveModel { venue_id: Set(venue_id.to_owned()), name: Set(name.to_owned()) };
     venue::Entity::insert(venue).exec_without_returning(conn).await?;
-    let rows = sections.iter().zip(1..).map(|((name, seat_count), section_number)| section::ActiveModel {
+    let rows = sections.iter().zip(1..).map(|(section, section_number)| section::ActiveModel {
         venue_id: Set(venue_id.to_owned()),
         section_number: Set(section_number),
-        name: Set(name.clone()),
-        seat_count: Set(*seat_count),
+        name: Set(section.name.clone()),
+        seat_count: Set(section.seat_count),
+        seat_rows: Set(rows::write(&section.rows)),
     });
     section::Entity::insert_many(rows).exec_without_returning(conn).await?;
     Ok(true)
@@ -58,11 +60,14 @@ pub struct VenueSection {
     pub name: String,
     /// The number of seats.
     pub seat_count: i32,
+    /// The rows as a JSON array. `None` if the section has no rows.
+    pub seat_rows: Option<String>,
 }
 
 /// Returns the sections of a venue, in any order. Returns an empty list if there is no such venue.
 pub async fn venue(db: &Database, venue_id: &str) -> Result<Vec<VenueSection>, db::Error> {
-    let sql = "SELECT venue.name AS venue_name, section.section_number, section.name, section.seat_count
+    let sql =
+        "SELECT venue.name AS venue_name, section.section_number, section.name, section.seat_count, section.seat_rows
          FROM venue JOIN section ON section.venue_id = venue.venue_id WHERE venue.venue_id = $1";
     db.query(sql, [venue_id.into()]).await
 }

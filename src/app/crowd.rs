@@ -205,6 +205,7 @@ impl Visitor {
                 date: DATES[wanted].0.to_owned(),
                 seat_numbers,
                 request_id: Uuid::now_v7().to_string(),
+                best_available: None,
             };
             match with_retries!(self.reservations().hold_seats(self.request(hold.clone()))) {
                 Ok(held) => return Ok(held.into_inner().reservation),

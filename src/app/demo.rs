@@ -9,6 +9,7 @@ use crate::{
     admin::operations::{self as admin, AddPerformance, CreateConcert, CreateVenue},
     clock::Micros,
     db::{self, Database, Write},
+    rpc::proto,
     wallet,
 };
 
@@ -43,8 +44,8 @@ async fn fill_empty(write: &Write) -> Result<bool, db::Error> {
     if created.iter().any(Result::is_err) {
         return Err(db::Error::Lost);
     }
-    let club = sections(&[("Floor", 50)]);
-    let arena = sections(&[("VIP", 500), ("R", 1_500), ("S", 3_000)]);
+    let club = sections(&[("Floor", 5)], 10);
+    let arena = sections(&[("VIP", 10), ("R", 30), ("S", 60)], 50);
     let venues = [
         CreateVenue { venue_id: "blue-club".into(), name: "Blue Club".into(), sections: club },
         CreateVenue { venue_id: "jamsil-arena".into(), name: "Jamsil Arena".into(), sections: arena },
@@ -74,8 +75,16 @@ fn concert(concert_code: &str, name: &str, max_active_count: i32) -> CreateConce
     }
 }
 
-fn sections(sections: &[(&str, i32)]) -> Vec<(String, i32)> {
-    sections.iter().map(|(name, seat_count)| ((*name).to_owned(), *seat_count)).collect()
+/// Returns sections, each with its name and its number of rows. The rows are numbered on from 1 through all sections.
+fn sections(sections: &[(&str, i32)], seats_per_row: i32) -> Vec<proto::Section> {
+    let mut numbers = 1..;
+    let row = |number: i32| proto::SectionRow { name: number.to_string(), seat_count: seats_per_row };
+    let section = |(name, row_count): &(&str, i32)| proto::Section {
+        name: (*name).to_owned(),
+        seat_count: row_count * seats_per_row,
+        rows: numbers.by_ref().take(*row_count as usize).map(row).collect(),
+    };
+    sections.iter().map(section).collect()
 }
 
 fn performance(concert_code: &str, day: i64, venue_id: &str, price: i64, others: &[(&str, i64)]) -> AddPerformance {
@@ -120,13 +129,13 @@ Take a queue token, then repeat GetPosition until the state is QUEUE_STATE_ACTIV
     -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}"}}' \
     {address} boxoffice.v1.QueueService/GetPosition
 
-Choose a date and hold two seats:
+Choose a date and hold the best two seats that are together:
 
   grpcurl -plaintext -H "authorization: Bearer $TOKEN" \
     -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}"}}' \
     {address} boxoffice.v1.ConcertService/ListPerformances
   grpcurl -plaintext -H "authorization: Bearer $TOKEN" \
-    -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}","date":"2034-06-18","seat_numbers":[7,8]}}' \
+    -d '{{"concert_code":"IU-2034","user_id":"{USER_ID}","date":"2034-06-18","best_available":{{"seat_count":2}}}}' \
     {address} boxoffice.v1.ReservationService/HoldSeats
 
 Charge the wallet, pay the seats, and look at the sale:

@@ -216,6 +216,7 @@ where
             };
             match error {
                 db::Error::Lost if races < MAX_RACES && started.elapsed() < MAX_RACING => {
+                    metrics::counter!("boxoffice_lane_reruns_total", "lane" => name).increment(1);
                     tokio::time::sleep(Duration::from_millis(u64::from(races.min(10)))).await;
                     races += 1;
                 }

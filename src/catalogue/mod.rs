@@ -5,13 +5,14 @@
 //! change are not here, such as `paused` and the number of sold seats.
 
 mod performance;
+pub mod rows;
 mod store;
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::RwLock;
 
-pub use performance::{Concert, Performance, Section};
+pub use performance::{Concert, Performance, Place, Row, Section};
 
 use crate::{
     db::{Database, entity::concert},

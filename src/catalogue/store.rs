@@ -23,13 +23,13 @@ pub async fn performance_id(db: &Database, concert_id: i64, date: &str) -> Resul
     Ok(row.map(|row| row.performance_id))
 }
 
-/// Returns a performance with its concert, its venue, and the sections of the venue in the order of their numbers. A
-/// section is `(name, seat count, price)`. Returns `None` if there is no such performance.
+/// Returns a performance with its concert, its venue, and the sections of the venue in the order of their numbers. Each
+/// section has its price. Returns `None` if there is no such performance.
 #[allow(clippy::type_complexity, reason = "a row of a join, which is converted immediately")]
 pub async fn performance(
     db: &Database,
     performance_id: i64,
-) -> Result<Option<(performance::Model, concert::Model, venue::Model, Vec<(String, i32, i64)>)>, db::Error> {
+) -> Result<Option<(performance::Model, concert::Model, venue::Model, Vec<(section::Model, i64)>)>, db::Error> {
     let conn = db.reader();
     let Some(row) = performance::Entity::find_by_id(performance_id).one(conn).await? else {
         return Ok(None);
@@ -48,10 +48,6 @@ pub async fn performance(
         .await?;
     // AddPerformance inserts a price for every section. So `sections` and `prices` have the same sections in the same
     // order.
-    let priced = sections
-        .into_iter()
-        .zip(prices)
-        .map(|(section, price)| (section.name, section.seat_count, price.price))
-        .collect();
+    let priced = sections.into_iter().zip(prices.into_iter().map(|row| row.price)).collect();
     Ok(concert.zip(venue).map(|(concert, venue)| (row, concert, venue, priced)))
 }

@@ -7,7 +7,12 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::sampler::{Picture, Point, Sale};
-use crate::{catalogue::Performance, clock::Micros, concert::States, rpc::proto::SeatState};
+use crate::{
+    catalogue::{Performance, Row},
+    clock::Micros,
+    concert::States,
+    rpc::proto::SeatState,
+};
 
 /// The first event of a stream.
 #[derive(Serialize)]
@@ -80,6 +85,13 @@ struct SectionEvent<'a> {
     price: String,
     first_seat: i32,
     last_seat: i32,
+    rows: Vec<RowEvent<'a>>,
+}
+
+#[derive(Serialize)]
+struct RowEvent<'a> {
+    name: &'a str,
+    seat_count: i32,
 }
 
 /// The event of the seats whose states changed. Each list has the name of a state, and holds the numbers of the seats
@@ -160,6 +172,7 @@ pub fn hall(performance: &Performance) -> Bytes {
         price: section.price.to_string(),
         first_seat: section.first_seat,
         last_seat: section.last_seat,
+        rows: section.rows.iter().map(row_event).collect(),
     });
     let hall = Hall {
         concert_code: &performance.concert.concert_code,
@@ -170,6 +183,10 @@ pub fn hall(performance: &Performance) -> Bytes {
         sections: sections.collect(),
     };
     event("hall", &hall)
+}
+
+fn row_event(row: &Row) -> RowEvent<'_> {
+    RowEvent { name: &row.name, seat_count: row.last_seat - row.first_seat + 1 }
 }
 
 /// Returns the event of the states of all seats, in the order of the seat numbers. The text `12a2h3s` means 12

@@ -104,6 +104,7 @@ mod tests {
             pay_time: Some(7),
             refund_time: None,
             payment_id: None,
+            best_available: None,
         }
     }
 

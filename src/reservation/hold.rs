@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::Hash,
     sync::Arc,
     time::Duration,
 };
@@ -9,6 +10,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
+    best::{BestAvailable, Hall},
     rules,
     store::{self, Owner, SeatKey, TakenSeat},
 };
@@ -40,17 +42,25 @@ pub struct Hold {
     /// The performance, or the error PERFORMANCE_NOT_FOUND. If the token is not admitted, the command fails with the
     /// error of the token instead.
     pub performance: Result<Arc<Performance>, Error>,
-    /// The seat numbers: at least one, ascending, without duplicates.
-    pub seat_numbers: Vec<i32>,
+    /// The seats to hold.
+    pub wanted: Wanted,
     /// A UUID chosen by the client; a retry with the same id returns the first answer.
     pub request_id: Option<Uuid>,
     /// The retry delay in the error NOT_ADMITTED.
     pub retry_after: Duration,
 }
 
+/// The seats that a command wants.
+pub enum Wanted {
+    /// The seats with these numbers: at least one, ascending, without duplicates.
+    Seats(Vec<i32>),
+    /// The best available seats.
+    Best(BestAvailable),
+}
+
 /// Holds seats, in the order of the commands. If two commands name the same seat, the first command gets the seat. A
-/// command holds all of its seats or none. If one hold of the token already has all these seats, the command changes
-/// nothing and returns this hold.
+/// command holds all of its seats or none. If one hold of the token already has all named seats, the command changes
+/// nothing and returns this hold. A command for the best available seats always makes a new hold.
 ///
 /// A hold ends after `hold_ttl`, but not later than the end of the admission of its token. Source: `HoldSeats` in
 /// reservation_service.proto.
@@ -68,13 +78,15 @@ struct HoldBatch {
     replays: Replays<Accepted>,
     answered: Answered,
     seats: HashMap<SeatKey, reserved_seat::Model>,
+    /// The free seats of the performances for which commands want the best available seats, by performance.
+    halls: HashMap<i64, Hall>,
     owned: HashMap<Owner, Vec<Reservation>>,
     held: Vec<Reservation>,
 }
 
-/// The requested seats and the first answer of an accepted request.
+/// The text of [`Wanted::text`] and the first answer of an accepted request.
 struct Accepted {
-    seat_numbers: String,
+    wanted: String,
     answer: Reservation,
 }
 
@@ -88,9 +100,11 @@ impl HoldBatch {
             let owner = Owner { user_id: row.user_id, concert_id: row.concert_id };
             owned.entry(owner).or_default().push(row);
         }
+        let halls = load_halls(write, commands).await?;
         let seats = store::seats(write, &distinct(commands.iter().flat_map(Hold::seat_keys))).await?;
         Ok(Self {
             now: write.now(),
+            halls,
             tokens,
             replays,
             answered,
@@ -108,11 +122,11 @@ impl HoldBatch {
         let token = queue::operations::token_of(&self.tokens, command.token, command.user_id)?;
         queue::rules::require_active(token, self.now, command.retry_after)?;
         let performance = command.performance.as_ref().map_err(Clone::clone)?;
-        let total_price = rules::total_price(performance, &command.seat_numbers)?;
+        command.wanted.require_in_venue(performance)?;
         rules::require_on_sale(performance, self.now)?;
         let expire_time = rules::expire_time(self.now, hold_ttl, token.expire_time.unwrap_or(Micros::MAX));
 
-        let owned = self.owned.entry(command.owner()).or_default();
+        let owned = self.owned.get(&command.owner()).map(Vec::as_slice).unwrap_or_default();
         let live: Vec<&Reservation> = owned.iter().filter(|v| rules::owns_seats(v, self.now)).collect();
         let mine = live.iter().find(|v| command.is_held_by(v)).copied().cloned();
         if let Some(mine) = mine {
@@ -120,24 +134,41 @@ impl HoldBatch {
             return Ok(mine);
         }
         let seat_count = live.iter().map(|v| v.seat_count).sum();
-        rules::require_below_limit(seat_count, command.seat_numbers.len(), performance.concert.seats_per_user_limit)?;
-        let free = rules::require_free(performance.performance_id, &command.seat_numbers, &self.seats, self.now);
-        free.map_err(|error| match live.iter().find(|v| command.overlaps(v)) {
-            Some(mine) if matches!(error, Error::SeatHeld { .. }) => {
-                rules::held_by_caller(mine, &command.seat_numbers, self.now)
-            }
-            _ => error,
-        })?;
+        rules::require_below_limit(seat_count, command.wanted.seat_count(), performance.concert.seats_per_user_limit)?;
+        let seat_numbers = self.choose(command, performance, &live)?;
 
-        let reservation = command.reservation(performance.performance_id, total_price, self.now, expire_time);
-        owned.push(reservation.clone());
-        self.take(command, &reservation);
+        let total_price = rules::total_price(performance, &seat_numbers)?;
+        let reservation = command.reservation(performance, &seat_numbers, total_price, self.now, expire_time);
+        self.take(command, &seat_numbers, &reservation);
         Ok(reservation)
     }
 
+    /// Returns the numbers of the seats that a command gets. `live` has the reservations that own seats of the user.
+    ///
+    /// Fails with SEAT_SOLD or SEAT_HELD if a named seat is taken. For the best available seats, fails with
+    /// NO_SEATS_TOGETHER or NOT_ENOUGH_SEATS.
+    fn choose(&self, command: &Hold, performance: &Performance, live: &[&Reservation]) -> Result<Vec<i32>, Error> {
+        match &command.wanted {
+            Wanted::Seats(seat_numbers) => {
+                let free = rules::require_free(performance.performance_id, seat_numbers, &self.seats, self.now);
+                free.map_err(|error| match live.iter().find(|v| command.overlaps(v)) {
+                    Some(mine) if matches!(error, Error::SeatHeld { .. }) => {
+                        rules::held_by_caller(mine, seat_numbers, self.now)
+                    }
+                    _ => error,
+                })?;
+                Ok(seat_numbers.clone())
+            }
+            Wanted::Best(best) => {
+                let hall = self.halls.get(&performance.performance_id);
+                hall.ok_or_else(|| Error::internal("the taken seats were not loaded"))?.choose(best)
+            }
+        }
+    }
+
     /// Adds a new hold to the batch. For the later commands of the batch, its seats are taken.
-    fn take(&mut self, command: &Hold, reservation: &Reservation) {
-        for seat_number in &command.seat_numbers {
+    fn take(&mut self, command: &Hold, seat_numbers: &[i32], reservation: &Reservation) {
+        for seat_number in seat_numbers {
             let seat = reserved_seat::Model {
                 performance_id: reservation.performance_id,
                 seat_number: *seat_number,
@@ -146,17 +177,20 @@ impl HoldBatch {
                 expire_time: reservation.expire_time,
             };
             self.seats.insert(key_of(&seat), seat);
+            if let Some(hall) = self.halls.get_mut(&reservation.performance_id) {
+                hall.take(*seat_number);
+            }
         }
+        self.owned.entry(command.owner()).or_default().push(reservation.clone());
         self.replays.remember(command.request_id, accepted(reservation.clone()));
         self.held.push(reservation.clone());
     }
 
     /// Records a request whose seats the hold `mine` of the same token already has.
     fn remember_unchanged(&mut self, command: &Hold, mine: &Reservation) {
-        let seat_numbers = rules::write_seat_numbers(&command.seat_numbers);
-        let id = command.request_id;
-        self.answered.note(id, seat_numbers.clone(), mine.reservation_id, Some(mine.expire_time));
-        self.replays.remember(id, Accepted { seat_numbers, answer: mine.clone() });
+        let (id, wanted) = (command.request_id, command.wanted.text());
+        self.answered.note(id, wanted.clone(), mine.reservation_id, Some(mine.expire_time));
+        self.replays.remember(id, Accepted { wanted, answer: mine.clone() });
     }
 
     async fn store(&self, write: &Write) -> Result<(), db::Error> {
@@ -178,14 +212,37 @@ async fn load_replays(write: &Write, request_ids: &[Uuid]) -> Result<(Answered, 
         if let Some(reservation) = rows.get(&row.answer_id) {
             let expire_time = row.expire_time.unwrap_or(reservation.expire_time);
             let answer = Reservation { state: State::Held, expire_time, ..reservation.clone() };
-            replays.remember(Some(row.request_id), Accepted { seat_numbers: row.request, answer });
+            replays.remember(Some(row.request_id), Accepted { wanted: row.request, answer });
         }
     }
     Ok((answered, replays))
 }
 
+/// Loads the free seats of the performances for which commands want the best available seats.
+///
+/// On PostgreSQL, locks these performances for such batches of all replicas until the end of the transaction. So the
+/// next batch sees the seats that this batch takes.
+async fn load_halls(write: &Write, commands: &[Hold]) -> Result<HashMap<i64, Hall>, db::Error> {
+    let best = commands.iter().filter(|command| matches!(command.wanted, Wanted::Best(_)));
+    let performances = best.filter_map(|command| command.performance.as_ref().ok());
+    let performances: BTreeMap<i64, &Arc<Performance>> = performances.map(|v| (v.performance_id, v)).collect();
+    if performances.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let ids: Vec<i64> = performances.keys().copied().collect();
+    store::lock_halls(write, &ids).await?;
+    write.renew_now();
+    let taken = store::taken_seat_numbers(write, &ids).await?;
+    let halls = taken.iter().filter_map(|row| {
+        let performance = *performances.get(&row.performance_id)?;
+        Some((row.performance_id, Hall::new(performance.clone(), row.seat_numbers())))
+    });
+    Ok(halls.collect())
+}
+
 fn accepted(answer: Reservation) -> Accepted {
-    Accepted { seat_numbers: answer.seat_numbers.clone(), answer }
+    let wanted = answer.best_available.as_ref().unwrap_or(&answer.seat_numbers).clone();
+    Accepted { wanted, answer }
 }
 
 fn key_of(seat: &reserved_seat::Model) -> SeatKey {
@@ -202,7 +259,48 @@ fn taken_seats(held: &Reservation) -> impl Iterator<Item = TakenSeat> {
     })
 }
 
+impl Wanted {
+    fn seat_count(&self) -> usize {
+        match self {
+            Self::Seats(seat_numbers) => seat_numbers.len(),
+            Self::Best(best) => usize::try_from(best.seat_count).unwrap_or_default(),
+        }
+    }
+
+    /// Returns a text that identifies the wanted seats. A retry with the same `request_id` must have the same text.
+    fn text(&self) -> String {
+        match self {
+            Self::Seats(seat_numbers) => rules::write_seat_numbers(seat_numbers),
+            // The conversion of strings, numbers and booleans to JSON never fails.
+            Self::Best(best) => serde_json::to_string(best).unwrap_or_default(),
+        }
+    }
+
+    /// Fails with SEAT_NOT_FOUND if a named seat does not exist in the venue. Fails with INVALID_ARGUMENT if the named
+    /// section does not exist.
+    fn require_in_venue(&self, performance: &Performance) -> Result<(), Error> {
+        match self {
+            Self::Seats(seat_numbers) => rules::total_price(performance, seat_numbers).map(drop),
+            Self::Best(BestAvailable { section: Some(name), .. })
+                if performance.sections.iter().all(|section| section.name != *name) =>
+            {
+                Err(Error::invalid("best_available.section", "must be the name of a section of the venue"))
+            }
+            Self::Best(_) => Ok(()),
+        }
+    }
+}
+
 impl Hold {
+    /// Returns the shard of the command in the lane. Commands of a concert with the same first seat run on the same
+    /// worker, in the order of arrival. Commands for the best available seats are spread over the workers by token.
+    pub fn shard(&self) -> impl Hash + use<> {
+        match &self.wanted {
+            Wanted::Seats(seat_numbers) => (self.token.concert_id, seat_numbers.first().copied().map(i64::from)),
+            Wanted::Best(_) => (self.token.concert_id, Some(self.token.queue_number)),
+        }
+    }
+
     fn owner(&self) -> Owner {
         Owner { user_id: self.user_id, concert_id: self.token.concert_id }
     }
@@ -210,14 +308,14 @@ impl Hold {
     /// Returns the keys of the seats to query. A command that exceeds `seats_per_user_limit` fails in any case, so its
     /// seats are not queried. A long list of seats must not delay the other commands of the batch.
     fn seat_keys(&self) -> Vec<SeatKey> {
-        let Ok(performance) = &self.performance else {
+        let (Ok(performance), Wanted::Seats(seat_numbers)) = (&self.performance, &self.wanted) else {
             return Vec::new();
         };
-        if self.seat_numbers.len() as i64 > i64::from(performance.concert.seats_per_user_limit) {
+        if seat_numbers.len() as i64 > i64::from(performance.concert.seats_per_user_limit) {
             return Vec::new();
         }
         let performance_id = performance.performance_id;
-        self.seat_numbers.iter().map(|seat_number| SeatKey { performance_id, seat_number: *seat_number }).collect()
+        seat_numbers.iter().map(|seat_number| SeatKey { performance_id, seat_number: *seat_number }).collect()
     }
 
     /// Tells whether the reservation has the stored state HELD, and belongs to the token and the performance of this
@@ -232,35 +330,46 @@ impl Hold {
         self.performance.as_ref().is_ok_and(|performance| performance.performance_id == reservation.performance_id)
     }
 
-    /// Tells whether this reservation is a hold of the caller's token that has all requested seats.
+    /// Tells whether this reservation is a hold of the caller's token that has all named seats.
     fn is_held_by(&self, reservation: &Reservation) -> bool {
+        let Wanted::Seats(seat_numbers) = &self.wanted else { return false };
         let held = rules::seat_numbers(reservation);
-        self.is_of_token(reservation) && self.seat_numbers.iter().all(|seat| held.contains(seat))
+        self.is_of_token(reservation) && seat_numbers.iter().all(|seat| held.contains(seat))
     }
 
-    /// Tells whether this reservation is a hold of the caller's token that has at least one of the requested seats.
+    /// Tells whether this reservation is a hold of the caller's token that has at least one of the named
+    /// seats.
     fn overlaps(&self, reservation: &Reservation) -> bool {
+        let Wanted::Seats(seat_numbers) = &self.wanted else { return false };
         let held = rules::seat_numbers(reservation);
-        self.is_of_token(reservation) && self.seat_numbers.iter().any(|seat| held.contains(seat))
+        self.is_of_token(reservation) && seat_numbers.iter().any(|seat| held.contains(seat))
     }
 
     /// Returns the first answer to the `request_id` of the command. Returns `None` if the first request was different.
     fn replay(&self, first: &Accepted) -> Option<Reservation> {
         let same = first.answer.user_id == self.user_id
             && self.is_for_performance(&first.answer)
-            && first.seat_numbers == rules::write_seat_numbers(&self.seat_numbers);
+            && first.wanted == self.wanted.text();
         same.then(|| first.answer.clone())
     }
 
-    fn reservation(&self, performance_id: i64, total_price: i64, now: Micros, expire_time: Micros) -> Reservation {
+    fn reservation(
+        &self,
+        performance: &Performance,
+        seat_numbers: &[i32],
+        total_price: i64,
+        now: Micros,
+        expire_time: Micros,
+    ) -> Reservation {
+        let is_best = matches!(self.wanted, Wanted::Best(_)) && self.request_id.is_some();
         Reservation {
             reservation_id: Uuid::now_v7(),
             user_id: self.user_id,
             concert_id: self.token.concert_id,
             queue_number: self.token.queue_number,
-            performance_id,
-            seat_numbers: rules::write_seat_numbers(&self.seat_numbers),
-            seat_count: i32::try_from(self.seat_numbers.len()).unwrap_or(i32::MAX),
+            performance_id: performance.performance_id,
+            seat_numbers: rules::write_seat_numbers(seat_numbers),
+            seat_count: i32::try_from(seat_numbers.len()).unwrap_or(i32::MAX),
             total_price,
             state: State::Held,
             live: true,
@@ -272,6 +381,7 @@ impl Hold {
             pay_time: None,
             refund_time: None,
             payment_id: None,
+            best_available: is_best.then(|| self.wanted.text()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Reservations: seats that are held for a token for a limited time, until the seats are paid for or the hold ends.
 
+pub mod best;
 pub mod extend;
 pub mod hold;
 pub mod operations;

@@ -225,6 +225,7 @@ mod tests {
             pay_time: None,
             refund_time: None,
             payment_id: None,
+            best_available: None,
         }
     }
 

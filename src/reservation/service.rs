@@ -7,15 +7,16 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{
+    best::BestAvailable,
     extend::{self, Extend},
-    hold::{self, Hold},
+    hold::{self, Hold, Wanted},
     operations,
     release::{self, Release},
     rules, store,
 };
 use crate::{
     batch::{Lane, write_lane},
-    catalogue::Catalogue,
+    catalogue::{Catalogue, Place},
     db::{
         Database,
         entity::reservation::{Model as Reservation, State},
@@ -81,8 +82,9 @@ impl ReservationApi {
     async fn to_proto(&self, row: Reservation, state: State) -> Result<proto::Reservation, Error> {
         let performance = self.catalogue.performance_by_id(row.performance_id).await?;
         let seats = rules::seat_numbers(&row).into_iter().filter_map(|seat_number| {
-            let section = performance.section(seat_number)?;
-            Some(proto::ReservedSeat { seat_number, section: section.name.clone(), price: section.price })
+            let Place { section, row, number_in_row } = performance.place(seat_number)?;
+            let (section, price, row) = (section.name.clone(), section.price, row.to_owned());
+            Some(proto::ReservedSeat { seat_number, section, price, row, number_in_row })
         });
         Ok(proto::Reservation {
             seats: seats.collect(),
@@ -111,17 +113,13 @@ impl ReservationService for ReservationApi {
         request: Request<proto::HoldSeatsRequest>,
     ) -> Result<Response<proto::HoldSeatsResponse>, Status> {
         let bearer = token::bearer(request.extensions())?;
-        let mut request = request.into_inner();
+        let request = request.into_inner();
         let mut fields = Fields::default();
         fields.concert_code("concert_code", &request.concert_code);
         let user_id = fields.uuid("user_id", &request.user_id);
         fields.date("date", &request.date);
         let request_id = fields.optional_uuid("request_id", &request.request_id);
-        fields.require(!request.seat_numbers.is_empty(), "seat_numbers", "must name at least one seat");
-        let asked = request.seat_numbers.len();
-        request.seat_numbers.sort_unstable();
-        request.seat_numbers.dedup();
-        fields.require(request.seat_numbers.len() == asked, "seat_numbers", "must not name a seat twice");
+        let wanted = read_wanted(&mut fields, request.seat_numbers, request.best_available);
         fields.done()?;
         bearer.require_user(user_id)?;
         let concert = self.catalogue.concert(&request.concert_code).await?;
@@ -133,13 +131,11 @@ impl ReservationService for ReservationApi {
             user_id,
             performance: performance
                 .ok_or(Error::PerformanceNotFound { concert_code: request.concert_code, date: request.date }),
-            seat_numbers: request.seat_numbers,
+            wanted,
             request_id,
             retry_after: self.admission.retry_after(&bearer),
         };
-        // Commands of a concert with the same first seat run on the same worker, in the order of arrival.
-        let shard = (bearer.concert_id, command.seat_numbers.first().copied());
-        let row = self.hold.submit(shard, command).await;
+        let row = self.hold.submit(command.shard(), command).await;
         let row = row.map_err(|error| error.of_request(request_id))?;
         let state = row.state;
         Ok(Response::new(proto::HoldSeatsResponse { reservation: Some(self.to_proto(row, state).await?) }))
@@ -210,6 +206,28 @@ impl ReservationService for ReservationApi {
         }
         Ok(Response::new(proto::ListReservationsResponse { reservations, next_page_token }))
     }
+}
+
+/// Reads the wanted seats of HoldSeats: exactly one of `seat_numbers` and `best_available`.
+fn read_wanted(fields: &mut Fields, mut seat_numbers: Vec<i32>, best: Option<proto::BestAvailable>) -> Wanted {
+    let asked = seat_numbers.len();
+    seat_numbers.sort_unstable();
+    seat_numbers.dedup();
+    fields.require(seat_numbers.len() == asked, "seat_numbers", "must not name a seat twice");
+    let Some(best) = best else {
+        fields.require(asked > 0, "seat_numbers", "must name at least one seat, or best_available must be set");
+        return Wanted::Seats(seat_numbers);
+    };
+    fields.require(asked == 0, "best_available", "must not be set together with seat_numbers");
+    fields.require(best.seat_count > 0, "best_available.seat_count", "must be above 0");
+    let is_price = best.max_price.is_none_or(|price| price >= 0);
+    fields.require(is_price, "best_available.max_price", "must not be negative");
+    Wanted::Best(BestAvailable {
+        seat_count: best.seat_count,
+        section: best.section.filter(|section| !section.is_empty()),
+        max_price: best.max_price,
+        together: best.together.unwrap_or(true),
+    })
 }
 
 fn read_ids(user_id: &str, reservation_id: &str) -> Result<(Uuid, Uuid), Error> {

@@ -134,6 +134,44 @@ pub async fn seats(write: &Write, keys: &[SeatKey]) -> Result<Vec<reserved_seat:
     write.query_set(sql, keys, []).await
 }
 
+/// The keys of PostgreSQL's advisory locks of performances are this number plus the key of the performance.
+const HALL_LOCKS: i64 = 0x0b0c_0ff2_0000_0000;
+
+/// Locks performances for the choice of their best available seats, in the order of `performance_ids`. On SQLite, does
+/// nothing: SQLite has one writer.
+///
+/// The locks are advisory, so they do not block payments, which lock the rows of performances.
+pub async fn lock_halls(write: &Write, performance_ids: &[i64]) -> Result<(), db::Error> {
+    let keys: Vec<i64> = performance_ids.iter().map(|id| HALL_LOCKS + id).collect();
+    write.lock_set("SELECT 1 FROM {r} CROSS JOIN LATERAL pg_advisory_xact_lock(r.id)", &keys).await
+}
+
+/// A performance and its taken seats.
+#[derive(FromQueryResult)]
+pub struct TakenSeats {
+    /// The key of the performance.
+    pub performance_id: i64,
+    /// The numbers of the taken seats, separated by commas. `None` if no seat is taken.
+    list: Option<String>,
+}
+
+impl TakenSeats {
+    /// Returns the numbers of the taken seats.
+    pub fn seat_numbers(&self) -> impl Iterator<Item = i32> {
+        self.list.iter().flat_map(|list| list.split(',')).filter_map(|number| number.parse().ok())
+    }
+}
+
+/// Returns the seats of these performances that are sold or held at the current time. A list in one text is several
+/// times as fast as one row per seat.
+pub async fn taken_seat_numbers(write: &Write, performance_ids: &[i64]) -> Result<Vec<TakenSeats>, db::Error> {
+    let sql = "SELECT r.id AS performance_id,
+                      (SELECT string_agg(CAST(s.seat_number AS TEXT), ',') FROM reserved_seat s
+                       WHERE s.performance_id = r.id AND (s.state = 'SOLD' OR s.expire_time > $2)) AS list
+               FROM {r}";
+    write.query_set(sql, performance_ids, [write.now().into()]).await
+}
+
 rows! {
     struct NewReservation {
         reservation_id: Uuid,
@@ -146,6 +184,7 @@ rows! {
         total_price: i64,
         expire_time: i64,
         request_id: Option<Uuid>,
+        best_available: Option<String>,
     }
 }
 
@@ -164,14 +203,16 @@ pub async fn insert(write: &Write, reservations: &[reservation::Model]) -> Resul
             total_price: v.total_price,
             expire_time: v.expire_time,
             request_id: v.request_id,
+            best_available: v.best_available.clone(),
         })
         .collect();
     let sql =
         "INSERT INTO reservation (reservation_id, user_id, concert_id, queue_number, performance_id, seat_numbers,
                                         seat_count, total_price, state, hold_time, first_expire_time, expire_time,
-                                        request_id)
+                                        request_id, best_available)
                SELECT r.reservation_id, r.user_id, r.concert_id, r.queue_number, r.performance_id, r.seat_numbers,
-                      r.seat_count, r.total_price, 'HELD', $2, r.expire_time, r.expire_time, r.request_id FROM {r}";
+                      r.seat_count, r.total_price, 'HELD', $2, r.expire_time, r.expire_time, r.request_id,
+                      r.best_available FROM {r}";
     write.execute_set(sql, &rows, [write.now().into()]).await.map(drop)
 }
 

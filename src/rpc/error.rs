@@ -63,6 +63,16 @@ pub enum Error {
          fewer seats, or release some first"
     )]
     SeatLimitExceeded { seats_per_user_limit: i32, seat_count: i32 },
+    #[error(
+        "no row has enough adjacent free seats, although {available} seats are free; request fewer seats, or set \
+         `together` to false"
+    )]
+    NoSeatsTogether { available: i32 },
+    #[error(
+        "only {available} seats are free; request fewer seats, or choose another section, a higher price or another \
+         date"
+    )]
+    NotEnoughSeats { available: i32 },
     #[error("the token or the reservation holds no seats; hold seats with HoldSeats first")]
     NoHeldSeat,
     #[error(
@@ -178,6 +188,8 @@ impl Error {
             Self::SeatHeld { .. } | Self::SeatHeldByCaller { .. } => (Code::FailedPrecondition, R::SeatHeld),
             Self::SaleClosed { .. } => (Code::FailedPrecondition, R::SaleClosed),
             Self::SeatLimitExceeded { .. } => (Code::FailedPrecondition, R::SeatLimitExceeded),
+            Self::NoSeatsTogether { .. } => (Code::FailedPrecondition, R::NoSeatsTogether),
+            Self::NotEnoughSeats { .. } => (Code::FailedPrecondition, R::NotEnoughSeats),
             Self::NoHeldSeat => (Code::FailedPrecondition, R::NoHeldSeat),
             Self::HoldExpired { .. } => (Code::FailedPrecondition, R::HoldExpired),
             Self::ExtensionLimitExceeded { .. } => (Code::FailedPrecondition, R::ExtensionLimitExceeded),
@@ -230,6 +242,9 @@ impl Error {
             }
             Self::SeatLimitExceeded { seats_per_user_limit, seat_count } => {
                 vec![("seats_per_user_limit", seats_per_user_limit.to_string()), ("seat_count", seat_count.to_string())]
+            }
+            Self::NoSeatsTogether { available } | Self::NotEnoughSeats { available } => {
+                vec![("available", available.to_string())]
             }
             Self::HoldExpired { reservation_id, expire_time } => {
                 vec![("reservation_id", reservation_id.clone()), ("expire_time", proto::rfc3339(*expire_time))]

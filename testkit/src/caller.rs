@@ -169,9 +169,34 @@ impl Caller {
             date: date.to_owned(),
             seat_numbers: seat_numbers.to_vec(),
             request_id: request_id.to_owned(),
+            best_available: None,
         };
         let response = self.reservations().hold_seats(self.request(request)).await?;
         present(response.into_inner().reservation)
+    }
+
+    /// Calls HoldSeats for the best available seats.
+    pub async fn hold_best(
+        &self,
+        date: &str,
+        best: proto::BestAvailable,
+        request_id: &str,
+    ) -> Result<proto::Reservation, Status> {
+        let request = proto::HoldSeatsRequest {
+            concert_code: self.concert_code.clone(),
+            user_id: self.user_id.clone(),
+            date: date.to_owned(),
+            request_id: request_id.to_owned(),
+            best_available: Some(best),
+            ..Default::default()
+        };
+        let response = self.reservations().hold_seats(self.request(request)).await?;
+        present(response.into_inner().reservation)
+    }
+
+    /// Calls HoldSeats for the best `seat_count` seats together, without a request id.
+    pub async fn hold_together(&self, date: &str, seat_count: i32) -> Result<proto::Reservation, Status> {
+        self.hold_best(date, proto::BestAvailable { seat_count, ..Default::default() }, "").await
     }
 
     /// Calls ExtendReservation.

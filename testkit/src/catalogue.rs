@@ -10,7 +10,13 @@ use crate::PRICE;
 
 /// Returns the sections of a new venue: one section with `seat_count` seats.
 pub fn one_section(seat_count: i32) -> Vec<proto::Section> {
-    vec![proto::Section { name: "Floor".to_owned(), seat_count }]
+    vec![proto::Section { name: "Floor".to_owned(), seat_count, ..Default::default() }]
+}
+
+/// Returns a section whose rows have these sizes. The rows are named `1`, `2` and so on.
+pub fn section_with_rows(name: &str, sizes: &[i32]) -> proto::Section {
+    let row = |(number, size): (i32, &i32)| proto::SectionRow { name: number.to_string(), seat_count: *size };
+    proto::Section { name: name.to_owned(), rows: (1..).zip(sizes).map(row).collect(), ..Default::default() }
 }
 
 /// Creates a venue with the name `<venue_id> hall`.

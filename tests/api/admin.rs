@@ -18,8 +18,10 @@ on_both_engines!(
 );
 
 fn venue(venue_id: &str) -> proto::CreateVenueRequest {
-    let sections =
-        vec![proto::Section { name: "A".into(), seat_count: 10 }, proto::Section { name: "B".into(), seat_count: 5 }];
+    let sections = vec![
+        proto::Section { name: "A".into(), seat_count: 10, ..Default::default() },
+        proto::Section { name: "B".into(), seat_count: 5, ..Default::default() },
+    ];
     proto::CreateVenueRequest { venue_id: venue_id.into(), name: "Hall".into(), sections }
 }
 
@@ -92,7 +94,7 @@ async fn all_ill_formed_fields_are_named_in_one_answer(world: World) {
         let violations = &details.bad_request().unwrap().field_violations;
         violations.iter().map(|violation| violation.field.clone()).collect::<Vec<_>>()
     };
-    let twice = proto::Section { name: "A".into(), seat_count: 0 };
+    let twice = proto::Section { name: "A".into(), seat_count: 0, ..Default::default() };
     let request =
         proto::CreateVenueRequest { venue_id: "Hall".into(), name: " ".into(), sections: vec![twice.clone(), twice] };
     let status = admin.create_venue(request).await.unwrap_err();

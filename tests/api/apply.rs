@@ -140,8 +140,8 @@ async fn a_run_goes_on_where_an_earlier_one_stopped(world: World) {
             venue_id: "hall".into(),
             name: "Hall".into(),
             sections: vec![
-                proto::Section { name: "A".into(), seat_count: 10 },
-                proto::Section { name: "B".into(), seat_count: 5 },
+                proto::Section { name: "A".into(), seat_count: 10, ..Default::default() },
+                proto::Section { name: "B".into(), seat_count: 5, ..Default::default() },
             ],
         })
         .await
@@ -161,7 +161,7 @@ async fn declared_things_are_read_back(world: World) {
     world.concert("OTHER", 3).await;
     lines(&apply(&world, FILE, &[]));
     let venue = world.admin().get_venue(proto::GetVenueRequest { venue_id: "hall".into() }).await.unwrap();
-    let section = |name: &str, seat_count| proto::Section { name: name.into(), seat_count };
+    let section = |name: &str, seat_count| proto::Section { name: name.into(), seat_count, ..Default::default() };
     let expected = proto::Venue {
         venue_id: "hall".into(),
         name: "Hall".into(),

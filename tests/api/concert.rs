@@ -45,7 +45,9 @@ async fn concerts_are_listed_in_pages_without_a_token(world: World) {
 
 async fn a_performance_has_its_price_venue_and_free_seats(world: World) {
     let sections = [("VIP", 3), ("Floor", 7)];
-    let sections = sections.map(|(name, seat_count)| proto::Section { name: name.into(), seat_count }).to_vec();
+    let sections = sections
+        .map(|(name, seat_count)| proto::Section { name: name.into(), seat_count, ..Default::default() })
+        .to_vec();
     let venue = proto::CreateVenueRequest { venue_id: "arena".into(), name: "Arena".into(), sections };
     world.admin().create_venue(venue).await.unwrap();
     let concert = proto::CreateConcertRequest { concert_code: "IU".into(), name: "IU".into(), ..Default::default() };
@@ -155,7 +157,7 @@ async fn every_seat_is_listed_with_its_section_price_and_state(world: World) {
 
 async fn seats_come_in_pages_on_request_or_if_they_do_not_fit_into_a_message(world: World) {
     const SEATS: i32 = 30_000;
-    let sections = vec![proto::Section { name: "Floor".repeat(20), seat_count: SEATS }];
+    let sections = vec![proto::Section { name: "Floor".repeat(20), seat_count: SEATS, ..Default::default() }];
     let venue = proto::CreateVenueRequest { venue_id: "dome".into(), name: "Dome".into(), sections };
     world.admin().create_venue(venue).await.unwrap();
     world.concert("IU", 5).await;

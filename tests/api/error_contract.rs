@@ -46,6 +46,7 @@ const SHOWN_ELSEWHERE: [ErrorReason; 2] = [
 fn every_reason_is_tested() {
     let sources = [
         include_str!("admin.rs"),
+        include_str!("best_available.rs"),
         include_str!("credentials.rs"),
         include_str!("error_contract.rs"),
         include_str!("extension.rs"),

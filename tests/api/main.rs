@@ -5,6 +5,7 @@ mod harness;
 
 mod admin;
 mod apply;
+mod best_available;
 mod concert;
 mod contention;
 mod credentials;
@@ -24,6 +25,7 @@ mod replicas;
 mod reservation;
 mod retention;
 mod rolling;
+mod rows;
 mod running;
 mod sale_end;
 mod secrets;

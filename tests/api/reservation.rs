@@ -26,7 +26,8 @@ async fn a_hold_returns_its_seats_its_price_and_its_end(world: World) {
     world.concert("IU", 50).await;
     let caller = world.admitted("IU").await;
     let held = caller.hold(DATE, &[9, 3]).await.unwrap();
-    let seat = |seat_number| proto::ReservedSeat { seat_number, section: "Floor".into(), price: PRICE };
+    let seat =
+        |seat_number| proto::ReservedSeat { seat_number, section: "Floor".into(), price: PRICE, ..Default::default() };
     let expected = proto::Reservation {
         reservation_id: held.reservation_id.clone(),
         user_id: caller.user_id.clone(),

@@ -51,7 +51,8 @@ impl Stage {
     /// Creates a sale of `seat_count` seats that opens in `opens_in` seconds. At most `max_active_count` users are
     /// admitted at the same time.
     pub async fn sale(&self, seat_count: i32, max_active_count: i32, opens_in: i64) {
-        let section = |name: &str, seat_count| proto::Section { name: name.to_owned(), seat_count };
+        let section =
+            |name: &str, seat_count| proto::Section { name: name.to_owned(), seat_count, ..Default::default() };
         let sections = vec![
             section("Circle", seat_count / 10),
             section("Stalls", seat_count * 4 / 10),

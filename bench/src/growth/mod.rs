@@ -1,7 +1,8 @@
-//! Measures the cost of growth: a long queue, many watchers, many concerts, a stadium, rows of past sales, and the
-//! opening of a huge sale.
+//! Measures the cost of growth: a long queue, many watchers, many concerts, a stadium, the best seats of a full hall,
+//! rows of past sales, and the opening of a huge sale.
 
 mod admitted;
+mod best;
 mod concerts;
 mod finished;
 mod ground;
@@ -73,10 +74,10 @@ pub async fn measure(
     Ok(report)
 }
 
-/// Measures the chosen parts among watchers, admitted users, concerts and stadium. These parts share a database, and
-/// each part uses different concerts.
+/// Measures the chosen parts among watchers, admitted users, concerts, stadium and best seats. These parts share a
+/// database, and each part uses different concerts.
 async fn on_sale(ground: &Ground<'_>, report: &mut GrowthReport) -> Result<(), Failure> {
-    let parts = [Part::Watchers, Part::Admitted, Part::Concerts, Part::Stadium];
+    let parts = [Part::Watchers, Part::Admitted, Part::Concerts, Part::Stadium, Part::Best];
     if !parts.into_iter().any(|part| ground.options.includes(part)) {
         return Ok(());
     }
@@ -96,6 +97,9 @@ async fn on_sale(ground: &Ground<'_>, report: &mut GrowthReport) -> Result<(), F
     }
     if ground.options.includes(Part::Stadium) {
         report.stadium = Some(stadium::run(ground, &deployment).await?);
+    }
+    if ground.options.includes(Part::Best) {
+        report.best = Some(best::run(ground, &deployment).await?);
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ use serde::Serialize;
 use testkit::Engine;
 
 use super::{
-    admitted::Admitted, concerts::Concerts, finished::Finished, history::Past, opening::Opening, stadium::Stadium,
-    waiting::Waiting, watchers::Watchers,
+    admitted::Admitted, best::Best, concerts::Concerts, finished::Finished, history::Past, opening::Opening,
+    stadium::Stadium, waiting::Waiting, watchers::Watchers,
 };
 use crate::table::Table;
 
@@ -24,6 +24,8 @@ pub struct GrowthReport {
     pub concerts: Option<Concerts>,
     /// The cost of listing the seats of a stadium.
     pub stadium: Option<Stadium>,
+    /// The holds of the best available seats.
+    pub best: Option<Best>,
     /// The cost of rows of past sales.
     pub history: Option<Past>,
     /// The cost of past concerts with waiting users.
@@ -42,6 +44,7 @@ impl GrowthReport {
             admitted: None,
             concerts: None,
             stadium: None,
+            best: None,
             history: None,
             finished: None,
             opening: None,
@@ -63,6 +66,7 @@ pub fn text(report: &GrowthReport) -> String {
     report.admitted.iter().for_each(|part| text.admitted(part));
     report.concerts.iter().for_each(|part| text.concerts(part));
     report.stadium.iter().for_each(|part| text.stadium(part));
+    report.best.iter().for_each(|part| text.best(part));
     report.history.iter().for_each(|part| text.history(part));
     report.finished.iter().for_each(|part| text.finished(part));
     report.opening.iter().for_each(|part| text.opening(part));
@@ -155,6 +159,20 @@ impl Text {
             part.messages,
             part.bytes as f64 / 1e6,
         ));
+    }
+
+    fn best(&mut self, part: &Best) {
+        self.row(
+            format!("holds/s of the best of {} seats, divided by holds/s of named seats", part.seats),
+            format!("{:.2}", part.best_per_second / part.named_per_second),
+            "0.80",
+        );
+        self.ms("  latency, p99 ms", part.best.p99_ms, "-");
+        self.row(format!("  seats left by {} users who want two together", part.users), part.left.to_string(), "0");
+        self.row("  seats left by users who choose random pairs", part.left_at_random.to_string(), "-");
+        self.notes
+            .push(format!("named {:.0} holds/s, best {:.0} holds/s", part.named_per_second, part.best_per_second));
+        self.errors("holds", part.errors);
     }
 
     fn history(&mut self, part: &Past) {

@@ -64,7 +64,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Stadium
             user_id: user.id.clone(),
             date: DATE.to_owned(),
             seat_numbers: seat_numbers.to_vec(),
-            request_id: String::new(),
+            ..Default::default()
         };
         let held = world::reservations(channel.clone()).hold_seats(user.request(request)).await;
         held.map_err(world::told("HoldSeats"))?;

@@ -106,7 +106,7 @@ async fn play(
     let concert_code = set_up(&world, seats, options.hall).await?;
     let stage = Stage {
         concert_code: concert_code.clone(),
-        habits: Habits { think: options.think, watch: options.watch },
+        habits: Habits { think: options.think, watch: options.watch, best: options.best },
         tally: Tally::default(),
     };
     let stage = Arc::new(stage);

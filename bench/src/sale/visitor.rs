@@ -21,6 +21,9 @@ const TRIES: u32 = 30;
 /// Delay before a retry or a poll if the answer contains no delay, and before a stream is opened again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The reasons for which HoldSeats fails if other users have the wanted seats.
+const TAKEN: [&str; 4] = ["SEAT_HELD", "SEAT_SOLD", "NO_SEATS_TOGETHER", "NOT_ENOUGH_SEATS"];
+
 /// The data that all visitors of a sale share.
 pub struct Stage {
     /// The code of the concert.
@@ -38,6 +41,8 @@ pub struct Habits {
     pub think: Duration,
     /// Whether visitors watch their position instead of polling it.
     pub watch: bool,
+    /// Whether visitors ask for the best available seats instead of choosing seats.
+    pub best: bool,
 }
 
 /// The end of a visit.
@@ -201,7 +206,7 @@ impl Visitor {
 
     /// Tries to hold seats until a hold succeeds. Returns `None` when all seats are sold.
     async fn choose(&mut self) -> Result<Option<proto::Reservation>, Status> {
-        let wanted = self.rng.random_range(1..=2);
+        let mut wanted = self.rng.random_range(1..=2);
         loop {
             self.think().await;
             let Some(date) = self.choose_date().await? else {
@@ -212,14 +217,23 @@ impl Visitor {
                 }
                 continue;
             };
-            let seats = self.choose_seats(&date, wanted).await?;
-            if seats.is_empty() {
-                continue;
-            }
             let request_id = world::request_id();
-            match self.patiently("HoldSeats", || self.caller.hold_as(&date, &seats, &request_id)).await {
+            let held = if self.stage.habits.best {
+                let best = proto::BestAvailable { seat_count: wanted, ..Default::default() };
+                self.patiently("HoldSeats", || self.caller.hold_best(&date, best.clone(), &request_id)).await
+            } else {
+                let seats = self.choose_seats(&date, wanted as usize).await?;
+                if seats.is_empty() {
+                    continue;
+                }
+                self.patiently("HoldSeats", || self.caller.hold_as(&date, &seats, &request_id)).await
+            };
+            match held {
                 Ok(reservation) => return Ok(Some(reservation)),
-                Err(status) if matches!(load::reason(&status).as_str(), "SEAT_HELD" | "SEAT_SOLD") => {
+                Err(status) if TAKEN.contains(&load::reason(&status).as_str()) => {
+                    if self.stage.habits.best {
+                        wanted = 1;
+                    }
                     self.visit.chose_again = true;
                     self.stage.tally.retry();
                 }

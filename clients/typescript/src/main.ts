@@ -99,6 +99,7 @@ class Scenario {
     const payment = await this.pay(token, reservation);
     await this.lookAt(payment);
     await this.refund(payment);
+    await this.holdBest(rivalToken, reservation.date);
     await this.leaveQueue(rivalToken);
   }
 
@@ -280,9 +281,32 @@ class Scenario {
     tell(13, `got ${price} back`);
   }
 
+  private async holdBest(rivalToken: QueueToken, date: string): Promise<void> {
+    const request = {
+      concertCode: CONCERT_CODE,
+      userId: rivalToken.userId,
+      date,
+      bestAvailable: { seatCount: 2 },
+      requestId: randomUUID(),
+    };
+    const hold = () => this.reservations.holdSeats(request, bearing(rivalToken));
+    const reservation = present((await hold()).reservation);
+    const [first, second] = reservation.seats;
+    check(first !== undefined && second !== undefined, "two seats should be held");
+    check(first.row === second.row, `both seats should be in one row, not in ${first.row} and ${second.row}`);
+    const numbers = [first.numberInRow, second.numberInRow];
+    check(second.numberInRow === first.numberInRow + 1, `the seats should be adjacent, not ${numbers}`);
+    const again = await hold();
+    check(
+      isDeepStrictEqual(again.reservation, reservation),
+      "a request with the same request_id should return the same seats",
+    );
+    tell(14, `the rival holds the best seats, ${numbers.join(" and ")} of row ${first.row}`);
+  }
+
   private async leaveQueue(rivalToken: QueueToken): Promise<void> {
     await this.queue.leaveQueue({ concertCode: CONCERT_CODE, userId: rivalToken.userId }, bearing(rivalToken));
-    tell(14, "the rival left the queue");
+    tell(15, "the rival left the queue");
   }
 
   private async checkBalance(expected: bigint): Promise<void> {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt::Display};
 
 use chrono::{DateTime, SecondsFormat};
 
-use super::sale::{Concert, Performance, Sale, Section, Venue};
+use super::sale::{Concert, Performance, Sale, Venue};
 use crate::{clock::Micros, rpc::proto};
 
 /// The venues and concerts that a file names, as the server has them.
@@ -78,7 +78,7 @@ impl Planner<'_> {
             return self.create(thing, vec![Call::CreateVenue(declared.create())]);
         };
         self.must_equal(path, "name", &present.name, &declared.name);
-        self.must_equal(path, "sections", &sections(&sections_of(present)), &sections(&declared.sections));
+        self.must_equal(path, "sections", &sections(&present.sections), &sections(&declared.create().sections));
         self.steps.push(Step { thing, change: Change::Unchanged, calls: Vec::new() });
     }
 
@@ -148,8 +148,8 @@ impl Planner<'_> {
     fn check_venue(&mut self, path: &str, performance: &Performance) {
         let venue_id = &performance.venue_id;
         let declared = self.sale.venues.iter().find(|venue| venue.venue_id == *venue_id);
-        let present = self.present.venues.get(venue_id).map(sections_of);
-        let Some(sections) = present.or_else(|| Some(declared?.sections.clone())) else {
+        let present = self.present.venues.get(venue_id).map(|venue| venue.sections.clone());
+        let Some(sections) = present.or_else(|| Some(declared?.create().sections)) else {
             let problem = format!("{path}.venue_id: there is no venue {venue_id}; declare it under `venues`");
             return self.problems.push(problem);
         };
@@ -212,14 +212,13 @@ fn update(thing: String, present: &proto::Concert, declared: &Concert) -> Step {
     Step { thing, change: Change::Changed(differences.join(", ")), calls: vec![Call::UpdateSale(request)] }
 }
 
-fn sections_of(venue: &proto::Venue) -> Vec<Section> {
-    let section = |s: &proto::Section| Section { name: s.name.clone(), seat_count: s.seat_count };
-    venue.sections.iter().map(section).collect()
-}
-
 /// Formats sections, so that two lists can be compared and shown.
-fn sections(sections: &[Section]) -> String {
-    let section = |s: &Section| format!("{:?} with {} seats", s.name, s.seat_count);
+fn sections(sections: &[proto::Section]) -> String {
+    let row = |row: &proto::SectionRow| format!("{:?} ({} seats)", row.name, row.seat_count);
+    let section = |s: &proto::Section| match s.rows.iter().map(row).collect::<Vec<_>>() {
+        rows if rows.is_empty() => format!("{:?} with {} seats", s.name, s.seat_count),
+        rows => format!("{:?} with the rows {}", s.name, rows.join(", ")),
+    };
     sections.iter().map(section).collect::<Vec<_>>().join(", ")
 }
 
@@ -365,6 +364,24 @@ concerts:
         }
         let both = planned(&applied(), &[("name: Hall", "name: Club"), ("name: Live", "name: Tour")]).unwrap_err();
         assert_eq!(both.len(), 2, "{both:#?}");
+    }
+
+    #[test]
+    fn the_rows_of_a_section_are_declared_and_compared() {
+        let rows =
+            ("{name: B, seat_count: 5}", "{name: B, rows: [{name: '1', seat_count: 3}, {name: '2', seat_count: 2}]}");
+        let steps = planned(&Present::default(), &[rows]).unwrap();
+        let [Call::CreateVenue(venue)] = &steps[0].calls[..] else { panic!("{steps:?}") };
+        let row = |name: &str, seat_count| proto::SectionRow { name: name.into(), seat_count };
+        assert_eq!(venue.sections[1].rows, [row("1", 3), row("2", 2)]);
+        let problem = &planned(&applied(), &[rows]).unwrap_err()[0];
+        let shown = "and \"A\" with 10 seats, \"B\" with the rows \"1\" (3 seats), \"2\" (2 seats) in the file;";
+        assert!(problem.contains(shown), "{problem}");
+        // The server adds the number of seats to a section with rows.
+        let mut present = applied();
+        let section = &mut present.venues.get_mut("hall").unwrap().sections[1];
+        *section = proto::Section { rows: venue.sections[1].rows.clone(), ..section.clone() };
+        assert_eq!(planned(&present, &[rows]).unwrap()[0].change, Change::Unchanged);
     }
 
     #[test]

@@ -47,6 +47,20 @@ pub struct Venue {
 pub struct Section {
     /// The name, unique in the venue.
     pub name: String,
+    /// The number of seats, if the section has no rows.
+    #[serde(default)]
+    pub seat_count: i32,
+    /// The rows, front row first.
+    #[serde(default)]
+    pub rows: Vec<Row>,
+}
+
+/// A row of a section.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// The name, unique in the section.
+    pub name: String,
     /// The number of seats.
     pub seat_count: i32,
 }
@@ -148,7 +162,12 @@ impl<T> Visitor<'_> for Text<T> {
 impl Venue {
     /// Returns the request that creates the venue.
     pub fn create(&self) -> proto::CreateVenueRequest {
-        let section = |s: &Section| proto::Section { name: s.name.clone(), seat_count: s.seat_count };
+        let row = |row: &Row| proto::SectionRow { name: row.name.clone(), seat_count: row.seat_count };
+        let section = |s: &Section| proto::Section {
+            name: s.name.clone(),
+            seat_count: s.seat_count,
+            rows: s.rows.iter().map(row).collect(),
+        };
         proto::CreateVenueRequest {
             venue_id: self.venue_id.clone(),
             name: self.name.clone(),
@@ -216,7 +235,7 @@ fn problems(sale: &Sale) -> Vec<String> {
     let mut venue_ids = HashSet::new();
     for (venue, index) in sale.venues.iter().zip(0..) {
         let path = format!("venues[{index}]");
-        add(&mut problems, &path, requests::create_venue(&venue.create()).err());
+        add(&mut problems, &path, requests::create_venue(venue.create()).err());
         if !venue_ids.insert(&venue.venue_id) {
             problems.push(format!("{path}.venue_id: {} is declared twice; remove one of them", venue.venue_id));
         }

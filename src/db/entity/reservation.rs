@@ -65,6 +65,8 @@ pub struct Model {
     /// The id of the payment, if an earlier version of boxoffice made the payment. Otherwise `None`: the id of the
     /// payment then follows from `reservation_id`.
     pub payment_id: Option<Uuid>,
+    /// The request for the best available seats, as JSON. `None` if the request named its seats or had no `request_id`.
+    pub best_available: Option<String>,
 }
 
 impl Model {

@@ -16,6 +16,8 @@ pub struct Model {
     pub name: String,
     /// The number of seats in the section.
     pub seat_count: i32,
+    /// The rows as a JSON array: `[["A",10],["B",12]]`. `None` if the section has no rows.
+    pub seat_rows: Option<String>,
 }
 
 /// The relations of the table: none, because the queries contain their joins.

@@ -168,8 +168,19 @@ impl World {
         change: impl FnOnce(&mut proto::CreateConcertRequest),
     ) {
         catalogue::create_concert(&self.admin, concert_code, change).await.expect("concert");
+        self.dates(concert_code, catalogue::one_section(seat_count)).await;
+    }
+
+    /// Creates a concert like [`World::concert`], in a venue with these sections.
+    pub async fn concert_in(&self, concert_code: &str, sections: Vec<proto::Section>) {
+        catalogue::create_concert(&self.admin, concert_code, |_| ()).await.expect("concert");
+        self.dates(concert_code, sections).await;
+    }
+
+    /// Creates a venue with the code of the concert in lower case, and adds two dates of the concert there.
+    async fn dates(&self, concert_code: &str, sections: Vec<proto::Section>) {
         let venue_id = concert_code.to_lowercase().replace('_', "-");
-        self.venue(&venue_id, seat_count).await;
+        catalogue::create_venue(&self.admin, &venue_id, sections).await.expect("venue");
         for date in [DATE, NEXT_DATE] {
             self.performance(concert_code, date, &venue_id).await;
         }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use testkit::catalogue;
 
 use crate::harness::{Caller, DATE, NEXT_DATE, PRICE, World, on_both_engines};
-use model::{Model, SEATS};
+use model::{Model, SEATS, SECTIONS};
 
 on_both_engines!(a_random_sale_matches_the_model);
 
@@ -62,7 +62,11 @@ async fn a_random_sale_matches_the_model(world: World) {
 /// Creates the venue of the season, and puts both dates of each concert on sale there.
 async fn put_on_sale(world: &World, concerts: &[String], season: usize, sale_ends: [i64; DATES.len()]) {
     let venue_id = format!("hall-{season}");
-    world.venue(&venue_id, SEATS).await;
+    let section = |(name, sizes): (&str, &[i32])| match sizes {
+        [seat_count] => proto::Section { name: name.to_owned(), seat_count: *seat_count, ..Default::default() },
+        sizes => catalogue::section_with_rows(name, sizes),
+    };
+    catalogue::create_venue(&world.admin_channel(), &venue_id, SECTIONS.map(section).to_vec()).await.expect("venue");
     let dates = DATES.iter().zip(sale_ends);
     for (concert_code, (date, sale_end)) in concerts.iter().flat_map(|code| dates.clone().map(move |date| (code, date)))
     {
@@ -162,7 +166,8 @@ impl Simulation {
             0..16 => self.issue().await,
             16..26 => self.position().await,
             26..31 => self.leave().await,
-            31..49 => self.hold().await,
+            31..45 => self.hold().await,
+            45..49 => self.hold_best().await,
             49..53 => self.extend().await,
             53..56 => self.release().await,
             56..58 => self.refund().await,
@@ -251,6 +256,40 @@ impl Simulation {
                 self.same("expiry", reservation.expire_time, Some(proto::timestamp(expected.expire_time)));
             }
             Err(expected) => self.same("hold", server.as_str(), expected),
+        }
+    }
+
+    /// Holds the best seats of a section. Some requests are for more seats than a row or a section has, and some reuse
+    /// the request id of an earlier request.
+    async fn hold_best(&mut self) {
+        let Some(token) = self.token() else { return };
+        let (mut request_id, mut date) = (Uuid::now_v7(), self.random.random_range(0..DATES.len()));
+        let most = if self.random.random_bool(0.1) { 50 } else { 4 };
+        let mut best = proto::BestAvailable {
+            seat_count: self.random.random_range(1..=most),
+            section: Some(SECTIONS[self.random.random_range(0..SECTIONS.len())].0.to_owned()),
+            max_price: Some(if self.random.random_bool(0.9) { PRICE } else { PRICE - 1 }),
+            together: Some(self.random.random_bool(0.8)),
+        };
+        if self.random.random_bool(0.1)
+            && let Some(first) = self.model.some_request(token, &mut self.random)
+        {
+            (request_id, date) = (first.0, first.1);
+            best = self.model.best_request(request_id).unwrap_or(best);
+        }
+        let answer = self.callers[token].hold_best(DATES[date], best.clone(), &request_id.to_string()).await;
+        let server = reason(&answer);
+        let reservation_id = answer.as_ref().ok().map(|reservation| reservation.reservation_id.clone());
+        match self.model.hold_best(token, date, &best, request_id, reservation_id.as_deref()) {
+            Ok(expected) => {
+                self.same("best", server, String::new());
+                let reservation = answer.unwrap();
+                self.same("reservation", reservation.reservation_id, expected.id);
+                let seats: Vec<i32> = reservation.seats.iter().map(|seat| seat.seat_number).collect();
+                self.same("best seats", seats, expected.seats);
+                self.same("expiry", reservation.expire_time, Some(proto::timestamp(expected.expire_time)));
+            }
+            Err(expected) => self.same("best", server.as_str(), expected),
         }
     }
 

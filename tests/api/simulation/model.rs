@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use boxoffice::rpc::proto::{QueueState, ReservationState, SeatState};
+use boxoffice::rpc::proto::{BestAvailable, QueueState, ReservationState, SeatState};
 use rand::{Rng, rngs::StdRng};
 use uuid::Uuid;
 
@@ -11,6 +11,8 @@ use crate::harness::PRICE;
 
 /// Number of seats of each date of each concert.
 pub const SEATS: i32 = 400;
+/// The sections of each date, with the sizes of their rows. The section with one size has no rows.
+pub const SECTIONS: [(&str, &[i32]); 3] = [("A", &[18, 24, 31, 40, 7]), ("B", &[272]), ("C", &[5, 3])];
 pub const DATES: usize = 2;
 pub const SEATS_PER_USER: usize = 60;
 const ADMISSION_TTL: i64 = 600_000_000;
@@ -37,6 +39,8 @@ pub struct Reservation {
     extensions: u32,
     state: ReservationState,
     request_id: Uuid,
+    /// The request, if it did not name its seats.
+    best: Option<BestAvailable>,
 }
 
 pub struct Model {
@@ -72,6 +76,9 @@ impl Model {
         let all = [
             "held",
             "held again",
+            "held the best",
+            "NO_SEATS_TOGETHER",
+            "NOT_ENOUGH_SEATS",
             "replayed",
             "paid",
             "paid again",
@@ -246,7 +253,8 @@ impl Model {
         if let Some(first) = self.reservations.iter().find(|r| r.request_id == request_id).cloned() {
             let same_user = self.tokens[first.token].user == self.tokens[token].user;
             let same_concert = self.tokens[first.token].concert == self.tokens[token].concert;
-            let same = same_user && same_concert && first.date == date && first.seats == seats;
+            let same_seats = first.best.is_none() && first.seats == seats;
+            let same = same_user && same_concert && first.date == date && same_seats;
             let first = Reservation { expire_time: first.first_expire_time, ..first };
             return self.count_outcome("replayed", if same { Ok(first) } else { Err("REQUEST_ID_CONFLICT") });
         }
@@ -260,19 +268,124 @@ impl Model {
             return self.count_outcome("held again", Ok(again));
         }
         let expire_time = (self.now + HOLD_TTL).min(self.tokens[token].expire_time);
-        let outcome = outcome.map(|()| Reservation {
-            first_expire_time: expire_time,
-            extensions: 0,
-            id: new_id.unwrap_or_default().to_owned(),
-            token,
-            date,
-            seats: seats.to_vec(),
-            expire_time,
-            state: ReservationState::Held,
-            request_id,
+        let id = new_id.unwrap_or_default().to_owned();
+        let outcome = outcome.map(|()| {
+            self.add(Reservation {
+                first_expire_time: expire_time,
+                extensions: 0,
+                id,
+                token,
+                date,
+                seats: seats.to_vec(),
+                expire_time,
+                state: ReservationState::Held,
+                request_id,
+                best: None,
+            })
         });
-        self.reservations.extend(outcome.clone());
         self.count_outcome("held", outcome)
+    }
+
+    fn add(&mut self, reservation: Reservation) -> Reservation {
+        self.reservations.push(reservation.clone());
+        reservation
+    }
+
+    /// Holds the best available seats.
+    pub fn hold_best(
+        &mut self,
+        token: usize,
+        date: usize,
+        best: &BestAvailable,
+        request_id: Uuid,
+        new_id: Option<&str>,
+    ) -> Answer<Reservation> {
+        if let Some(first) = self.reservations.iter().find(|r| r.request_id == request_id).cloned() {
+            let same_user = self.tokens[first.token].user == self.tokens[token].user;
+            let same_concert = self.tokens[first.token].concert == self.tokens[token].concert;
+            let same = same_user && same_concert && first.date == date && first.best.as_ref() == Some(best);
+            let first = Reservation { expire_time: first.first_expire_time, ..first };
+            return self.count_outcome("replayed", if same { Ok(first) } else { Err("REQUEST_ID_CONFLICT") });
+        }
+        let expire_time = (self.now + HOLD_TTL).min(self.tokens[token].expire_time);
+        let outcome = self.may_hold_best(token, date, best).map(|seats| {
+            self.add(Reservation {
+                first_expire_time: expire_time,
+                extensions: 0,
+                id: new_id.unwrap_or_default().to_owned(),
+                token,
+                date,
+                seats,
+                expire_time,
+                state: ReservationState::Held,
+                request_id,
+                best: Some(best.clone()),
+            })
+        });
+        self.count_outcome("held the best", outcome)
+    }
+
+    fn may_hold_best(&self, token: usize, date: usize, best: &BestAvailable) -> Answer<Vec<i32>> {
+        self.require_active(token)?;
+        if !self.is_on_sale(date) {
+            return Err("SALE_CLOSED");
+        }
+        self.require_below_limit(token, best.seat_count as usize)?;
+        self.best_seats(self.tokens[token].concert, date, best)
+    }
+
+    /// Returns the best seats: tries every choice of every row.
+    fn best_seats(&self, concert: usize, date: usize, best: &BestAvailable) -> Answer<Vec<i32>> {
+        let count = best.seat_count as usize;
+        let mut rows = Vec::new();
+        let mut first_seat = 1;
+        for (section, sizes) in SECTIONS {
+            for size in sizes {
+                let is_free = |seat: i32| self.seat(concert, date, seat) == SeatState::Available;
+                let row: Vec<bool> = (first_seat..first_seat + size).map(is_free).collect();
+                if best.section() == section && best.max_price() >= PRICE {
+                    rows.push((first_seat, row));
+                }
+                first_seat += size;
+            }
+        }
+        let mut apart: Vec<i32> = Vec::new();
+        for (first_seat, row) in &rows {
+            let distance = |start: usize, count: usize| (2 * start + count).abs_diff(row.len());
+            let starts =
+                (0..row.len()).filter(|start| row.get(*start..start + count).is_some_and(|s| !s.contains(&false)));
+            let is_free = |index: Option<usize>| index.and_then(|index| row.get(index)).copied();
+            let is_single = |start: usize| {
+                let left = [start.checked_sub(1), start.checked_sub(2)].map(is_free) == [Some(true), Some(false)];
+                left || [Some(start + count), Some(start + count + 1)].map(is_free) == [Some(true), Some(false)]
+            };
+            let start = starts.min_by_key(|start| (is_single(*start), distance(*start, count), *start));
+            if let (true, Some(start)) = (best.together(), start) {
+                return Ok((0..count).map(|index| first_seat + (start + index) as i32).collect());
+            }
+            let mut free: Vec<usize> = (0..row.len()).filter(|index| row[*index]).collect();
+            free.sort_by_key(|index| (distance(*index, 1), *index));
+            apart.extend(free.into_iter().map(|index| first_seat + index as i32));
+        }
+        if apart.len() < count {
+            return Err("NOT_ENOUGH_SEATS");
+        }
+        if best.together() {
+            return Err("NO_SEATS_TOGETHER");
+        }
+        apart.truncate(count);
+        apart.sort_unstable();
+        Ok(apart)
+    }
+
+    fn require_below_limit(&self, token: usize, wanted: usize) -> Answer<()> {
+        let Token { user, concert, .. } = self.tokens[token];
+        let of_user = |r: &&Reservation| {
+            let token = &self.tokens[r.token];
+            (token.user, token.concert) == (user, concert) && self.is_live(r)
+        };
+        let owned: usize = self.reservations.iter().filter(of_user).map(|r| r.seats.len()).sum();
+        if owned + wanted > SEATS_PER_USER { Err("SEAT_LIMIT_EXCEEDED") } else { Ok(()) }
     }
 
     fn may_hold(&self, token: usize, date: usize, seats: &[i32], again: bool) -> Answer<()> {
@@ -286,15 +399,8 @@ impl Model {
         if again {
             return Ok(());
         }
-        let Token { user, concert, .. } = self.tokens[token];
-        let of_user = |r: &&Reservation| {
-            let token = &self.tokens[r.token];
-            (token.user, token.concert) == (user, concert) && self.is_live(r)
-        };
-        let owned: usize = self.reservations.iter().filter(of_user).map(|r| r.seats.len()).sum();
-        if owned + seats.len() > SEATS_PER_USER {
-            return Err("SEAT_LIMIT_EXCEEDED");
-        }
+        self.require_below_limit(token, seats.len())?;
+        let concert = self.tokens[token].concert;
         let states: Vec<SeatState> = seats.iter().map(|seat| self.seat(concert, date, *seat)).collect();
         match () {
             () if states.contains(&SeatState::Sold) => Err("SEAT_SOLD"),
@@ -309,6 +415,11 @@ impl Model {
         let id = self.some_reservation(token, random)?;
         let first = self.reservations.iter().find(|r| r.id == id)?;
         Some((first.request_id, first.date, first.seats.clone()))
+    }
+
+    /// Returns the request for the best available seats with this id.
+    pub fn best_request(&self, request_id: Uuid) -> Option<BestAvailable> {
+        self.reservations.iter().find(|r| r.request_id == request_id)?.best.clone()
     }
 
     /// Returns the id of one of the three newest reservations of the token's user in the token's concert.

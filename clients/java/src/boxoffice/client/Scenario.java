@@ -27,6 +27,7 @@ import boxoffice.v1.QueueServiceOuterClass.QueueToken;
 import boxoffice.v1.QueueServiceOuterClass.WatchPositionRequest;
 import boxoffice.v1.ReservationServiceGrpc;
 import boxoffice.v1.ReservationServiceGrpc.ReservationServiceBlockingStub;
+import boxoffice.v1.ReservationServiceOuterClass.BestAvailable;
 import boxoffice.v1.ReservationServiceOuterClass.HoldSeatsRequest;
 import boxoffice.v1.ReservationServiceOuterClass.Reservation;
 import boxoffice.v1.ReservationServiceOuterClass.ReservationState;
@@ -94,6 +95,7 @@ final class Scenario {
         Payment payment = pay(token, reservation);
         lookAt(payment);
         refund(payment);
+        holdBest(rivalToken, reservation.getDate());
         leaveQueue(rivalToken);
     }
 
@@ -295,13 +297,42 @@ final class Scenario {
         tell(13, "got %d back", payment.getPrice());
     }
 
+    private void holdBest(QueueToken rivalToken, String date) {
+        var request = HoldSeatsRequest.newBuilder()
+                .setConcertCode(CONCERT_CODE)
+                .setUserId(rivalToken.getUserId())
+                .setDate(date)
+                .setBestAvailable(BestAvailable.newBuilder().setSeatCount(2))
+                .setRequestId(newId())
+                .build();
+        Supplier<Reservation> hold =
+                () -> bearing(rivalToken, reservations).holdSeats(request).getReservation();
+        Reservation reservation = hold.get();
+        check(reservation.getSeatsCount() == 2, "two seats should be held, not %d", reservation.getSeatsCount());
+        ReservedSeat first = reservation.getSeats(0);
+        ReservedSeat second = reservation.getSeats(1);
+        check(
+                first.getRow().equals(second.getRow()),
+                "both seats should be in one row, not in %s and %s",
+                first.getRow(),
+                second.getRow());
+        int number = first.getNumberInRow();
+        check(
+                second.getNumberInRow() == number + 1,
+                "the seats should be adjacent, not %d and %d",
+                number,
+                second.getNumberInRow());
+        check(hold.get().equals(reservation), "a request with the same request_id should return the same seats");
+        tell(14, "the rival holds the best seats, %d and %d of row %s", number, number + 1, first.getRow());
+    }
+
     private void leaveQueue(QueueToken rivalToken) {
         var request = LeaveQueueRequest.newBuilder()
                 .setConcertCode(CONCERT_CODE)
                 .setUserId(rivalToken.getUserId())
                 .build();
         bearing(rivalToken, queue).leaveQueue(request);
-        tell(14, "the rival left the queue");
+        tell(15, "the rival left the queue");
     }
 
     private void checkBalance(long expected) {
