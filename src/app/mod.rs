@@ -19,7 +19,8 @@
 //! | [`commands`] | runs the commands |
 //! | `apply/` | declares sales on a running server, as a file says |
 //! | `watch/` | shows a sale in the terminal |
-//! | `client.rs` | connects these two commands and `health` to a server |
+//! | `draw.rs` | verifies the draw of a concert |
+//! | `client.rs` | connects these three commands and `health` to a server |
 //! | `traces.rs` | sends traces to a collector |
 
 mod apply;
@@ -30,6 +31,7 @@ pub mod commands;
 mod core;
 pub mod crowd;
 pub mod demo;
+mod draw;
 mod failure;
 mod http;
 mod listener;

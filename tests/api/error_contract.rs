@@ -47,6 +47,7 @@ fn every_reason_is_tested() {
     let sources = [
         include_str!("admin.rs"),
         include_str!("credentials.rs"),
+        include_str!("draw.rs"),
         include_str!("error_contract.rs"),
         include_str!("extension.rs"),
         include_str!("overload.rs"),
