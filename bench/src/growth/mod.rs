@@ -1,8 +1,9 @@
 //! Measures the cost of growth: a long queue, many watchers, many concerts, a stadium, rows of past sales, and the
-//! opening of a huge sale.
+//! openings of a huge sale and of a sale with a draw.
 
 mod admitted;
 mod concerts;
+mod draw;
 mod finished;
 mod ground;
 mod history;
@@ -68,6 +69,9 @@ pub async fn measure(
     }
     if options.includes(Part::Opening) {
         report.opening = Some(opening::run(&ground).await?);
+    }
+    if options.includes(Part::Draw) {
+        report.draw = Some(draw::run(&ground).await?);
     }
     ground.progress.finish_and_clear();
     Ok(report)
