@@ -26,7 +26,7 @@ pub struct Cli {
 pub enum Command {
     /// Simulate a whole flash sale, in which users arrive, wait, hold seats, and pay or leave.
     Sale(Sale),
-    /// Measure growth: long queues, many watchers, many concerts, a stadium, rows of past sales, a huge opening, a draw.
+    /// Measure growth: long queues, many watchers, many concerts, a stadium, past sales, a huge opening, a draw.
     Growth(Growth),
     /// Serve the echo until standard input ends. The benchmark starts this command as a separate process.
     #[command(hide = true)]
