@@ -1,6 +1,6 @@
 //! boxoffice sells concert seats that many users want in the same second. Each user gets a number in the queue of the
-//! concert. Users are admitted in the order of their numbers, up to the number of unsold seats. An admitted user holds
-//! seats for some minutes, and pays for them from a prepaid wallet.
+//! concert. Users are admitted in the order of their numbers, or in the order of a draw, up to the number of unsold
+//! seats. An admitted user holds seats for some minutes, and pays for them from a prepaid wallet.
 //!
 //! # Two ideas
 //!
@@ -78,7 +78,8 @@
 //! 1. A SOLD seat belongs to exactly one PAID payment, and every seat of a PAID payment is SOLD.
 //! 2. A wallet's balance is the sum of its ledger entries and is never below 0. The last entry stores the balance.
 //! 3. A promotion never raises the number of ACTIVE tokens of a concert above its capacity: the number of unsold seats
-//!    on sale, or `max_active_count` if that is lower and not 0. Tokens are admitted in the order of their numbers.
+//!    on sale, or `max_active_count` if that is lower and not 0. Tokens are admitted in the order of their numbers. If
+//!    the concert has a draw, its outcome is the published function, and tokens are admitted in this order.
 //! 4. An acknowledged write is durable. Within the retention time, calls of one RPC with the same `request_id` have one
 //!    effect. After DEADLINE_EXCEEDED, UNAVAILABLE or INTERNAL, the outcome of a call is unknown. A call with any other
 //!    error changes no seats and no money.

@@ -26,7 +26,7 @@ pub struct Cli {
 pub enum Command {
     /// Simulate a whole flash sale, in which users arrive, wait, hold seats, and pay or leave.
     Sale(Sale),
-    /// Measure growth: long queues, many watchers, many concerts, a stadium, rows of past sales, and a huge opening.
+    /// Measure growth: long queues, many watchers, many concerts, a stadium, past sales, a huge opening, a draw.
     Growth(Growth),
     /// Serve the echo until standard input ends. The benchmark starts this command as a separate process.
     #[command(hide = true)]
@@ -170,6 +170,9 @@ pub struct Growth {
     /// Number of users that wait for one concert when its sale opens. The concert has as many seats as users.
     #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(10_000..=1_000_000))]
     pub opening: u32,
+    /// Number of users that take part in a draw when the sale of their concert opens.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=5_000_000))]
+    pub draw: u32,
     /// Number of admitted users that watch their position.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=50_000))]
     pub admitted: u32,
@@ -197,6 +200,8 @@ pub enum Part {
     Finished,
     /// The opening of a huge sale.
     Opening,
+    /// The opening of a sale with a draw.
+    Draw,
     /// Admitted users that watch their position.
     Admitted,
 }
@@ -211,6 +216,7 @@ impl Default for Growth {
             history: 1_000_000,
             finished: 10_000,
             opening: 500_000,
+            draw: 1_000_000,
             admitted: 20_000,
             only: Vec::new(),
         }
@@ -228,6 +234,7 @@ impl Growth {
             history: self.history / 10,
             finished: self.finished / 10,
             opening: self.opening / 10,
+            draw: self.draw / 10,
             admitted: self.admitted / 10,
             only: self.only.clone(),
         }

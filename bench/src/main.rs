@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`cli`] | the commands and their options |
 //! | [`operations`] | operations under full load, at lower rates and by a single client, and the tables of the report |
-//! | [`growth`] | long queues, many watchers, many concerts, a stadium, rows of past sales, and a huge opening |
+//! | [`growth`] | long queues, many watchers, many concerts, a stadium, rows of past sales, a huge opening, a draw |
 //! | [`sale`] | a whole flash sale, from the queue to the last seat |
 //! | [`calls`], [`load`] | the measured calls, and the closed loop of callers that make these calls |
 //! | [`world`] | the users and concerts of a run, and the calls that prepare them |

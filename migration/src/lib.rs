@@ -46,6 +46,7 @@ mod m0005_payment;
 mod m0006_token;
 mod m0007_live;
 mod m0008_slim;
+mod m0009_draw;
 mod m0011_rows;
 
 pub use sea_orm_migration::prelude::MigratorTrait;
@@ -65,6 +66,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0006_token::Migration),
             Box::new(m0007_live::Migration),
             Box::new(m0008_slim::Migration),
+            Box::new(m0009_draw::Migration),
             Box::new(m0011_rows::Migration),
         ]
     }

@@ -9,9 +9,15 @@ use crate::{
     clock::{self, Micros},
     db::{
         self, Database, Set, Write,
-        entity::{concert, performance},
+        entity::{
+            concert::{self, DrawSeed},
+            performance,
+        },
     },
+    queue,
+    queue::Snapshots,
     rpc::{Error, proto},
+    token,
 };
 
 /// Length of the period before now in which recent admissions and payments are counted.
@@ -43,6 +49,12 @@ pub struct CreateConcert {
     /// Maximum time from the promotion until the first use of an admission, in microseconds. 0 means no limit. `None`
     /// means the server's default.
     pub claim_ttl: Option<Micros>,
+    /// Maximum number of admissions per minute. 0 means no maximum.
+    pub max_admissions_per_minute: i32,
+    /// Whether a draw at the opening orders the tokens.
+    pub has_draw: bool,
+    /// The source of the salt of the draw, for display.
+    pub draw_salt_source: String,
 }
 
 /// A command that adds a performance.
@@ -75,6 +87,10 @@ pub struct UpdateSale {
     pub max_active_count: Option<i32>,
     /// Maximum time from the promotion until the first use of an admission, in microseconds. 0 means no limit.
     pub claim_ttl: Option<Micros>,
+    /// Maximum number of admissions per minute. 0 means no maximum.
+    pub max_admissions_per_minute: Option<i32>,
+    /// The salt of the draw.
+    pub draw_salt: Option<String>,
 }
 
 /// Tells whether the database has at least one concert.
@@ -92,10 +108,19 @@ pub async fn create_venues(write: &Write, commands: &[CreateVenue]) -> Batch<()>
     Ok(answers)
 }
 
-/// Creates concerts with their queues. A command fails with ALREADY_EXISTS if the code is taken.
+/// Creates concerts with their queues, and fixes the seeds of their draws. A command fails with ALREADY_EXISTS if the
+/// code is taken.
 pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch<concert::Model> {
     let mut answers = Vec::with_capacity(commands.len());
     for c in commands {
+        let seed = if c.has_draw { Some(token::new_secret()) } else { None };
+        let draw_seed = match seed.transpose() {
+            Ok(seed) => seed.map(|seed| DrawSeed(hex::encode(seed))),
+            Err(error) => {
+                answers.push(Err(Error::internal(error)));
+                continue;
+            }
+        };
         let row = concert::ActiveModel {
             concert_code: Set(c.concert_code.clone()),
             name: Set(c.name.clone()),
@@ -104,6 +129,9 @@ pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch
             max_active_count: Set(c.max_active_count),
             seats_per_user_limit: Set(c.seats_per_user_limit),
             claim_ttl: Set(c.claim_ttl),
+            max_admissions_per_minute: Set(c.max_admissions_per_minute),
+            draw_seed: Set(draw_seed),
+            draw_salt_source: Set(c.draw_salt_source.clone()),
             ..Default::default()
         };
         let created = store::insert_concert(write, &c.concert_code, row).await?;
@@ -159,40 +187,93 @@ async fn add_performance(write: &Write, command: &AddPerformance) -> Result<Resu
 }
 
 /// Changes sales, and returns the changed concerts. A command fails with CONCERT_NOT_FOUND if there is no such concert.
+/// It fails with DRAW_HELD or INVALID_ARGUMENT if it would change a draw and must not; see [`change_draw`].
 pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<concert::Model> {
     let mut answers = Vec::with_capacity(commands.len());
-    for c in commands {
-        let Some(row) = store::find_concert(write, &c.concert_code).await? else {
-            answers.push(Err(concert_not_found(&c.concert_code)));
-            continue;
-        };
-        let mut row = concert::ActiveModel::from(row);
-        if let Some(paused) = c.paused {
-            row.paused = Set(paused);
-        }
-        if let Some(open_time) = c.open_time {
-            row.open_time = Set(open_time);
-        }
-        if let Some(max_active_count) = c.max_active_count {
-            row.max_active_count = Set(max_active_count);
-        }
-        if c.claim_ttl.is_some() {
-            row.claim_ttl = Set(c.claim_ttl);
-        }
-        answers.push(Ok(store::update_concert(write, row).await?));
+    for command in commands {
+        answers.push(update_sale(write, command).await?);
     }
     Ok(answers)
 }
 
-/// Returns the counts of the sale of each concert. Commands for the same concert share one query. A command fails with
-/// INTERNAL if the concert has no queue.
-pub async fn count(db: &Database, concert_ids: &[i64]) -> Batch<store::Counts> {
+async fn update_sale(write: &Write, c: &UpdateSale) -> Result<Result<concert::Model, Error>, db::Error> {
+    if let Err(error) = change_draw(write, c).await? {
+        return Ok(Err(error));
+    }
+    let Some(row) = store::find_concert(write, &c.concert_code).await? else {
+        return Ok(Err(concert_not_found(&c.concert_code)));
+    };
+    let mut row = concert::ActiveModel::from(row);
+    if let Some(paused) = c.paused {
+        row.paused = Set(paused);
+    }
+    if let Some(open_time) = c.open_time {
+        row.open_time = Set(open_time);
+    }
+    if let Some(max_active_count) = c.max_active_count {
+        row.max_active_count = Set(max_active_count);
+    }
+    if c.claim_ttl.is_some() {
+        row.claim_ttl = Set(c.claim_ttl);
+    }
+    if let Some(max_admissions_per_minute) = c.max_admissions_per_minute {
+        row.max_admissions_per_minute = Set(max_admissions_per_minute);
+    }
+    if let Some(draw_salt) = &c.draw_salt {
+        row.draw_salt = Set(draw_salt.clone());
+    }
+    Ok(Ok(store::update_concert(write, row).await?))
+}
+
+/// Checks that a command may change the salt and the time of a draw, and moves the draw to the new time. The lock of
+/// the queue counter keeps the draw from being held until the end of the transaction.
+///
+/// Fails with INVALID_ARGUMENT if the command has a salt and the concert has no draw. Fails with DRAW_HELD if the draw
+/// was held and the command has another salt or another time.
+async fn change_draw(write: &Write, c: &UpdateSale) -> Result<Result<(), Error>, db::Error> {
+    let Some(row) = store::find_concert(write, &c.concert_code).await? else {
+        return Ok(Err(concert_not_found(&c.concert_code)));
+    };
+    if row.draw_seed.is_none() {
+        let refusal = Error::invalid("draw_salt", "must be unset: the admission order of the concert is FIRST_COME");
+        return Ok(if c.draw_salt.is_some() { Err(refusal) } else { Ok(()) });
+    }
+    if c.draw_salt.is_none() && c.open_time.is_none() {
+        return Ok(Ok(()));
+    }
+    if !queue::operations::is_draw_held(write, row.concert_id).await? {
+        if let Some(open_time) = c.open_time {
+            queue::operations::move_draw(write, row.concert_id, open_time).await?;
+        }
+        return Ok(Ok(()));
+    }
+    // The row may have changed before the counter was locked. It does not change after the draw.
+    let row = store::find_concert(write, &c.concert_code).await?.unwrap_or(row);
+    let is_same = c.draw_salt.as_ref().is_none_or(|salt| *salt == row.draw_salt)
+        && c.open_time.is_none_or(|open_time| open_time == row.open_time);
+    let concert_code = c.concert_code.clone();
+    Ok(if is_same { Ok(()) } else { Err(Error::DrawHeld { concert_code, open_time: row.open_time }) })
+}
+
+/// Returns the counts of the sale of each concert. Commands for the same concert share one query. While the
+/// participants of a draw are admitted, the queue in memory tells which token is next. A command fails with INTERNAL if
+/// the concert has no queue.
+pub async fn count(db: &Database, snapshots: &Snapshots, concert_ids: &[i64]) -> Batch<store::Counts> {
     let now = db.now();
     let since = now - clock::micros(LAST_MINUTE);
     let mut counted: HashMap<i64, store::Counts> = HashMap::new();
     for concert_id in concert_ids {
         if !counted.contains_key(concert_id) {
-            counted.extend(store::counts(db, *concert_id, now, since).await?.map(|counts| (*concert_id, counts)));
+            let mut counts = store::counts(db, *concert_id, now, since).await?;
+            if let (Some(counts), Some(view)) =
+                (&mut counts, snapshots.view(*concert_id).filter(|view| view.is_mixed()))
+            {
+                counts.oldest_issue_time = match view.next_number() {
+                    Some(number) => store::issue_time(db, *concert_id, number).await?,
+                    None => None,
+                };
+            }
+            counted.extend(counts.map(|counts| (*concert_id, counts)));
         }
     }
     let missing = |id| Error::internal(format!("concert {id} has no queue"));

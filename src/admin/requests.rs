@@ -11,7 +11,10 @@ use std::{
 use super::operations::{AddPerformance, CreateConcert, CreateVenue, UpdateSale};
 use crate::{
     clock,
-    rpc::{Error, Fields, proto},
+    rpc::{
+        Error, Fields,
+        proto::{self, AdmissionOrder},
+    },
 };
 
 const DEFAULT_SEATS_PER_USER: i32 = 4;
@@ -22,6 +25,8 @@ const MAX_ROWS: usize = 1_000;
 /// Maximum price of a seat, in the smallest unit of the currency. The revenue of 9 million seats at this price fits
 /// into an int64.
 const MAX_PRICE: i64 = 1_000_000_000_000;
+/// Maximum length of a salt and of the name of its source, in characters.
+const MAX_SALT_LENGTH: usize = 1_000;
 const CLAIM_TTL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 
 /// Reads a request of CreateVenue. Fails with INVALID_ARGUMENT if a field is invalid, like all public functions of this
@@ -54,6 +59,11 @@ pub fn create_concert(request: proto::CreateConcertRequest) -> Result<CreateConc
     let valid = (0..=MAX_SEATS_PER_USER).contains(&limit);
     fields.require(valid, "seats_per_user_limit", "must be between 0 and 100");
     let claim_ttl = fields.optional_span("claim_ttl", request.claim_ttl.as_ref(), CLAIM_TTL);
+    check_pace(&mut fields, request.max_admissions_per_minute);
+    let has_draw = check_order(&mut fields, request.admission_order);
+    check_salt(&mut fields, "draw_salt_source", &request.draw_salt_source);
+    let has_place = has_draw || request.draw_salt_source.is_empty();
+    fields.require(has_place, "draw_salt_source", "must be empty unless admission_order is DRAW");
     fields.done()?;
     Ok(CreateConcert {
         concert_code: request.concert_code,
@@ -62,6 +72,9 @@ pub fn create_concert(request: proto::CreateConcertRequest) -> Result<CreateConc
         max_active_count: request.max_active_count,
         seats_per_user_limit: if limit == 0 { DEFAULT_SEATS_PER_USER } else { limit },
         claim_ttl: claim_ttl.map(clock::micros),
+        max_admissions_per_minute: request.max_admissions_per_minute,
+        has_draw,
+        draw_salt_source: request.draw_salt_source,
     })
 }
 
@@ -94,6 +107,8 @@ pub fn update_sale(request: proto::UpdateSaleRequest) -> Result<UpdateSale, Erro
     let valid = request.max_active_count.is_none_or(|count| count >= 0);
     fields.require(valid, "max_active_count", "must not be negative");
     let claim_ttl = fields.optional_span("claim_ttl", request.claim_ttl.as_ref(), CLAIM_TTL);
+    check_pace(&mut fields, request.max_admissions_per_minute.unwrap_or_default());
+    check_salt(&mut fields, "draw_salt", request.draw_salt.as_deref().unwrap_or_default());
     fields.done()?;
     Ok(UpdateSale {
         claim_ttl: claim_ttl.map(clock::micros),
@@ -101,7 +116,24 @@ pub fn update_sale(request: proto::UpdateSaleRequest) -> Result<UpdateSale, Erro
         paused: request.paused,
         open_time,
         max_active_count: request.max_active_count,
+        max_admissions_per_minute: request.max_admissions_per_minute,
+        draw_salt: request.draw_salt,
     })
+}
+
+fn check_pace(fields: &mut Fields, max_admissions_per_minute: i32) {
+    fields.require(max_admissions_per_minute >= 0, "max_admissions_per_minute", "must not be negative");
+}
+
+fn check_salt(fields: &mut Fields, field: &str, text: &str) {
+    fields.require(text.chars().count() <= MAX_SALT_LENGTH, field, "must have at most 1000 characters");
+}
+
+/// Checks an admission order, and tells whether it is DRAW.
+fn check_order(fields: &mut Fields, admission_order: i32) -> bool {
+    let order = AdmissionOrder::try_from(admission_order);
+    fields.require(order.is_ok(), "admission_order", "must be FIRST_COME or DRAW");
+    order == Ok(AdmissionOrder::Draw)
 }
 
 fn check_sections(fields: &mut Fields, sections: &[proto::Section]) {

@@ -8,6 +8,7 @@ use crate::{
     catalogue::Concert,
     clock::{self, Micros},
     db::Database,
+    queue::Snapshots,
     rpc::{
         Error,
         proto::{self, SaleStats},
@@ -24,10 +25,13 @@ pub struct Statistics {
 
 impl Statistics {
     /// Starts the lane that reads the counts of sales.
-    pub fn new(db: Database) -> Self {
+    pub fn new(db: Database, snapshots: Snapshots) -> Self {
         // A stopping server must not wait for this lane, because the lane ends only when the server is dropped.
         let tasks = TaskTracker::new();
-        let counts = read_lane(&db, "admin.counts", &tasks, |db, ids| Box::pin(operations::count(db, ids)));
+        let counts = read_lane(&db, "admin.counts", &tasks, move |db, ids| {
+            let snapshots = snapshots.clone();
+            Box::pin(async move { operations::count(db, &snapshots, ids).await })
+        });
         Self { db, counts }
     }
 

@@ -103,7 +103,19 @@ pub async fn priced_sections(db: &Database, concert_id: i64) -> Result<Vec<Price
     db.query(sql, [concert_id.into()]).await
 }
 
-/// Inserts a concert and its queue counter. Returns `None` if the code is taken.
+/// Returns the issue time of a token. Returns `None` if the token has no row.
+pub async fn issue_time(db: &Database, concert_id: i64, queue_number: i64) -> Result<Option<Micros>, db::Error> {
+    let sql = "SELECT issue_time FROM queue_token WHERE concert_id = $1 AND queue_number = $2";
+    let found: Vec<Issued> = db.query(sql, [concert_id.into(), queue_number.into()]).await?;
+    Ok(found.first().map(|token| token.issue_time))
+}
+
+#[derive(FromQueryResult)]
+struct Issued {
+    issue_time: Micros,
+}
+
+/// Inserts a concert, its queue counter and the time of its draw. Returns `None` if the code is taken.
 pub async fn insert_concert(
     write: &Write,
     concert_code: &str,
@@ -113,7 +125,9 @@ pub async fn insert_concert(
         return Ok(None);
     }
     let row = row.insert(write.conn()).await?;
-    let counter = queue_counter::ActiveModel { concert_id: Set(row.concert_id), ..Default::default() };
+    let draw_time = row.draw_seed.as_ref().map(|_| row.open_time);
+    let counter =
+        queue_counter::ActiveModel { concert_id: Set(row.concert_id), draw_time: Set(draw_time), ..Default::default() };
     queue_counter::Entity::insert(counter).exec_without_returning(write.conn()).await?;
     Ok(Some(row))
 }
@@ -186,13 +200,14 @@ pub struct Counts {
     pub sold_seat_count: i64,
     /// The number of seats in holds that have not ended.
     pub held_seat_count: i64,
-    /// The number of tokens admitted after `since`.
+    /// The number of tokens admitted from the first full second after `since`.
     pub admissions: i64,
     /// The number of payments from the first full second after `since`.
     pub payments: i64,
     /// The sum of the payments that were not refunded, in the smallest unit of the currency.
     pub revenue: i64,
-    /// The issue time of the first waiting token. `None` means that no token waits.
+    /// The issue time of the first waiting token after the last admitted place, in the order of the numbers. `None`
+    /// means that there is no such token.
     pub oldest_issue_time: Option<Micros>,
 }
 
@@ -201,8 +216,6 @@ pub struct Counts {
 ///
 /// The query reads stored counts and recent rows, so its cost does not grow with the history of the sale.
 pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) -> Result<Option<Counts>, db::Error> {
-    // Tokens are admitted in the order of their numbers. So of all admitted tokens, the tokens admitted after `since`
-    // have the highest numbers.
     let sql = "SELECT q.issued_number AS issued_count, q.admitted_count, q.departed_count AS left_count,
             q.left_admitted_count, q.expired_count,
             (SELECT COUNT(*) FROM queue_token d
@@ -210,12 +223,8 @@ pub async fn counts(db: &Database, concert_id: i64, now: Micros, since: Micros) 
             f.completed_count, f.unsold_seat_count, f.sold_seat_count, f.revenue,
             (SELECT CAST(COALESCE(SUM(v.seat_count), 0) AS BIGINT) FROM reservation v
              WHERE v.expire_time > $2 AND v.state = 'HELD' AND v.concert_id = q.concert_id) AS held_seat_count,
-            (SELECT COUNT(*) FROM queue_token a
-             WHERE a.concert_id = q.concert_id AND a.queue_number <= q.admitted_number AND a.admit_time IS NOT NULL
-               AND a.queue_number > COALESCE((
-                   SELECT b.queue_number FROM queue_token b
-                   WHERE b.concert_id = q.concert_id AND b.queue_number <= q.admitted_number AND b.admit_time <= $3
-                   ORDER BY b.queue_number DESC LIMIT 1), 0)) AS admissions,
+            (SELECT CAST(COALESCE(SUM(a.admission_count), 0) AS BIGINT) FROM admission_second a
+             WHERE a.concert_id = q.concert_id AND a.second > $3 / 1000000) AS admissions,
             (SELECT CAST(COALESCE(SUM(n.payment_count), 0) AS BIGINT)
              FROM performance s JOIN payment_second n ON n.performance_id = s.performance_id
              WHERE s.concert_id = q.concert_id AND n.second > $3 / 1000000) AS payments,

@@ -69,8 +69,9 @@ pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_backgrou
 
 /// Runs the promotion pass for all concerts. After a success, records the current time in `promoted_at`.
 pub async fn promote(core: &Core) -> Result<(), db::Error> {
-    let Settings { admission_ttl, claim_ttl, .. } = core.settings;
-    queue::passes::promote(&core.db, &core.snapshots, Terms { admission_ttl, claim_ttl }).await?;
+    let Settings { admission_ttl, claim_ttl, promote_interval, .. } = core.settings;
+    let terms = Terms { admission_ttl, claim_ttl, promote_interval };
+    queue::passes::promote(&core.db, &core.snapshots, terms).await?;
     *core.promoted_at.lock() = Instant::now();
     Ok(())
 }

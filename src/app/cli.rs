@@ -58,6 +58,12 @@ pub enum Command {
         #[command(subcommand)]
         command: SigningKeyCommand,
     },
+    /// Verify the draw of a concert.
+    Draw {
+        /// The subcommand of `draw`.
+        #[command(subcommand)]
+        command: DrawCommand,
+    },
     /// Print the completion script of a shell.
     Completions {
         /// The shell.
@@ -146,6 +152,48 @@ pub enum ApiKeyCommand {
         #[arg(long)]
         admin: bool,
     },
+}
+
+/// The commands for draws.
+#[derive(Debug, Clone, Subcommand)]
+pub enum DrawCommand {
+    /// Check that the seed matches the commitment, and print the place of each requested queue number. The figures come
+    /// from the flags, or from a server. The exit code is 1 if the seed does not match.
+    Verify(VerifyOptions),
+}
+
+/// Options of `draw verify`: the figures of the draw, or `--concert` and `--server`.
+#[derive(Debug, Clone, Args)]
+pub struct VerifyOptions {
+    /// The published seed, in hexadecimal.
+    #[arg(long, value_name = "HEX", required_unless_present = "concert", conflicts_with = "concert")]
+    pub seed: Option<String>,
+    /// The salt; empty by default.
+    #[arg(long, default_value = "", conflicts_with = "concert")]
+    pub salt: String,
+    /// The commitment that was published before the opening, in hexadecimal. With `--concert`, the default is the
+    /// commitment of the server: give the commitment that you noted before the opening instead.
+    #[arg(long, value_name = "HEX", required_unless_present = "concert")]
+    pub commitment: Option<String>,
+    /// The number of participants.
+    #[arg(long, value_name = "COUNT", required_unless_present = "concert", conflicts_with = "concert")]
+    pub participants: Option<u32>,
+    /// The queue numbers whose places are printed, separated by commas.
+    #[arg(long, value_name = "NUMBER", value_delimiter = ',', value_parser = clap::value_parser!(i64).range(1..))]
+    pub number: Vec<i64>,
+    /// The code of the concert whose figures are read from a server.
+    #[arg(long, value_name = "CODE")]
+    pub concert: Option<String>,
+    /// Address of the public services of the server: `http://HOST:PORT` or `https://HOST:PORT`. The default is the
+    /// address of `--listen`.
+    #[arg(long, value_name = "URL", requires = "concert")]
+    pub server: Option<String>,
+    /// PEM file of the CA that signed the server's certificate, for `https`. The default is the file of `--tls-cert`.
+    #[arg(long, value_name = "FILE", requires = "concert")]
+    pub ca: Option<PathBuf>,
+    /// API key, if the server requires one.
+    #[arg(long, env = "BOXOFFICE_API_KEY", hide_env_values = true, value_parser = secret)]
+    pub api_key: Option<SecretString>,
 }
 
 /// The commands for signing keys.

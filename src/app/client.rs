@@ -110,7 +110,8 @@ impl Admin {
 pub struct ApiKey(Option<HeaderValue>);
 
 impl ApiKey {
-    fn new(key: Option<&SecretString>) -> Result<Self, Failure> {
+    /// Reads the key. Fails if it has invalid characters.
+    pub fn new(key: Option<&SecretString>) -> Result<Self, Failure> {
         let Some(key) = key else { return Ok(Self(None)) };
         let mut value = HeaderValue::try_from(key.expose_secret())
             .map_err(|_| "the API key has invalid characters; use it exactly as `api-key new` printed it")?;

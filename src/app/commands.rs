@@ -18,10 +18,10 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use crate::{
     app::{
         apply,
-        cli::{ApiKeyCommand, Cli, Command, HealthOptions, Settings, SigningKeyCommand},
+        cli::{ApiKeyCommand, Cli, Command, DrawCommand, HealthOptions, Settings, SigningKeyCommand},
         client::{Target, reachable},
         crowd::{self, Crowd},
-        demo,
+        demo, draw,
         failure::Failure,
         server::{Listeners, Server},
         telemetry,
@@ -54,6 +54,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Watch(options)) => watch::run(&settings, options).await,
         Some(Command::ApiKey { command }) => api_key(command),
         Some(Command::SigningKey { command }) => signing_key(settings, command).await,
+        Some(Command::Draw { command: DrawCommand::Verify(options) }) => draw::verify(&settings, options).await,
         Some(Command::Completions { shell }) => completions(shell),
     }
 }

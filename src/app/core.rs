@@ -48,7 +48,7 @@ impl Core {
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
         let catalogue = Arc::new(Catalogue::new(db.clone()));
         let snapshots = Snapshots::new(db.clone(), settings.poll_budget);
-        let statistics = Statistics::new(db.clone());
+        let statistics = Statistics::new(db.clone(), snapshots.clone());
         let sampler = Sampler::new(db.clone(), catalogue.clone(), snapshots.clone(), statistics.clone());
         Ok(Self {
             catalogue,

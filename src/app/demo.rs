@@ -72,6 +72,9 @@ fn concert(concert_code: &str, name: &str, max_active_count: i32) -> CreateConce
         max_active_count,
         seats_per_user_limit: 4,
         claim_ttl: None,
+        max_admissions_per_minute: 0,
+        has_draw: false,
+        draw_salt_source: String::new(),
     }
 }
 

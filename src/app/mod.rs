@@ -18,7 +18,8 @@
 //! | `readiness.rs` | tracks whether the server is ready |
 //! | `apply/` | declares the venues and concerts of a file on a running server |
 //! | `watch/` | shows a sale in the terminal |
-//! | `client.rs` | connects `apply`, `watch` and `health` to a server |
+//! | `draw.rs` | verifies the draw of a concert |
+//! | `client.rs` | connects `apply`, `watch`, `draw` and `health` to a server |
 //! | `traces.rs` | sends traces to a collector |
 //! | `failure.rs` | defines the errors of the commands |
 
@@ -30,6 +31,7 @@ pub mod commands;
 mod core;
 pub mod crowd;
 pub mod demo;
+mod draw;
 mod failure;
 mod http;
 mod listener;

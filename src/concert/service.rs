@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     board::{self, Boards},
+    draw,
     operations::{self, Availability, states},
     store,
 };
@@ -19,7 +20,7 @@ use crate::{
     queue::Admission,
     rpc::{
         Error, Fields, Page,
-        proto::{self, concert_service_server::ConcertService},
+        proto::{self, AdmissionOrder, concert_service_server::ConcertService},
     },
     token::{self, Bearer},
 };
@@ -121,6 +122,19 @@ impl ConcertService for ConcertApi {
         Ok(sized(Response::new(proto::GetConcertResponse { concert: Some(row.into()) }), 1))
     }
 
+    async fn get_draw(
+        &self,
+        request: Request<proto::GetDrawRequest>,
+    ) -> Result<Response<proto::GetDrawResponse>, Status> {
+        let concert_code = request.into_inner().concert_code;
+        let mut fields = Fields::default();
+        fields.concert_code("concert_code", &concert_code);
+        fields.done()?;
+        let row = self.catalogue.concert_now(&concert_code).await?;
+        let draw = draw::to_proto(&row).ok_or(Error::DrawNotFound { concert_code })?;
+        Ok(Response::new(proto::GetDrawResponse { draw: Some(draw) }))
+    }
+
     async fn list_performances(
         &self,
         request: Request<proto::ListPerformancesRequest>,
@@ -202,6 +216,8 @@ fn sized<T>(mut response: Response<T>, item_count: usize) -> Response<T> {
 
 impl From<concert::Model> for proto::Concert {
     fn from(row: concert::Model) -> Self {
+        let draw = draw::to_proto(&row);
+        let admission_order = if draw.is_some() { AdmissionOrder::Draw } else { AdmissionOrder::FirstCome };
         Self {
             concert_code: row.concert_code,
             name: row.name,
@@ -210,6 +226,9 @@ impl From<concert::Model> for proto::Concert {
             max_active_count: row.max_active_count,
             seats_per_user_limit: row.seats_per_user_limit,
             claim_ttl: row.claim_ttl.map(|ttl| proto::duration(Duration::from_micros(ttl.unsigned_abs()))),
+            max_admissions_per_minute: row.max_admissions_per_minute,
+            admission_order: admission_order.into(),
+            draw,
         }
     }
 }

@@ -16,10 +16,13 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{rules, store};
-use crate::db::{
-    self, Database,
-    entity::queue_token::{Model as Token, TokenKey},
+use super::{order::Order, rules, store};
+use crate::{
+    clock::Micros,
+    db::{
+        self, Database,
+        entity::queue_token::{Model as Token, TokenKey},
+    },
 };
 
 /// Minimum interval between two queries for the rows of all watched admitted tokens of a queue.
@@ -32,16 +35,19 @@ const ENDED_TOKENS: usize = 1_000;
 pub struct View {
     /// The last number that was issued.
     pub issued_number: i64,
-    /// The last number that was admitted.
-    pub admitted_number: i64,
-    /// The numbers of the tokens that left, above the last admitted number, ascending.
+    /// The order in which tokens are admitted.
+    pub order: Order,
+    /// The last place that was admitted.
+    pub admitted_place: i64,
+    /// The places of the tokens that left, above the last admitted place, ascending.
     pub departed: Arc<Vec<i64>>,
     /// The number of tokens that left, before or after their admission.
     pub departed_count: i64,
     /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
-    /// The number of admissions per second in the last minute. `None` if the rate is unknown: no token was admitted in
-    /// this period, or only the first promotion admitted tokens.
+    /// The time at which admission starts.
+    pub open_time: Micros,
+    /// The expected number of admissions per second. `None` if it is unknown.
     pub admissions_per_second: Option<f64>,
 }
 
@@ -49,24 +55,39 @@ impl View {
     /// Tells whether the token with this number waited at the last refresh. If the result is `false`, the caller must
     /// read the row.
     pub fn waits(&self, queue_number: i64) -> bool {
-        queue_number > self.admitted_number
+        let place = self.order.place(queue_number);
+        place > self.admitted_place
             && queue_number <= self.issued_number
-            && self.departed.binary_search(&queue_number).is_err()
+            && self.departed.binary_search(&place).is_err()
     }
 
     /// Returns the number of waiting tokens.
     pub fn waiting_count(&self) -> i64 {
-        self.issued_number - self.admitted_number - self.departed.len() as i64
+        self.issued_number - self.admitted_place - self.departed.len() as i64
     }
 
-    /// Returns the position of a waiting number. The number with position 1 is admitted next.
+    /// Returns the position of a waiting number. The number with position 1 is admitted next. Before a draw, returns
+    /// the position in the order of the numbers.
     pub fn position(&self, queue_number: i64) -> i64 {
-        rules::position(queue_number, self.admitted_number, &self.departed)
+        rules::position(self.order.place(queue_number), self.admitted_place, &self.departed)
+    }
+
+    /// Returns the number of the token that is admitted next. Returns `None` if no token waits.
+    pub fn next_number(&self) -> Option<i64> {
+        let behind = self.admitted_place + 1..=self.issued_number;
+        let gone = behind.clone().zip(self.departed.iter()).take_while(|(place, departed)| place == *departed).count();
+        behind.skip(gone).next().map(|place| self.order.number(place))
+    }
+
+    /// Tells whether the admitted tokens are not the tokens with the lowest numbers, because of a draw.
+    pub fn is_mixed(&self) -> bool {
+        self.order.passed_number(self.admitted_place) < self.admitted_place
     }
 
     fn news(&self) -> News {
         News {
-            admitted_number: self.admitted_number,
+            admitted_place: self.admitted_place,
+            draw_time: self.order.draw_time(),
             departed_count: self.departed_count,
             is_sold_out: self.unsold_seat_count == 0,
         }
@@ -76,7 +97,8 @@ impl View {
 /// The values whose changes cause messages to waiting users. When a value changes, the watchers of these users wake up.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct News {
-    admitted_number: i64,
+    admitted_place: i64,
+    draw_time: Option<Micros>,
     departed_count: i64,
     is_sold_out: bool,
 }
@@ -155,9 +177,9 @@ impl Line {
 
     /// Replaces the view, and wakes the watchers whose values have changed.
     pub fn publish(&self, view: View) {
-        let (news, admitted_number) = (view.news(), view.admitted_number);
+        let (news, passed_number) = (view.news(), view.order.passed_number(view.admitted_place));
         *self.view.write() = Some(Arc::new(view));
-        self.waiting.lock().forget_up_to(admitted_number);
+        self.waiting.lock().forget_up_to(passed_number);
         let change = |old: &mut News| std::mem::replace(old, news) != news;
         self.news.send_if_modified(change);
         self.is_sold_out.send_if_modified(|old| std::mem::replace(old, news.is_sold_out) != news.is_sold_out);
@@ -176,8 +198,9 @@ impl Line {
 
     /// Records that the user waits at this number. The caller must have read the token's row as WAITING.
     pub fn note_waiting(&self, queue_number: i64, user_id: Uuid) {
-        let admitted_number = self.view().admitted_number;
-        self.waiting.lock().note(queue_number, mark(user_id), admitted_number);
+        let view = self.view();
+        let passed_number = view.order.passed_number(view.admitted_place);
+        self.waiting.lock().note(queue_number, mark(user_id), passed_number);
     }
 
     /// Tells whether this replica has read the row at this number as WAITING and as a row of this user.
@@ -240,8 +263,8 @@ impl Admitted {
 }
 
 impl Waiting {
-    fn note(&mut self, queue_number: i64, mark: u32, admitted_number: i64) {
-        if queue_number <= admitted_number {
+    fn note(&mut self, queue_number: i64, mark: u32, passed_number: i64) {
+        if queue_number <= passed_number {
             return;
         }
         if self.marks.is_empty() {
@@ -263,8 +286,8 @@ impl Waiting {
         self.marks.get(index).copied().filter(|mark| *mark != 0)
     }
 
-    fn forget_up_to(&mut self, admitted_number: i64) {
-        let count = (admitted_number + 1 - self.first_number).clamp(0, self.marks.len() as i64);
+    fn forget_up_to(&mut self, passed_number: i64) {
+        let count = (passed_number + 1 - self.first_number).clamp(0, self.marks.len() as i64);
         self.marks.drain(..count as usize);
         self.first_number += count;
     }
@@ -283,12 +306,28 @@ fn mark(user_id: Uuid) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::draw::Places;
 
     #[test]
     fn an_issued_number_waits_until_it_is_admitted_or_leaves() {
-        let view = View { issued_number: 10, admitted_number: 4, departed: Arc::new(vec![6]), ..View::default() };
+        let view = View { issued_number: 10, admitted_place: 4, departed: Arc::new(vec![6]), ..View::default() };
         let waiting: Vec<i64> = (1..=12).filter(|number| view.waits(*number)).collect();
         assert_eq!(waiting, [5, 7, 8, 9, 10]);
+    }
+
+    #[test]
+    fn with_a_draw_the_places_decide_who_waits_and_who_is_next() {
+        // The places of the numbers 1 to 8 are 3, 5, 4, 1, 2, 8, 7, 6; see the test vector of the draw.
+        let seed = std::array::from_fn(|index| index as u8);
+        let order = Order::Drawn(Arc::new(Places::draw(&seed, "4 8 15 16 23 42", 8).unwrap()));
+        let view =
+            View { issued_number: 9, admitted_place: 2, departed: Arc::new(vec![3, 6]), order, ..View::default() };
+        let waiting: Vec<i64> = (1..=9).filter(|number| view.waits(*number)).collect();
+        assert_eq!(waiting, [2, 3, 6, 7, 9]);
+        assert_eq!(waiting.iter().map(|number| view.position(*number)).collect::<Vec<_>>(), [2, 1, 4, 3, 5]);
+        assert_eq!((view.next_number(), view.is_mixed()), (Some(3), true));
+        let late = View { admitted_place: 9, departed: Arc::default(), ..view };
+        assert_eq!((late.next_number(), late.is_mixed()), (None, false));
     }
 
     #[test]
@@ -300,7 +339,7 @@ mod tests {
         }
         let noted = |number: i64| (1..=10).filter(|id| line.is_noted(number, user(*id))).collect::<Vec<u128>>();
         assert_eq!([noted(5), noted(6), noted(7), noted(9), noted(10)], [vec![5], vec![], vec![7], vec![9], vec![]]);
-        line.publish(View { admitted_number: 7, ..View::default() });
+        line.publish(View { admitted_place: 7, ..View::default() });
         line.note_waiting(6, user(6));
         assert_eq!([noted(5), noted(6), noted(7), noted(9)], [vec![], vec![], vec![], vec![9]]);
     }
@@ -317,10 +356,10 @@ mod tests {
             ..View::default()
         });
         assert!(!news.has_changed().unwrap() && !sold_out.has_changed().unwrap());
-        line.publish(View { unsold_seat_count: 4, admitted_number: 1, ..View::default() });
+        line.publish(View { unsold_seat_count: 4, admitted_place: 1, ..View::default() });
         assert!(news.has_changed().unwrap() && !sold_out.has_changed().unwrap());
         news.borrow_and_update();
-        line.publish(View { unsold_seat_count: 0, admitted_number: 1, ..View::default() });
+        line.publish(View { unsold_seat_count: 0, admitted_place: 1, ..View::default() });
         assert!(news.has_changed().unwrap() && sold_out.has_changed().unwrap());
         sold_out.borrow_and_update();
     }

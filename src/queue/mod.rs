@@ -1,8 +1,10 @@
 //! The queue of a concert: numbers, positions, admissions and departures.
 
 mod admission;
+pub mod draw;
 mod line;
 pub mod operations;
+mod order;
 pub mod passes;
 mod position;
 pub mod rules;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     rules,
-    store::{self, Departure, Place},
+    store::{self, Departure, Participants, Visit},
 };
 use crate::{
     batch::{Batch, distinct},
@@ -39,8 +39,8 @@ pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
     let mut counters = lock_counters(write, commands.iter().map(|c| c.concert_id)).await?;
     let users = distinct(commands.iter().map(|c| c.user_id));
     let known: HashSet<Uuid> = wallet::operations::known(write, &users).await?.into_iter().collect();
-    let last = store::lock_last(write, &distinct(commands.iter().map(Issue::place))).await?;
-    let mut last: HashMap<Place, Token> = last.into_iter().map(|token| (place_of(&token), token)).collect();
+    let last = store::lock_last(write, &distinct(commands.iter().map(Issue::visit))).await?;
+    let mut last: HashMap<Visit, Token> = last.into_iter().map(|token| (visit_of(&token), token)).collect();
     let expired: Vec<TokenKey> =
         last.values().filter(|token| rules::is_over(token, write.now())).map(Token::key).collect();
     for key in &expired {
@@ -50,14 +50,14 @@ pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
     let mut issued = Vec::new();
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
-        let before = last.get(&command.place());
+        let before = last.get(&command.visit());
         let answer = match (before, counters.get_mut(&command.concert_id)) {
             (Some(token), _) if rules::is_live(token, write.now()) => Ok(token.clone()),
             _ if !known.contains(&command.user_id) => Err(Error::UserNotFound { user_id: command.user_id.to_string() }),
             (_, None) => Err(Error::internal(format!("concert {} has no queue", command.concert_id))),
             (before, Some(counter)) => {
                 let token = next(counter, command.user_id, before.map_or(1, |token| token.turn + 1), write.now());
-                last.insert(command.place(), token.clone());
+                last.insert(command.visit(), token.clone());
                 issued.push(token.clone());
                 Ok(token)
             }
@@ -74,13 +74,13 @@ pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
 }
 
 impl Issue {
-    fn place(&self) -> Place {
-        Place { concert_id: self.concert_id, user_id: self.user_id }
+    fn visit(&self) -> Visit {
+        Visit { concert_id: self.concert_id, user_id: self.user_id }
     }
 }
 
-fn place_of(token: &Token) -> Place {
-    Place { concert_id: token.concert_id, user_id: token.user_id }
+fn visit_of(token: &Token) -> Visit {
+    Visit { concert_id: token.concert_id, user_id: token.user_id }
 }
 
 fn next(counter: &mut queue_counter::Model, user_id: Uuid, turn: i64, now: Micros) -> Token {
@@ -192,11 +192,42 @@ fn by_key(tokens: Vec<Token>) -> HashMap<TokenKey, Token> {
     tokens.into_iter().map(|token| (token.key(), token)).collect()
 }
 
-async fn lock_counters(
+/// Returns the counters of these concerts by the keys of the concerts, locked in the order of the keys. Sets the time
+/// of the transaction to the current time, because it may have waited for the locks. Holds the draws that are due.
+pub async fn lock_counters(
     write: &Write,
     concert_ids: impl Iterator<Item = i64>,
 ) -> Result<BTreeMap<i64, queue_counter::Model>, db::Error> {
-    let rows = store::lock_counters(write, &distinct(concert_ids)).await?;
+    let mut counters = store::lock_counters(write, &distinct(concert_ids)).await?;
     write.renew_now();
-    Ok(rows.into_iter().map(|counter| (counter.concert_id, counter)).collect())
+    hold_due_draws(write, &mut counters).await?;
+    Ok(counters.into_iter().map(|counter| (counter.concert_id, counter)).collect())
+}
+
+/// Holds the draws that are due: fixes their participants, which are all tokens that were issued so far.
+///
+/// This is the only place where a draw is held. Every transaction that issues or admits a token locks the counter and
+/// then comes here first. So all replicas agree on the participants, even if a token is issued during the opening.
+async fn hold_due_draws(write: &Write, counters: &mut [queue_counter::Model]) -> Result<(), db::Error> {
+    let mut draws = Vec::new();
+    for counter in counters.iter_mut().filter(|counter| rules::is_draw_due(counter, write.now())) {
+        let draw = Participants { concert_id: counter.concert_id, participant_count: counter.issued_number };
+        tracing::info!(draw.concert_id, draw.participant_count, "holding the draw");
+        draws.push(draw);
+        counter.draw_time = None;
+    }
+    store::hold_draws(write, &draws).await
+}
+
+/// Holds the draw of a concert if it is due, and tells whether it was held. Until the end of the transaction, no other
+/// transaction holds the draw.
+pub async fn is_draw_held(write: &Write, concert_id: i64) -> Result<bool, db::Error> {
+    let counters = lock_counters(write, std::iter::once(concert_id)).await?;
+    Ok(counters.get(&concert_id).is_none_or(|counter| counter.draw_time.is_none()))
+}
+
+/// Moves the draw of a concert to another time. The caller must have checked with [`is_draw_held`] that it was not
+/// held.
+pub async fn move_draw(write: &Write, concert_id: i64, draw_time: Micros) -> Result<(), db::Error> {
+    store::move_draw(write, concert_id, draw_time).await
 }

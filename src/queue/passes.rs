@@ -7,9 +7,11 @@
 use std::time::Duration;
 
 use super::{
-    rules,
+    draw::Places,
+    operations,
+    rules::{self, Pace},
     snapshot::Snapshots,
-    store::{self, Grant},
+    store::{self, Demand, Grant, Promotable},
 };
 use crate::{
     batch::turns::{self, Left, StepSize},
@@ -17,7 +19,7 @@ use crate::{
     db::{self, Database, Write, entity::queue_counter},
 };
 
-/// Holds the durations of an admission.
+/// Holds the durations of admissions and of their promotion.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
     /// The duration of an admission, from its promotion. If a `claim_ttl` applies, an unused admission ends earlier:
@@ -26,20 +28,31 @@ pub struct Terms {
     /// The maximum time from a promotion to the first use of the admission, for concerts without a `claim_ttl`. `None`
     /// means no limit.
     pub claim_ttl: Option<Duration>,
+    /// The interval between two promotions. A slot of a paced admission is lost after two of these intervals.
+    pub promote_interval: Duration,
 }
 
-/// Admits waiting tokens in the order of each queue, up to the capacity of each concert. Before that, sets the expired
-/// ACTIVE tokens of these concerts to EXPIRED. At the end, refreshes the queues in memory. Several replicas may run
-/// this function at the same time: each step locks the counter of its concert and counts again.
+/// The number of promotion intervals for which a slot of a paced admission may be used.
+const SLOT_INTERVALS: u32 = 2;
+
+/// Holds the draws that are due. Then admits waiting tokens in the order of each queue, up to the capacity and the pace
+/// of each concert. Before that, sets the expired ACTIVE tokens of these concerts to EXPIRED. At the end, refreshes the
+/// queues in memory. Several replicas may run this function at the same time: each step locks the counter of its
+/// concert and counts again.
 pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     let size = StepSize::default();
-    let done = turns::take(
-        || Box::pin(async { Ok(due(store::concerts_to_promote(db).await?)) }),
-        |concert_id| Box::pin(size.measured(move |limit| promote_step(db, concert_id, terms, limit))),
+    let held = turns::take(
+        || Box::pin(async { Ok(due(store::concerts_to_draw(db).await?)) }),
+        |concert_id| Box::pin(hold_draw(db, concert_id)),
+    )
+    .await;
+    let promoted = turns::take(
+        || Box::pin(store::concerts_to_promote(db)),
+        |concert| Box::pin(size.measured(move |limit| promote_step(db, snapshots, concert, terms, limit))),
     )
     .await;
     snapshots.refresh().await?;
-    done
+    held.and(promoted)
 }
 
 /// Sets ACTIVE tokens past their expiry to EXPIRED.
@@ -69,22 +82,40 @@ fn due(concerts: Vec<store::Due>) -> Vec<i64> {
     concerts.into_iter().map(|due| due.concert_id).collect()
 }
 
-async fn promote_step(db: &Database, concert_id: i64, terms: Terms, limit: i64) -> Result<Left, db::Error> {
+async fn hold_draw(db: &Database, concert_id: i64) -> Result<Left, db::Error> {
     let write = db.begin().await?;
-    let Some(mut counter) = lock_counter(&write, concert_id).await? else {
+    operations::lock_counters(&write, std::iter::once(concert_id)).await?;
+    write.commit().await?;
+    Ok(Left::Nothing)
+}
+
+async fn promote_step(
+    db: &Database,
+    snapshots: &Snapshots,
+    concert: Promotable,
+    terms: Terms,
+    limit: i64,
+) -> Result<Left, db::Error> {
+    // The places are computed before the transaction, because IssueToken waits for the lock of the counter.
+    let places = match concert.participant_count {
+        Some(_) => Some(snapshots.places(concert.concert_id).await?),
+        None => None,
+    };
+    let write = db.begin().await?;
+    let Some(mut counter) = lock_counter(&write, concert.concert_id).await? else {
         return Ok(Left::Nothing);
     };
+    let admitted_count = counter.admitted_count;
     let mut left = expire_some(&write, &mut counter, limit).await?;
-    let mut admitted = 0;
     if left == Left::Nothing {
-        admitted = admit(&write, &mut counter, terms, limit).await?;
-        left = Left::more_if(admitted == limit);
+        left = admit(&write, &mut counter, places.as_deref(), terms, limit).await?;
     }
     store::save_counters(&write, &[&counter]).await?;
     write.commit().await?;
-    if admitted > 0 {
-        let admitted_number = counter.admitted_number;
-        tracing::info!(concert_id, count = admitted, admitted_number, "admitted tokens");
+    let count = counter.admitted_count - admitted_count;
+    if count > 0 {
+        let queue_counter::Model { concert_id, admitted_number, .. } = counter;
+        tracing::info!(concert_id, count, admitted_number, "admitted tokens");
     }
     Ok(left)
 }
@@ -101,10 +132,7 @@ async fn expire_step(db: &Database, concert_id: i64, limit: i64) -> Result<Left,
 }
 
 async fn lock_counter(write: &Write, concert_id: i64) -> Result<Option<queue_counter::Model>, db::Error> {
-    let counter = store::lock_counters(write, &[concert_id]).await?.into_iter().next();
-    // The transaction may have waited for the lock, so its time is set to the current time.
-    write.renew_now();
-    Ok(counter)
+    Ok(operations::lock_counters(write, std::iter::once(concert_id)).await?.remove(&concert_id))
 }
 
 async fn expire_some(write: &Write, counter: &mut queue_counter::Model, limit: i64) -> Result<Left, db::Error> {
@@ -113,26 +141,79 @@ async fn expire_some(write: &Write, counter: &mut queue_counter::Model, limit: i
     Ok(Left::more_if(expired == limit))
 }
 
-/// Admits up to `limit` tokens, and returns the number of admitted tokens. Before this call, the caller must set all
-/// ACTIVE tokens past their expiry to EXPIRED.
-async fn admit(write: &Write, counter: &mut queue_counter::Model, terms: Terms, limit: i64) -> Result<i64, db::Error> {
+/// Admits up to `limit` tokens. `places` are the places of the draw, if the concert has one. Before this call, the
+/// caller must set all ACTIVE tokens past their expiry to EXPIRED.
+async fn admit(
+    write: &Write,
+    counter: &mut queue_counter::Model,
+    places: Option<&Places>,
+    terms: Terms,
+    limit: i64,
+) -> Result<Left, db::Error> {
     let Some(demand) = store::demand(write, counter.concert_id).await? else {
-        return Ok(0);
+        return Ok(Left::Nothing);
     };
     if !rules::admits(demand.paused, demand.open_time, write.now()) {
-        return Ok(0);
+        return Ok(Left::Nothing);
     }
     let active = rules::active_count(counter, demand.completed_count);
     let free = rules::free_places(demand.unsold_seat_count, active, demand.max_active_count);
-    if free == 0 {
-        return Ok(0);
+    let slot_memory = clock::micros(terms.promote_interval * SLOT_INTERVALS);
+    let pace = Pace::at(write.now(), counter.paced_time, demand.max_admissions_per_minute, slot_memory);
+    let wanted = free.min(pace.due);
+    if wanted == 0 {
+        return Ok(Left::Nothing);
     }
+    let grant = grant(write.now(), &demand, terms, wanted.min(limit));
+    let admitted = match places {
+        None => admit_first(write, counter, &grant).await?,
+        Some(places) => admit_drawn(write, counter, places, &grant, limit).await?,
+    };
+    if admitted > 0 {
+        counter.admitted_count += admitted;
+        counter.paced_time = pace.last_slot(admitted);
+        store::count_admissions(write, counter.concert_id, admitted).await?;
+    }
+    Ok(match places {
+        None => Left::more_if(admitted == limit),
+        Some(_) => Left::more_if(admitted < wanted && counter.admitted_number < counter.issued_number),
+    })
+}
+
+fn grant(now: Micros, demand: &Demand, terms: Terms, count: i64) -> Grant {
     let claim_ttl = demand.claim_ttl.or(terms.claim_ttl.map(clock::micros));
-    let end = rules::admission_end(write.now(), clock::micros(terms.admission_ttl), claim_ttl);
-    let grant = Grant { count: free.min(limit), expire_time: end.0, claimed_expire_time: end.1 };
-    let admitted = store::admit(write, counter, &grant).await?;
+    let (expire_time, claimed_expire_time) = rules::admission_end(now, clock::micros(terms.admission_ttl), claim_ttl);
+    Grant { count, expire_time, claimed_expire_time }
+}
+
+/// Admits the first waiting tokens in the order of their numbers. Returns the number of admitted tokens.
+async fn admit_first(write: &Write, counter: &mut queue_counter::Model, grant: &Grant) -> Result<i64, db::Error> {
+    let admitted = store::admit(write, counter, grant).await?;
     let last = admitted.iter().map(|token| token.queue_number).max();
     counter.admitted_number = last.unwrap_or(counter.admitted_number);
-    counter.admitted_count += admitted.len() as i64;
+    Ok(admitted.len() as i64)
+}
+
+/// Admits the first waiting tokens in the order of a draw. Looks at the next `limit` places only, because tokens may
+/// have left there. Returns the number of admitted tokens.
+async fn admit_drawn(
+    write: &Write,
+    counter: &mut queue_counter::Model,
+    places: &Places,
+    grant: &Grant,
+    limit: i64,
+) -> Result<i64, db::Error> {
+    let last = counter.issued_number.min(counter.admitted_number + limit);
+    let numbers: Vec<i64> = (counter.admitted_number + 1..=last).map(|place| places.number(place)).collect();
+    let waiting = store::waiting_among(write, counter.concert_id, &numbers).await?;
+    let mut waiting: Vec<i64> = waiting.into_iter().map(|token| token.queue_number).collect();
+    waiting.sort_unstable_by_key(|number| places.place(*number));
+    let admitted = &waiting[..waiting.len().min(grant.count.unsigned_abs() as usize)];
+    // If no token waits behind the admitted tokens, the places up to `last` are passed.
+    counter.admitted_number = match waiting.get(admitted.len()) {
+        Some(next) => places.place(*next) - 1,
+        None => last,
+    };
+    store::admit_numbers(write, counter.concert_id, admitted, grant).await?;
     Ok(admitted.len() as i64)
 }

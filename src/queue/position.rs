@@ -8,6 +8,7 @@ use super::{
     rules,
 };
 use crate::{
+    clock,
     db::entity::queue_token::{Model as Token, State},
     rpc::{Error, proto},
     token::Bearer,
@@ -47,15 +48,20 @@ pub fn in_memory(admission: &Admission, bearer: &Bearer, line: &Line) -> Option<
 
 /// Returns the position of a waiting token.
 pub fn waiting(admission: &Admission, bearer: &Bearer, view: &View) -> proto::QueuePosition {
-    let position = view.position(bearer.queue_number);
+    let draw_time = view.order.draw_time();
+    let position = draw_time.is_none().then(|| view.position(bearer.queue_number));
+    let wait = position.and_then(|position| rules::estimated_wait(position, view.admissions_per_second));
+    let until_opening = clock::until(view.open_time, admission.now());
     proto::QueuePosition {
         state: proto::QueueState::Waiting.into(),
         queue_number: bearer.queue_number,
-        position: Some(position),
-        estimated_wait: rules::estimated_wait(position, view.admissions_per_second).map(proto::duration),
+        position,
+        estimated_wait: wait.map(|wait| proto::duration(wait.saturating_add(until_opening))),
         poll_after: Some(proto::duration(admission.retry_after(bearer))),
         expire_time: None,
         unsold_seat_count: unsold(view),
+        draw_time: draw_time.map(proto::timestamp),
+        participant_count: draw_time.map(|_| view.issued_number),
     }
 }
 
@@ -69,6 +75,8 @@ pub fn over_or_active(token: &Token, state: State, view: &View) -> proto::QueueP
         poll_after: Some(proto::duration(ACTIVE_POLL)),
         expire_time: token.expire_time.map(proto::timestamp),
         unsold_seat_count: unsold(view),
+        draw_time: None,
+        participant_count: None,
     }
 }
 

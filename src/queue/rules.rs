@@ -15,6 +15,8 @@ use crate::{
 const SHORTEST_POLL: Duration = Duration::from_secs(2);
 /// Maximum poll interval, unless the polls of all waiting users would exceed the budget. Then the interval is longer.
 const LONGEST_POLL: Duration = Duration::from_secs(30);
+/// One minute, in microseconds.
+const MINUTE: Micros = 60_000_000;
 
 /// Returns the number of tokens that may be admitted now: the capacity minus the number of ACTIVE tokens, at least 0.
 ///
@@ -39,16 +41,66 @@ pub fn admits(paused: bool, open_time: Micros, now: Micros) -> bool {
     !paused && open_time <= now
 }
 
-/// Returns the number of waiting tokens up to and including `queue_number`, at least 1. These are the numbers above
-/// `admitted_number`, without the departed numbers.
+/// Tells whether the draw of a concert must be held at `now`, before anything else happens in its queue.
+pub fn is_draw_due(counter: &Counter, now: Micros) -> bool {
+    counter.draw_time.is_some_and(|draw_time| draw_time <= now)
+}
+
+/// Holds the slots of a paced admission that are due. One token is admitted per slot, and the time between two slots is
+/// one minute divided by `max_admissions_per_minute`. Source: `Concert.max_admissions_per_minute` in
+/// concert_service.proto.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// The number of slots that are due.
+    pub due: i64,
+    first_slot: Micros,
+    interval: Micros,
+}
+
+impl Pace {
+    /// Returns the slots that are due at `now`. `last_slot` is the last slot in which a token was admitted. Slots that
+    /// are older than `memory` are lost, so that a quiet time is not followed by a rush.
+    pub fn at(now: Micros, last_slot: Micros, max_admissions_per_minute: i32, memory: Micros) -> Self {
+        if max_admissions_per_minute == 0 {
+            return Self { due: i64::MAX, first_slot: now, interval: 0 };
+        }
+        // The interval is rounded up, so that no minute has too many slots.
+        let per_minute = i64::from(max_admissions_per_minute);
+        let interval = (MINUTE + per_minute - 1) / per_minute;
+        let next_slot = last_slot.saturating_add(interval);
+        let first_slot = if next_slot < now - memory { now - memory / interval * interval } else { next_slot };
+        let due = if first_slot > now { 0 } else { (now - first_slot) / interval + 1 };
+        Self { due, first_slot, interval }
+    }
+
+    /// Returns the last used slot after `admitted` tokens, at least 1, were admitted.
+    pub fn last_slot(&self, admitted: i64) -> Micros {
+        self.first_slot + (admitted - 1) * self.interval
+    }
+}
+
+/// Returns the number of waiting tokens up to and including the token with this place, at least 1. These are the tokens
+/// with places above `admitted_place`, without the departed tokens.
 ///
-/// `departed` must be ascending. Its numbers up to `admitted_number` are ignored. Source: `QueuePosition.position` in
-/// queue_service.proto.
-pub fn position(queue_number: i64, admitted_number: i64, departed: &[i64]) -> i64 {
-    let from = departed.partition_point(|number| *number <= admitted_number);
-    let to = departed.partition_point(|number| *number < queue_number);
+/// `departed` has the places of the departed tokens, ascending. Its places up to `admitted_place` are ignored. Source:
+/// `QueuePosition.position` in queue_service.proto.
+pub fn position(place: i64, admitted_place: i64, departed: &[i64]) -> i64 {
+    let from = departed.partition_point(|departed| *departed <= admitted_place);
+    let to = departed.partition_point(|departed| *departed < place);
     let gone = to.saturating_sub(from) as i64;
-    (queue_number - admitted_number - gone).max(1)
+    (place - admitted_place - gone).max(1)
+}
+
+/// Returns the expected number of admissions per second: the measured rate, but at most the pace of the concert. If no
+/// rate was measured, returns the pace, unless the admission is paused. Source: `QueuePosition.estimated_wait` in
+/// queue_service.proto.
+pub fn expected_rate(measured: Option<f64>, max_admissions_per_minute: i32, paused: bool) -> Option<f64> {
+    let pace = (max_admissions_per_minute > 0).then(|| f64::from(max_admissions_per_minute) / 60.0);
+    match (measured, pace) {
+        (Some(measured), Some(pace)) => Some(measured.min(pace)),
+        (None, Some(pace)) if !paused => Some(pace),
+        (measured, _) => measured,
+    }
 }
 
 /// Returns the time in which `position` users are admitted at the rate `admissions_per_second`. The result is between 1
@@ -189,6 +241,64 @@ mod tests {
         assert!(admits(false, 10, 10));
         assert!(!admits(true, 10, 10));
         assert!(!admits(false, 11, 10));
+    }
+
+    const SECOND: Micros = 1_000_000;
+
+    #[test]
+    fn a_pace_admits_one_user_per_slot() {
+        let at = |now, last_slot| Pace::at(now, last_slot, 60, 4 * SECOND);
+        assert_eq!(at(100 * SECOND, 99 * SECOND).due, 1);
+        assert_eq!(at(100 * SECOND - 1, 99 * SECOND).due, 0);
+        // A promotion after 2.5 seconds uses two slots. The third slot keeps its time.
+        let pace = at(100 * SECOND + SECOND / 2, 98 * SECOND);
+        assert_eq!((pace.due, pace.last_slot(1), pace.last_slot(2)), (2, 99 * SECOND, 100 * SECOND));
+        assert_eq!(Pace::at(7, 0, 0, 4 * SECOND).due, i64::MAX);
+        assert_eq!(Pace::at(7, 0, 0, 4 * SECOND).last_slot(1_000), 7);
+    }
+
+    #[test]
+    fn slots_of_a_quiet_time_are_lost() {
+        let pace = Pace::at(1_000 * SECOND, 0, 60, 4 * SECOND);
+        assert_eq!((pace.due, pace.last_slot(5)), (5, 1_000 * SECOND));
+        // With one slot per minute, the next slot is a whole minute later.
+        let pace = Pace::at(1_000 * SECOND, 0, 1, 4 * SECOND);
+        assert_eq!((pace.due, pace.last_slot(1)), (1, 1_000 * SECOND));
+    }
+
+    #[test]
+    fn promotions_at_any_times_keep_the_pace() {
+        for per_minute in [1, 7, 25, 60, 1_000, 100_000] {
+            let (mut last_slot, mut admitted, mut now) = (0, 0, 1_000 * SECOND);
+            let start = now;
+            while now < start + 600 * SECOND {
+                let pace = Pace::at(now, last_slot, per_minute, 4 * SECOND);
+                if pace.due > 0 {
+                    last_slot = pace.last_slot(pace.due);
+                    admitted += pace.due;
+                }
+                now += 1_700_003 + admitted % 7 * 100_000;
+            }
+            let (minimum, maximum) = (i64::from(per_minute) * 10 * 99 / 100, i64::from(per_minute) * 1_007 / 100 + 1);
+            assert!((minimum..=maximum).contains(&admitted), "{admitted} in 10 minutes at {per_minute} per minute");
+        }
+    }
+
+    #[test]
+    fn a_change_of_the_pace_counts_from_the_last_admission() {
+        assert_eq!(Pace::at(105 * SECOND, 100 * SECOND, 1, 4 * SECOND).due, 0);
+        assert_eq!(Pace::at(105 * SECOND, 104 * SECOND, 600, 4 * SECOND).due, 10);
+        assert_eq!(Pace::at(105 * SECOND, 104 * SECOND, i32::MAX, 4 * SECOND).due, SECOND);
+    }
+
+    #[test]
+    fn the_pace_bounds_the_expected_rate() {
+        assert_eq!(expected_rate(Some(5.0), 60, false), Some(1.0));
+        assert_eq!(expected_rate(Some(0.5), 60, false), Some(0.5));
+        assert_eq!(expected_rate(None, 60, false), Some(1.0));
+        assert_eq!(expected_rate(None, 60, true), None);
+        assert_eq!(expected_rate(None, 0, false), None);
+        assert_eq!(expected_rate(Some(5.0), 0, true), Some(5.0));
     }
 
     #[test]

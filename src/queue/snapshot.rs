@@ -19,7 +19,9 @@ use tokio::{sync::Mutex, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use super::{
+    draw::Places,
     line::{Line, View},
+    order::{Draws, Order},
     rules::{self, PollPlan},
     store::{self, Known, Progress},
 };
@@ -38,6 +40,9 @@ const OFF_SALE_INTERVAL: Duration = Duration::from_secs(5);
 const OFF_SALE_MEMORY: Duration = Duration::from_secs(60);
 /// Maximum number of departures that one query of [`Shared::departures_behind`] reads.
 const DEPARTURES_PAGE: i64 = 10_000;
+/// Maximum time for which a refresh waits for the places of a draw. A larger draw takes longer, and a later refresh
+/// uses its places.
+const DRAW_WAIT: Duration = Duration::from_millis(100);
 
 /// Holds the queues that this replica has in memory. Clones share the queues.
 #[derive(Clone)]
@@ -48,6 +53,7 @@ pub struct Snapshots {
 
 struct Shared {
     db: Database,
+    draws: Draws,
     lines: RwLock<HashMap<i64, Arc<Line>>>,
     plan: RwLock<PollPlan>,
     poll_budget: f64,
@@ -72,6 +78,7 @@ impl Snapshots {
         let poll_budget = f64::from(poll_budget.max(1));
         let plan = RwLock::new(rules::poll_plan(&[], poll_budget));
         let shared = Arc::new(Shared {
+            draws: Draws::new(db.clone()),
             db,
             lines: RwLock::default(),
             plan,
@@ -107,6 +114,11 @@ impl Snapshots {
     pub fn poll_after(&self, concert_id: i64, queue_number: i64) -> Duration {
         let position = self.shared.known(concert_id).map_or(1, |line| line.view().position(queue_number));
         rules::poll_after(position, queue_number, &self.shared.plan.read())
+    }
+
+    /// Returns the places of a draw that was held. Computes them at the first call.
+    pub async fn places(&self, concert_id: i64) -> Result<Arc<Places>, db::Error> {
+        self.shared.draws.places(concert_id).await
     }
 
     /// Returns the time since the last refresh. Returns `None` before the first refresh.
@@ -147,20 +159,16 @@ impl Shared {
         let on_sale: HashSet<i64> = progress.iter().map(|p| p.concert_id).collect();
         let off_sale = self.off_sale_to_read(&on_sale, &mut past);
         progress.extend(store::progress_off_sale(&self.db, &off_sale).await?);
-        let mut departures = self.new_departures(&progress, &past).await?;
+        let orders = self.orders(&progress).await;
+        let mut departures = self.new_departures(&progress, &orders, &past).await?;
         let now = self.db.now();
         for progress in progress {
             let new = departures.remove(&progress.concert_id).unwrap_or_default();
             let past = past.entry(progress.concert_id).or_insert_with(Past::new);
             let line = self.lines.write().entry(progress.concert_id).or_default().clone();
-            line.publish(View {
-                issued_number: progress.issued_number,
-                admitted_number: progress.admitted_number,
-                departed: merge(&line.view().departed, new, progress.admitted_number),
-                departed_count: progress.departed_count,
-                unsold_seat_count: progress.unsold_seat_count,
-                admissions_per_second: rate(&mut past.samples, now, progress.admitted_count),
-            });
+            let order = orders.get(&progress.concert_id).cloned().unwrap_or_default();
+            let measured = rate(&mut past.samples, now, progress.admitted_count);
+            line.publish(next_view(&line.view(), &progress, order, new, measured));
             (past.departure_number, past.read_at) = (progress.departed_count, Instant::now());
             past.was_on_sale = on_sale.contains(&progress.concert_id);
             line.tell_ended(&self.db, progress.concert_id, progress.ended_count).await?;
@@ -177,6 +185,7 @@ impl Shared {
         let mut lines = self.lines.write();
         lines.retain(|id, line| on_sale.contains(id) || line.is_wanted(OFF_SALE_MEMORY));
         past.retain(|id, _| lines.contains_key(id) || on_sale.contains(id));
+        self.draws.retain(|id| lines.contains_key(&id) || on_sale.contains(&id));
         // The queue of a concert whose last sale has just ended is read immediately: waiting users must see that no
         // seats are on sale.
         let is_due =
@@ -185,18 +194,55 @@ impl Shared {
         off_sale.filter(is_due).collect()
     }
 
+    /// Returns the order of each queue. If the places of a draw take long to compute, returns the order before the
+    /// draw.
+    async fn orders(&self, progress: &[Progress]) -> HashMap<i64, Order> {
+        let mut orders = HashMap::new();
+        for p in progress {
+            let order = match (p.draw_time, p.participant_count) {
+                (None, None) => Order::FirstCome,
+                (Some(draw_time), _) => Order::BeforeDraw { draw_time },
+                (None, Some(_)) => match self.computed_places(p.concert_id).await {
+                    Some(places) => Order::Drawn(places),
+                    None => Order::BeforeDraw { draw_time: p.open_time },
+                },
+            };
+            orders.insert(p.concert_id, order);
+        }
+        orders
+    }
+
+    /// Returns the places of a draw if they can be computed within [`DRAW_WAIT`]. The computation continues after this
+    /// time.
+    async fn computed_places(&self, concert_id: i64) -> Option<Arc<Places>> {
+        let draws = self.draws.clone();
+        let computing = tokio::spawn(async move { draws.places(concert_id).await });
+        match tokio::time::timeout(DRAW_WAIT, computing).await {
+            Ok(Ok(Ok(places))) => Some(places),
+            Ok(Ok(Err(error))) => {
+                tracing::error!(concert_id, %error, "cannot compute the places of a draw");
+                None
+            }
+            _ => None,
+        }
+    }
+
     async fn new_departures(
         &self,
         progress: &[Progress],
+        orders: &HashMap<i64, Order>,
         past: &HashMap<i64, Past>,
     ) -> Result<HashMap<i64, Vec<i64>>, db::Error> {
         let (mut since, mut ahead) = (Vec::new(), Vec::new());
         for p in progress {
             let departure_number = past.get(&p.concert_id).map(|past| past.departure_number);
             if departure_number.unwrap_or_default() < p.departed_count {
-                let Progress { concert_id, admitted_number, .. } = *p;
-                let known =
-                    Known { concert_id, departure_number: departure_number.unwrap_or_default(), admitted_number };
+                let order = orders.get(&p.concert_id).cloned().unwrap_or_default();
+                let known = Known {
+                    concert_id: p.concert_id,
+                    departure_number: departure_number.unwrap_or_default(),
+                    passed_number: order.passed_number(admitted_place(p, &order)),
+                };
                 if departure_number.is_some() { since.push(known) } else { ahead.push(known) }
             }
         }
@@ -210,10 +256,10 @@ impl Shared {
         Ok(departures)
     }
 
-    /// Returns the departed numbers above the last admitted number. Reads them page by page: a million rows in one
+    /// Returns the departed numbers above the last passed number. Reads them page by page: a million rows in one
     /// result take hundreds of megabytes, but their numbers take only 8 MB.
     async fn departures_behind(&self, known: &Known) -> Result<Vec<i64>, db::Error> {
-        let (mut numbers, mut last) = (Vec::new(), known.admitted_number);
+        let (mut numbers, mut last) = (Vec::new(), known.passed_number);
         loop {
             let page = store::departures_behind(&self.db, known.concert_id, last, DEPARTURES_PAGE).await?;
             numbers.extend(page.iter().map(|row| row.queue_number));
@@ -231,17 +277,46 @@ impl Past {
     }
 }
 
-/// Returns the old and the new departed numbers above the last admitted number, ascending.
-fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_number: i64) -> Arc<Vec<i64>> {
-    let passed = old.partition_point(|number| *number <= admitted_number);
+/// Returns the last admitted place of a queue. Before a draw, no token has a place, so the result is 0.
+fn admitted_place(progress: &Progress, order: &Order) -> i64 {
+    if order.draw_time().is_some() { 0 } else { progress.admitted_number }
+}
+
+/// Returns the view after `before`. `departed` has the numbers of the tokens that left since then.
+fn next_view(before: &View, progress: &Progress, order: Order, departed: Vec<i64>, measured: Option<f64>) -> View {
+    let admitted_place = admitted_place(progress, &order);
+    let was_drawn = matches!(before.order, Order::Drawn(_));
+    let (old, mut new) = match order {
+        // Before the draw, the departed tokens are in the order of their numbers.
+        Order::Drawn(_) if !was_drawn => (Arc::default(), before.departed.to_vec()),
+        _ => (before.departed.clone(), Vec::new()),
+    };
+    new.extend(departed);
+    let new = new.into_iter().map(|number| order.place(number)).collect();
+    let (pace, paused) = (progress.max_admissions_per_minute, progress.paused);
+    View {
+        issued_number: progress.issued_number,
+        admitted_place,
+        departed: merge(&old, new, admitted_place),
+        departed_count: progress.departed_count,
+        unsold_seat_count: progress.unsold_seat_count,
+        open_time: progress.open_time,
+        admissions_per_second: rules::expected_rate(measured, pace, paused),
+        order,
+    }
+}
+
+/// Returns the old and the new departed places above the last admitted place, ascending.
+fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_place: i64) -> Arc<Vec<i64>> {
+    let passed = old.partition_point(|place| *place <= admitted_place);
     if new.is_empty() && passed == 0 {
         return old.clone();
     }
     let mut departed = old[passed..].to_vec();
-    departed.extend(new.into_iter().filter(|number| *number > admitted_number));
+    departed.extend(new.into_iter().filter(|place| *place > admitted_place));
     departed.sort_unstable();
     // If a departure commits between the query of the counters and the query of the departures, the next refresh reads
-    // this departure again. So the numbers may contain duplicates.
+    // this departure again. So the places may contain duplicates.
     departed.dedup();
     Arc::new(departed)
 }
@@ -272,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn departed_numbers_are_kept_until_they_are_passed() {
+    fn departed_places_are_kept_until_they_are_passed() {
         let old = Arc::new(vec![3, 8]);
         assert_eq!(*merge(&old, vec![6, 2], 4), [6, 8]);
         assert_eq!(*merge(&old, vec![8, 9], 0), [3, 8, 9]);

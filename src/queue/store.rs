@@ -31,10 +31,11 @@ rows! {
         departed_count: i64,
         left_admitted_count: i64,
         expired_count: i64,
+        paced_time: i64,
     }
 }
 
-/// Writes locked counters back to the database.
+/// Writes locked counters back to the database, except `draw_time`.
 pub async fn save_counters(write: &Write, counters: &[&queue_counter::Model]) -> Result<(), db::Error> {
     let rows: Vec<Counts> = counters
         .iter()
@@ -46,19 +47,65 @@ pub async fn save_counters(write: &Write, counters: &[&queue_counter::Model]) ->
             departed_count: counter.departed_count,
             left_admitted_count: counter.left_admitted_count,
             expired_count: counter.expired_count,
+            paced_time: counter.paced_time,
         })
         .collect();
     let sql = "UPDATE queue_counter SET issued_number = r.issued_number, admitted_number = r.admitted_number,
                       admitted_count = r.admitted_count, departed_count = r.departed_count,
-                      left_admitted_count = r.left_admitted_count, expired_count = r.expired_count
+                      left_admitted_count = r.left_admitted_count, expired_count = r.expired_count,
+                      paced_time = r.paced_time
                FROM {r} WHERE queue_counter.concert_id = r.concert_id";
     write.change_set(sql, &rows, []).await
 }
 
 rows! {
+    /// A draw that is being held.
+    pub struct Participants {
+        /// The key of the concert.
+        pub concert_id: i64,
+        /// The number of tokens that take part.
+        pub participant_count: i64,
+    }
+}
+
+/// Fixes the participants of draws, whose counters the caller must have locked. No IssueToken or promotion looks for
+/// these draws again.
+pub async fn hold_draws(write: &Write, draws: &[Participants]) -> Result<(), db::Error> {
+    let sql = "UPDATE concert SET participant_count = r.participant_count FROM {r}
+               WHERE concert.concert_id = r.concert_id AND concert.participant_count IS NULL";
+    write.change_set(sql, draws, []).await?;
+    let sql = "UPDATE queue_counter SET draw_time = NULL FROM {r} WHERE queue_counter.concert_id = r.concert_id";
+    write.change_set(sql, draws, []).await
+}
+
+/// Moves the draw of a concert, whose counter the caller must have locked, to another time.
+pub async fn move_draw(write: &Write, concert_id: i64, draw_time: Micros) -> Result<(), db::Error> {
+    let sql = "UPDATE queue_counter SET draw_time = $2 WHERE concert_id = $1";
+    write.execute(sql, [concert_id.into(), draw_time.into()]).await.map(drop)
+}
+
+/// A draw that was held.
+#[derive(FromQueryResult)]
+pub struct HeldDraw {
+    /// The seed, in hexadecimal.
+    pub draw_seed: String,
+    /// The salt.
+    pub draw_salt: String,
+    /// The number of tokens that took part.
+    pub participant_count: i64,
+}
+
+/// Returns the draw of a concert. Returns `None` if no draw was held.
+pub async fn held_draw(db: &Database, concert_id: i64) -> Result<Option<HeldDraw>, db::Error> {
+    let sql = "SELECT draw_seed, draw_salt, participant_count FROM concert
+               WHERE concert_id = $1 AND participant_count IS NOT NULL";
+    Ok(db.query(sql, [concert_id.into()]).await?.into_iter().next())
+}
+
+rows! {
     /// A concert and a user in its queue.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-    pub struct Place {
+    pub struct Visit {
         /// The key of the concert.
         pub concert_id: i64,
         /// The id of the user.
@@ -66,15 +113,15 @@ rows! {
     }
 }
 
-/// For each place, returns the last token of the user at the concert. The tokens are locked in the order of their keys.
+/// For each visit, returns the last token of the user at the concert. The tokens are locked in the order of their keys.
 /// All earlier tokens of the user at the concert have ended.
-pub async fn lock_last(write: &Write, places: &[Place]) -> Result<Vec<queue_token::Model>, db::Error> {
+pub async fn lock_last(write: &Write, visits: &[Visit]) -> Result<Vec<queue_token::Model>, db::Error> {
     let sql = "SELECT t.* FROM {r} JOIN queue_token t
                ON t.user_id = r.user_id AND t.concert_id = r.concert_id
               AND t.turn = (SELECT MAX(x.turn) FROM queue_token x
                             WHERE x.user_id = r.user_id AND x.concert_id = r.concert_id)
                ORDER BY t.concert_id, t.queue_number {lock of t}";
-    write.query_set(sql, places, []).await
+    write.query_set(sql, visits, []).await
 }
 
 /// Returns the tokens with these keys, locked in the order of the keys.
@@ -170,6 +217,8 @@ pub struct Demand {
     /// Maximum number of ACTIVE tokens. 0 means no maximum. The number of unsold seats on sale always limits the ACTIVE
     /// tokens too.
     pub max_active_count: i32,
+    /// Maximum number of admissions per minute. 0 means no such maximum.
+    pub max_admissions_per_minute: i32,
     /// Maximum time from an admission to its first use, in microseconds. 0 means no limit. `None` means the default of
     /// the server.
     pub claim_ttl: Option<Micros>,
@@ -181,7 +230,7 @@ pub struct Demand {
 
 /// Returns the [`Demand`] of one concert at the time of the transaction. Returns `None` if there is no such concert.
 pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db::Error> {
-    let sql = "SELECT c.paused, c.open_time, c.max_active_count, c.claim_ttl,
+    let sql = "SELECT c.paused, c.open_time, c.max_active_count, c.max_admissions_per_minute, c.claim_ttl,
                       CAST(COALESCE(SUM(CASE WHEN p.sale_end_time > $2 THEN p.seat_count - p.sold_seat_count END), 0)
                            AS BIGINT) AS unsold_seat_count,
                       CAST(COALESCE(SUM(p.completed_token_count), 0) AS BIGINT) AS completed_count
@@ -219,9 +268,9 @@ pub struct Grant {
     pub claimed_expire_time: Option<Micros>,
 }
 
-/// The number of an admitted token.
+/// The number of a token.
 #[derive(FromQueryResult)]
-pub struct Admitted {
+pub struct Numbered {
     /// The queue number of the token.
     pub queue_number: i64,
 }
@@ -232,7 +281,7 @@ pub struct Admitted {
 /// The rows are selected once, in a materialized step. Without this step, PostgreSQL may run the subquery again for
 /// each row that it updates. The subquery would then skip the updated rows and admit more than `count` tokens. `|| ''`
 /// stops the planner from using an index that is not in the order of the queue.
-pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant) -> Result<Vec<Admitted>, db::Error> {
+pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant) -> Result<Vec<Numbered>, db::Error> {
     let sql = "WITH next AS MATERIALIZED (
                    SELECT queue_number FROM queue_token
                    WHERE concert_id = $1 AND queue_number > $2 AND state || '' = 'WAITING'
@@ -251,6 +300,35 @@ pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant)
     write.query(sql, values).await
 }
 
+/// Returns the numbers of the waiting tokens among the tokens of a concert with these numbers, in any order. The caller
+/// must have locked the counter of the concert, so that no token stops waiting.
+pub async fn waiting_among(write: &Write, concert_id: i64, numbers: &[i64]) -> Result<Vec<Numbered>, db::Error> {
+    let sql = "SELECT t.queue_number FROM {r} JOIN queue_token t ON t.concert_id = $2 AND t.queue_number = r.id
+               WHERE t.state = 'WAITING'";
+    write.query_set(sql, numbers, [concert_id.into()]).await
+}
+
+/// Admits the waiting tokens of a concert with these numbers. `grant.count` has no effect.
+pub async fn admit_numbers(write: &Write, concert_id: i64, numbers: &[i64], grant: &Grant) -> Result<(), db::Error> {
+    let sql = "UPDATE queue_token SET state = 'ACTIVE', admit_time = $3, expire_time = $4, claimed_expire_time = $5
+               FROM {r} WHERE queue_token.concert_id = $2 AND queue_token.queue_number = r.id
+                 AND queue_token.state = 'WAITING'";
+    let values = [concert_id.into(), write.now().into(), grant.expire_time.into(), grant.claimed_expire_time.into()];
+    write.change_set(sql, numbers, values).await
+}
+
+/// Adds admissions to the count of the current second. The caller must have locked the counter of the concert.
+pub async fn count_admissions(write: &Write, concert_id: i64, admission_count: i64) -> Result<(), db::Error> {
+    let sql = "INSERT INTO admission_second (concert_id, slot, second, admission_count) VALUES ($1, $2 % 64, $2, $3)
+               ON CONFLICT (concert_id, slot) DO UPDATE
+               SET second = excluded.second,
+                   admission_count = excluded.admission_count
+                                   + CASE WHEN admission_second.second = excluded.second
+                                          THEN admission_second.admission_count ELSE 0 END";
+    let second = write.now().div_euclid(1_000_000);
+    write.execute(sql, [concert_id.into(), second.into(), admission_count.into()]).await.map(drop)
+}
+
 /// A concert for which a pass has work.
 #[derive(FromQueryResult)]
 pub struct Due {
@@ -258,13 +336,30 @@ pub struct Due {
     pub concert_id: i64,
 }
 
+/// Returns the concerts whose draws are due.
+pub async fn concerts_to_draw(db: &Database) -> Result<Vec<Due>, db::Error> {
+    let sql = "SELECT concert_id FROM queue_counter WHERE draw_time <= $1";
+    db.query(sql, [db.now().into()]).await
+}
+
+/// A concert that may admit a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, FromQueryResult)]
+pub struct Promotable {
+    /// The key of the concert.
+    pub concert_id: i64,
+    /// The number of tokens that took part in the draw. `None` if the concert has no draw.
+    pub participant_count: Option<i64>,
+}
+
 /// Returns the concerts that may admit a token now, in the order of their keys. Their admission has started and is not
-/// paused. They have unsold seats on sale, and have issued numbers above the last admitted number.
-pub async fn concerts_to_promote(db: &Database) -> Result<Vec<Due>, db::Error> {
-    let sql = "SELECT s.concert_id FROM (
+/// paused, and their draws were held. They have unsold seats on sale, and have issued numbers above the last admitted
+/// place.
+pub async fn concerts_to_promote(db: &Database) -> Result<Vec<Promotable>, db::Error> {
+    let sql = "SELECT s.concert_id, c.participant_count FROM (
                    SELECT DISTINCT p.concert_id + 0 AS concert_id FROM performance p
                    WHERE p.sale_end_time > $1 AND p.sold_seat_count < p.seat_count) AS s
                JOIN queue_counter q ON q.concert_id = s.concert_id AND q.issued_number > q.admitted_number
+                                   AND q.draw_time IS NULL
                JOIN concert c ON c.concert_id = s.concert_id AND NOT c.paused AND c.open_time <= $1
                ORDER BY s.concert_id";
     db.query(sql, [db.now().into()]).await
@@ -287,7 +382,7 @@ pub struct Progress {
     pub concert_id: i64,
     /// The last number that was issued.
     pub issued_number: i64,
-    /// The last number that was admitted.
+    /// The last place that was admitted.
     pub admitted_number: i64,
     /// The number of tokens that were admitted, including tokens that have ended.
     pub admitted_count: i64,
@@ -298,6 +393,16 @@ pub struct Progress {
     pub ended_count: i64,
     /// The number of unpaid seats on dates that are on sale.
     pub unsold_seat_count: i64,
+    /// The time at which a draw is to be held. `None` after the draw, or if the concert has no draw.
+    pub draw_time: Option<Micros>,
+    /// The number of tokens that took part in the draw. `None` before the draw, or if the concert has no draw.
+    pub participant_count: Option<i64>,
+    /// The time at which admission starts.
+    pub open_time: Micros,
+    /// Whether admission is paused.
+    pub paused: bool,
+    /// Maximum number of admissions per minute. 0 means no such maximum.
+    pub max_admissions_per_minute: i32,
 }
 
 /// Returns the progress of all concerts with a date on sale, at one moment.
@@ -306,20 +411,23 @@ pub struct Progress {
 pub async fn progress_on_sale(db: &Database) -> Result<Vec<Progress>, db::Error> {
     let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
                       q.left_admitted_count + q.expired_count + s.completed_count AS ended_count,
-                      s.unsold_seat_count
+                      s.unsold_seat_count, q.draw_time,
+                      c.participant_count, c.open_time, c.paused, c.max_admissions_per_minute
                FROM (SELECT p.concert_id + 0 AS concert_id,
                             CAST(SUM(p.seat_count - p.sold_seat_count) AS BIGINT) AS unsold_seat_count,
                             CAST(SUM(p.completed_token_count) AS BIGINT) AS completed_count
                      FROM performance p WHERE p.sale_end_time > $1 GROUP BY p.concert_id + 0) AS s
-               JOIN queue_counter q ON q.concert_id = s.concert_id";
+               JOIN queue_counter q ON q.concert_id = s.concert_id
+               JOIN concert c ON c.concert_id = s.concert_id";
     db.query(sql, [db.now().into()]).await
 }
 
 /// Returns the progress of these concerts. The caller must know that these concerts have no date on sale.
 pub async fn progress_off_sale(db: &Database, concert_ids: &[i64]) -> Result<Vec<Progress>, db::Error> {
     let sql = "SELECT q.concert_id, q.issued_number, q.admitted_number, q.admitted_count, q.departed_count,
-                      q.left_admitted_count + q.expired_count AS ended_count, CAST(0 AS BIGINT) AS unsold_seat_count
-               FROM {r} JOIN queue_counter q ON q.concert_id = r.id";
+                      q.left_admitted_count + q.expired_count AS ended_count, CAST(0 AS BIGINT) AS unsold_seat_count,
+                      q.draw_time, c.participant_count, c.open_time, c.paused, c.max_admissions_per_minute
+               FROM {r} JOIN queue_counter q ON q.concert_id = r.id JOIN concert c ON c.concert_id = r.id";
     db.query_set(sql, concert_ids, []).await
 }
 
@@ -330,12 +438,12 @@ rows! {
         pub concert_id: i64,
         /// The number of the last departure that this replica has read; 0 if this replica has read no departure.
         pub departure_number: i64,
-        /// The last number that was admitted. Departures up to this number no longer change a position.
-        pub admitted_number: i64,
+        /// A number up to which no token waits. Departures up to this number no longer change a position.
+        pub passed_number: i64,
     }
 }
 
-/// A departure that changes the positions of the users with higher numbers.
+/// A departure that may change the positions of waiting users.
 #[derive(FromQueryResult)]
 pub struct Departed {
     /// The key of the concert.
@@ -345,11 +453,11 @@ pub struct Departed {
 }
 
 /// For each concert, returns the departures after `departure_number` of tokens whose queue number is above
-/// `admitted_number`.
+/// `passed_number`.
 pub async fn departures_since(db: &Database, known: &[Known]) -> Result<Vec<Departed>, db::Error> {
     let sql = "SELECT t.concert_id, t.queue_number FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.departure_number > r.departure_number
-               WHERE t.departure_number IS NOT NULL AND t.queue_number + 0 > r.admitted_number";
+               WHERE t.departure_number IS NOT NULL AND t.queue_number + 0 > r.passed_number";
     db.query_set(sql, known, []).await
 }
 

@@ -56,6 +56,7 @@ struct Sent {
     position: Option<i64>,
     is_sold_out: bool,
     expire_time: Option<prost_types::Timestamp>,
+    draw_time: Option<prost_types::Timestamp>,
 }
 
 impl Sent {
@@ -65,6 +66,7 @@ impl Sent {
             position: position.position,
             is_sold_out: position.unsold_seat_count == 0,
             expire_time: position.expire_time,
+            draw_time: position.draw_time,
         }
     }
 

@@ -43,6 +43,9 @@ pub enum Error {
     #[error("there is no venue {venue_id:?}; create it with CreateVenue")]
     VenueNotFound { venue_id: String },
 
+    #[error("concert {concert_code} has no draw, because its admission order is FIRST_COME; see GetConcert")]
+    DrawNotFound { concert_code: String },
+
     #[error("these seats are sold: {}; choose seats that ListSeats shows as AVAILABLE", list(seat_numbers))]
     SeatSold { seat_numbers: Vec<i32> },
     #[error(
@@ -121,6 +124,13 @@ pub enum Error {
     )]
     RefundClosed { payment_id: String, start_time: Micros },
 
+    #[error(
+        "concert {concert_code} opened at {}, so its draw and its open_time cannot change; to stop the admission, set \
+         `paused`",
+        proto::rfc3339(*open_time)
+    )]
+    DrawHeld { concert_code: String, open_time: Micros },
+
     #[error("request_id {request_id} was already used for a different request; use a new UUID for each request")]
     RequestIdConflict { request_id: String },
     #[error("{what} already exists; use it, or choose another code, id or date")]
@@ -184,6 +194,7 @@ impl Error {
             Self::ReservationNotFound { .. } => (Code::NotFound, R::ReservationNotFound),
             Self::PaymentNotFound { .. } => (Code::NotFound, R::PaymentNotFound),
             Self::VenueNotFound { .. } => (Code::NotFound, R::VenueNotFound),
+            Self::DrawNotFound { .. } => (Code::NotFound, R::DrawNotFound),
             Self::SeatSold { .. } => (Code::FailedPrecondition, R::SeatSold),
             Self::SeatHeld { .. } | Self::SeatHeldByCaller { .. } => (Code::FailedPrecondition, R::SeatHeld),
             Self::SaleClosed { .. } => (Code::FailedPrecondition, R::SaleClosed),
@@ -207,6 +218,7 @@ impl Error {
             Self::InsufficientBalance { .. } => (Code::FailedPrecondition, R::InsufficientBalance),
             Self::BalanceLimitExceeded { .. } => (Code::FailedPrecondition, R::BalanceLimitExceeded),
             Self::RefundClosed { .. } => (Code::FailedPrecondition, R::RefundClosed),
+            Self::DrawHeld { .. } => (Code::FailedPrecondition, R::DrawHeld),
             Self::RequestIdConflict { .. } => (Code::AlreadyExists, R::RequestIdConflict),
             Self::AlreadyExists { .. } => (Code::AlreadyExists, R::AlreadyExists),
             Self::InvalidArgument { .. } => (Code::InvalidArgument, R::InvalidArgument),
@@ -222,8 +234,13 @@ impl Error {
     /// Returns the metadata of `ErrorInfo`. Its keys are documented on each [`ErrorReason`].
     fn metadata(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::ConcertNotFound { concert_code } | Self::TokenConcertMismatch { concert_code } => {
+            Self::ConcertNotFound { concert_code }
+            | Self::DrawNotFound { concert_code }
+            | Self::TokenConcertMismatch { concert_code } => {
                 vec![("concert_code", concert_code.clone())]
+            }
+            Self::DrawHeld { concert_code, open_time } => {
+                vec![("concert_code", concert_code.clone()), ("open_time", proto::rfc3339(*open_time))]
             }
             Self::UserNotFound { user_id } => vec![("user_id", user_id.clone())],
             Self::PerformanceNotFound { concert_code, date } => {

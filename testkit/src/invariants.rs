@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use boxoffice::{
     clock::{Clock, Micros},
-    db::entity::{ledger_entry, performance, queue_counter, queue_token, reservation, reserved_seat, wallet},
+    db::entity::{concert, ledger_entry, performance, queue_counter, queue_token, reservation, reserved_seat, wallet},
     payment::rules::{Payment, State as PaymentState},
+    queue::draw::{self, Places},
 };
 use sea_orm::{AccessMode, Database, EntityTrait, IsolationLevel, QueryOrder, TransactionTrait};
 use uuid::Uuid;
+
+/// Maximum difference between the clocks of servers, in microseconds.
+const CLOCK_ERROR: Micros = 50_000;
 
 /// All rows of the tables that the checks compare.
 struct Books {
@@ -18,6 +22,7 @@ struct Books {
     performances: Vec<performance::Model>,
     wallets: Vec<wallet::Model>,
     entries: Vec<ledger_entry::Model>,
+    concerts: HashMap<i64, concert::Model>,
     counters: Vec<queue_counter::Model>,
     tokens: Vec<queue_token::Model>,
 }
@@ -52,6 +57,7 @@ impl Books {
         let entries = ledger_entry::Entity::find()
             .order_by_asc(ledger_entry::Column::UserId)
             .order_by_asc(ledger_entry::Column::EntryNumber);
+        let concerts = concert::Entity::find().all(&db).await.expect("concerts");
         let books = Self {
             seats: reserved_seat::Entity::find().all(&db).await.expect("seats"),
             payments: reservations.iter().filter_map(Payment::of).collect(),
@@ -59,6 +65,7 @@ impl Books {
             performances: performance::Entity::find().all(&db).await.expect("performances"),
             wallets: wallet::Entity::find().all(&db).await.expect("wallets"),
             entries: entries.all(&db).await.expect("entries"),
+            concerts: concerts.into_iter().map(|row| (row.concert_id, row)).collect(),
             counters: queue_counter::Entity::find().all(&db).await.expect("counters"),
             tokens: queue_token::Entity::find().all(&db).await.expect("tokens"),
         };
@@ -169,10 +176,10 @@ impl Books {
     }
 
     /// Checks that the numbers of each queue have no gaps, and that no user is in a queue twice. Tokens must be
-    /// admitted in the order of their numbers. The stored counts must equal the counts of the rows, and the number of
-    /// payments must equal the number of COMPLETED tokens. Each token must belong to a user with a wallet, and each
-    /// reservation to a token of the same user. With `is_tidied`, rows may be missing, so numbers may have gaps and
-    /// stored counts may be greater.
+    /// admitted in the order of their places: their numbers, or the outcome of a draw. The stored counts must equal the
+    /// counts of the rows, and the number of payments must equal the number of COMPLETED tokens. Each token must belong
+    /// to a user with a wallet, and each reservation to a token of the same user. With `is_tidied`, rows may be
+    /// missing, so numbers may have gaps and stored counts may be greater.
     fn queues(&self, is_tidied: bool) {
         let same = |rows: usize, kept: i64| rows as i64 == kept || (is_tidied && (rows as i64) < kept);
         use queue_token::State;
@@ -184,11 +191,13 @@ impl Books {
             let mut tokens = tokens_of.remove(&counter.concert_id).unwrap_or_default();
             tokens.sort_unstable_by_key(|token| token.queue_number);
             let numbers: Vec<i64> = tokens.iter().map(|token| token.queue_number).collect();
+            let places = places_of(&self.concerts[&counter.concert_id], counter, &tokens);
             let is_dense = numbers == (1..=counter.issued_number).collect::<Vec<_>>();
             assert!(is_dense || is_tidied, "numbers are not dense: {numbers:?}");
             assert!(numbers.last().is_none_or(|last| *last <= counter.issued_number), "{counter:?}");
             for token in &tokens {
-                let passed = token.queue_number <= counter.admitted_number;
+                let place = places.as_ref().map_or(token.queue_number, |places| places.place(token.queue_number));
+                let passed = place <= counter.admitted_number;
                 let was_admitted = token.admit_time.is_some();
                 assert!(passed || !was_admitted, "{token:?} was admitted out of order");
                 assert!(!(passed && token.state == State::Waiting), "{token:?} was skipped by a promotion");
@@ -215,6 +224,27 @@ impl Books {
             assert!(same(completed, paid as i64), "COMPLETED tokens and payments differ");
         }
     }
+}
+
+/// Returns the places of the draw of a concert. Returns `None` if the concert has no draw, or if its draw was not held.
+/// No token may be admitted before the draw, and every token that was issued before the opening must take part.
+fn places_of(
+    concert: &concert::Model,
+    counter: &queue_counter::Model,
+    tokens: &[&queue_token::Model],
+) -> Option<Places> {
+    let seed = &concert.draw_seed.as_ref()?.0;
+    let Some(count) = concert.participant_count else {
+        assert!(counter.draw_time == Some(concert.open_time), "{counter:?} does not wait for the draw of {concert:?}");
+        assert_eq!(counter.admitted_number, 0, "{concert:?} has admitted tokens before its draw");
+        return None;
+    };
+    assert_eq!(counter.draw_time, None, "the draw of {concert:?} would be held again");
+    let early =
+        |token: &queue_token::Model| token.issue_time < concert.open_time - CLOCK_ERROR && token.queue_number > count;
+    assert!(!tokens.iter().any(|token| early(token)), "{concert:?} left out an early token");
+    let seed = draw::read_seed(seed).expect("a seed");
+    Some(Places::draw(&seed, &concert.draw_salt, count as u32).expect("places"))
 }
 
 /// Groups rows by the key of their concert.

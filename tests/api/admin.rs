@@ -55,6 +55,9 @@ async fn created_objects_are_returned(world: World) {
         max_active_count: 0,
         seats_per_user_limit: 4,
         claim_ttl: None,
+        max_admissions_per_minute: 0,
+        admission_order: proto::AdmissionOrder::FirstCome.into(),
+        draw: None,
     };
     assert_eq!(created, expected);
     let added = admin.add_performance(performance("IU", "hall")).await.unwrap().into_inner().performance.unwrap();
@@ -108,10 +111,24 @@ async fn all_ill_formed_fields_are_named_in_one_answer(world: World) {
         max_active_count: -1,
         seats_per_user_limit: 101,
         claim_ttl: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
+        max_admissions_per_minute: -1,
+        admission_order: 3,
+        draw_salt_source: "x".repeat(1_001),
     };
     let status = admin.create_concert(request).await.unwrap_err();
-    let expected = ["concert_code", "name", "open_time", "max_active_count", "seats_per_user_limit", "claim_ttl"];
-    assert_eq!(fields(status), expected);
+    let fields_of_concert = [
+        "concert_code",
+        "name",
+        "open_time",
+        "max_active_count",
+        "seats_per_user_limit",
+        "claim_ttl",
+        "max_admissions_per_minute",
+        "admission_order",
+        "draw_salt_source",
+        "draw_salt_source",
+    ];
+    assert_eq!(fields(status), fields_of_concert);
 
     let request = proto::AddPerformanceRequest { price: -1, ..Default::default() };
     let status = admin.add_performance(request).await.unwrap_err();

@@ -48,6 +48,7 @@ fn every_reason_is_tested() {
         include_str!("admin.rs"),
         include_str!("best_available.rs"),
         include_str!("credentials.rs"),
+        include_str!("draw.rs"),
         include_str!("error_contract.rs"),
         include_str!("extension.rs"),
         include_str!("overload.rs"),

@@ -122,6 +122,7 @@ async fn scenario(world: &World) {
     world.stats("IU").await;
     several_dates_in_one_batch(world).await;
     admission_with_claim_ttl(world).await;
+    admission_with_a_draw(world).await;
     world.advance(Duration::from_secs(700));
     world.promote().await;
     world.expire().await;
@@ -167,6 +168,24 @@ async fn admission_with_claim_ttl(world: &World) {
     let ttl = prost_types::Duration { seconds: 30, nanos: 0 };
     world.concert_with("BTS", 1, |concert| concert.claim_ttl = Some(ttl)).await;
     world.admitted("BTS").await;
+}
+
+/// Holds a draw after moving it, and counts the sale while only a part of the participants is admitted.
+async fn admission_with_a_draw(world: &World) {
+    let open_time = Some(proto::timestamp(world.clock.now() + 60_000_000));
+    let set = |concert: &mut proto::CreateConcertRequest| {
+        concert.set_admission_order(proto::AdmissionOrder::Draw);
+        (concert.open_time, concert.max_active_count) = (open_time, 1);
+    };
+    world.concert_with("NELL", 4, set).await;
+    for _ in 0..3 {
+        world.waiting("NELL").await;
+    }
+    let open_time = Some(proto::timestamp(world.clock.now()));
+    let change = proto::UpdateSaleRequest { concert_code: "NELL".into(), open_time, ..Default::default() };
+    world.update_sale(change).await;
+    world.promote().await;
+    world.stats("NELL").await;
 }
 
 async fn list_reservations(caller: &Caller) -> String {

@@ -2,8 +2,12 @@
 
 use std::process::Output;
 
-use boxoffice::{db::entity::signing_key, edge::credential, rpc::proto};
-use sea_orm::EntityTrait;
+use boxoffice::{
+    db::entity::{concert, signing_key},
+    edge::credential,
+    rpc::proto::{self, AdmissionOrder},
+};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use testkit::{http, metrics, net};
 use tonic::{Request, Status, transport::Channel};
 use uuid::Uuid;
@@ -63,12 +67,36 @@ async fn calls(channel: &Channel, key: &str, forged: &str, said: &mut Vec<String
     token
 }
 
+/// Creates a concert with a draw that is not held yet, and changes it. Adds the answers to `said`, as debug output.
+async fn calls_for_a_draw(admin: &Channel, key: &str, said: &mut Vec<String>) {
+    let key = key.to_owned();
+    let with_key = move |mut request: Request<()>| {
+        request.metadata_mut().insert("x-api-key", key.parse().expect("metadata"));
+        Ok::<_, Status>(request)
+    };
+    let mut admin = proto::admin_service_client::AdminServiceClient::with_interceptor(admin.clone(), with_key);
+    let request = proto::CreateConcertRequest {
+        concert_code: "DRAW".into(),
+        name: "Draw".into(),
+        open_time: Some(proto::timestamp(4_000_000_000_000_000)),
+        admission_order: AdmissionOrder::Draw.into(),
+        ..Default::default()
+    };
+    said.push(format!("{:?}", admin.create_concert(request).await.expect("a concert")));
+    let draw_salt = Some("salt".to_owned());
+    let request = proto::UpdateSaleRequest { concert_code: "DRAW".into(), draw_salt, ..Default::default() };
+    said.push(format!("{:?}", admin.update_sale(request).await.expect("a salt")));
+    let request = proto::GetSaleRequest { concert_code: "DRAW".into() };
+    said.push(format!("{:?}", admin.get_sale(request).await.expect("a sale")));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics() {
     let world = World::new(Engine::Postgres).await;
     let url = with_password(&world.settings.database_url);
     let (files, (key, line)) = (Files::new(), credential::new_key("shop", false).unwrap());
-    let keys = files.write("keys", &line).display().to_string();
+    let (admin_key, admin_line) = credential::new_key("operator", true).unwrap();
+    let keys = files.write("keys", &format!("{line}\n{admin_line}")).display().to_string();
     let metrics_address = net::free_address().unwrap();
     let listen = metrics_address.to_string();
     let flags = ["--demo", "--demo-crowd", "0", "--log", "trace", "--api-keys-file", &keys, "--http-listen", &listen];
@@ -76,6 +104,7 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
     let mut printed = Vec::new();
     let forged = format!("forged.{}", Uuid::now_v7().simple());
     let token = calls(&connect(process.address).await, &key, &forged, &mut printed).await;
+    calls_for_a_draw(&connect(process.admin_address).await, &admin_key, &mut printed).await;
     let metrics = metrics::read(metrics_address).await.unwrap();
     assert!(metrics.contains("200 OK"), "{metrics}");
     printed.push(metrics);
@@ -90,13 +119,21 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
     let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
     let signing_key = signing_key::Entity::find().one(&db).await.unwrap().unwrap();
     assert!(!format!("{signing_key:?}").contains(&signing_key.secret));
+    let drawn =
+        concert::Entity::find().filter(concert::Column::ConcertCode.eq("DRAW")).one(&db).await.unwrap().unwrap();
+    let seed = &drawn.draw_seed.as_ref().unwrap().0;
+    assert!(
+        !format!("{drawn:?}").contains(seed)
+            && !format!("{:?}", concert::ActiveModel::from(drawn.clone())).contains(seed)
+    );
     let signature = token.rsplit_once('.').unwrap().1;
     let password = password(&url);
     // The test is useful only if the log contains lines of the levels TRACE and DEBUG, and of the HTTP/2 library h2.
     for frame in ["h2::", "TRACE", "DEBUG"] {
         assert!(printed.contains(frame), "the log has no {frame}; check that the log level is trace");
     }
-    for secret in [&password, &token, signature, &key, &forged, &signing_key.secret, &url, TOKEN_KEY] {
+    let secrets = [&password, &token, signature, &key, &admin_key, seed, &forged, &signing_key.secret, &url, TOKEN_KEY];
+    for secret in secrets {
         let at = printed.find(secret);
         assert_eq!(at.map(|at| printed[at.saturating_sub(400)..at].to_owned()), None, "{secret} was printed");
     }

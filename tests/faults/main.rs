@@ -12,6 +12,7 @@ mod clocks;
 mod contention;
 mod crash;
 mod disk;
+mod draw;
 mod histories;
 mod history;
 mod network;
@@ -61,6 +62,7 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(17, disk::a_damaged_log_is_opened_with_all_acknowledged_writes, SQLITE, 3),
     experiment!(18, history::history_slows_neither_starts_nor_passes_nor_writes, BOTH, 6),
     experiment!(19, watchers::admitted_watchers_stay_while_thousands_leave, BOTH, 4),
+    experiment!(24, draw::a_draw_has_one_outcome_if_the_server_that_opens_the_sale_is_killed, POSTGRES, 4),
 ];
 
 fn main() -> ExitCode {

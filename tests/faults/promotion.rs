@@ -102,7 +102,7 @@ async fn recover(replica: &mut Replica, is_killed: bool) {
 
 /// Waits for a transaction that has a lock on the table `queue_counter`, and returns the index of its server. Promotion
 /// passes and expiry passes run such transactions.
-async fn promoting_server(site: &Site, db: &DatabaseConnection) -> usize {
+pub async fn promoting_server(site: &Site, db: &DatabaseConnection) -> usize {
     let holders = "SELECT a.client_port FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid \
                    WHERE a.datname = current_database() AND a.backend_xid IS NOT NULL \
                    AND l.relation = 'queue_counter'::regclass";

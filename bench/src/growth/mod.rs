@@ -1,9 +1,10 @@
 //! Measures the cost of growth: a long queue, many watchers, many concerts, a stadium, the best seats of a full hall,
-//! rows of past sales, and the opening of a huge sale.
+//! rows of past sales, and the openings of a huge sale and of a sale with a draw.
 
 mod admitted;
 mod best;
 mod concerts;
+mod draw;
 mod finished;
 mod ground;
 mod history;
@@ -69,6 +70,9 @@ pub async fn measure(
     }
     if options.includes(Part::Opening) {
         report.opening = Some(opening::run(&ground).await?);
+    }
+    if options.includes(Part::Draw) {
+        report.draw = Some(draw::run(&ground).await?);
     }
     ground.progress.finish_and_clear();
     Ok(report)

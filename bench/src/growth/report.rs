@@ -4,8 +4,8 @@ use serde::Serialize;
 use testkit::Engine;
 
 use super::{
-    admitted::Admitted, best::Best, concerts::Concerts, finished::Finished, history::Past, opening::Opening,
-    stadium::Stadium, waiting::Waiting, watchers::Watchers,
+    admitted::Admitted, best::Best, concerts::Concerts, draw::Drawn, finished::Finished, history::Past,
+    opening::Opening, stadium::Stadium, waiting::Waiting, watchers::Watchers,
 };
 use crate::table::Table;
 
@@ -32,6 +32,8 @@ pub struct GrowthReport {
     pub finished: Option<Finished>,
     /// The cost of the opening of a huge sale.
     pub opening: Option<Opening>,
+    /// The cost of the opening of a sale with a draw.
+    pub draw: Option<Drawn>,
 }
 
 impl GrowthReport {
@@ -48,6 +50,7 @@ impl GrowthReport {
             history: None,
             finished: None,
             opening: None,
+            draw: None,
         }
     }
 }
@@ -70,6 +73,7 @@ pub fn text(report: &GrowthReport) -> String {
     report.history.iter().for_each(|part| text.history(part));
     report.finished.iter().for_each(|part| text.finished(part));
     report.opening.iter().for_each(|part| text.opening(part));
+    report.draw.iter().for_each(|part| text.draw(part));
     format!("{}{}", text.table, text.notes.iter().map(|note| format!("{note}\n")).collect::<String>())
 }
 
@@ -217,6 +221,19 @@ impl Text {
         self.ms(format!("{} waiting users admitted to ten dates, ms", part.waiting), part.huge_ms, "60000");
         self.ms("  time until all users of a small concert are admitted, ms", part.small_ms, "5000");
         self.ms(format!("  longest of {} promotion transactions, ms", part.steps), part.longest_step_ms, "50");
+    }
+
+    fn draw(&mut self, part: &Drawn) {
+        self.ms(
+            format!("opening with a draw of {} users: first admissions, ms", part.participants),
+            part.first_ms,
+            "5000",
+        );
+        self.ms("  time until one user per seat is admitted, ms", part.all_ms, "-");
+        self.ms("  longest call of one caller, ms", part.longest_call_ms, "1000");
+        self.megabytes("  server RSS before the opening, MB", part.rss_before_bytes, "-");
+        self.megabytes("  largest server RSS during the opening, MB", part.rss_peak_bytes, "-");
+        self.megabytes("  server RSS after the opening, MB", part.rss_after_bytes, "200");
     }
 
     fn errors(&mut self, what: &str, count: u64) {

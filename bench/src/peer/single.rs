@@ -24,8 +24,8 @@ use boxoffice::{
         operations::{self as queue, Issue},
         passes::{self, Terms},
     },
-    reservation::hold::{self, Hold},
-    rpc::Error,
+    reservation::hold::{self, Hold, Wanted},
+    rpc::{Error, proto},
     wallet::operations::{self as wallet, Charge},
 };
 use futures::future::BoxFuture;
@@ -45,6 +45,8 @@ const DATE: &str = "2034-06-18";
 const VENUE: &str = "single";
 /// Duration of admissions and holds, longer than the measurement.
 const TTL: Duration = Duration::from_secs(7_200);
+/// Interval between promotions. It only matters for paced admissions, which this measurement does not use.
+const PROMOTE_INTERVAL: Duration = Duration::from_secs(2);
 /// Maximum number of retries of a transaction that conflicts with another transaction.
 const MAX_RACES: u32 = 20;
 
@@ -70,15 +72,15 @@ pub async fn measure(url: &str, user_count: usize) -> Result<Rates, Failure> {
         Box::pin(async move { queue::issue(write, &[Issue { concert_id, user_id }]).await })
     })
     .await?;
-    let terms = Terms { admission_ttl: TTL, claim_ttl: None };
+    let terms = Terms { admission_ttl: TTL, claim_ttl: None, promote_interval: PROMOTE_INTERVAL };
     passes::promote(&db, &Snapshots::new(db.clone(), 5_000), terms).await?;
     let tokens: HashMap<Uuid, TokenKey> = tokens.into_iter().map(|token| (token.user_id, token.key())).collect();
     let seats: Vec<(Uuid, TokenKey, i32)> =
         users.iter().zip(1..).filter_map(|(user_id, seat)| Some((*user_id, *tokens.get(user_id)?, seat))).collect();
     let (hold_seats, holds) = each(&db, shuffled(&seats), move |write, (user_id, token, seat)| {
         let (performance, request_id) = (Ok(performance.clone()), Some(random_id()));
-        let (seat_numbers, retry_after) = (vec![seat], Duration::ZERO);
-        let command = Hold { token, user_id, performance, seat_numbers, request_id, retry_after };
+        let (wanted, retry_after) = (Wanted::Seats(vec![seat]), Duration::ZERO);
+        let command = Hold { token, user_id, performance, wanted, request_id, retry_after };
         Box::pin(async move { hold::hold(write, &[command], TTL).await })
     })
     .await?;
@@ -100,7 +102,7 @@ async fn set_up(db: &Database, catalogue: &Catalogue, seat_count: usize) -> Resu
     let venue = CreateVenue {
         venue_id: VENUE.to_owned(),
         name: "Hall".to_owned(),
-        sections: vec![("Floor".to_owned(), seat_count as i32)],
+        sections: vec![proto::Section { name: "Floor".to_owned(), seat_count: seat_count as i32, rows: Vec::new() }],
     };
     let concert = CreateConcert {
         concert_code: CONCERT.to_owned(),
@@ -109,6 +111,9 @@ async fn set_up(db: &Database, catalogue: &Catalogue, seat_count: usize) -> Resu
         max_active_count: 0,
         seats_per_user_limit: 4,
         claim_ttl: None,
+        max_admissions_per_minute: 0,
+        has_draw: false,
+        draw_salt_source: String::new(),
     };
     let performance = AddPerformance {
         concert_code: CONCERT.to_owned(),

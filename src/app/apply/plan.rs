@@ -101,6 +101,14 @@ impl Planner<'_> {
                 if let Some(limit) = declared.seats_per_user_limit.filter(|limit| *limit != 0) {
                     self.must_equal(path, "seats_per_user_limit", &present.seats_per_user_limit, &limit);
                 }
+                if let Some(order) = declared.admission_order {
+                    let (present, declared) = (present.admission_order(), proto::AdmissionOrder::from(order));
+                    self.must_equal(path, "admission_order", &order_name(present), &order_name(declared));
+                }
+                if let Some(source) = &declared.draw_salt_source {
+                    let salt_source = present.draw.as_ref().map(|draw| draw.salt_source.clone());
+                    self.must_equal(path, "draw_salt_source", &salt_source.unwrap_or_default(), source);
+                }
                 self.steps.push(update(thing, present, declared));
             }
         }
@@ -198,6 +206,11 @@ fn update(thing: String, present: &proto::Concert, declared: &Concert) -> Step {
         differences.push(format!("max_active_count {} -> {count}", present.max_active_count));
         request.max_active_count = Some(count);
     }
+    let pace = declared.max_admissions_per_minute;
+    if let Some(count) = pace.filter(|count| *count != present.max_admissions_per_minute) {
+        differences.push(format!("max_admissions_per_minute {} -> {count}", present.max_admissions_per_minute));
+        request.max_admissions_per_minute = Some(count);
+    }
     if let Some(ttl) = declared.claim_ttl {
         let claim_ttl = present.claim_ttl.as_ref().and_then(proto::from_duration);
         if claim_ttl != Some(ttl.0) {
@@ -210,6 +223,11 @@ fn update(thing: String, present: &proto::Concert, declared: &Concert) -> Step {
         return Step { thing, change: Change::Unchanged, calls: Vec::new() };
     }
     Step { thing, change: Change::Changed(differences.join(", ")), calls: vec![Call::UpdateSale(request)] }
+}
+
+/// Returns the name of an admission order in the file.
+fn order_name(order: proto::AdmissionOrder) -> &'static str {
+    order.as_str_name().trim_start_matches("ADMISSION_ORDER_")
 }
 
 /// Formats sections, so that two lists can be compared and shown.
@@ -277,6 +295,7 @@ concerts:
             open_time: Some(proto::timestamp(0)),
             max_active_count: 7,
             seats_per_user_limit: 4,
+            admission_order: proto::AdmissionOrder::FirstCome.into(),
             ..Default::default()
         };
         let sale = proto::GetSaleResponse { concert: Some(concert), performances: vec![performance] };
@@ -319,10 +338,12 @@ concerts:
 
     #[test]
     fn settings_of_a_sale_are_changed_with_one_call() {
-        let settings = "max_active_count: 9\n    paused: true\n    claim_ttl: 2m\n    open_time: 2034-01-01T00:00:00Z";
+        let settings = "max_active_count: 9\n    paused: true\n    claim_ttl: 2m\n    \
+                        max_admissions_per_minute: 60\n    \
+                        open_time: 2034-01-01T00:00:00Z";
         let steps = planned(&applied(), &[("max_active_count: 7", settings)]).unwrap();
         let differences = "open_time 1970-01-01T00:00:00Z -> 2034-01-01T00:00:00Z, paused false -> true, \
-                           max_active_count 7 -> 9, claim_ttl the default -> 2m";
+                           max_active_count 7 -> 9, max_admissions_per_minute 0 -> 60, claim_ttl the default -> 2m";
         assert_eq!(steps[1].change, Change::Changed(differences.into()));
         let request = proto::UpdateSaleRequest {
             concert_code: "IU".into(),
@@ -330,6 +351,8 @@ concerts:
             open_time: Some(proto::timestamp(2_019_686_400_000_000)),
             max_active_count: Some(9),
             claim_ttl: Some(prost_types::Duration { seconds: 120, nanos: 0 }),
+            max_admissions_per_minute: Some(60),
+            draw_salt: None,
         };
         assert_eq!(steps[1].calls, [Call::UpdateSale(request)]);
         assert!(steps[0].calls.is_empty() && steps[2].calls.is_empty(), "{steps:?}");
@@ -353,6 +376,11 @@ concerts:
             ("seat_count: 5", "seat_count: 6", "venues[0].sections: is \"A\" with 10 seats, \"B\" with 5 seats on the"),
             ("name: Live", "name: Tour", "concerts[0].name: is Live on the server and Tour in the file;"),
             ("max_active_count: 7", "seats_per_user_limit: 2", "concerts[0].seats_per_user_limit: is 4 on the server"),
+            (
+                "max_active_count: 7",
+                "admission_order: DRAW",
+                "concerts[0].admission_order: is FIRST_COME on the server",
+            ),
             ("T10:00:00Z", "T11:00:00Z", "concerts[0].performances[0].start_time: is 2034-06-18T10:00:00Z on the"),
             ("price: 100", "sale_end_time: 2034-06-18T12:00:00Z, price: 100", "performances[0].sale_end_time: is 2034"),
             ("price: 100", "price: 101", "concerts[0].performances[0].price of section \"A\": is 100 on the server"),

@@ -83,6 +83,12 @@ pub struct Concert {
     pub seats_per_user_limit: Option<i32>,
     /// Maximum time from the promotion until the first use of an admission.
     pub claim_ttl: Option<Span>,
+    /// Maximum number of admissions per minute. 0 means no maximum.
+    pub max_admissions_per_minute: Option<i32>,
+    /// The order in which waiting users are admitted.
+    pub admission_order: Option<Order>,
+    /// The source of the salt of the draw, for display.
+    pub draw_salt_source: Option<String>,
     /// The performances.
     #[serde(default)]
     pub performances: Vec<Performance>,
@@ -115,6 +121,25 @@ pub struct SectionPrice {
     pub section: String,
     /// The price of a seat, in the smallest unit of the currency.
     pub price: i64,
+}
+
+/// The order in which waiting users are admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Order {
+    /// The order of the queue numbers.
+    FirstCome,
+    /// The order of a draw at the opening.
+    Draw,
+}
+
+impl From<Order> for proto::AdmissionOrder {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::FirstCome => Self::FirstCome,
+            Order::Draw => Self::Draw,
+        }
+    }
 }
 
 /// An instant, written in RFC 3339: `2034-06-18T19:00:00+09:00`.
@@ -187,6 +212,9 @@ impl Concert {
             max_active_count: self.max_active_count.unwrap_or_default(),
             seats_per_user_limit: self.seats_per_user_limit.unwrap_or_default(),
             claim_ttl: self.claim_ttl.map(|ttl| proto::duration(ttl.0)),
+            max_admissions_per_minute: self.max_admissions_per_minute.unwrap_or_default(),
+            admission_order: self.admission_order.map_or(0, |order| proto::AdmissionOrder::from(order).into()),
+            draw_salt_source: self.draw_salt_source.clone().unwrap_or_default(),
         }
     }
 
@@ -297,6 +325,9 @@ concerts:
     max_active_count: 7
     seats_per_user_limit: 2
     claim_ttl: 90s
+    max_admissions_per_minute: 600
+    admission_order: DRAW
+    draw_salt_source: the lottery of the day before
     performances:
       - date: 2034-06-18
         start_time: 2034-06-18T19:00:00+09:00
@@ -313,6 +344,9 @@ concerts:
         assert_eq!((concert.max_active_count, concert.seats_per_user_limit), (7, 2));
         assert_eq!(concert.open_time, Some(proto::timestamp(2_019_686_400_000_000)));
         assert_eq!(concert.claim_ttl, Some(proto::duration(Duration::from_secs(90))));
+        let order = (concert.admission_order(), concert.max_admissions_per_minute);
+        assert_eq!(order, (proto::AdmissionOrder::Draw, 600));
+        assert_eq!(concert.draw_salt_source, "the lottery of the day before");
         let added = sale.concerts[0].performances[0].add("IU");
         assert_eq!(added.start_time, Some(proto::timestamp(2_034_237_600_000_000)));
         assert_eq!(added.sale_end_time, Some(proto::timestamp(2_034_241_200_000_000)));

@@ -8,7 +8,10 @@ mod model;
 
 use std::time::{Duration, SystemTime};
 
-use boxoffice::rpc::proto::{self, QueueState, SeatState};
+use boxoffice::{
+    queue::draw::{Places, read_seed},
+    rpc::proto::{self, QueueState, SeatState},
+};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tonic::{Code, Status};
 use uuid::Uuid;
@@ -16,7 +19,7 @@ use uuid::Uuid;
 use testkit::catalogue;
 
 use crate::harness::{Caller, DATE, NEXT_DATE, PRICE, World, on_both_engines};
-use model::{Model, SEATS, SECTIONS};
+use model::{Concert, Model, SEATS, SECTIONS};
 
 on_both_engines!(a_random_sale_matches_the_model);
 
@@ -24,7 +27,9 @@ on_both_engines!(a_random_sale_matches_the_model);
 const FIRST_SALE: i64 = 18_000_000_000;
 /// Time after which old rows are deleted.
 const RETENTION: Duration = Duration::from_secs(90 * 86_400);
-const CONCERTS: [&str; 2] = ["IU", "BTS"];
+const CONCERTS: [&str; 3] = ["IU", "BTS", "NELL"];
+/// Time from the start of a season to the opening of the concert with a draw, in microseconds.
+const OPENING: i64 = 2_000_000_000;
 const DATES: [&str; 2] = [DATE, NEXT_DATE];
 const USERS: usize = 14;
 /// Number of operations of a season. In the next season, other users buy seats of other concerts in the same database.
@@ -83,6 +88,14 @@ async fn put_on_sale(world: &World, concerts: &[String], season: usize, sale_end
     }
 }
 
+/// Returns the settings of each concert: a simple sale, a sale with few ACTIVE tokens, and a sale with a draw and a
+/// pace.
+fn settings(now: i64) -> [Concert; CONCERTS.len()] {
+    let few = Concert { max_active_count: 3, ..Default::default() };
+    let drawn = Concert { max_admissions_per_minute: 6, draw_time: now + OPENING, ..Default::default() };
+    [Concert::default(), few, drawn]
+}
+
 struct Simulation {
     world: World,
     random: StdRng,
@@ -92,7 +105,7 @@ struct Simulation {
     callers: Vec<Caller>,
     /// For each payment: the index of the user, the id of the reservation, and the id of the payment.
     payments: Vec<(usize, String, String)>,
-    concerts: [String; 2],
+    concerts: [String; CONCERTS.len()],
     step: usize,
 }
 
@@ -107,14 +120,20 @@ fn reason<T>(answer: &Result<T, Status>) -> String {
 impl Simulation {
     async fn new(world: World, seed: u64, season: usize) -> Self {
         let concerts = CONCERTS.map(|code| format!("{code}-{season}"));
-        for (code, cap) in concerts.iter().zip([0, 3]) {
-            let limit = model::SEATS_PER_USER as i32;
+        let now = world.clock.now();
+        let settings = settings(now);
+        for (code, settings) in concerts.iter().zip(&settings) {
             let set = |concert: &mut proto::CreateConcertRequest| {
-                (concert.max_active_count, concert.seats_per_user_limit) = (cap, limit);
+                concert.seats_per_user_limit = model::SEATS_PER_USER as i32;
+                concert.max_active_count = settings.max_active_count as i32;
+                concert.max_admissions_per_minute = settings.max_admissions_per_minute as i32;
+                if settings.draw_time != 0 {
+                    concert.set_admission_order(proto::AdmissionOrder::Draw);
+                    concert.open_time = Some(proto::timestamp(settings.draw_time));
+                }
             };
             catalogue::create_concert(&world.admin_channel(), code, set).await.expect("concert");
         }
-        let now = world.clock.now();
         let sale_ends = [now + FIRST_SALE, now + 100 * FIRST_SALE];
         put_on_sale(&world, &concerts, season, sale_ends).await;
         let mut users = Vec::new();
@@ -124,7 +143,7 @@ impl Simulation {
         Self {
             world,
             random: StdRng::seed_from_u64(seed),
-            model: Model::new(now, USERS, &[0, 3], sale_ends),
+            model: Model::new(now, USERS, &settings, sale_ends),
             users,
             callers: Vec::new(),
             payments: Vec::new(),
@@ -174,7 +193,7 @@ impl Simulation {
             58..73 => self.pay().await,
             73..77 => self.charge().await,
             77..86 => self.seats().await,
-            86..91 => self.advance(),
+            86..91 => self.advance().await,
             91..96 => self.promote().await,
             96..98 => self.world.expire().await,
             98 => self.world.tidy().await,
@@ -401,10 +420,39 @@ impl Simulation {
         }
     }
 
-    fn advance(&mut self) {
+    async fn advance(&mut self) {
         let seconds = [1, 1, 1, 1, 1, 1, 20, 60, 120, 310][self.random.random_range(0..10)];
         self.world.advance(Duration::from_secs(seconds));
         self.model.now += seconds as i64 * 1_000_000;
+        for concert in 0..CONCERTS.len() {
+            if let Some(count) = self.model.due_draw(concert) {
+                self.hold_draw(concert, count).await;
+            }
+        }
+    }
+
+    /// Lets a user join during the opening of a concert, or runs a promotion. Either holds the draw. Both must take
+    /// only the earlier tokens into the draw.
+    async fn hold_draw(&mut self, concert: usize, count: i64) {
+        let concert_code = self.concerts[concert].clone();
+        if self.random.random_bool(0.5) {
+            let user = self.random.random_range(0..USERS);
+            let token = self.model.issue(user, concert);
+            let caller = self.world.join(&concert_code, self.users[user]).await;
+            if token == self.callers.len() {
+                self.callers.push(caller);
+            }
+        }
+        self.world.promote().await;
+        let request = proto::GetDrawRequest { concert_code };
+        let mut client = proto::concert_service_client::ConcertServiceClient::new(self.world.channel(0));
+        let draw = client.get_draw(request).await.unwrap().into_inner().draw.unwrap();
+        self.same("participants", draw.participant_count, Some(count));
+        let seed = read_seed(&draw.seed).expect("a seed");
+        let places = Places::draw(&seed, &draw.salt, count as u32).expect("places");
+        let places: Vec<i64> = (1..=count).map(|number| places.place(number)).collect();
+        self.model.hold_draw(concert, &places);
+        self.model.promote();
     }
 
     async fn promote(&mut self) {
@@ -420,7 +468,7 @@ impl Simulation {
     async fn pause(&mut self) {
         let concert = self.random.random_range(0..CONCERTS.len());
         let paused = self.random.random_bool(0.3);
-        self.model.paused[concert] = paused;
+        self.model.concerts[concert].paused = paused;
         let concert_code = self.concerts[concert].clone();
         let change = proto::UpdateSaleRequest { concert_code, paused: Some(paused), ..Default::default() };
         self.world.update_sale(change).await;

@@ -18,13 +18,31 @@ pub const SEATS_PER_USER: usize = 60;
 const ADMISSION_TTL: i64 = 600_000_000;
 const HOLD_TTL: i64 = 300_000_000;
 const EXTENSIONS: u32 = 2;
+const MINUTE: i64 = 60_000_000;
+/// Time after which an unused slot of a paced admission is lost: two promotion intervals.
+const SLOT_MEMORY: i64 = 4_000_000;
 
 pub struct Token {
     pub user: usize,
     pub concert: usize,
     pub number: i64,
+    /// The rank in the order of admission: the queue number, unless a draw has given the token another place.
+    place: i64,
+    issue_time: i64,
     state: QueueState,
     expire_time: i64,
+}
+
+/// The settings of a concert, and the state of its admission.
+#[derive(Clone, Copy, Default)]
+pub struct Concert {
+    pub max_active_count: i64,
+    pub max_admissions_per_minute: i64,
+    /// The opening of a concert with a draw. 0 means that the concert is open and has no draw.
+    pub draw_time: i64,
+    pub paused: bool,
+    pub is_drawn: bool,
+    pub last_slot: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -47,8 +65,7 @@ pub struct Model {
     pub now: i64,
     pub balances: Vec<i64>,
     pub tokens: Vec<Token>,
-    pub paused: Vec<bool>,
-    caps: Vec<i64>,
+    pub concerts: Vec<Concert>,
     /// The end of the sale of each date.
     sale_ends: [i64; DATES],
     reservations: Vec<Reservation>,
@@ -58,13 +75,12 @@ pub struct Model {
 type Answer<T> = Result<T, &'static str>;
 
 impl Model {
-    pub fn new(now: i64, users: usize, caps: &[i64], sale_ends: [i64; DATES]) -> Self {
+    pub fn new(now: i64, users: usize, concerts: &[Concert], sale_ends: [i64; DATES]) -> Self {
         Self {
             now,
             balances: vec![0; users],
             tokens: Vec::new(),
-            paused: vec![false; caps.len()],
-            caps: caps.to_vec(),
+            concerts: concerts.to_vec(),
             sale_ends,
             reservations: Vec::new(),
             tally: BTreeMap::new(),
@@ -87,6 +103,8 @@ impl Model {
             "refunded",
             "left",
             "admitted",
+            "admitted at a pace",
+            "admitted by a draw",
             "expired hold",
             "SEAT_HELD",
             "SEAT_SOLD",
@@ -122,9 +140,11 @@ impl Model {
     pub fn position(&self, token: usize) -> Option<i64> {
         let mine = &self.tokens[token];
         let ahead = |other: &&Token| {
-            other.concert == mine.concert && other.number <= mine.number && other.state == QueueState::Waiting
+            other.concert == mine.concert && other.place <= mine.place && other.state == QueueState::Waiting
         };
-        (mine.state == QueueState::Waiting).then(|| self.tokens.iter().filter(ahead).count() as i64)
+        let Concert { draw_time, is_drawn, .. } = self.concerts[mine.concert];
+        let has_place = draw_time == 0 || is_drawn;
+        (mine.state == QueueState::Waiting && has_place).then(|| self.tokens.iter().filter(ahead).count() as i64)
     }
 
     pub fn count(&self, concert: usize, state: QueueState) -> i64 {
@@ -193,7 +213,9 @@ impl Model {
         });
         live.unwrap_or_else(|| {
             let number = 1 + self.tokens.iter().filter(|token| token.concert == concert).count() as i64;
-            self.tokens.push(Token { user, concert, number, state: QueueState::Waiting, expire_time: 0 });
+            let state = QueueState::Waiting;
+            let issue_time = self.now;
+            self.tokens.push(Token { user, concert, number, place: number, issue_time, state, expire_time: 0 });
             self.tokens.len() - 1
         })
     }
@@ -217,18 +239,57 @@ impl Model {
     }
 
     pub fn promote(&mut self) {
-        for concert in 0..self.caps.len() {
-            let capacity = match self.caps[concert] {
+        for concert in 0..self.concerts.len() {
+            let Concert { max_active_count, paused, draw_time, .. } = self.concerts[concert];
+            let capacity = match max_active_count {
                 0 => self.capacity(concert),
                 cap => cap.min(self.capacity(concert)),
             };
-            let free = if self.paused[concert] { 0 } else { (capacity - self.active(concert)).max(0) };
+            let is_closed = paused || draw_time > self.now;
+            let free = if is_closed { 0 } else { (capacity - self.active(concert)).max(0) };
+            let slots = self.slots(concert);
             let expire_time = self.now + ADMISSION_TTL;
             let waiting = self.tokens.iter_mut().filter(|t| t.concert == concert && t.state == QueueState::Waiting);
-            for token in waiting.take(free as usize) {
+            let mut waiting: Vec<&mut Token> = waiting.collect();
+            waiting.sort_by_key(|token| token.place);
+            for (token, slot) in waiting.into_iter().zip(slots).take(free as usize) {
                 (token.state, token.expire_time) = (QueueState::Active, expire_time);
+                self.concerts[concert].last_slot = slot;
                 *self.tally.entry("admitted").or_default() += 1;
+                *self.tally.entry("admitted at a pace").or_default() +=
+                    u64::from(self.concerts[concert].max_admissions_per_minute > 0);
+                *self.tally.entry("admitted by a draw").or_default() += u64::from(token.place != token.number);
             }
+        }
+    }
+
+    /// Returns the times of the slots in which users may be admitted now.
+    fn slots(&self, concert: usize) -> Vec<i64> {
+        let Concert { max_admissions_per_minute, last_slot, .. } = self.concerts[concert];
+        if max_admissions_per_minute == 0 {
+            return vec![self.now; self.tokens.len()];
+        }
+        let interval = MINUTE / max_admissions_per_minute;
+        let next = last_slot + interval;
+        let is_old = next < self.now - SLOT_MEMORY;
+        // After a quiet time, the slots end now.
+        let first = if is_old { self.now - SLOT_MEMORY / interval * interval } else { next };
+        (0..).map(|slot| first + slot * interval).take_while(|slot| *slot <= self.now).collect()
+    }
+
+    /// Returns the number of participants, if the draw of a concert is due and was not held yet.
+    pub fn due_draw(&self, concert: usize) -> Option<i64> {
+        let Concert { draw_time, is_drawn, .. } = self.concerts[concert];
+        let takes_part = |token: &&Token| token.concert == concert && token.issue_time < draw_time;
+        let count = self.tokens.iter().filter(takes_part).count() as i64;
+        (draw_time != 0 && !is_drawn && draw_time <= self.now).then_some(count)
+    }
+
+    /// Gives the places of a draw to its participants. `places` has the place of each queue number, from 1 on.
+    pub fn hold_draw(&mut self, concert: usize, places: &[i64]) {
+        self.concerts[concert].is_drawn = true;
+        for token in self.tokens.iter_mut().filter(|token| token.concert == concert) {
+            token.place = places.get(token.number as usize - 1).copied().unwrap_or(token.number);
         }
     }
 
