@@ -50,9 +50,9 @@
 //!    verifies the signature of the queue token.
 //! 2. `reservation/service.rs` reads the fields, finds the performance in the [`catalogue`], and submits a command.
 //! 3. The lane runs `reservation/hold.rs`, which locks the tokens and loads the seats. `hold.rs` decides the commands
-//!    in the order of arrival, with the functions in `rules.rs`. It stores all holds with one statement per table. If
-//!    another transaction has taken one of the seats, the statement for the seats changes too few rows, and the batch
-//!    runs again.
+//!    in the order of arrival, with the functions in `rules.rs`. `best.rs` chooses the best available seats. `hold.rs`
+//!    stores all holds with one statement per table. If another transaction has taken one of the seats, the statement
+//!    for the seats changes too few rows, and the batch runs again.
 //! 4. `Pay` runs `payment/pay.rs` in the same way. One commit changes the token, the ledger of the wallet, the
 //!    reservation, the seats and the counts of the date.
 //! 5. `queue/passes.rs` reads the changed counts and admits the next users. `queue/line.rs` wakes the WatchPosition

@@ -2,7 +2,7 @@
 //!
 //! A batch with requests for the best available seats reads the taken seats of their performances with one query, which
 //! returns one text per performance. From this text the batch makes a [`Hall`], which lists the free seats of each row.
-//! The hall then serves all requests of the batch in the order of their arrival, and forgets each seat that a command
+//! The hall then serves all requests of the batch in the order of their arrival, and removes each seat that a command
 //! of the batch takes. So the requests of a batch never compete for a seat.
 //!
 //! The hall is not kept for the next batch. Other calls, the end of a hold and other replicas change the free seats at
@@ -11,9 +11,10 @@
 //!
 //! Two batches never choose seats of one performance at the same time. SQLite has one writer. On PostgreSQL, a batch
 //! locks the performance before it reads the taken seats, and keeps the lock until its commit. This lock orders the
-//! batches of all workers and of all replicas. Batches lock and load everything else before, at the same time. Only a
-//! call that names its seats can take a chosen seat first. Then the statement that takes the seats changes too few rows,
-//! and the batch runs again and reads the taken seats again.
+//! batches of all workers and of all replicas. A batch that waits for the lock has already locked its tokens and loaded
+//! its other rows, so this work of two workers overlaps. Only a call that names its seats can take a chosen seat first.
+//! Then the statement that takes the seats changes too few rows, and the batch runs again and reads the taken seats
+//! again.
 
 use std::{ops::Range, sync::Arc};
 

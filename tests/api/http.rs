@@ -63,7 +63,7 @@ async fn sale(page: &mut Answer<TcpStream>, concert_code: &str, wanted: impl Fn(
 
 async fn a_page_receives_the_sale_the_hall_and_every_change(engine_world: World) {
     let world = world(engine_world.engine).await;
-    world.concert("IU", 5).await;
+    world.concert_in("IU", vec![testkit::catalogue::section_with_rows("Floor", &[3, 2])]).await;
     let address = http_address(&world);
     // The sampler sees a change of the catalogue within one second.
     eventually("the sale is sampled", async || status(address, "/live/IU", &[HOST]).await == 200).await;
@@ -73,6 +73,8 @@ async fn a_page_receives_the_sale_the_hall_and_every_change(engine_world: World)
     let hall = event(&mut page, "hall").await;
     assert_eq!((&hall["date"], &hall["sections"][0]["last_seat"]), (&json!(DATE), &json!(5)));
     assert_eq!(hall["sections"][0]["price"], "10000");
+    let rows = json!([{ "name": "1", "seat_count": 3 }, { "name": "2", "seat_count": 2 }]);
+    assert_eq!(hall["sections"][0]["rows"], rows);
     assert_eq!(event(&mut page, "seats").await["runs"], "5a");
 
     let (payer, holder) = (world.admitted("IU").await, world.admitted("IU").await);
