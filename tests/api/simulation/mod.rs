@@ -4,6 +4,7 @@
 //! `SIMULATION_OPERATIONS` (default 10,000) sets the length of a run. Each run prints its seed. A run with this seed in
 //! `SIMULATION_SEED` (default: the current time) makes the same random choices.
 
+mod best;
 mod model;
 
 use std::time::{Duration, SystemTime};
@@ -19,7 +20,8 @@ use uuid::Uuid;
 use testkit::catalogue;
 
 use crate::harness::{Caller, DATE, NEXT_DATE, PRICE, World, on_both_engines};
-use model::{Concert, Model, SEATS, SECTIONS};
+use best::SECTIONS;
+use model::{Concert, Model, SEATS};
 
 on_both_engines!(a_random_sale_matches_the_model);
 
