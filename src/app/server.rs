@@ -118,10 +118,10 @@ impl Server {
                     tracing::error!(%error, "a listener failed");
                 }
             }
-            if let Some(serving_http) = self.serving_http {
-                if let Err(error) = serving_http.await {
-                    tracing::error!(%error, "the HTTP listener failed");
-                }
+            if let Some(serving_http) = self.serving_http
+                && let Err(error) = serving_http.await
+            {
+                tracing::error!(%error, "the HTTP listener failed");
             }
             tasks.wait().await;
         });

@@ -74,9 +74,9 @@ impl View {
 
     /// Returns the number of the token that is admitted next. Returns `None` if no token waits.
     pub fn next_number(&self) -> Option<i64> {
-        let behind = self.admitted_place + 1..=self.issued_number;
+        let mut behind = self.admitted_place + 1..=self.issued_number;
         let gone = behind.clone().zip(self.departed.iter()).take_while(|(place, departed)| place == *departed).count();
-        behind.skip(gone).next().map(|place| self.order.number(place))
+        behind.nth(gone).map(|place| self.order.number(place))
     }
 
     /// Tells whether the admitted tokens are not the tokens with the lowest numbers, because of a draw.
