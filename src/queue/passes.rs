@@ -16,7 +16,10 @@ use super::{
 use crate::{
     batch::turns::{self, Left, StepSize},
     clock::{self, Micros},
-    db::{self, Database, Write, entity::queue_counter},
+    db::{
+        self, Database, Write,
+        entity::{queue_counter, queue_token::TokenKey},
+    },
 };
 
 /// Holds the durations of admissions and of their promotion.
@@ -204,8 +207,10 @@ async fn admit_drawn(
     limit: i64,
 ) -> Result<i64, db::Error> {
     let last = counter.issued_number.min(counter.admitted_number + limit);
-    let numbers: Vec<i64> = (counter.admitted_number + 1..=last).map(|place| places.number(place)).collect();
-    let waiting = store::waiting_among(write, counter.concert_id, &numbers).await?;
+    let concert_id = counter.concert_id;
+    let key = |queue_number| TokenKey { concert_id, queue_number };
+    let keys: Vec<TokenKey> = (counter.admitted_number + 1..=last).map(|place| key(places.number(place))).collect();
+    let waiting = store::waiting_among(write, &keys).await?;
     let mut waiting: Vec<i64> = waiting.into_iter().map(|token| token.queue_number).collect();
     waiting.sort_unstable_by_key(|number| places.place(*number));
     let admitted = &waiting[..waiting.len().min(grant.count.unsigned_abs() as usize)];
@@ -214,6 +219,9 @@ async fn admit_drawn(
         Some(next) => places.place(*next) - 1,
         None => last,
     };
-    store::admit_numbers(write, counter.concert_id, admitted, grant).await?;
-    Ok(admitted.len() as i64)
+    let mut keys: Vec<TokenKey> = admitted.iter().copied().map(key).collect();
+    // Neighbouring rows are written together, and all transactions lock rows in the order of their keys.
+    keys.sort_unstable();
+    store::admit_keys(write, &keys, grant).await?;
+    Ok(keys.len() as i64)
 }

@@ -300,21 +300,22 @@ pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant)
     write.query(sql, values).await
 }
 
-/// Returns the numbers of the waiting tokens among the tokens of a concert with these numbers, in any order. The caller
-/// must have locked the counter of the concert, so that no token stops waiting.
-pub async fn waiting_among(write: &Write, concert_id: i64, numbers: &[i64]) -> Result<Vec<Numbered>, db::Error> {
-    let sql = "SELECT t.queue_number FROM {r} JOIN queue_token t ON t.concert_id = $2 AND t.queue_number = r.id
+/// Returns the numbers of the waiting tokens among the tokens with these keys, in any order. The caller must have
+/// locked the counters of their concerts, so that no token stops waiting.
+pub async fn waiting_among(write: &Write, keys: &[TokenKey]) -> Result<Vec<Numbered>, db::Error> {
+    let sql = "SELECT t.queue_number FROM {r} JOIN queue_token t
+               ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number
                WHERE t.state = 'WAITING'";
-    write.query_set(sql, numbers, [concert_id.into()]).await
+    write.query_set(sql, keys, []).await
 }
 
-/// Admits the waiting tokens of a concert with these numbers. `grant.count` has no effect.
-pub async fn admit_numbers(write: &Write, concert_id: i64, numbers: &[i64], grant: &Grant) -> Result<(), db::Error> {
-    let sql = "UPDATE queue_token SET state = 'ACTIVE', admit_time = $3, expire_time = $4, claimed_expire_time = $5
-               FROM {r} WHERE queue_token.concert_id = $2 AND queue_token.queue_number = r.id
+/// Admits the waiting tokens with these keys. `grant.count` has no effect.
+pub async fn admit_keys(write: &Write, keys: &[TokenKey], grant: &Grant) -> Result<(), db::Error> {
+    let sql = "UPDATE queue_token SET state = 'ACTIVE', admit_time = $2, expire_time = $3, claimed_expire_time = $4
+               FROM {r} WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number
                  AND queue_token.state = 'WAITING'";
-    let values = [concert_id.into(), write.now().into(), grant.expire_time.into(), grant.claimed_expire_time.into()];
-    write.change_set(sql, numbers, values).await
+    let values = [write.now().into(), grant.expire_time.into(), grant.claimed_expire_time.into()];
+    write.change_set(sql, keys, values).await
 }
 
 /// Adds admissions to the count of the current second. The caller must have locked the counter of the concert.
