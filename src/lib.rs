@@ -79,7 +79,7 @@
 //! 2. A wallet's balance is the sum of its ledger entries and is never below 0. The last entry stores the balance.
 //! 3. A promotion never raises the number of ACTIVE tokens of a concert above its capacity: the number of unsold seats
 //!    on sale, or `max_active_count` if that is lower and not 0. Tokens are admitted in the order of their numbers. If
-//!    the concert has a draw, its outcome is the published function, and tokens are admitted in this order.
+//!    the concert has a draw, the published function gives each token a place, and the places are the order.
 //! 4. An acknowledged write is durable. Within the retention time, calls of one RPC with the same `request_id` have one
 //!    effect. After DEADLINE_EXCEEDED, UNAVAILABLE or INTERNAL, the outcome of a call is unknown. A call with any other
 //!    error changes no seats and no money.

@@ -5,7 +5,8 @@
 //!   or if the concert has no draw. An IssueToken reads it with the counter, so it needs no further query.
 //! - `paced_time` of a counter is the time of the last slot in which a user was admitted.
 //! - `admission_second` counts the admissions of a concert in each second. After 64 seconds, another second uses the
-//!   same row. With a draw, the admissions of the last minute do not have the highest queue numbers.
+//!   same row. Queue numbers cannot be used to count the admissions of the last minute: with a draw, the last admitted
+//!   tokens do not have the highest numbers.
 
 crate::schema!(
     "

@@ -187,7 +187,7 @@ async fn add_performance(write: &Write, command: &AddPerformance) -> Result<Resu
 }
 
 /// Changes sales, and returns the changed concerts. A command fails with CONCERT_NOT_FOUND if there is no such concert.
-/// It fails with DRAW_HELD or INVALID_ARGUMENT if it would change a draw and must not; see [`change_draw`].
+/// A command fails with DRAW_HELD or INVALID_ARGUMENT if it must not change the draw; see [`change_draw`].
 pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<concert::Model> {
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
@@ -247,7 +247,7 @@ async fn change_draw(write: &Write, c: &UpdateSale) -> Result<Result<(), Error>,
         }
         return Ok(Ok(()));
     }
-    // The row may have changed before the counter was locked. It does not change after the draw.
+    // The salt and the time may have changed before the counter was locked. They do not change after the draw.
     let row = store::find_concert(write, &c.concert_code).await?.unwrap_or(row);
     let is_same = c.draw_salt.as_ref().is_none_or(|salt| *salt == row.draw_salt)
         && c.open_time.is_none_or(|open_time| open_time == row.open_time);

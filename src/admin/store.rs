@@ -206,8 +206,8 @@ pub struct Counts {
     pub payments: i64,
     /// The sum of the payments that were not refunded, in the smallest unit of the currency.
     pub revenue: i64,
-    /// The issue time of the first waiting token after the last admitted place, in the order of the numbers. `None`
-    /// means that there is no such token.
+    /// The issue time of the waiting token with the lowest number above the last admitted place. `None` means that no
+    /// such token exists.
     pub oldest_issue_time: Option<Micros>,
 }
 

@@ -78,7 +78,8 @@ fn concert(concert_code: &str, name: &str, max_active_count: i32) -> CreateConce
     }
 }
 
-/// Returns sections, each with its name and its number of rows. The rows are numbered on from 1 through all sections.
+/// Returns sections, each with its name and its number of rows. The row numbers start at 1 in the first section, and
+/// continue in the next sections.
 fn sections(sections: &[(&str, i32)], seats_per_row: i32) -> Vec<proto::Section> {
     let mut numbers = 1..;
     let row = |number: i32| proto::SectionRow { name: number.to_string(), seat_count: seats_per_row };

@@ -27,8 +27,7 @@ struct Figures {
 
 /// Verifies a draw. Prints the places of the requested queue numbers.
 ///
-/// Fails if the seed does not match the commitment, if the draw was not held, or if a number did not get its place from
-/// the draw.
+/// Fails if the seed does not match the commitment, or if the draw was not held yet.
 pub async fn verify(settings: &Settings, options: VerifyOptions) -> Result<(), Failure> {
     let numbers = options.number.clone();
     let figures = figures(settings, options).await?;
@@ -37,7 +36,8 @@ pub async fn verify(settings: &Settings, options: VerifyOptions) -> Result<(), F
         .ok_or("the seed is not 64 hexadecimal digits; copy it exactly as GetDraw returns it")?;
     let expected = draw::commitment(&seed);
     if !commitment.eq_ignore_ascii_case(&expected) {
-        let refusal = format!("the seed does not match the commitment {commitment}: its SHA-256 is {expected}");
+        let refusal =
+            format!("the seed does not match the commitment {commitment}: the SHA-256 of the seed is {expected}");
         return Err(refusal.into());
     }
     let places = Places::draw(&seed, salt, *participant_count)?;

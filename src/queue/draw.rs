@@ -39,7 +39,7 @@ impl Places {
     /// Computes the places. This takes about a second for a million participants, so call it on a thread for blocking
     /// work. Besides the result, it takes 16 bytes per participant while it runs.
     ///
-    /// Fails only if HMAC-SHA256 refuses the length of the key. HMAC accepts every length.
+    /// Fails only if HMAC-SHA256 refuses the length of the key. It accepts every length, so this never happens.
     pub fn draw(seed: &Seed, salt: &str, participant_count: u32) -> Result<Self, InvalidLength> {
         let digests = Digests::new(seed, salt)?;
         let mut ranked: Vec<(u64, u32)> = (1..=participant_count).map(|n| (prefix(&digests.of(n)), n)).collect();
@@ -65,7 +65,7 @@ impl Places {
         entry(&self.place_of_number, queue_number)
     }
 
-    /// Returns the queue number that has a place.
+    /// Returns the queue number with this place. After the participants, the number is the place itself.
     pub fn number(&self, place: i64) -> i64 {
         entry(&self.number_at_place, place)
     }

@@ -79,7 +79,7 @@ impl View {
         behind.nth(gone).map(|place| self.order.number(place))
     }
 
-    /// Tells whether the admitted tokens are not the tokens with the lowest numbers, because of a draw.
+    /// Tells whether waiting tokens may have lower numbers than admitted tokens, because of a draw.
     pub fn is_mixed(&self) -> bool {
         self.order.passed_number(self.admitted_place) < self.admitted_place
     }
@@ -185,8 +185,8 @@ impl Line {
         self.is_sold_out.send_if_modified(|old| std::mem::replace(old, news.is_sold_out) != news.is_sold_out);
     }
 
-    /// Returns a receiver that wakes up when positions may have changed, when the concert sells out, or when seats
-    /// become free again.
+    /// Returns a receiver that wakes up when positions may have changed, when the time of the draw changes, when the
+    /// concert sells out, or when seats become free again.
     pub fn follow_news(&self) -> watch::Receiver<News> {
         self.news.subscribe()
     }

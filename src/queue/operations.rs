@@ -219,15 +219,15 @@ async fn hold_due_draws(write: &Write, counters: &mut [queue_counter::Model]) ->
     store::hold_draws(write, &draws).await
 }
 
-/// Holds the draw of a concert if it is due, and tells whether it was held. Until the end of the transaction, no other
-/// transaction holds the draw.
+/// Holds the draw of a concert if it is due. Returns `true` if the draw was held, now or earlier, or if the concert has
+/// no draw. Until the end of the transaction, no other transaction holds the draw.
 pub async fn is_draw_held(write: &Write, concert_id: i64) -> Result<bool, db::Error> {
     let counters = lock_counters(write, std::iter::once(concert_id)).await?;
     Ok(counters.get(&concert_id).is_none_or(|counter| counter.draw_time.is_none()))
 }
 
-/// Moves the draw of a concert to another time. The caller must have checked with [`is_draw_held`] that it was not
-/// held.
+/// Moves the draw of a concert to another time. The caller must have checked with [`is_draw_held`] that the
+/// draw was not held.
 pub async fn move_draw(write: &Write, concert_id: i64, draw_time: Micros) -> Result<(), db::Error> {
     store::move_draw(write, concert_id, draw_time).await
 }

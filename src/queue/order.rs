@@ -1,6 +1,6 @@
 //! The order in which the tokens of a queue are admitted.
 //!
-//! A token is admitted by its place. Without a draw, the place of a token is its queue number.
+//! Tokens are admitted in the order of their places. Without a draw, the place of a token is its queue number.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -48,7 +48,7 @@ impl Order {
         }
     }
 
-    /// Returns the queue number that has a place.
+    /// Returns the queue number with this place. Before a draw, returns the place.
     pub fn number(&self, place: i64) -> i64 {
         match self {
             Self::Drawn(places) => places.number(place),
@@ -56,8 +56,8 @@ impl Order {
         }
     }
 
-    /// Returns a number up to which no token waits, if the tokens up to `admitted_place` have been admitted. Among the
-    /// participants of a draw, the tokens with low numbers may still wait.
+    /// Returns a number up to which no token waits, if the tokens up to `admitted_place` have been admitted. Until
+    /// all participants of a draw are admitted, tokens with low numbers may still wait, so the result is 0.
     pub fn passed_number(&self, admitted_place: i64) -> i64 {
         match self {
             Self::Drawn(places) if admitted_place < places.participant_count() => 0,
@@ -88,7 +88,7 @@ impl Draws {
         cell.get_or_try_init(|| self.compute(concert_id)).await.cloned()
     }
 
-    /// Removes the places of the draws that `is_wanted` refuses.
+    /// Removes the places of the draws of all concerts for which `is_wanted` returns `false`.
     pub fn retain(&self, is_wanted: impl Fn(i64) -> bool) {
         self.places.lock().retain(|concert_id, _| is_wanted(*concert_id));
     }

@@ -31,7 +31,7 @@ pub struct Terms {
     /// The maximum time from a promotion to the first use of the admission, for concerts without a `claim_ttl`. `None`
     /// means no limit.
     pub claim_ttl: Option<Duration>,
-    /// The interval between two promotions. A slot of a paced admission is lost after two of these intervals.
+    /// The interval between two promotions. An unused slot of a paced admission is lost after two intervals.
     pub promote_interval: Duration,
 }
 
@@ -39,9 +39,10 @@ pub struct Terms {
 const SLOT_INTERVALS: u32 = 2;
 
 /// Holds the draws that are due. Then admits waiting tokens in the order of each queue, up to the capacity and the pace
-/// of each concert. Before that, sets the expired ACTIVE tokens of these concerts to EXPIRED. At the end, refreshes the
-/// queues in memory. Several replicas may run this function at the same time: each step locks the counter of its
-/// concert and counts again.
+/// of each concert. Before it admits tokens of a concert, sets the ACTIVE tokens of the concert that are past their
+/// expiry to EXPIRED. At the end, refreshes the queues in memory.
+///
+/// Several replicas may run this function at the same time: each step locks the counter of its concert and counts again.
 pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     let size = StepSize::default();
     let held = turns::take(
@@ -197,8 +198,8 @@ async fn admit_first(write: &Write, counter: &mut queue_counter::Model, grant: &
     Ok(admitted.len() as i64)
 }
 
-/// Admits the first waiting tokens in the order of a draw. Looks at the next `limit` places only, because tokens may
-/// have left there. Returns the number of admitted tokens.
+/// Admits the first waiting tokens in the order of a draw. Looks only at the next `limit` places, so that the
+/// transaction is short even if many tokens have left. Returns the number of admitted tokens.
 async fn admit_drawn(
     write: &Write,
     counter: &mut queue_counter::Model,
@@ -214,7 +215,7 @@ async fn admit_drawn(
     let mut waiting: Vec<i64> = waiting.into_iter().map(|token| token.queue_number).collect();
     waiting.sort_unstable_by_key(|number| places.place(*number));
     let admitted = &waiting[..waiting.len().min(grant.count.unsigned_abs() as usize)];
-    // If no token waits behind the admitted tokens, the places up to `last` are passed.
+    // If all tokens that wait at these places are admitted, the places up to `last` are passed.
     counter.admitted_number = match waiting.get(admitted.len()) {
         Some(next) => places.place(*next) - 1,
         None => last,

@@ -51,7 +51,7 @@ pub fn is_draw_due(counter: &Counter, now: Micros) -> bool {
 /// concert_service.proto.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// The number of slots that are due.
+    /// The number of slots that are due. `i64::MAX` if the concert has no maximum per minute.
     pub due: i64,
     first_slot: Micros,
     interval: Micros,
@@ -92,8 +92,9 @@ pub fn position(place: i64, admitted_place: i64, departed: &[i64]) -> i64 {
 }
 
 /// Returns the expected number of admissions per second: the measured rate, but at most the pace of the concert. If no
-/// rate was measured, returns the pace, unless the admission is paused. Source: `QueuePosition.estimated_wait` in
-/// queue_service.proto.
+/// rate was measured, returns the pace, or `None` if the admission is paused or the concert has no pace.
+///
+/// Source: `QueuePosition.estimated_wait` in queue_service.proto.
 pub fn expected_rate(measured: Option<f64>, max_admissions_per_minute: i32, paused: bool) -> Option<f64> {
     let pace = (max_admissions_per_minute > 0).then(|| f64::from(max_admissions_per_minute) / 60.0);
     match (measured, pace) {

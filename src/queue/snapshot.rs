@@ -40,8 +40,8 @@ const OFF_SALE_INTERVAL: Duration = Duration::from_secs(5);
 const OFF_SALE_MEMORY: Duration = Duration::from_secs(60);
 /// Maximum number of departures that one query of [`Shared::departures_behind`] reads.
 const DEPARTURES_PAGE: i64 = 10_000;
-/// Maximum time for which a refresh waits for the places of a draw. A larger draw takes longer, and a later refresh
-/// uses its places.
+/// Maximum time for which a refresh waits for the places of a draw. If the places take longer, a later refresh uses
+/// them.
 const DRAW_WAIT: Duration = Duration::from_millis(100);
 
 /// Holds the queues that this replica has in memory. Clones share the queues.
@@ -212,8 +212,8 @@ impl Shared {
         orders
     }
 
-    /// Returns the places of a draw if they can be computed within [`DRAW_WAIT`]. The computation continues after this
-    /// time.
+    /// Returns the places of a draw. Returns `None` if the computation fails or takes longer than [`DRAW_WAIT`]. After
+    /// this time, the computation continues.
     async fn computed_places(&self, concert_id: i64) -> Option<Arc<Places>> {
         let draws = self.draws.clone();
         let computing = tokio::spawn(async move { draws.places(concert_id).await });
@@ -287,7 +287,7 @@ fn next_view(before: &View, progress: &Progress, order: Order, departed: Vec<i64
     let admitted_place = admitted_place(progress, &order);
     let was_drawn = matches!(before.order, Order::Drawn(_));
     let (old, mut new) = match order {
-        // Before the draw, the departed tokens are in the order of their numbers.
+        // Before the draw, `departed` holds the numbers of tokens. Each number is now replaced with its place.
         Order::Drawn(_) if !was_drawn => (Arc::default(), before.departed.to_vec()),
         _ => (before.departed.clone(), Vec::new()),
     };

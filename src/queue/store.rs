@@ -68,7 +68,7 @@ rows! {
     }
 }
 
-/// Fixes the participants of draws, whose counters the caller must have locked. No IssueToken or promotion looks for
+/// Fixes the participants of draws, whose counters the caller must have locked. Afterwards, no transaction holds
 /// these draws again.
 pub async fn hold_draws(write: &Write, draws: &[Participants]) -> Result<(), db::Error> {
     let sql = "UPDATE concert SET participant_count = r.participant_count FROM {r}

@@ -12,9 +12,10 @@
 //! Two batches never choose seats of one performance at the same time. SQLite has one writer. On PostgreSQL, a batch
 //! locks the performance before it reads the taken seats, and keeps the lock until its commit. This lock orders the
 //! batches of all workers and of all replicas. A batch that waits for the lock has already locked its tokens and loaded
-//! its other rows, so this work of two workers overlaps. Only a call that names its seats can take a chosen seat first.
-//! Then the statement that takes the seats changes too few rows, and the batch runs again and reads the taken seats
-//! again.
+//! its other rows, so this work of two workers overlaps.
+//!
+//! A chosen seat can be taken first only by a call that names its seats. Then the statement that takes the seats changes
+//! too few rows, and the batch runs again and reads the taken seats again.
 
 use std::{ops::Range, sync::Arc};
 
@@ -79,7 +80,7 @@ impl Hall {
     /// Returns the numbers of the best seats for a request, in ascending order.
     ///
     /// Fails with NO_SEATS_TOGETHER if enough matching seats are free, but not together. Fails with NOT_ENOUGH_SEATS if
-    /// fewer seats are free.
+    /// too few matching seats are free.
     pub fn choose(&self, wanted: &BestAvailable) -> Result<Vec<i32>, Error> {
         let chosen = if wanted.together { self.together(wanted) } else { self.apart(wanted) };
         chosen.ok_or_else(|| {

@@ -143,7 +143,7 @@ impl HoldBatch {
         Ok(reservation)
     }
 
-    /// Returns the numbers of the seats that a command gets. `live` has the reservations that own seats of the user.
+    /// Returns the numbers of the seats that a command gets. `live` has the user's reservations that own seats.
     ///
     /// Fails with SEAT_SOLD or SEAT_HELD if a named seat is taken. For the best available seats, fails with
     /// NO_SEATS_TOGETHER or NOT_ENOUGH_SEATS.
@@ -220,8 +220,8 @@ async fn load_replays(write: &Write, request_ids: &[Uuid]) -> Result<(Answered, 
 
 /// Loads the free seats of the performances for which commands want the best available seats.
 ///
-/// On PostgreSQL, locks these performances for such batches of all replicas until the end of the transaction. So the
-/// next batch sees the seats that this batch takes.
+/// On PostgreSQL, locks these performances until the end of the transaction: no other batch of any replica chooses
+/// their best available seats before this batch is committed. So the next batch sees the seats that this batch takes.
 async fn load_halls(write: &Write, commands: &[Hold]) -> Result<HashMap<i64, Hall>, db::Error> {
     let best = commands.iter().filter(|command| matches!(command.wanted, Wanted::Best(_)));
     let performances = best.filter_map(|command| command.performance.as_ref().ok());
