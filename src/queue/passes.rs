@@ -42,7 +42,8 @@ const SLOT_INTERVALS: u32 = 2;
 /// of each concert. Before it admits tokens of a concert, sets the ACTIVE tokens of the concert that are past their
 /// expiry to EXPIRED. At the end, refreshes the queues in memory.
 ///
-/// Several replicas may run this function at the same time: each step locks the counter of its concert and counts again.
+/// Several replicas may run this function at the same time: each step locks the counter of its concert and counts
+/// again.
 pub async fn promote(db: &Database, snapshots: &Snapshots, terms: Terms) -> Result<(), db::Error> {
     let size = StepSize::default();
     let held = turns::take(

@@ -14,8 +14,8 @@
 //! batches of all workers and of all replicas. A batch that waits for the lock has already locked its tokens and loaded
 //! its other rows, so this work of two workers overlaps.
 //!
-//! A chosen seat can be taken first only by a call that names its seats. Then the statement that takes the seats changes
-//! too few rows, and the batch runs again and reads the taken seats again.
+//! A chosen seat can be taken first only by a call that names its seats. Then the statement that takes the seats
+//! changes too few rows, and the batch runs again and reads the taken seats again.
 
 use std::{ops::Range, sync::Arc};
 

@@ -337,8 +337,8 @@ async fn every_one_of_500_callers_gets_two_seats_together(world: World) {
     world.check_invariants().await;
 }
 
-/// All callers ask for two seats together at the same time. Checks that each caller gets two adjacent seats of one row,
-/// and that no seat is left.
+/// Lets all callers ask for two seats together at the same time. Checks that each caller gets two adjacent seats of one
+/// row, and that no seat is left.
 async fn stampede(callers: &[Caller]) {
     let calls = callers.iter().map(|caller| caller.hold_together(DATE, 2));
     let answers = futures::future::join_all(calls).await;

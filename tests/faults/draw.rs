@@ -89,8 +89,8 @@ async fn a_queue_before_the_opening(site: &Site, concert_code: &str, opening: Mi
     callers
 }
 
-/// Adds users to a queue at each server, one after the other, around the opening. A user whose server was killed joins
-/// at the next server.
+/// Adds users to a queue around the opening. At each server, one user joins after the other. A user whose server was
+/// killed joins at the next server.
 async fn rush(doors: Vec<Channel>, concert_code: String, opening: Micros) -> Vec<Caller> {
     tokio::time::sleep_until(at(opening - 100_000)).await;
     let users = (0..doors.len()).map(|first| {

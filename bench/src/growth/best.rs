@@ -39,11 +39,11 @@ pub struct Best {
     pub best_per_second: f64,
     /// The latencies of the holds of the best pair.
     pub best: Percentiles,
-    /// The number of calls for the best pair that failed.
+    /// The number of calls that failed, for named pairs and for best pairs.
     pub errors: u64,
-    /// The number of seats that are left after the calls for the best pair.
+    /// The number of seats of both dates that are left after all calls.
     pub left: i32,
-    /// The number of seats that users leave who choose random pairs until no pair is left.
+    /// The number of seats of one date that are left if users choose random pairs until no pair is left.
     pub left_at_random: usize,
 }
 

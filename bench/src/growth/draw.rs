@@ -42,7 +42,7 @@ pub struct Drawn {
     pub rss_after_bytes: u64,
 }
 
-/// Opens a sale with a draw, and waits until the first users are admitted.
+/// Opens a sale with a draw, and waits until as many users are admitted as the sale has seats.
 pub async fn run(ground: &Ground<'_>) -> Result<Drawn, Failure> {
     let participants = ground.options.draw;
     ground.progress.set_message(format!("{participants} users wait for a draw"));
@@ -104,5 +104,5 @@ async fn follow(deployment: &Deployment, world: &World, opening: Instant, mut dr
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
-    Err(format!("not all seats have admitted users {LIMIT:?} after the opening").into())
+    Err(format!("fewer users are admitted than the sale has seats {LIMIT:?} after the opening").into())
 }

@@ -1,4 +1,4 @@
-//! Measures the cost of growth: a long queue, many watchers, many concerts, a stadium, the best seats of a full hall,
+//! Measures the cost of growth: a long queue, many watchers, many concerts, a stadium, the best seats of a hall,
 //! rows of past sales, and the openings of a huge sale and of a sale with a draw.
 
 mod admitted;

@@ -177,7 +177,8 @@ impl World {
         self.dates(concert_code, sections).await;
     }
 
-    /// Creates a venue with the code of the concert in lower case, and adds two dates of the concert there.
+    /// Creates a venue, and adds two dates of the concert there. The id of the venue is the code of the concert in
+    /// lower case, with `-` instead of `_`.
     async fn dates(&self, concert_code: &str, sections: Vec<proto::Section>) {
         let venue_id = concert_code.to_lowercase().replace('_', "-");
         catalogue::create_venue(&self.admin, &venue_id, sections).await.expect("venue");

@@ -433,8 +433,8 @@ impl Simulation {
         }
     }
 
-    /// Lets a user join during the opening of a concert, or runs a promotion. Either holds the draw. Both must take
-    /// only the earlier tokens into the draw.
+    /// Holds the draw of a concert. In half of the runs, a user joins first, and the IssueToken call holds the draw. In
+    /// the other half, the promotion holds the draw. Only the earlier tokens may take part.
     async fn hold_draw(&mut self, concert: usize, count: i64) {
         let concert_code = self.concerts[concert].clone();
         if self.random.random_bool(0.5) {
