@@ -99,7 +99,7 @@ async fn a_section_without_rows_is_one_row(world: World) {
     assert_eq!((held.seats[0].row.as_str(), held.seats[0].number_in_row), ("", 0));
 }
 
-/// Creates a concert with a dear section of 4 seats in front of two cheaper sections with 6 seats each.
+/// Creates a concert with an expensive section of 4 seats in front of two cheaper sections with 6 seats each.
 async fn three_sections(world: &World) {
     let sections = [("VIP", 4), ("A", 6), ("B", 6)].map(|(name, size)| section_with_rows(name, &[size]));
     catalogue::create_venue(&world.admin_channel(), "hall", sections.to_vec()).await.unwrap();

@@ -292,7 +292,7 @@ async fn a_draw_cannot_change_after_the_opening(world: World) {
     world.update_sale(salt(SALT)).await;
     waiting(&world, 2).await;
     world.advance(OPENING);
-    // The opening counts, also before a promotion has held the draw.
+    // After the opening, the salt cannot change, even if no promotion has held the draw yet.
     let details = assert_failure(world.admin().update_sale(salt("late")).await, Code::FailedPrecondition, "DRAW_HELD");
     let metadata = details.error_info().unwrap().metadata.clone();
     assert_eq!(

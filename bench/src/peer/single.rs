@@ -45,7 +45,7 @@ const DATE: &str = "2034-06-18";
 const VENUE: &str = "single";
 /// Duration of admissions and holds, longer than the measurement.
 const TTL: Duration = Duration::from_secs(7_200);
-/// Interval between promotions. It only matters for paced admissions, which this measurement does not use.
+/// Interval between promotions. It matters only for paced admissions, which this measurement does not use.
 const PROMOTE_INTERVAL: Duration = Duration::from_secs(2);
 /// Maximum number of retries of a transaction that conflicts with another transaction.
 const MAX_RACES: u32 = 20;
