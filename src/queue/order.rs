@@ -40,7 +40,7 @@ impl Order {
         }
     }
 
-    /// Returns the place of a queue number. Before a draw, returns the number.
+    /// Returns the place of a queue number. Without a draw or before the draw, returns the number.
     pub fn place(&self, queue_number: i64) -> i64 {
         match self {
             Self::Drawn(places) => places.place(queue_number),
@@ -48,7 +48,7 @@ impl Order {
         }
     }
 
-    /// Returns the queue number with this place. Before a draw, returns the place.
+    /// Returns the queue number with this place. Without a draw or before the draw, returns the place.
     pub fn number(&self, place: i64) -> i64 {
         match self {
             Self::Drawn(places) => places.number(place),
