@@ -59,7 +59,7 @@ pub struct Pace {
 
 impl Pace {
     /// Returns the slots that are due at `now`. `last_slot` is the last slot in which a token was admitted. Slots that
-    /// are older than `memory` are lost, so that a quiet time is not followed by a rush.
+    /// are older than `memory` are lost. After a quiet time, the next slot is now, so that no rush follows.
     pub fn at(now: Micros, last_slot: Micros, max_admissions_per_minute: i32, memory: Micros) -> Self {
         if max_admissions_per_minute == 0 {
             return Self { due: i64::MAX, first_slot: now, interval: 0 };
@@ -68,7 +68,7 @@ impl Pace {
         let per_minute = i64::from(max_admissions_per_minute);
         let interval = (MINUTE + per_minute - 1) / per_minute;
         let next_slot = last_slot.saturating_add(interval);
-        let first_slot = if next_slot < now - memory { now - memory / interval * interval } else { next_slot };
+        let first_slot = if next_slot < now - memory { now } else { next_slot };
         let due = if first_slot > now { 0 } else { (now - first_slot) / interval + 1 };
         Self { due, first_slot, interval }
     }
@@ -260,11 +260,12 @@ mod tests {
 
     #[test]
     fn slots_of_a_quiet_time_are_lost() {
-        let pace = Pace::at(1_000 * SECOND, 0, 60, 4 * SECOND);
+        for per_minute in [1, 60, 600] {
+            let pace = Pace::at(1_000 * SECOND, 0, per_minute, 4 * SECOND);
+            assert_eq!((pace.due, pace.last_slot(1)), (1, 1_000 * SECOND));
+        }
+        let pace = Pace::at(1_000 * SECOND, 995 * SECOND, 60, 4 * SECOND);
         assert_eq!((pace.due, pace.last_slot(5)), (5, 1_000 * SECOND));
-        // With one slot per minute, the next slot is a whole minute later.
-        let pace = Pace::at(1_000 * SECOND, 0, 1, 4 * SECOND);
-        assert_eq!((pace.due, pace.last_slot(1)), (1, 1_000 * SECOND));
     }
 
     #[test]

@@ -271,8 +271,8 @@ impl Model {
         let interval = MINUTE / max_admissions_per_minute;
         let next = last_slot + interval;
         let is_old = next < self.now - SLOT_MEMORY;
-        // After a quiet time, the slots end now.
-        let first = if is_old { self.now - SLOT_MEMORY / interval * interval } else { next };
+        // After a quiet time, the next slot is now.
+        let first = if is_old { self.now } else { next };
         (0..).map(|slot| first + slot * interval).take_while(|slot| *slot <= self.now).collect()
     }
 
