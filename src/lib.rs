@@ -23,6 +23,7 @@
 //! | [`live`] | The live page, which shows the sales and their seats in a browser. The metrics of the sales. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
 //! | [`admin`] | Creation of venues, concerts and performances; settings and counts of a sale. |
+//! | [`events`] | The feed of everything that happened, which EventService returns and streams. |
 //! | [`reservation`] | Hold, extend and release the seats of a token. |
 //! | [`concert`] | The list of concerts. For admitted users: the dates on sale, and the seats as a list or a stream. |
 //! | [`queue`] | Numbers, positions and promotion, and the check that a token is admitted. |
@@ -31,8 +32,8 @@
 //! | [`edge`] | The layer between the network and the services: sockets, TLS, API keys, limits, deadlines. |
 //! | [`token`] | The signed queue token, and the interceptor that verifies it. |
 //! | [`batch`] | Lanes, first answers by `request_id`, and background passes in short steps. |
-//! | [`db`] | Connections, transactions, statements about sets of rows, entities. |
-//! | [`rpc`] | Parts of a call: errors and their status codes, messages, checks of fields, pages, deadlines, traces. |
+//! | [`db`] | Connections, transactions with their events, statements about sets of rows, entities. |
+//! | [`rpc`] | Parts of a call: errors and their status codes, messages, checks of fields, pages, callers, deadlines. |
 //! | [`clock`] | The clock for all decisions that depend on the time. |
 //!
 //! A capability is a room with a gRPC service. It has some of these files, and may have others:
@@ -55,7 +56,9 @@
 //!    for the seats changes too few rows, and the batch runs again.
 //! 4. `Pay` runs `payment/pay.rs` in the same way. One commit changes the token, the ledger of the wallet, the
 //!    reservation, the seats and the counts of the date.
-//! 5. `queue/passes.rs` reads the changed counts and admits the next users. `queue/line.rs` wakes the WatchPosition
+//! 5. Both transactions record their events. The last statement before a commit appends these events to the feed, and
+//!    `events/feed.rs` sends them to the WatchEvents streams.
+//! 6. `queue/passes.rs` reads the changed counts and admits the next users. `queue/line.rs` wakes the WatchPosition
 //!    streams of these users.
 //!
 //! # Where to add
@@ -68,6 +71,8 @@
 //!   the test checks its plan.
 //! - **An RPC**: its proto, from which `build.rs` generates the code, and a method in `service.rs`. A write also needs
 //!   a function that decides a batch of commands, and a lane that the `new` function of the service starts.
+//! - **An event**: a field of the oneof `kind` in `event_service.proto` and in `event_batch.proto`, and its conversion
+//!   in `events/batch.rs`. The operation records the event with `Write::record`.
 //! - **A setting**: `app/cli.rs` for the server, or `edge/settings.rs` for limits and TLS. Give the setting to the code
 //!   that uses it in `app/routes.rs` or `app/background.rs`. Describe it in `docs/configuration.md`.
 //! - **A column**: a new migration, which is a file in `migration/src` and an entry in its `lib.rs`. Change the entity
@@ -83,10 +88,12 @@
 //! 4. An acknowledged write is durable. Within the retention time, calls of one RPC with the same `request_id` have one
 //!    effect. After DEADLINE_EXCEEDED, UNAVAILABLE or INTERNAL, the outcome of a call is unknown. A call with any other
 //!    error changes no seats and no money.
+//! 5. A change is committed exactly if its event is in the feed. The numbers of events have no gaps and follow the
+//!    order of the commits.
 //!
 //! The database resolves races between replicas. Most transactions lock rows in the order counter, token, ledger entry,
-//! reservation, seat, performance. Within a table, most statements lock rows in the order of the keys. After a
-//! deadlock, PostgreSQL aborts one of the transactions, and this transaction runs again.
+//! reservation, seat, performance, head of the feed. Within a table, most statements lock rows in the order of the
+//! keys. After a deadlock, PostgreSQL aborts one of the transactions, and this transaction runs again.
 //!
 //! A wallet is not locked. If two transactions add the same entry number to a wallet, the primary key refuses the
 //! second entry, and its transaction runs again. A change of a reservation is conditional on the version that the
@@ -107,6 +114,7 @@ pub mod clock;
 pub mod concert;
 pub mod db;
 pub mod edge;
+pub mod events;
 pub mod live;
 pub mod payment;
 pub mod queue;

@@ -47,6 +47,7 @@ mod m0006_token;
 mod m0007_live;
 mod m0008_slim;
 mod m0009_draw;
+mod m0010_events;
 mod m0011_rows;
 
 pub use sea_orm_migration::prelude::MigratorTrait;
@@ -68,6 +69,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0008_slim::Migration),
             Box::new(m0009_draw::Migration),
             Box::new(m0011_rows::Migration),
+            Box::new(m0010_events::Migration),
         ]
     }
 }
@@ -82,20 +84,23 @@ impl MigratorTrait for Migrator {
 /// - `{clustered, roomy}`: as `{clustered}` on SQLite. PostgreSQL fills each page to only 60 % with inserted rows. So
 ///   the new version of an updated row fits on the page of the old version. If no indexed column has changed, the new
 ///   version then needs no new index entries.
+/// - `{rowid}`: the type of an integer primary key whose values the server chooses. On SQLite, the key is the rowid.
+/// - `{bytes}`: the type of bytes.
 /// - `{json_array_length}`: the number of elements in the column `seat_numbers`.
 async fn apply(manager: &SchemaManager<'_>, ddl: &str) -> Result<(), DbErr> {
     let forms = match manager.get_database_backend() {
         DatabaseBackend::Postgres => {
             let json_array_length = "json_array_length(seat_numbers::JSON)";
             let identity = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY";
-            ["UUID", identity, "", "WITH (fillfactor = 60)", json_array_length]
+            ["UUID", identity, "", "WITH (fillfactor = 60)", "BIGINT", "BYTEA", json_array_length]
         }
         _ => {
             let identity = "INTEGER PRIMARY KEY AUTOINCREMENT";
-            ["BLOB", identity, "WITHOUT ROWID", "WITHOUT ROWID", "json_array_length(seat_numbers)"]
+            ["BLOB", identity, "WITHOUT ROWID", "WITHOUT ROWID", "INTEGER", "BLOB", "json_array_length(seat_numbers)"]
         }
     };
-    let names = ["{uuid}", "{identity}", "{clustered}", "{clustered, roomy}", "{json_array_length}"];
+    let names =
+        ["{uuid}", "{identity}", "{clustered}", "{clustered, roomy}", "{rowid}", "{bytes}", "{json_array_length}"];
     let ddl = names.iter().zip(forms).fold(ddl.to_owned(), |ddl, (name, form)| ddl.replace(name, form));
     for statement in ddl.split(';').filter(|part| !part.trim().is_empty()) {
         manager.get_connection().execute_unprepared(statement).await?;

@@ -5,18 +5,21 @@ use std::{collections::HashMap, time::Duration};
 
 use super::store;
 use crate::{
-    batch::Batch,
+    batch::{Batch, Called},
     clock::{self, Micros},
     db::{
         self, Database, Set, Write,
         entity::{
             concert::{self, DrawSeed},
-            performance,
+            performance, section,
         },
     },
     queue,
     queue::Snapshots,
-    rpc::{Error, proto},
+    rpc::{
+        Error,
+        proto::{self, stored::event::Kind},
+    },
     token,
 };
 
@@ -99,7 +102,7 @@ pub async fn has_concerts(write: &Write) -> Result<bool, db::Error> {
 }
 
 /// Creates venues. A command fails with ALREADY_EXISTS if the id is taken.
-pub async fn create_venues(write: &Write, commands: &[CreateVenue]) -> Batch<()> {
+pub async fn create_venues(write: &Write, commands: &[Called<CreateVenue>]) -> Batch<()> {
     let mut answers = Vec::with_capacity(commands.len());
     for c in commands {
         let created = store::insert_venue(write, &c.venue_id, &c.name, &c.sections).await?;
@@ -110,7 +113,7 @@ pub async fn create_venues(write: &Write, commands: &[CreateVenue]) -> Batch<()>
 
 /// Creates concerts with their queues, and fixes the seeds of their draws. A command fails with ALREADY_EXISTS if the
 /// code is taken.
-pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch<concert::Model> {
+pub async fn create_concerts(write: &Write, commands: &[Called<CreateConcert>]) -> Batch<concert::Model> {
     let mut answers = Vec::with_capacity(commands.len());
     for c in commands {
         let seed = if c.has_draw { Some(token::new_secret()) } else { None };
@@ -135,6 +138,10 @@ pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch
             ..Default::default()
         };
         let created = store::insert_concert(write, &c.concert_code, row).await?;
+        if let Some(row) = &created {
+            let concert = Some(row.clone().into());
+            write.record(&c.event(row.concert_id, Kind::ConcertCreated(proto::ConcertCreated { concert })));
+        }
         answers.push(created.ok_or_else(|| taken("concert", &c.concert_code)));
     }
     Ok(answers)
@@ -145,7 +152,7 @@ pub async fn create_concerts(write: &Write, commands: &[CreateConcert]) -> Batch
 /// A command fails with CONCERT_NOT_FOUND or VENUE_NOT_FOUND. It fails with INVALID_ARGUMENT if a price is for a
 /// section that the venue does not have. It fails with ALREADY_EXISTS if the concert already has a performance on this
 /// date.
-pub async fn add_performances(write: &Write, commands: &[AddPerformance]) -> Batch<()> {
+pub async fn add_performances(write: &Write, commands: &[Called<AddPerformance>]) -> Batch<()> {
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
         answers.push(add_performance(write, command).await?);
@@ -153,7 +160,10 @@ pub async fn add_performances(write: &Write, commands: &[AddPerformance]) -> Bat
     Ok(answers)
 }
 
-async fn add_performance(write: &Write, command: &AddPerformance) -> Result<Result<(), Error>, crate::db::Error> {
+async fn add_performance(
+    write: &Write,
+    command: &Called<AddPerformance>,
+) -> Result<Result<(), Error>, crate::db::Error> {
     let Some(concert) = store::find_concert(write, &command.concert_code).await? else {
         return Ok(Err(concert_not_found(&command.concert_code)));
     };
@@ -182,13 +192,32 @@ async fn add_performance(write: &Write, command: &AddPerformance) -> Result<Resu
         ..Default::default()
     };
     let added = store::insert_performance(write, concert.concert_id, &command.date, row, &prices).await?;
+    if added {
+        let added = performance_added(command, &sections, &prices);
+        write.record(&command.event(concert.concert_id, Kind::PerformanceAdded(added)));
+    }
     let what = format!("{} on {}", command.concert_code, command.date);
     Ok(if added { Ok(()) } else { Err(taken("performance", &what)) })
 }
 
+fn performance_added(command: &AddPerformance, sections: &[section::Model], prices: &[i64]) -> proto::PerformanceAdded {
+    let priced = |(section, price): (&section::Model, &i64)| proto::PricedSection {
+        section: section.name.clone(),
+        seat_count: section.seat_count,
+        price: *price,
+    };
+    proto::PerformanceAdded {
+        date: command.date.clone(),
+        start_time: Some(proto::timestamp(command.start_time)),
+        sale_end_time: Some(proto::timestamp(command.sale_end_time.unwrap_or(command.start_time))),
+        venue_id: command.venue_id.clone(),
+        sections: sections.iter().zip(prices).map(priced).collect(),
+    }
+}
+
 /// Changes sales, and returns the changed concerts. A command fails with CONCERT_NOT_FOUND if there is no such concert.
 /// A command fails with DRAW_HELD or INVALID_ARGUMENT if it must not change the draw; see [`change_draw`].
-pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<concert::Model> {
+pub async fn update_sales(write: &Write, commands: &[Called<UpdateSale>]) -> Batch<concert::Model> {
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
         answers.push(update_sale(write, command).await?);
@@ -196,14 +225,14 @@ pub async fn update_sales(write: &Write, commands: &[UpdateSale]) -> Batch<conce
     Ok(answers)
 }
 
-async fn update_sale(write: &Write, c: &UpdateSale) -> Result<Result<concert::Model, Error>, db::Error> {
+async fn update_sale(write: &Write, c: &Called<UpdateSale>) -> Result<Result<concert::Model, Error>, db::Error> {
     if let Err(error) = change_draw(write, c).await? {
         return Ok(Err(error));
     }
-    let Some(row) = store::find_concert(write, &c.concert_code).await? else {
+    let Some(before) = store::find_concert(write, &c.concert_code).await? else {
         return Ok(Err(concert_not_found(&c.concert_code)));
     };
-    let mut row = concert::ActiveModel::from(row);
+    let mut row = concert::ActiveModel::from(before.clone());
     if let Some(paused) = c.paused {
         row.paused = Set(paused);
     }
@@ -222,7 +251,12 @@ async fn update_sale(write: &Write, c: &UpdateSale) -> Result<Result<concert::Mo
     if let Some(draw_salt) = &c.draw_salt {
         row.draw_salt = Set(draw_salt.clone());
     }
-    Ok(Ok(store::update_concert(write, row).await?))
+    let after = store::update_concert(write, row).await?;
+    if after != before {
+        let concert = Some(after.clone().into());
+        write.record(&c.event(after.concert_id, Kind::SaleUpdated(proto::SaleUpdated { concert })));
+    }
+    Ok(Ok(after))
 }
 
 /// Checks that a command may change the salt and the time of a draw, and moves the draw to the new time. The lock of

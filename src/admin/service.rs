@@ -14,7 +14,7 @@ use super::{
     statistics::Statistics,
 };
 use crate::{
-    batch::{Lane, write_lane},
+    batch::{WriteLane, write_lane},
     catalogue::{Catalogue, Concert},
     db::{Database, entity::concert},
     rpc::{
@@ -31,10 +31,10 @@ const DEFAULT_STATS_INTERVAL: Duration = Duration::from_secs(1);
 pub struct AdminApi {
     db: Database,
     catalogue: Arc<Catalogue>,
-    venues: Lane<CreateVenue, ()>,
-    concerts: Lane<CreateConcert, concert::Model>,
-    performances: Lane<AddPerformance, ()>,
-    sales: Lane<UpdateSale, concert::Model>,
+    venues: WriteLane<CreateVenue, ()>,
+    concerts: WriteLane<CreateConcert, concert::Model>,
+    performances: WriteLane<AddPerformance, ()>,
+    sales: WriteLane<UpdateSale, concert::Model>,
     statistics: Statistics,
     stopping: CancellationToken,
 }

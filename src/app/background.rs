@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     app::{cli::Settings, core::Core, readiness::Readiness, telemetry},
     batch::{answered, passes},
-    clock, db, live,
+    clock, db, events, live,
     queue::{self, passes::Terms},
     reservation,
     rpc::Error,
@@ -83,12 +83,15 @@ pub async fn expire(core: &Core) -> Result<(), db::Error> {
 }
 
 /// Deletes ended tokens, released and expired reservations, and answered requests that are older than the retention
-/// time. Then returns free space of a SQLite file to the file system.
+/// time. Deletes events that are older than the event retention. Then returns free space of a SQLite file to the file
+/// system.
 pub async fn tidy(core: &Core) -> Result<(), db::Error> {
     let cutoff = core.db.now() - clock::micros(core.settings.retention);
     queue::passes::delete_ended(&core.db, cutoff).await?;
     reservation::passes::delete_unpaid(&core.db, cutoff).await?;
     answered::delete_old(&core.db, cutoff).await?;
+    let cutoff = core.db.now() - clock::micros(core.settings.event_retention);
+    events::passes::delete_old(&core.db, cutoff).await?;
     passes::reclaim_space(&core.db).await
 }
 

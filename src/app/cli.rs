@@ -46,6 +46,8 @@ pub enum Command {
     Apply(ApplyOptions),
     /// Show the sale of a concert as it runs. Piped output has one line per update.
     Watch(WatchOptions),
+    /// Print the feed of events as JSON lines: who changed what, and when.
+    Events(EventsOptions),
     /// Create API keys for services that call boxoffice.
     ApiKey {
         /// The subcommand of `api-key`.
@@ -71,14 +73,14 @@ pub enum Command {
     },
 }
 
-/// The server whose AdminService a command calls. TLS is used if `--ca` or `--tls-cert` is set.
+/// The server whose AdminService or EventService a command calls. TLS is used if `--ca` or `--tls-cert` is set.
 #[derive(Debug, Clone, Default, Args)]
 pub struct AdminOptions {
-    /// Address of AdminService. The default is the address of `--admin-listen`.
+    /// Address of the admin listener. The default is the address of `--admin-listen`.
     #[arg(long, env = "BOXOFFICE_ADMIN_ADDRESS", value_name = "HOST:PORT")]
     pub address: Option<String>,
-    /// API key with the admin right, if the server requires one. Set it with the environment variable: other users of
-    /// the machine can read command lines.
+    /// API key with the admin right, if the server requires one. For `events`, the right `events` is enough. Set it
+    /// with the environment variable: other users of the machine can read command lines.
     #[arg(long, env = "BOXOFFICE_API_KEY", hide_env_values = true, value_parser = secret)]
     pub api_key: Option<SecretString>,
     /// PEM file of the CA that signed the server's certificate. The default is the file of `--tls-cert`, which works if
@@ -122,6 +124,26 @@ pub struct WatchOptions {
     pub admin: AdminOptions,
 }
 
+/// Options of `events`.
+#[derive(Debug, Clone, Args)]
+pub struct EventsOptions {
+    /// Print the events after this number. Default: all events that are kept.
+    #[arg(long, value_name = "NUMBER")]
+    pub after: Option<i64>,
+    /// Go on with each new event until Ctrl-C.
+    #[arg(long)]
+    pub follow: bool,
+    /// Print only the events of this concert.
+    #[arg(long, value_name = "CODE")]
+    pub concert: Option<String>,
+    /// Print only the events of these kinds, separated by commas, such as `payment_made,payment_refunded`.
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    pub kinds: Vec<String>,
+    /// The server.
+    #[command(flatten)]
+    pub admin: AdminOptions,
+}
+
 /// Options of `health` for a server with TLS. TLS is used if `--ca` or `--tls-cert` is set.
 #[derive(Debug, Clone, Default, Args)]
 pub struct HealthOptions {
@@ -148,9 +170,12 @@ pub enum ApiKeyCommand {
         /// Name of the calling service: 1 to 64 letters, digits, `.`, `_` or `-`.
         #[arg(value_parser = holder_name)]
         name: String,
-        /// Give the key the admin right, so that it may call AdminService.
+        /// Give the key the admin right, so that it may also call AdminService and EventService.
         #[arg(long)]
         admin: bool,
+        /// Give the key the right `events`, so that it may call EventService and no other service.
+        #[arg(long, conflicts_with = "admin")]
+        events: bool,
     },
 }
 
@@ -291,6 +316,9 @@ pub struct Settings {
     /// Time for which ended tokens, unpaid reservations and request ids are kept; at least 1 day.
     #[arg(long, global = true, env = "BOXOFFICE_RETENTION", default_value = "90d", value_parser = retention)]
     pub retention: Duration,
+    /// Time for which the events of the feed are kept; at least 1 day.
+    #[arg(long, global = true, env = "BOXOFFICE_EVENT_RETENTION", default_value = "30d", value_parser = retention)]
+    pub event_retention: Duration,
     /// ISO 4217 code of the currency. All amounts are in its smallest unit.
     #[arg(long, global = true, env = "BOXOFFICE_CURRENCY", default_value = "KRW", value_parser = currency)]
     pub currency: String,

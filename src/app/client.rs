@@ -20,7 +20,7 @@ use crate::{
         failure::{Failure, chain, read},
     },
     edge::credential::API_KEY_HEADER,
-    rpc::proto::admin_service_client::AdminServiceClient,
+    rpc::proto::{admin_service_client::AdminServiceClient, event_service_client::EventServiceClient},
 };
 
 /// Maximum time to establish a connection.
@@ -34,6 +34,9 @@ const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// A client of AdminService that sends the API key, if there is one.
 pub type AdminClient = AdminServiceClient<InterceptedService<Channel, ApiKey>>;
+
+/// A client of EventService that sends the API key, if there is one.
+pub type EventClient = EventServiceClient<InterceptedService<Channel, ApiKey>>;
 
 /// A server to connect to, and the TLS files for it.
 #[derive(Debug)]
@@ -76,7 +79,7 @@ impl Target {
     }
 }
 
-/// The server whose AdminService a command calls.
+/// The server whose AdminService or EventService a command calls.
 pub struct Admin {
     target: Target,
     endpoint: Endpoint,
@@ -97,10 +100,17 @@ impl Admin {
         Ok(Self { target, endpoint, api_key: ApiKey::new(options.api_key.as_ref())? })
     }
 
-    /// Connects to the server.
+    /// Connects to AdminService.
     pub async fn connect(&self) -> Result<AdminClient, Failure> {
         let channel = self.target.connect(self.endpoint.clone()).await?;
         let client = AdminServiceClient::with_interceptor(channel, self.api_key.clone());
+        Ok(client.max_decoding_message_size(MAX_RESPONSE_BYTES))
+    }
+
+    /// Connects to EventService.
+    pub async fn connect_events(&self) -> Result<EventClient, Failure> {
+        let channel = self.target.connect(self.endpoint.clone()).await?;
+        let client = EventServiceClient::with_interceptor(channel, self.api_key.clone());
         Ok(client.max_decoding_message_size(MAX_RESPONSE_BYTES))
     }
 }

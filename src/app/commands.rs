@@ -21,7 +21,7 @@ use crate::{
         cli::{ApiKeyCommand, Cli, Command, DrawCommand, HealthOptions, Settings, SigningKeyCommand},
         client::{Target, reachable},
         crowd::{self, Crowd},
-        demo, draw,
+        demo, draw, events,
         failure::Failure,
         server::{Listeners, Server},
         telemetry,
@@ -30,7 +30,7 @@ use crate::{
     },
     clock::Clock,
     db::Database,
-    edge::credential,
+    edge::credential::{self, Right},
     rpc::{Error, proto},
     token::{self, rotation},
 };
@@ -52,6 +52,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Health(options)) => health(settings, options).await,
         Some(Command::Apply(options)) => apply::run(&settings, options).await,
         Some(Command::Watch(options)) => watch::run(&settings, options).await,
+        Some(Command::Events(options)) => events::run(&settings, options).await,
         Some(Command::ApiKey { command }) => api_key(command),
         Some(Command::SigningKey { command }) => signing_key(settings, command).await,
         Some(Command::Draw { command: DrawCommand::Verify(options) }) => draw::verify(&settings, options).await,
@@ -169,8 +170,13 @@ async fn health(settings: Settings, options: HealthOptions) -> Result<(), Failur
 /// Creates an API key and prints it with its line for the API keys file. That line holds the digest of the key, not the
 /// key itself.
 fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
-    let ApiKeyCommand::New { name, admin } = command;
-    let (key, line) = credential::new_key(&name, admin)?;
+    let ApiKeyCommand::New { name, admin, events } = command;
+    let right = match (admin, events) {
+        (true, _) => Right::Admin,
+        (false, true) => Right::Events,
+        (false, false) => Right::Public,
+    };
+    let (key, line) = credential::new_key(&name, right)?;
     println!("Send this API key of {name} with every call as the metadata x-api-key. It is not shown again:\n{key}");
     println!("Add this line to the file that BOXOFFICE_API_KEYS_FILE names:\n{line}");
     Ok(())

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     admin::operations::{self as admin, AddPerformance, CreateConcert, CreateVenue},
+    batch::Called,
     clock::Micros,
     db::{self, Database, Write},
     rpc::proto,
@@ -40,7 +41,7 @@ async fn fill_empty(write: &Write) -> Result<bool, db::Error> {
         concert("BTS-2034", "BTS: Yet To Come", 500),
         concert("JAZZ-2034", "Seoul Jazz Night", 0),
     ];
-    let created = admin::create_concerts(write, &concerts).await?;
+    let created = admin::create_concerts(write, &concerts.map(Called::by_server)).await?;
     if created.iter().any(Result::is_err) {
         return Err(db::Error::Lost);
     }
@@ -50,7 +51,7 @@ async fn fill_empty(write: &Write) -> Result<bool, db::Error> {
         CreateVenue { venue_id: "blue-club".into(), name: "Blue Club".into(), sections: club },
         CreateVenue { venue_id: "jamsil-arena".into(), name: "Jamsil Arena".into(), sections: arena },
     ];
-    require(admin::create_venues(write, &venues).await?)?;
+    require(admin::create_venues(write, &venues.map(Called::by_server)).await?)?;
     let dates = [
         performance("IU-2034", 0, "blue-club", 150_000, &[]),
         performance("IU-2034", 1, "blue-club", 150_000, &[]),
@@ -58,8 +59,9 @@ async fn fill_empty(write: &Write) -> Result<bool, db::Error> {
         performance("BTS-2034", 7, "jamsil-arena", 132_000, &[("VIP", 220_000), ("R", 165_000)]),
         performance("JAZZ-2034", 3, "blue-club", 55_000, &[]),
     ];
-    require(admin::add_performances(write, &dates).await?)?;
-    let users: Vec<Uuid> = std::iter::once(USER_ID).chain(OTHER_USER_IDS).filter_map(|id| id.parse().ok()).collect();
+    require(admin::add_performances(write, &dates.map(Called::by_server)).await?)?;
+    let users = std::iter::once(USER_ID).chain(OTHER_USER_IDS).filter_map(|id| id.parse::<Uuid>().ok());
+    let users: Vec<_> = users.map(Called::by_server).collect();
     require(wallet::operations::open(write, &users).await?)?;
     Ok(true)
 }

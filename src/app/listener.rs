@@ -11,10 +11,10 @@ use tower::layer::layer_fn;
 
 use crate::{
     app::core::Core,
-    edge::{self, Gate, tls::Tls},
+    edge::{self, Gate, credential::Group, tls::Tls},
     rpc::proto::{
-        admin_service_server, concert_service_server, payment_service_server, queue_service_server,
-        reservation_service_server, wallet_service_server,
+        admin_service_server, concert_service_server, event_service_server, payment_service_server,
+        queue_service_server, reservation_service_server, wallet_service_server,
     },
 };
 
@@ -26,8 +26,8 @@ pub const PUBLIC_SERVICES: [&str; 5] = [
     wallet_service_server::SERVICE_NAME,
     payment_service_server::SERVICE_NAME,
 ];
-/// The name of the service of the admin listener.
-pub const ADMIN_SERVICE: &str = admin_service_server::SERVICE_NAME;
+/// The names of the services of the admin listener.
+pub const ADMIN_SERVICES: [&str; 2] = [admin_service_server::SERVICE_NAME, event_service_server::SERVICE_NAME];
 
 /// Maximum number of in-flight calls on one connection. The client queues further calls.
 const MAX_STREAMS: u32 = 20_000;
@@ -46,7 +46,8 @@ const MAX_PENDING_RESETS: usize = 512;
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 /// Maximum size of a request of the public services, in bytes. A typical request has fewer than 200 bytes.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
-/// Maximum size of a request of AdminService, in bytes. A CreateVenue request can be larger than the public limit.
+/// Maximum size of a request of the admin listener, in bytes. A CreateVenue request can be larger than the public
+/// limit.
 const MAX_ADMIN_REQUEST_BYTES: usize = 1 << 20;
 /// Time without traffic after which the server pings a connection.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -58,15 +59,18 @@ pub type Serving = JoinHandle<Result<(), transport::Error>>;
 
 /// Serves the public services on `socket`.
 pub fn serve_public(core: &Core, socket: TcpListener, routes: Routes) -> Serving {
-    let (check, limits) = (core.transport.public_caller_check(), &core.settings.limits);
-    let gate = Gate::new(&PUBLIC_SERVICES, check, limits, MAX_REQUEST_BYTES, core.stopping.clone());
+    let (check, limits) = (core.transport.caller_check(), &core.settings.limits);
+    let services = PUBLIC_SERVICES.map(|service| (service, Group::Public));
+    let gate = Gate::new(&services, check, limits, MAX_REQUEST_BYTES, core.stopping.clone());
     serve(core, socket, routes, gate, core.transport.public_tls())
 }
 
-/// Serves AdminService on `socket`.
+/// Serves AdminService and EventService on `socket`.
 pub fn serve_admin(core: &Core, socket: TcpListener, routes: Routes) -> Serving {
-    let (check, limits) = (core.transport.admin_caller_check(), &core.settings.limits);
-    let gate = Gate::new(&[ADMIN_SERVICE], check, limits, MAX_ADMIN_REQUEST_BYTES, core.stopping.clone());
+    let (check, limits) = (core.transport.caller_check(), &core.settings.limits);
+    let [admin, events] = ADMIN_SERVICES;
+    let services = [(admin, Group::Admin), (events, Group::Events)];
+    let gate = Gate::new(&services, check, limits, MAX_ADMIN_REQUEST_BYTES, core.stopping.clone());
     serve(core, socket, routes, gate, core.transport.admin_tls())
 }
 

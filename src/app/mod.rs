@@ -19,7 +19,8 @@
 //! | `apply/` | declares the venues and concerts of a file on a running server |
 //! | `watch/` | shows a sale in the terminal |
 //! | `draw.rs` | verifies the draw of a concert |
-//! | `client.rs` | connects `apply`, `watch`, `draw` and `health` to a server |
+//! | `events.rs` | prints the feed of events |
+//! | `client.rs` | connects `apply`, `watch`, `draw`, `events` and `health` to a server |
 //! | `traces.rs` | sends traces to a collector |
 //! | `failure.rs` | defines the errors of the commands |
 
@@ -32,6 +33,7 @@ mod core;
 pub mod crowd;
 pub mod demo;
 mod draw;
+mod events;
 mod failure;
 mod http;
 mod listener;

@@ -18,7 +18,7 @@ use tonic_health::{
 };
 
 use crate::{
-    app::listener::{ADMIN_SERVICE, PUBLIC_SERVICES},
+    app::listener::{ADMIN_SERVICES, PUBLIC_SERVICES},
     rpc::Error,
 };
 
@@ -95,7 +95,7 @@ impl Readiness {
 
     async fn set_health(&self, status: ServingStatus) {
         // In the health protocol, the empty name means the whole server.
-        for service in ["", ADMIN_SERVICE].into_iter().chain(PUBLIC_SERVICES) {
+        for service in [""].into_iter().chain(ADMIN_SERVICES).chain(PUBLIC_SERVICES) {
             self.health.set_service_status(service, status).await;
         }
     }

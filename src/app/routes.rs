@@ -10,11 +10,12 @@ use crate::{
     admin::AdminApi,
     app::{
         core::Core,
-        listener::{ADMIN_SERVICE, PUBLIC_SERVICES},
+        listener::{ADMIN_SERVICES, PUBLIC_SERVICES},
         readiness::Readiness,
     },
     batch::write_lane,
     concert::ConcertApi,
+    events::EventApi,
     payment::PaymentApi,
     queue::{Admission, QueueApi},
     reservation::{self, ReservationApi},
@@ -22,8 +23,9 @@ use crate::{
         Error,
         proto::{
             DESCRIPTORS, admin_service_server as admin_server, concert_service_server as concert_server,
-            payment_service_server as payment_server, queue_service_server as queue_server,
-            reservation_service_server as reservation_server, wallet_service_server as wallet_server,
+            event_service_server as event_server, payment_service_server as payment_server,
+            queue_service_server as queue_server, reservation_service_server as reservation_server,
+            wallet_service_server as wallet_server,
         },
     },
     token::TokenInterceptor,
@@ -70,13 +72,16 @@ pub fn public(core: &Core, readiness: &Readiness, health: HealthServer<impl Heal
     with_probes(routes, health, &PUBLIC_SERVICES)
 }
 
-/// Returns AdminService with health and reflection, for the admin listener.
+/// Returns AdminService and EventService with health and reflection, for the admin listener.
 pub fn admin(core: &Core, readiness: &Readiness, health: HealthServer<impl Health>) -> Result<Routes, Error> {
     let (catalogue, statistics) = (core.catalogue.clone(), core.statistics.clone());
-    let admin = AdminApi::new(&core.db, catalogue, statistics, &core.tasks, core.stopping.clone());
+    let admin = AdminApi::new(&core.db, catalogue.clone(), statistics, &core.tasks, core.stopping.clone());
     let admin = admin_server::AdminServiceServer::new(admin);
-    let routes = Routes::new(InterceptedService::new(admin, readiness.interceptor()));
-    with_probes(routes, health, &[ADMIN_SERVICE])
+    let events = EventApi::new(core.db.clone(), catalogue, &core.tasks, core.stopping.clone());
+    let events = event_server::EventServiceServer::new(events);
+    let routes = Routes::new(InterceptedService::new(admin, readiness.interceptor()))
+        .add_service(InterceptedService::new(events, readiness.interceptor()));
+    with_probes(routes, health, &ADMIN_SERVICES)
 }
 
 /// Adds health, and reflection of health and `services`. Clients use two versions of reflection, so both versions are

@@ -22,7 +22,10 @@ use std::{
 use futures::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 
-use super::worker::{Batch, Work, Worker};
+use super::{
+    called::Called,
+    worker::{Batch, Work, Worker},
+};
 use crate::{
     db::{Database, Write},
     rpc::Error,
@@ -82,17 +85,42 @@ where
     }
 }
 
-/// Starts a lane that runs `operation` on each batch in one write transaction.
-pub fn write_lane<C, R, F>(db: &Database, name: &'static str, tasks: &TaskTracker, operation: F) -> Lane<C, R>
+/// A lane whose batches write. Each command keeps its caller. Clones share the same workers.
+pub struct WriteLane<C, R>(Lane<Called<C>, R>);
+
+impl<C, R> Clone for WriteLane<C, R> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<C, R> WriteLane<C, R>
 where
     C: Send + Sync + 'static,
     R: Send + 'static,
-    F: for<'a> Fn(&'a Write, &'a [C]) -> BoxFuture<'a, Batch<R>> + Send + Sync + 'static,
+{
+    /// Queues a command of the current call and returns its answer, like [`Lane::submit`].
+    pub async fn submit(&self, shard: impl Hash, command: C) -> Result<R, Error> {
+        self.0.submit(shard, Called::now(command)).await
+    }
+
+    /// Queues a command of the current call and returns its answer, like [`Lane::submit_patiently`].
+    pub async fn submit_patiently(&self, shard: impl Hash, command: C) -> Result<R, Error> {
+        self.0.submit_patiently(shard, Called::now(command)).await
+    }
+}
+
+/// Starts a lane that runs `operation` on each batch in one write transaction.
+pub fn write_lane<C, R, F>(db: &Database, name: &'static str, tasks: &TaskTracker, operation: F) -> WriteLane<C, R>
+where
+    C: Send + Sync + 'static,
+    R: Send + 'static,
+    F: for<'a> Fn(&'a Write, &'a [Called<C>]) -> BoxFuture<'a, Batch<R>> + Send + Sync + 'static,
 {
     let worker_count = if db.has_one_writer() { 1 } else { WRITE_WORKERS };
     let (db, operation) = (db.clone(), Arc::new(operation));
     let statements = metrics::counter!("boxoffice_lane_statements_total", "lane" => name);
-    Lane::start(name, worker_count, tasks, move |commands| {
+    let lane = Lane::start(name, worker_count, tasks, move |commands: &[Called<C>]| {
         let (db, operation, statements) = (db.clone(), operation.clone(), statements.clone());
         Box::pin(async move {
             let write = db.begin().await?;
@@ -101,7 +129,8 @@ where
             write.commit().await?;
             Ok(answers)
         })
-    })
+    });
+    WriteLane(lane)
 }
 
 /// Starts a lane that runs `operation` on each batch without a transaction. Concurrent callers share one query.

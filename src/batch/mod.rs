@@ -1,6 +1,7 @@
 //! Runs waiting calls in batches (lanes), remembers the answers for repeated requests, and runs the background passes.
 
 pub mod answered;
+mod called;
 mod lane;
 mod pace;
 pub mod passes;
@@ -9,7 +10,8 @@ pub mod turns;
 mod worker;
 
 pub use answered::Answered;
-pub use lane::{Lane, read_lane, write_lane};
+pub use called::Called;
+pub use lane::{Lane, WriteLane, read_lane, write_lane};
 pub use pace::WIDTH;
 pub use replay::Replays;
 pub use worker::Batch;

@@ -12,7 +12,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::RwLock;
 
-pub use performance::{Concert, Performance, Place, Row, Section};
+pub use performance::{Concert, Performance, Row, Section};
 
 use crate::{
     db::{Database, entity::concert},
@@ -25,6 +25,7 @@ use performance::number_seats;
 pub struct Catalogue {
     db: Database,
     concerts: RwLock<HashMap<String, Arc<Concert>>>,
+    codes: RwLock<HashMap<i64, String>>,
     performances: RwLock<Performances>,
 }
 
@@ -37,7 +38,7 @@ struct Performances {
 impl Catalogue {
     /// Creates an empty catalogue that reads from `db`.
     pub fn new(db: Database) -> Self {
-        Self { db, concerts: RwLock::default(), performances: RwLock::default() }
+        Self { db, concerts: RwLock::default(), codes: RwLock::default(), performances: RwLock::default() }
     }
 
     /// Returns the concert with this code. Fails with CONCERT_NOT_FOUND if there is no such concert.
@@ -55,6 +56,19 @@ impl Catalogue {
         });
         self.concerts.write().insert(concert.concert_code.clone(), concert.clone());
         Ok(concert)
+    }
+
+    /// Returns the concert with this key. The key must come from a row of the database. Fails with INTERNAL if there is
+    /// no such concert.
+    pub async fn concert_by_id(&self, concert_id: i64) -> Result<Arc<Concert>, Error> {
+        let known = self.codes.read().get(&concert_id).cloned();
+        if let Some(concert_code) = known {
+            return self.concert(&concert_code).await;
+        }
+        let row = store::concert_by_id(&self.db, concert_id).await?;
+        let row = row.ok_or_else(|| Error::internal(format!("concert {concert_id} does not exist")))?;
+        self.codes.write().insert(concert_id, row.concert_code.clone());
+        self.concert(&row.concert_code).await
     }
 
     /// Returns the row of the concert with this code from the database, including the values that change.

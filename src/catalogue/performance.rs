@@ -102,6 +102,21 @@ impl Performance {
         })
     }
 
+    /// Converts seats of a reservation to messages of the API. Numbers without a seat are left out.
+    pub fn reserved_seats(&self, seat_numbers: &[i32]) -> Vec<proto::ReservedSeat> {
+        let seat = |seat_number: &i32| {
+            let Place { section, row, number_in_row } = self.place(*seat_number)?;
+            Some(proto::ReservedSeat {
+                seat_number: *seat_number,
+                section: section.name.clone(),
+                price: section.price,
+                row: row.to_owned(),
+                number_in_row,
+            })
+        };
+        seat_numbers.iter().filter_map(seat).collect()
+    }
+
     /// Returns the lowest price of a seat, in the smallest unit of the currency.
     pub fn lowest_price(&self) -> i64 {
         self.sections.iter().map(|section| section.price).min().unwrap_or_default()

@@ -13,6 +13,11 @@ pub async fn concert(db: &Database, concert_code: &str) -> Result<Option<concert
     Ok(row)
 }
 
+/// Returns the concert with this key. Returns `None` if there is no such concert.
+pub async fn concert_by_id(db: &Database, concert_id: i64) -> Result<Option<concert::Model>, db::Error> {
+    Ok(concert::Entity::find_by_id(concert_id).one(db.reader()).await?)
+}
+
 /// Returns the key of the performance of a concert on a date. Returns `None` if there is no such performance.
 pub async fn performance_id(db: &Database, concert_id: i64, date: &str) -> Result<Option<i64>, db::Error> {
     let row = performance::Entity::find()

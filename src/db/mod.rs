@@ -7,10 +7,14 @@
 mod connect;
 pub mod entity;
 mod error;
+mod log;
 mod statement;
 mod write;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use boxoffice_migration::{Migrator, MigratorTrait};
 use futures::future::BoxFuture;
@@ -18,6 +22,7 @@ use sea_orm::{
     ConnectionTrait, DatabaseBackend, DatabaseConnection, FromQueryResult, SqliteTransactionMode, Statement,
     TransactionOptions, TransactionTrait, Value, sqlx,
 };
+use tokio::sync::Notify;
 
 pub use error::Error;
 pub use sea_orm::ActiveValue::Set;
@@ -56,6 +61,7 @@ pub struct Database {
     writer: DatabaseConnection,
     reader: DatabaseConnection,
     clock: Clock,
+    appended: Arc<Notify>,
 }
 
 impl Database {
@@ -66,10 +72,10 @@ impl Database {
     pub async fn new(url: &str, clock: Clock) -> Result<Self, Error> {
         if url.starts_with("sqlite:") {
             let (writer, reader) = (connect::sqlite_writer(url).await?, connect::sqlite_readers(url).await?);
-            return Ok(Self { writer, reader, clock });
+            return Ok(Self { writer, reader, clock, appended: Arc::default() });
         }
         let pool = connect::postgres(url).await?;
-        Ok(Self { writer: pool.clone(), reader: pool, clock })
+        Ok(Self { writer: pool.clone(), reader: pool, clock, appended: Arc::default() })
     }
 
     /// Applies all pending migrations of the schema, in one transaction. If several replicas start at the same time,
@@ -106,7 +112,7 @@ impl Database {
             ..Default::default()
         };
         let txn = self.writer.begin_with_options(options).await?;
-        Ok(Write::new(txn, self.clock.clone()))
+        Ok(Write::new(txn, self.clock.clone(), self.appended.clone()))
     }
 
     /// Runs `step` in a write transaction, and commits the transaction. If `step` fails, the transaction is rolled
@@ -191,6 +197,11 @@ impl Database {
     /// Tells whether the engine allows only one write transaction at a time.
     pub fn has_one_writer(&self) -> bool {
         self.engine() != DatabaseBackend::Postgres
+    }
+
+    /// Returns a signal that a commit of this process has appended events. Only one task may wait for the signal.
+    pub fn appended(&self) -> &Notify {
+        &self.appended
     }
 
     /// Returns the current time of the clock for decisions.

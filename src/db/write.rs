@@ -1,14 +1,23 @@
 //! A write transaction, and its methods that run statements.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64, Ordering},
+};
 
+use parking_lot::Mutex;
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, FromQueryResult, Statement, Value};
+use tokio::sync::Notify;
 
 use super::{
     error::Error,
+    log::{self, Recorded},
     statement::{Row, of_rows, of_values},
 };
-use crate::clock::{Clock, Micros};
+use crate::{
+    clock::{Clock, Micros},
+    rpc::proto::stored::Event,
+};
 
 /// Number of statements that begin and end each transaction.
 const BEGIN_AND_COMMIT: u64 = 2;
@@ -22,11 +31,21 @@ pub struct Write {
     clock: Clock,
     now: AtomicI64,
     statement_count: AtomicU64,
+    events: Mutex<Recorded>,
+    appended: Arc<Notify>,
 }
 
 impl Write {
-    pub(super) fn new(txn: DatabaseTransaction, clock: Clock) -> Self {
-        Self { txn, now: AtomicI64::new(clock.now()), clock, statement_count: AtomicU64::new(BEGIN_AND_COMMIT) }
+    /// Returns a write transaction. It wakes `appended` after a commit that appends events.
+    pub(super) fn new(txn: DatabaseTransaction, clock: Clock, appended: Arc<Notify>) -> Self {
+        Self {
+            txn,
+            now: AtomicI64::new(clock.now()),
+            clock,
+            statement_count: AtomicU64::new(BEGIN_AND_COMMIT),
+            events: Mutex::default(),
+            appended,
+        }
     }
 
     /// Returns the time for the transaction's decisions: the time at which the transaction began, or the time of the
@@ -41,10 +60,11 @@ impl Write {
         self.now.store(self.clock.now(), Ordering::Relaxed);
     }
 
-    /// Returns the number of statements that the methods of this type have run, including BEGIN and the later COMMIT.
-    /// Does not count statements on [`Write::conn`].
+    /// Returns the number of statements that the methods of this type have run. Includes BEGIN, and the later
+    /// statements of [`Write::commit`]. Does not count statements on [`Write::conn`].
     pub fn statement_count(&self) -> u64 {
-        self.statement_count.load(Ordering::Relaxed)
+        let has_events = self.events.lock().is_any();
+        self.statement_count.load(Ordering::Relaxed) + u64::from(has_events)
     }
 
     /// Runs a statement, and returns its rows.
@@ -113,10 +133,28 @@ impl Write {
         &self.txn
     }
 
-    /// Commits the transaction durably. Fails with [`Error::Unknown`] if the connection breaks or the database refuses
-    /// to work: the transaction may then be committed or not.
+    /// Records an event, which [`Write::commit`] appends to the feed. If the transaction is not committed, the event is
+    /// dropped.
+    pub fn record(&self, event: &Event) {
+        self.events.lock().add(event);
+    }
+
+    /// Appends the recorded events to the feed, and commits the transaction durably. Fails with [`Error::Unknown`] if
+    /// the connection breaks or the database refuses to work during the commit: the transaction may then be committed
+    /// or not.
     pub async fn commit(self) -> Result<(), Error> {
-        self.txn.commit().await.map_err(Error::of_commit)
+        let recorded = self.events.lock().take();
+        let has_events = recorded.is_some();
+        if let Some(recorded) = recorded {
+            // This statement is last, because all transactions that record events wait for its lock.
+            let sql = log::append(self.txn.get_database_backend());
+            self.execute(sql, recorded.values(self.now())).await?;
+        }
+        self.txn.commit().await.map_err(Error::of_commit)?;
+        if has_events {
+            self.appended.notify_one();
+        }
+        Ok(())
     }
 
     fn statement(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {

@@ -1,10 +1,10 @@
-//! API keys. A key identifies the calling service and states whether that service may call AdminService.
+//! API keys. A key identifies the calling service and states which services of boxoffice it may call.
 //!
 //! The file of API keys holds their SHA-256 digests, not the keys. A slow hash like Argon2 is not needed: it protects
 //! passwords that can be guessed, but an API key has 256 random bits. A fast hash is needed, because the server hashes
 //! the key of every call.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderName;
@@ -20,23 +20,56 @@ pub const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 /// mistake.
 const PREFIX: &str = "boxoffice_";
 /// The format of a line in the file of API keys, for error messages.
-const LINE: &str = "NAME:SHA256 or NAME:SHA256:admin, as `boxoffice api-key new NAME` prints it";
+const LINE: &str = "NAME:SHA256, NAME:SHA256:admin or NAME:SHA256:events, as `boxoffice api-key new NAME` prints it";
 
 /// The API keys of a file, by the first 8 bytes of their digests.
 pub struct ApiKeys(HashMap<[u8; 8], ApiKey>);
 
-/// The name and the rights of one API key.
+/// The name and the right of one API key.
 pub struct ApiKey {
     /// The name of the calling service.
-    pub name: String,
-    /// Whether the service may call AdminService.
-    pub is_admin: bool,
+    pub name: Arc<str>,
+    /// The right of the key.
+    pub right: Right,
     digest: [u8; 32],
 }
 
+/// The right of an API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// The caller may call the public services.
+    Public,
+    /// The caller may call all services.
+    Admin,
+    /// The caller may call EventService, and no other service.
+    Events,
+}
+
+/// The group of a service. The right of an API key decides which groups a caller may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// The services of the public listener.
+    Public,
+    /// AdminService, and the live page.
+    Admin,
+    /// EventService.
+    Events,
+}
+
+impl Right {
+    /// Returns whether a key with this right may call a service of `group`.
+    pub fn may_call(self, group: Group) -> bool {
+        match group {
+            Group::Public => self != Self::Events,
+            Group::Admin => self == Self::Admin,
+            Group::Events => self != Self::Public,
+        }
+    }
+}
+
 impl ApiKeys {
-    /// Parses lines of the form `name:sha256-in-hex[:admin]`. Skips empty lines and lines that begin with `#`. A name
-    /// may have several keys.
+    /// Parses lines of the form `name:sha256-in-hex`, or the same with `:admin` or `:events`. Skips empty lines and
+    /// lines that begin with `#`. A name may have several keys.
     ///
     /// Fails if a line is invalid, if a key is repeated, or if the file has no keys. A file without keys is probably
     /// incomplete, and the server would refuse every call.
@@ -63,10 +96,10 @@ impl ApiKeys {
 
     /// Returns whether at least one API key has the admin right.
     pub fn has_admin(&self) -> bool {
-        self.0.values().any(|key| key.is_admin)
+        self.0.values().any(|key| key.right == Right::Admin)
     }
 
-    /// Verifies the API key that a caller sent. Returns its name and rights, or `None` if the key is unknown.
+    /// Verifies the API key that a caller sent. Returns its name and right, or `None` if the key is unknown.
     ///
     /// The first 8 bytes of the digest select a candidate. The time of this lookup depends only on the digest, which
     /// does not reveal the key. The whole digest is then compared in constant time.
@@ -81,20 +114,25 @@ impl ApiKey {
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split(':');
         let (name, digest) = (fields.next()?, fields.next()?);
-        let is_admin = match (fields.next(), fields.next()) {
-            (None, None) => false,
-            (Some("admin"), None) => true,
+        let right = match (fields.next(), fields.next()) {
+            (None, None) => Right::Public,
+            (Some("admin"), None) => Right::Admin,
+            (Some("events"), None) => Right::Events,
             _ => return None,
         };
         let digest = hex::decode(digest).ok()?.try_into().ok()?;
-        is_name(name).then(|| Self { name: name.to_owned(), is_admin, digest })
+        is_name(name).then(|| Self { name: name.into(), right, digest })
     }
 }
 
 /// Creates an API key for the service `name`. Returns the key and its line for the file.
-pub fn new_key(name: &str, is_admin: bool) -> Result<(String, String), NoRandomBytes> {
+pub fn new_key(name: &str, right: Right) -> Result<(String, String), NoRandomBytes> {
     let key = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(token::new_secret()?));
-    let right = if is_admin { ":admin" } else { "" };
+    let right = match right {
+        Right::Public => "",
+        Right::Admin => ":admin",
+        Right::Events => ":events",
+    };
     let line = format!("{name}:{}{right}", hex::encode(digest(key.as_bytes())));
     Ok((key, line))
 }
@@ -120,14 +158,14 @@ mod tests {
 
     #[test]
     fn a_new_key_is_found_by_its_line_and_by_nothing_else() {
-        let (key, line) = new_key("shop", false).unwrap();
-        let (admin_key, admin_line) = new_key("back-office", true).unwrap();
+        let (key, line) = new_key("shop", Right::Public).unwrap();
+        let (admin_key, admin_line) = new_key("back-office", Right::Admin).unwrap();
         let file = format!("# the services that may call\n\n{line}\n  {admin_line}  \n");
         let keys = ApiKeys::parse(file.as_bytes()).unwrap();
         assert!(keys.has_admin() && !ApiKeys::parse(line.as_bytes()).unwrap().has_admin());
         let shop = keys.find(key.as_bytes()).unwrap();
-        assert!(shop.name == "shop" && !shop.is_admin);
-        assert!(keys.find(admin_key.as_bytes()).unwrap().is_admin);
+        assert!(&*shop.name == "shop" && shop.right == Right::Public);
+        assert_eq!(keys.find(admin_key.as_bytes()).unwrap().right, Right::Admin);
         for wrong in ["", "shop", &line, &key[1..], &key.to_uppercase(), &format!("{key} ")] {
             assert!(keys.find(wrong.as_bytes()).is_none(), "{wrong}");
         }
@@ -135,8 +173,23 @@ mod tests {
     }
 
     #[test]
+    fn the_right_of_a_key_decides_which_services_it_may_call() {
+        let groups = [Group::Public, Group::Admin, Group::Events];
+        for (right, may_call) in [
+            (Right::Public, [true, false, false]),
+            (Right::Admin, [true, true, true]),
+            (Right::Events, [false, false, true]),
+        ] {
+            let (key, line) = new_key("a", right).unwrap();
+            let keys = ApiKeys::parse(line.as_bytes()).unwrap();
+            let read = keys.find(key.as_bytes()).unwrap().right;
+            assert_eq!(groups.map(|group| read.may_call(group)), may_call, "{right:?}");
+        }
+    }
+
+    #[test]
     fn a_key_is_found_only_by_its_whole_digest() {
-        let (key, _) = new_key("shop", false).unwrap();
+        let (key, _) = new_key("shop", Right::Public).unwrap();
         let mut other = digest(key.as_bytes());
         other[31] ^= 1;
         let keys = ApiKeys::parse(format!("shop:{}", hex::encode(other)).as_bytes()).unwrap();

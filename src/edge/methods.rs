@@ -13,7 +13,7 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
-use super::{limit::Share, status};
+use super::{credential::Group, limit::Share, status};
 use crate::rpc::proto::DESCRIPTORS;
 
 /// The names of the status codes by number, as the gRPC specification spells them.
@@ -49,6 +49,8 @@ pub struct Methods(HashMap<String, Arc<Method>>);
 pub struct Method {
     /// Whether the method returns a stream.
     pub is_stream: bool,
+    /// The group of the service, which decides who may call the method.
+    pub group: Group,
     /// Counts the permits that calls of this method hold.
     pub share: Arc<Share>,
     /// The name, as `SERVICE/METHOD`.
@@ -57,8 +59,8 @@ pub struct Method {
 }
 
 impl Methods {
-    /// Returns the methods of `services`. Each service is given by its full name.
-    pub fn of(services: &[&str]) -> Self {
+    /// Returns the methods of `services`. Each service is given by its full name and its group.
+    pub fn of(services: &[(&str, Group)]) -> Self {
         // The descriptors are compiled in. If they were invalid, no method would be found and the tests below would
         // fail.
         let files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default().file;
@@ -66,10 +68,11 @@ impl Methods {
         for file in &files {
             for service in &file.service {
                 let service_name = format!("{}.{}", file.package(), service.name());
-                for method in service.method.iter().filter(|_| services.contains(&service_name.as_str())) {
+                let Some((_, group)) = services.iter().find(|(name, _)| *name == service_name) else { continue };
+                for method in &service.method {
                     let name = format!("{service_name}/{}", method.name());
                     let path = format!("/{name}");
-                    methods.insert(path, Arc::new(Method::new(name, method.server_streaming())));
+                    methods.insert(path, Arc::new(Method::new(name, *group, method.server_streaming())));
                 }
             }
         }
@@ -83,8 +86,8 @@ impl Methods {
 }
 
 impl Method {
-    fn new(name: String, is_stream: bool) -> Self {
-        Self { is_stream, share: Arc::default(), name, durations: Default::default() }
+    fn new(name: String, group: Group, is_stream: bool) -> Self {
+        Self { is_stream, group, share: Arc::default(), name, durations: Default::default() }
     }
 
     /// Tells whether `response` opens a stream: the method returns a stream, and the headers contain no error.
@@ -108,7 +111,8 @@ mod tests {
 
     #[test]
     fn the_methods_of_a_service_are_known_by_path_and_so_are_the_streams_among_them() {
-        let methods = Methods::of(&["boxoffice.v1.QueueService", "boxoffice.v1.ConcertService"]);
+        let services = ["boxoffice.v1.QueueService", "boxoffice.v1.ConcertService"];
+        let methods = Methods::of(&services.map(|service| (service, Group::Public)));
         let is_stream = |path| methods.find(path).map(|method| method.is_stream);
         assert_eq!(is_stream("/boxoffice.v1.QueueService/GetPosition"), Some(false));
         assert_eq!(is_stream("/boxoffice.v1.QueueService/WatchPosition"), Some(true));

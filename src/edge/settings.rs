@@ -11,7 +11,7 @@ pub struct Limits {
     /// number.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_CALLS", default_value = "16384", value_parser = count)]
     pub max_calls: usize,
-    /// Maximum number of open streams (WatchPosition, WatchSeats, WatchSaleStats) on a gRPC listener.
+    /// Maximum number of open streams (such as WatchPosition and WatchSeats) on a gRPC listener.
     #[arg(long, global = true, env = "BOXOFFICE_MAX_STREAMS", default_value = "100000", value_parser = count)]
     pub max_streams: usize,
     /// Maximum number of connections on a gRPC listener; further connections are closed immediately.

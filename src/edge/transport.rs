@@ -120,7 +120,7 @@ impl Transport {
     pub fn page_access(&self, address: SocketAddr) -> PageAccess {
         let has_admin_key = self.api_keys.as_ref().is_some_and(|keys| keys.current().has_admin());
         if is_local(address) || (self.http_tls.is_some() && has_admin_key) {
-            return PageAccess::Checked(self.admin_caller_check());
+            return PageAccess::Checked(self.caller_check());
         }
         PageAccess::Refused(
             "the live page is not served on an address that other machines can reach: listen on 127.0.0.1 \
@@ -129,14 +129,9 @@ impl Transport {
         )
     }
 
-    /// Returns the credential check for the public services.
-    pub fn public_caller_check(&self) -> CallerCheck {
-        CallerCheck::new(self.api_keys.clone(), false)
-    }
-
-    /// Returns the credential check for AdminService and for the live page. API keys must have the admin right.
-    pub fn admin_caller_check(&self) -> CallerCheck {
-        CallerCheck::new(self.api_keys.clone(), true)
+    /// Returns the credential check for all services and for the live page.
+    pub fn caller_check(&self) -> CallerCheck {
+        CallerCheck::new(self.api_keys.clone())
     }
 
     /// Starts tasks that reload the files when they change, until `stopping` is cancelled.

@@ -4,9 +4,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-use super::{rules::payment_id, store};
+use super::{facts, rules::payment_id, store};
 use crate::{
-    batch::{Answered, Batch, Replays, distinct},
+    batch::{Answered, Batch, Called, Replays, distinct},
     catalogue::Catalogue,
     clock::Micros,
     db::{
@@ -19,7 +19,10 @@ use crate::{
     },
     queue,
     reservation::{operations as reservations, rules},
-    rpc::Error,
+    rpc::{
+        Error,
+        proto::stored::{Event, event::Kind as EventKind},
+    },
     wallet::{self, Posting, Wallets},
 };
 
@@ -50,7 +53,7 @@ pub struct Pay {
 ///
 /// Tokens are locked first. Then rows are written in this order: answered requests, tokens, ledger entries,
 /// reservations and seats, performances, counts per second.
-pub async fn pay(write: &Write, catalogue: Arc<Catalogue>, commands: &[Pay]) -> Batch<Reservation> {
+pub async fn pay(write: &Write, catalogue: Arc<Catalogue>, commands: &[Called<Pay>]) -> Batch<Reservation> {
     let mut batch = PayBatch::load(write, &catalogue, commands).await?;
     let answers = commands.iter().map(|command| batch.decide(command)).collect();
     batch.store(write).await?;
@@ -70,11 +73,12 @@ struct PayBatch {
     answered: Answered,
     wallets: Wallets,
     paid: Vec<Reservation>,
-    dropped: Vec<Reservation>,
+    dropped: Vec<Called<Reservation>>,
+    events: Vec<Event>,
 }
 
 impl PayBatch {
-    async fn load(write: &Write, catalogue: &Catalogue, commands: &[Pay]) -> Result<Self, db::Error> {
+    async fn load(write: &Write, catalogue: &Catalogue, commands: &[Called<Pay>]) -> Result<Self, db::Error> {
         let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
         let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
         let (answered, earlier) = load_replays(write, &request_ids).await?;
@@ -97,10 +101,11 @@ impl PayBatch {
             wallets,
             paid: Vec::new(),
             dropped: Vec::new(),
+            events: Vec::new(),
         })
     }
 
-    fn decide(&mut self, command: &Pay) -> Result<Reservation, Error> {
+    fn decide(&mut self, command: &Called<Pay>) -> Result<Reservation, Error> {
         if let Some(answer) = self.replays.find(command.request_id, |first| self.replay(command, *first)) {
             return answer;
         }
@@ -126,7 +131,9 @@ impl PayBatch {
         let reservation = reservation.clone();
         let (amount, payment_id) = (-reservation.total_price, Some(payment_id(&reservation)));
         let posting = Posting { kind: Kind::Payment, amount, payment_id, request_id: command.request_id };
-        self.wallets.post(command.user_id, posting, self.now)?;
+        let entry = self.wallets.post(command.user_id, posting, self.now)?;
+        let paid = EventKind::PaymentMade(facts::payment(&reservation, entry.balance_after));
+        self.events.push(command.event(reservation.concert_id, paid));
         Ok(self.book(command, reservation))
     }
 
@@ -177,7 +184,7 @@ impl PayBatch {
     }
 
     /// Records a payment and its effects for the later commands of the batch, and returns the paid reservation.
-    fn book(&mut self, command: &Pay, held: Reservation) -> Reservation {
+    fn book(&mut self, command: &Called<Pay>, held: Reservation) -> Reservation {
         let is_dropped = |v: &&Reservation| {
             v.reservation_id != held.reservation_id && rules::state_at(v, self.now) == reservation::State::Held
         };
@@ -186,7 +193,7 @@ impl PayBatch {
             let released = Reservation { state: reservation::State::Released, ..other.clone() };
             self.reservations.insert(other.reservation_id, released);
         }
-        self.dropped.extend(dropped);
+        self.dropped.extend(dropped.into_iter().map(|v| command.with(v)));
         if let Some(token) = self.tokens.get_mut(&command.token) {
             token.state = queue_token::State::Completed;
         }
@@ -198,6 +205,7 @@ impl PayBatch {
     }
 
     async fn store(&self, write: &Write) -> Result<(), db::Error> {
+        self.events.iter().for_each(|event| write.record(event));
         self.answered.save(write).await?;
         if self.paid.is_empty() {
             return Ok(());
@@ -231,7 +239,7 @@ async fn load_replays(
 /// whether the newest hold of the token expired.
 async fn load_reservations(
     write: &Write,
-    commands: &[Pay],
+    commands: &[Called<Pay>],
     tokens: &HashMap<TokenKey, Token>,
     earlier: &[(Option<Uuid>, Reservation)],
 ) -> Result<HashMap<Uuid, Reservation>, db::Error> {

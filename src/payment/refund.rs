@@ -5,11 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 use uuid::Uuid;
 
 use super::{
+    facts,
     rules::{Payment, State},
     store,
 };
 use crate::{
-    batch::{Answered, Batch, Replays, distinct},
+    batch::{Answered, Batch, Called, Replays, distinct},
     catalogue::Performance,
     clock::Micros,
     db::{
@@ -20,7 +21,10 @@ use crate::{
         },
     },
     reservation::operations as reservations,
-    rpc::Error,
+    rpc::{
+        Error,
+        proto::stored::{Event, event::Kind as EventKind},
+    },
     wallet::{self, Posting, Wallets},
 };
 
@@ -49,7 +53,7 @@ pub struct Refund {
 ///
 /// Reservations are locked first. Then rows are written in this order: answered requests, ledger entries, reservations,
 /// seats, performances.
-pub async fn refund(write: &Write, commands: &[Refund]) -> Batch<Reservation> {
+pub async fn refund(write: &Write, commands: &[Called<Refund>]) -> Batch<Reservation> {
     let mut batch = RefundBatch::load(write, commands).await?;
     let answers = commands.iter().map(|command| batch.decide(write.now(), command)).collect();
     batch.store(write).await?;
@@ -65,10 +69,11 @@ struct RefundBatch {
     answered: Answered,
     wallets: Wallets,
     refunded: Vec<Reservation>,
+    events: Vec<Event>,
 }
 
 impl RefundBatch {
-    async fn load(write: &Write, commands: &[Refund]) -> Result<Self, db::Error> {
+    async fn load(write: &Write, commands: &[Called<Refund>]) -> Result<Self, db::Error> {
         let ids = distinct(commands.iter().map(|c| c.payment_id));
         let reservations = store::lock(write, &ids).await?;
         write.renew_now();
@@ -84,10 +89,11 @@ impl RefundBatch {
             answered,
             wallets,
             refunded: Vec::new(),
+            events: Vec::new(),
         })
     }
 
-    fn decide(&mut self, now: Micros, command: &Refund) -> Result<Reservation, Error> {
+    fn decide(&mut self, now: Micros, command: &Called<Refund>) -> Result<Reservation, Error> {
         let replay = self.replays.find(command.request_id, |first| (*first == command.payment_id).then_some(()));
         let is_replay = replay.transpose()?.is_some();
         let reservation = self.reservations.get_mut(&command.payment_id).filter(|v| v.user_id == command.user_id);
@@ -103,7 +109,9 @@ impl RefundBatch {
         command.require_open(now)?;
         let (amount, payment_id) = (payment.price, Some(payment.payment_id));
         let posting = Posting { kind: Kind::Refund, amount, payment_id, request_id: command.request_id };
-        self.wallets.post(command.user_id, posting, now)?;
+        let entry = self.wallets.post(command.user_id, posting, now)?;
+        let refunded = EventKind::PaymentRefunded(facts::payment(reservation, entry.balance_after));
+        self.events.push(command.event(reservation.concert_id, refunded));
 
         self.refunded.push(reservation.clone());
         reservation.state = reservation::State::Refunded;
@@ -113,6 +121,7 @@ impl RefundBatch {
     }
 
     async fn store(&self, write: &Write) -> Result<(), db::Error> {
+        self.events.iter().for_each(|event| write.record(event));
         self.answered.save(write).await?;
         self.wallets.save(write).await?;
         reservations::refund(write, &self.refunded).await

@@ -12,7 +12,7 @@ use super::{
     store,
 };
 use crate::{
-    batch::{Lane, write_lane},
+    batch::{WriteLane, write_lane},
     catalogue::Catalogue,
     db::{Database, entity::reservation::Model as Reservation},
     queue::Admission,
@@ -29,8 +29,8 @@ pub struct PaymentApi {
     db: Database,
     catalogue: Arc<Catalogue>,
     admission: Admission,
-    pay: Lane<Pay, Reservation>,
-    refund: Lane<Refund, Reservation>,
+    pay: WriteLane<Pay, Reservation>,
+    refund: WriteLane<Refund, Reservation>,
 }
 
 impl PaymentApi {

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{line::Line, operations, rules, snapshot::Snapshots};
 use crate::{
-    batch::{Lane, read_lane, write_lane},
+    batch::{Lane, WriteLane, read_lane, write_lane},
     clock::Micros,
     db::{Database, entity::queue_token::Model as Token},
     rpc::Error,
@@ -21,7 +21,7 @@ pub struct Admission {
     db: Database,
     snapshots: Snapshots,
     find: Lane<TokenKey, Token>,
-    claim: Lane<TokenKey, Token>,
+    claim: WriteLane<TokenKey, Token>,
 }
 
 impl Admission {

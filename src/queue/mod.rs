@@ -2,6 +2,7 @@
 
 mod admission;
 pub mod draw;
+pub mod facts;
 mod line;
 pub mod operations;
 mod order;

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use uuid::Uuid;
 
 use super::{
-    rules,
+    facts, rules,
     store::{self, Departure, Participants, Visit},
 };
 use crate::{
-    batch::{Batch, distinct},
+    batch::{Batch, Called, distinct},
     clock::Micros,
     db::{
         self, Database, Write,
@@ -19,7 +19,10 @@ use crate::{
             queue_token::{Model as Token, State, TokenKey},
         },
     },
-    rpc::Error,
+    rpc::{
+        Error,
+        proto::stored::{TokenLeft, event::Kind},
+    },
     wallet,
 };
 
@@ -35,17 +38,17 @@ pub struct Issue {
 /// other user gets a new token with the next number. A last token past its expiry is set to EXPIRED.
 ///
 /// A command fails with USER_NOT_FOUND if its user has no wallet.
-pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
+pub async fn issue(write: &Write, commands: &[Called<Issue>]) -> Batch<Token> {
     let mut counters = lock_counters(write, commands.iter().map(|c| c.concert_id)).await?;
     let users = distinct(commands.iter().map(|c| c.user_id));
     let known: HashSet<Uuid> = wallet::operations::known(write, &users).await?.into_iter().collect();
-    let last = store::lock_last(write, &distinct(commands.iter().map(Issue::visit))).await?;
+    let last = store::lock_last(write, &distinct(commands.iter().map(|c| c.visit()))).await?;
     let mut last: HashMap<Visit, Token> = last.into_iter().map(|token| (visit_of(&token), token)).collect();
-    let expired: Vec<TokenKey> =
-        last.values().filter(|token| rules::is_over(token, write.now())).map(Token::key).collect();
-    for key in &expired {
-        counters.entry(key.concert_id).and_modify(|counter| counter.expired_count += 1);
+    let expired: Vec<Token> = last.values().filter(|token| rules::is_over(token, write.now())).cloned().collect();
+    for token in &expired {
+        counters.entry(token.concert_id).and_modify(|counter| counter.expired_count += 1);
     }
+    facts::expired(&expired).iter().for_each(|event| write.record(event));
 
     let mut issued = Vec::new();
     let mut answers = Vec::with_capacity(commands.len());
@@ -57,6 +60,8 @@ pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
             (_, None) => Err(Error::internal(format!("concert {} has no queue", command.concert_id))),
             (before, Some(counter)) => {
                 let token = next(counter, command.user_id, before.map_or(1, |token| token.turn + 1), write.now());
+                let issued_token = facts::token(token.queue_number, token.user_id);
+                write.record(&command.event(token.concert_id, Kind::TokenIssued(issued_token)));
                 last.insert(command.visit(), token.clone());
                 issued.push(token.clone());
                 Ok(token)
@@ -66,7 +71,7 @@ pub async fn issue(write: &Write, commands: &[Issue]) -> Batch<Token> {
     }
 
     if !(issued.is_empty() && expired.is_empty()) {
-        store::end(write, &expired, State::Expired).await?;
+        store::end(write, &expired.iter().map(Token::key).collect::<Vec<_>>(), State::Expired).await?;
         store::save_counters(write, &counters.values().collect::<Vec<_>>()).await?;
         store::insert(write, &issued).await?;
     }
@@ -111,7 +116,7 @@ pub struct Leave {
 /// token that has ended stays unchanged.
 ///
 /// A command fails with TOKEN_INVALID if the token has no row or if the row belongs to another user.
-pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
+pub async fn leave(write: &Write, commands: &[Called<Leave>]) -> Batch<Token> {
     let mut counters = lock_counters(write, commands.iter().map(|c| c.key.concert_id)).await?;
     let tokens = lock(write, commands.iter().map(|c| c.key)).await?;
     let mut departures: BTreeMap<TokenKey, i64> = BTreeMap::new();
@@ -122,6 +127,9 @@ pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
             counter.departed_count += 1;
             counter.left_admitted_count += i64::from(token.state == State::Active);
             departures.insert(command.key, counter.departed_count);
+            let left = Some(facts::token(token.queue_number, token.user_id));
+            let left = TokenLeft { token: left, was_admitted: token.state == State::Active };
+            write.record(&command.event(token.concert_id, Kind::TokenLeft(left)));
         }
     }
     if !departures.is_empty() {
@@ -172,9 +180,9 @@ pub async fn lock_for_use(
 
 /// Records the first use of the admissions of these tokens, and returns the tokens. A command fails with TOKEN_INVALID
 /// if the token has no row.
-pub async fn claim(write: &Write, keys: &[TokenKey]) -> Batch<Token> {
-    let tokens = lock_for_use(write, keys.iter().copied()).await?;
-    Ok(keys.iter().map(|key| tokens.get(key).cloned().ok_or(Error::TokenInvalid)).collect())
+pub async fn claim(write: &Write, keys: &[Called<TokenKey>]) -> Batch<Token> {
+    let tokens = lock_for_use(write, keys.iter().map(|key| key.command)).await?;
+    Ok(keys.iter().map(|key| tokens.get(&key.command).cloned().ok_or(Error::TokenInvalid)).collect())
 }
 
 /// Sets the state of locked tokens to COMPLETED.
@@ -216,7 +224,10 @@ async fn hold_due_draws(write: &Write, counters: &mut [queue_counter::Model]) ->
         draws.push(draw);
         counter.draw_time = None;
     }
-    store::hold_draws(write, &draws).await
+    for held in store::hold_draws(write, &draws).await? {
+        write.record(&facts::draw_held(held));
+    }
+    Ok(())
 }
 
 /// Holds the draw of a concert if it is due. Returns `true` if the draw was held, now or earlier, or if the concert has

@@ -8,18 +8,22 @@ use std::time::Duration;
 
 use super::{
     draw::Places,
-    operations,
+    facts, operations,
     rules::{self, Pace},
     snapshot::Snapshots,
-    store::{self, Demand, Grant, Promotable},
+    store::{self, Demand, Grant, Numbered, Promotable},
 };
 use crate::{
-    batch::turns::{self, Left, StepSize},
+    batch::{
+        Called,
+        turns::{self, Left, StepSize},
+    },
     clock::{self, Micros},
     db::{
         self, Database, Write,
         entity::{queue_counter, queue_token::TokenKey},
     },
+    rpc::proto::stored::{Token, Tokens, TokensAdmitted, event::Kind},
 };
 
 /// Holds the durations of admissions and of their promotion.
@@ -141,9 +145,35 @@ async fn lock_counter(write: &Write, concert_id: i64) -> Result<Option<queue_cou
 }
 
 async fn expire_some(write: &Write, counter: &mut queue_counter::Model, limit: i64) -> Result<Left, db::Error> {
-    let expired = store::expire(write, counter.concert_id, limit).await?.cast_signed();
-    counter.expired_count += expired;
-    Ok(Left::more_if(expired == limit))
+    let expired = store::expire(write, counter.concert_id, limit).await?;
+    let count = expired.len() as i64;
+    if count > 0 {
+        record(write, counter.concert_id, Kind::TokensExpired(Tokens { tokens: in_order(expired) }));
+    }
+    counter.expired_count += count;
+    Ok(Left::more_if(count == limit))
+}
+
+fn record(write: &Write, concert_id: i64, kind: Kind) {
+    write.record(&Called::by_server(()).event(concert_id, kind));
+}
+
+/// Records an event of the kind TokensAdmitted, unless `tokens` is empty. The tokens are in the order of the admission.
+fn record_admitted(write: &Write, concert_id: i64, tokens: Vec<Token>, grant: &Grant) {
+    let Grant { expire_time, claimed_expire_time, .. } = *grant;
+    if !tokens.is_empty() {
+        record(write, concert_id, Kind::TokensAdmitted(TokensAdmitted { tokens, expire_time, claimed_expire_time }));
+    }
+}
+
+/// Returns the stored form of tokens, in the order of their numbers.
+fn in_order(mut rows: Vec<Numbered>) -> Vec<Token> {
+    rows.sort_unstable_by_key(|row| row.queue_number);
+    rows.iter().map(fact).collect()
+}
+
+fn fact(row: &Numbered) -> Token {
+    facts::token(row.queue_number, row.user_id)
 }
 
 /// Admits up to `limit` tokens. `places` are the places of the draw, if the concert has one. Before this call, the
@@ -196,7 +226,9 @@ async fn admit_first(write: &Write, counter: &mut queue_counter::Model, grant: &
     let admitted = store::admit(write, counter, grant).await?;
     let last = admitted.iter().map(|token| token.queue_number).max();
     counter.admitted_number = last.unwrap_or(counter.admitted_number);
-    Ok(admitted.len() as i64)
+    let count = admitted.len() as i64;
+    record_admitted(write, counter.concert_id, in_order(admitted), grant);
+    Ok(count)
 }
 
 /// Admits the first waiting tokens in the order of a draw. Looks only at the next `limit` places, so that the
@@ -212,18 +244,18 @@ async fn admit_drawn(
     let concert_id = counter.concert_id;
     let key = |queue_number| TokenKey { concert_id, queue_number };
     let keys: Vec<TokenKey> = (counter.admitted_number + 1..=last).map(|place| key(places.number(place))).collect();
-    let waiting = store::waiting_among(write, &keys).await?;
-    let mut waiting: Vec<i64> = waiting.into_iter().map(|token| token.queue_number).collect();
-    waiting.sort_unstable_by_key(|number| places.place(*number));
+    let mut waiting = store::waiting_among(write, &keys).await?;
+    waiting.sort_unstable_by_key(|token| places.place(token.queue_number));
     let admitted = &waiting[..waiting.len().min(grant.count.unsigned_abs() as usize)];
     // If all tokens that wait at these places are admitted, the places up to `last` are passed.
     counter.admitted_number = match waiting.get(admitted.len()) {
-        Some(next) => places.place(*next) - 1,
+        Some(next) => places.place(next.queue_number) - 1,
         None => last,
     };
-    let mut keys: Vec<TokenKey> = admitted.iter().copied().map(key).collect();
+    let mut keys: Vec<TokenKey> = admitted.iter().map(|token| key(token.queue_number)).collect();
     // Neighbouring rows are written together, and all transactions lock rows in the order of their keys.
     keys.sort_unstable();
     store::admit_keys(write, &keys, grant).await?;
+    record_admitted(write, concert_id, admitted.iter().map(fact).collect(), grant);
     Ok(keys.len() as i64)
 }

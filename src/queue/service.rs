@@ -13,7 +13,7 @@ use super::{
     watch::Watcher,
 };
 use crate::{
-    batch::{Lane, write_lane},
+    batch::{WriteLane, write_lane},
     catalogue::Catalogue,
     db::{
         Database,
@@ -31,8 +31,8 @@ pub struct QueueApi {
     catalogue: Arc<Catalogue>,
     keys: Arc<KeyRing>,
     admission: Admission,
-    issue: Lane<Issue, Token>,
-    leave: Lane<Leave, Token>,
+    issue: WriteLane<Issue, Token>,
+    leave: WriteLane<Leave, Token>,
     stopping: CancellationToken,
 }
 
@@ -44,7 +44,7 @@ impl QueueApi {
         catalogue: Arc<Catalogue>,
         keys: Arc<KeyRing>,
         admission: Admission,
-        leave: Lane<Leave, Token>,
+        leave: WriteLane<Leave, Token>,
         tasks: &TaskTracker,
         stopping: CancellationToken,
     ) -> Self {

@@ -68,14 +68,20 @@ rows! {
     }
 }
 
-/// Fixes the participants of draws, whose counters the caller must have locked. Afterwards, no transaction holds
-/// these draws again.
-pub async fn hold_draws(write: &Write, draws: &[Participants]) -> Result<(), db::Error> {
+/// Fixes the participants of draws, whose counters the caller must have locked, and returns the draws. Afterwards, no
+/// transaction holds these draws again.
+pub async fn hold_draws(write: &Write, draws: &[Participants]) -> Result<Vec<HeldDraw>, db::Error> {
     let sql = "UPDATE concert SET participant_count = r.participant_count FROM {r}
-               WHERE concert.concert_id = r.concert_id AND concert.participant_count IS NULL";
-    write.change_set(sql, draws, []).await?;
+               WHERE concert.concert_id = r.concert_id AND concert.participant_count IS NULL
+               RETURNING concert.concert_id AS concert_id, concert.draw_seed AS draw_seed,
+                         concert.draw_salt AS draw_salt, concert.participant_count AS participant_count";
+    let held: Vec<HeldDraw> = write.query_set(sql, draws, []).await?;
+    if held.len() != draws.len() {
+        return Err(db::Error::Lost);
+    }
     let sql = "UPDATE queue_counter SET draw_time = NULL FROM {r} WHERE queue_counter.concert_id = r.concert_id";
-    write.change_set(sql, draws, []).await
+    write.change_set(sql, draws, []).await?;
+    Ok(held)
 }
 
 /// Moves the draw of a concert, whose counter the caller must have locked, to another time.
@@ -87,6 +93,8 @@ pub async fn move_draw(write: &Write, concert_id: i64, draw_time: Micros) -> Res
 /// A draw that was held.
 #[derive(FromQueryResult)]
 pub struct HeldDraw {
+    /// The key of the concert.
+    pub concert_id: i64,
     /// The seed, in hexadecimal.
     pub draw_seed: String,
     /// The salt.
@@ -97,7 +105,7 @@ pub struct HeldDraw {
 
 /// Returns the draw of a concert. Returns `None` if no draw was held.
 pub async fn held_draw(db: &Database, concert_id: i64) -> Result<Option<HeldDraw>, db::Error> {
-    let sql = "SELECT draw_seed, draw_salt, participant_count FROM concert
+    let sql = "SELECT concert_id, draw_seed, draw_salt, participant_count FROM concert
                WHERE concert_id = $1 AND participant_count IS NOT NULL";
     Ok(db.query(sql, [concert_id.into()]).await?.into_iter().next())
 }
@@ -240,21 +248,22 @@ pub async fn demand(write: &Write, concert_id: i64) -> Result<Option<Demand>, db
     Ok(found.into_iter().next())
 }
 
-/// Sets up to `limit` ACTIVE tokens of a concert that are past their expiry to EXPIRED. Returns the number of these
-/// tokens.
+/// Sets up to `limit` ACTIVE tokens of a concert that are past their expiry to EXPIRED. Returns these tokens, in any
+/// order.
 ///
 /// The statement waits for locked tokens, because the call that holds the lock may be the first use of the admission.
 /// After a first use, `expire_time` is later, and the statement skips the token. `+ 0` makes SQLite use the index of
 /// ACTIVE tokens by `expire_time`.
-pub async fn expire(write: &Write, concert_id: i64, limit: i64) -> Result<u64, db::Error> {
+pub async fn expire(write: &Write, concert_id: i64, limit: i64) -> Result<Vec<Numbered>, db::Error> {
     let sql = "WITH due AS MATERIALIZED (
                    SELECT concert_id, queue_number FROM queue_token
                    WHERE state = 'ACTIVE' AND expire_time <= $1 AND concert_id + 0 = $2
                    ORDER BY expire_time LIMIT $3)
                UPDATE queue_token SET state = 'EXPIRED' FROM due
                WHERE queue_token.concert_id = due.concert_id AND queue_token.queue_number = due.queue_number
-                 AND queue_token.state = 'ACTIVE' AND queue_token.expire_time <= $1";
-    write.execute(sql, [write.now().into(), concert_id.into(), limit.into()]).await
+                 AND queue_token.state = 'ACTIVE' AND queue_token.expire_time <= $1
+               RETURNING queue_token.queue_number AS queue_number, queue_token.user_id AS user_id";
+    write.query(sql, [write.now().into(), concert_id.into(), limit.into()]).await
 }
 
 /// The admission that a promotion grants.
@@ -268,14 +277,16 @@ pub struct Grant {
     pub claimed_expire_time: Option<Micros>,
 }
 
-/// The number of a token.
+/// The number and the user of a token.
 #[derive(FromQueryResult)]
 pub struct Numbered {
     /// The queue number of the token.
     pub queue_number: i64,
+    /// The id of the user.
+    pub user_id: Uuid,
 }
 
-/// Admits the first waiting tokens after the last admitted number, at most `grant.count`. Returns their numbers, in any
+/// Admits the first waiting tokens after the last admitted number, at most `grant.count`. Returns these tokens, in any
 /// order.
 ///
 /// The rows are selected once, in a materialized step. Without this step, PostgreSQL may run the subquery again for
@@ -288,7 +299,7 @@ pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant)
                    ORDER BY queue_number LIMIT $3 {lock})
                UPDATE queue_token SET state = 'ACTIVE', admit_time = $4, expire_time = $5, claimed_expire_time = $6
                FROM next WHERE queue_token.concert_id = $1 AND queue_token.queue_number = next.queue_number
-               RETURNING queue_token.queue_number AS queue_number";
+               RETURNING queue_token.queue_number AS queue_number, queue_token.user_id AS user_id";
     let values = [
         counter.concert_id.into(),
         counter.admitted_number.into(),
@@ -300,10 +311,10 @@ pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant)
     write.query(sql, values).await
 }
 
-/// Returns the numbers of the waiting tokens among the tokens with these keys, in any order. The caller must have
+/// Returns the waiting tokens among the tokens with these keys, in any order. The caller must have
 /// locked the counters of their concerts, so that no token stops waiting.
 pub async fn waiting_among(write: &Write, keys: &[TokenKey]) -> Result<Vec<Numbered>, db::Error> {
-    let sql = "SELECT t.queue_number FROM {r} JOIN queue_token t
+    let sql = "SELECT t.queue_number, t.user_id FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number
                WHERE t.state = 'WAITING'";
     write.query_set(sql, keys, []).await

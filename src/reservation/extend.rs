@@ -5,19 +5,21 @@ use std::{collections::HashMap, time::Duration};
 use uuid::Uuid;
 
 use super::{
+    facts,
     operations::{lock, owned_seats},
     release::Release,
     rules,
     store::{self, Extension},
 };
 use crate::{
-    batch::{Batch, Replays, distinct},
+    batch::{Batch, Called, Replays, distinct},
     clock::{self, Micros},
     db::{
         Write,
         entity::reservation::{Model as Reservation, State},
     },
     queue,
+    rpc::proto::stored::event::Kind,
 };
 
 /// A command that extends a hold.
@@ -40,7 +42,7 @@ struct Accepted {
 /// A command fails with the errors of `Release::find`. A command fails with HOLD_EXPIRED or NO_HELD_SEAT if the seats
 /// are not held any more. A command fails with EXTENSION_LIMIT_EXCEEDED if the hold was already extended twice. A
 /// command fails with REQUEST_ID_CONFLICT if its `request_id` was used to extend another reservation.
-pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> Batch<Reservation> {
+pub async fn extend(write: &Write, commands: &[Called<Extend>], hold_ttl: Duration) -> Batch<Reservation> {
     let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.hold.token)).await?;
     let mut reservations = lock(write, commands.iter().map(|c| c.hold.reservation_id)).await?;
     let asked = distinct(reservations.keys().copied());
@@ -76,6 +78,7 @@ pub async fn extend(write: &Write, commands: &[Extend], hold_ttl: Duration) -> B
             *counts.entry(reservation_id).or_default() += 1;
             replays.remember(command.request_id, Accepted { reservation_id, expire_time });
             reservations.insert(reservation_id, reservation.clone());
+            write.record(&command.event(reservation.concert_id, Kind::HoldExtended(facts::seats(reservation))));
         }
         answers.push(answer);
     }

@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use super::{
     best::{BestAvailable, Hall},
-    rules,
+    facts, rules,
     store::{self, Owner, SeatKey, TakenSeat},
 };
 use crate::{
-    batch::{Answered, Batch, Replays, distinct},
+    batch::{Answered, Batch, Called, Replays, distinct},
     catalogue::Performance,
     clock::{self, Micros},
     db::{
@@ -27,7 +27,10 @@ use crate::{
         },
     },
     queue,
-    rpc::Error,
+    rpc::{
+        Error,
+        proto::stored::{Event, event::Kind},
+    },
 };
 
 /// The name of this RPC in the table `answered_request`, which stores the requests whose seats the token already held.
@@ -64,7 +67,7 @@ pub enum Wanted {
 ///
 /// A hold ends after `hold_ttl`, but not later than the end of the admission of its token. Source: `HoldSeats` in
 /// reservation_service.proto.
-pub async fn hold(write: &Write, commands: &[Hold], hold_ttl: Duration) -> Batch<Reservation> {
+pub async fn hold(write: &Write, commands: &[Called<Hold>], hold_ttl: Duration) -> Batch<Reservation> {
     let mut batch = HoldBatch::load(write, commands).await?;
     let answers: Vec<_> = commands.iter().map(|command| batch.decide(command, clock::micros(hold_ttl))).collect();
     batch.store(write).await?;
@@ -82,6 +85,7 @@ struct HoldBatch {
     halls: HashMap<i64, Hall>,
     owned: HashMap<Owner, Vec<Reservation>>,
     held: Vec<Reservation>,
+    events: Vec<Event>,
 }
 
 /// The text of [`Wanted::text`] and the first answer of an accepted request.
@@ -91,17 +95,17 @@ struct Accepted {
 }
 
 impl HoldBatch {
-    async fn load(write: &Write, commands: &[Hold]) -> Result<Self, db::Error> {
+    async fn load(write: &Write, commands: &[Called<Hold>]) -> Result<Self, db::Error> {
         let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
         let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
         let (answered, replays) = load_replays(write, &request_ids).await?;
         let mut owned: HashMap<Owner, Vec<Reservation>> = HashMap::new();
-        for row in store::owned(write, &distinct(commands.iter().map(Hold::owner))).await? {
+        for row in store::owned(write, &distinct(commands.iter().map(|c| c.owner()))).await? {
             let owner = Owner { user_id: row.user_id, concert_id: row.concert_id };
             owned.entry(owner).or_default().push(row);
         }
         let halls = load_halls(write, commands).await?;
-        let seats = store::seats(write, &distinct(commands.iter().flat_map(Hold::seat_keys))).await?;
+        let seats = store::seats(write, &distinct(commands.iter().flat_map(|c| c.seat_keys()))).await?;
         Ok(Self {
             now: write.now(),
             halls,
@@ -111,10 +115,11 @@ impl HoldBatch {
             seats: seats.into_iter().map(|seat| (key_of(&seat), seat)).collect(),
             owned,
             held: Vec::new(),
+            events: Vec::new(),
         })
     }
 
-    fn decide(&mut self, command: &Hold, hold_ttl: Micros) -> Result<Reservation, Error> {
+    fn decide(&mut self, command: &Called<Hold>, hold_ttl: Micros) -> Result<Reservation, Error> {
         let replay = self.replays.find(command.request_id, |first| command.replay(first));
         if let Some(answer) = replay {
             return answer;
@@ -167,7 +172,7 @@ impl HoldBatch {
     }
 
     /// Adds a new hold to the batch. For the later commands of the batch, its seats are taken.
-    fn take(&mut self, command: &Hold, seat_numbers: &[i32], reservation: &Reservation) {
+    fn take(&mut self, command: &Called<Hold>, seat_numbers: &[i32], reservation: &Reservation) {
         for seat_number in seat_numbers {
             let seat = reserved_seat::Model {
                 performance_id: reservation.performance_id,
@@ -184,6 +189,7 @@ impl HoldBatch {
         self.owned.entry(command.owner()).or_default().push(reservation.clone());
         self.replays.remember(command.request_id, accepted(reservation.clone()));
         self.held.push(reservation.clone());
+        self.events.push(command.event(reservation.concert_id, Kind::SeatsHeld(facts::seats(reservation))));
     }
 
     /// Records a request whose seats the hold `mine` of the same token already has.
@@ -194,6 +200,7 @@ impl HoldBatch {
     }
 
     async fn store(&self, write: &Write) -> Result<(), db::Error> {
+        self.events.iter().for_each(|event| write.record(event));
         self.answered.save(write).await?;
         store::insert(write, &self.held).await?;
         let seats: Vec<TakenSeat> = self.held.iter().flat_map(taken_seats).collect();
@@ -222,7 +229,7 @@ async fn load_replays(write: &Write, request_ids: &[Uuid]) -> Result<(Answered, 
 ///
 /// On PostgreSQL, locks these performances until the end of the transaction: no other batch of any replica chooses
 /// their best available seats before this batch is committed. So the next batch sees the seats that this batch takes.
-async fn load_halls(write: &Write, commands: &[Hold]) -> Result<HashMap<i64, Hall>, db::Error> {
+async fn load_halls(write: &Write, commands: &[Called<Hold>]) -> Result<HashMap<i64, Hall>, db::Error> {
     let best = commands.iter().filter(|command| matches!(command.wanted, Wanted::Best(_)));
     let performances = best.filter_map(|command| command.performance.as_ref().ok());
     let performances: BTreeMap<i64, &Arc<Performance>> = performances.map(|v| (v.performance_id, v)).collect();

@@ -2,6 +2,7 @@
 
 pub mod best;
 pub mod extend;
+pub mod facts;
 pub mod hold;
 pub mod operations;
 pub mod passes;

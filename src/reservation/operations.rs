@@ -6,26 +6,26 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::{
-    rules,
+    facts, rules,
     store::{self, OwnedSeat, Takings, TokenOfUser, Versioned},
 };
 use crate::{
-    batch::{Batch, distinct},
+    batch::{Batch, Called, distinct},
     db::{
         self, Write,
         entity::{
-            queue_token::Model as Token,
+            queue_token::{Model as Token, TokenKey},
             reservation::{Model as Reservation, State},
             reserved_seat,
         },
     },
     queue::{self, operations::Leave},
-    rpc::Error,
+    rpc::{Caller, Error, proto::ReleaseReason},
 };
 
 /// Removes tokens from their queues, and releases the seats that they hold. Returns each token as it was before the
 /// batch.
-pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
+pub async fn leave(write: &Write, commands: &[Called<Leave>]) -> Batch<Token> {
     let answers = queue::operations::leave(write, commands).await?;
     let left: Vec<TokenOfUser> =
         answers.iter().flatten().filter(|token| queue::rules::is_live(token, write.now())).map(token_of_user).collect();
@@ -33,7 +33,13 @@ pub async fn leave(write: &Write, commands: &[Leave]) -> Batch<Token> {
     // A hold past its expiry stays unchanged. The expiry pass sets this hold to EXPIRED.
     let held: Vec<_> = held.into_iter().filter(|v| rules::state_at(v, write.now()) == State::Held).collect();
     let held: BTreeMap<Uuid, Reservation> = held.into_iter().map(|v| (v.reservation_id, v)).collect();
-    free(write, &held.into_values().collect::<Vec<_>>(), State::Released).await?;
+    let callers: HashMap<TokenKey, &Caller> = commands.iter().rev().map(|c| (c.key, &c.caller)).collect();
+    let with_caller = |held: Reservation| {
+        let caller = callers.get(&held.token()).and_then(|caller| caller.as_ref()).cloned();
+        Called { command: held, caller }
+    };
+    let held: Vec<_> = held.into_values().map(with_caller).collect();
+    free(write, &held, ReleaseReason::Left).await?;
     Ok(answers)
 }
 
@@ -76,8 +82,8 @@ pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<HashMa
 /// counts of the performances. Sets the HELD reservations `dropped` to RELEASED, and frees their seats.
 ///
 /// Fails with [`db::Error::Lost`] if another transaction changed one of the reservations.
-pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]) -> Result<(), db::Error> {
-    free(write, dropped, State::Released).await?;
+pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Called<Reservation>]) -> Result<(), db::Error> {
+    free(write, dropped, ReleaseReason::Replaced).await?;
     store::set_paid(write, &versions(paid)).await?;
     store::sell_seats(write, &owned_seats(paid)).await?;
     let takings = paid.iter().map(|v| Takings {
@@ -96,7 +102,7 @@ pub async fn settle(write: &Write, paid: &[Reservation], dropped: &[Reservation]
 pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::Error> {
     let seats = owned_seats(refunded);
     store::set_refunded(write, &versions(refunded)).await?;
-    if store::free_seats(write, &seats, reserved_seat::State::Sold).await? != seats.len() as u64 {
+    if store::free_seats(write, &seats, reserved_seat::State::Sold).await?.len() != seats.len() {
         return Err(db::Error::Defect("a paid reservation does not own all of its seats".to_owned()));
     }
     let takings = refunded.iter().map(|v| Takings {
@@ -108,20 +114,37 @@ pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::E
     store::add_takings(write, &by_performance(takings)).await
 }
 
-/// Sets HELD reservations to the state `to`, RELEASED or EXPIRED, and frees their seats.
-pub(super) async fn free(write: &Write, reservations: &[Reservation], to: State) -> Result<(), db::Error> {
-    store::end(write, &versions(reservations), to).await?;
-    store::free_seats(write, &owned_seats(reservations), reserved_seat::State::Held).await.map(drop)
+/// Sets HELD reservations to EXPIRED if that is the `reason`, otherwise to RELEASED. Frees their seats, and records an
+/// event for each reservation.
+pub(super) async fn free(
+    write: &Write,
+    reservations: &[Called<Reservation>],
+    reason: ReleaseReason,
+) -> Result<(), db::Error> {
+    let to = if reason == ReleaseReason::Expired { State::Expired } else { State::Released };
+    let rows = || reservations.iter().map(|v| &v.command);
+    store::end(write, &versions(rows()), to).await?;
+    let freed = store::free_seats(write, &owned_seats(rows()), reserved_seat::State::Held).await?;
+    let mut freed_of: HashMap<Uuid, Vec<i32>> = HashMap::new();
+    for seat in freed {
+        freed_of.entry(seat.reservation_id).or_default().push(seat.seat_number);
+    }
+    for v in reservations {
+        let mut seats = freed_of.remove(&v.reservation_id).unwrap_or_default();
+        seats.sort_unstable();
+        write.record(&v.event(v.concert_id, facts::released(v, seats, reason)));
+    }
+    Ok(())
 }
 
 /// Returns all seats of these reservations, in the order of performance and seat number.
-pub(super) fn owned_seats(reservations: &[Reservation]) -> Vec<OwnedSeat> {
+pub(super) fn owned_seats<'a>(reservations: impl IntoIterator<Item = &'a Reservation>) -> Vec<OwnedSeat> {
     let of_one = |v: &Reservation| {
         let (performance_id, reservation_id) = (v.performance_id, v.reservation_id);
         let seats = rules::seat_numbers(v).into_iter();
         seats.map(move |seat_number| OwnedSeat { performance_id, seat_number, reservation_id })
     };
-    distinct(reservations.iter().flat_map(of_one))
+    distinct(reservations.into_iter().flat_map(of_one))
 }
 
 /// Returns the sum of the takings of each performance, in the order of the performances.
@@ -137,9 +160,9 @@ fn by_performance(takings: impl Iterator<Item = Takings>) -> Vec<Takings> {
     sums.into_values().collect()
 }
 
-fn versions(reservations: &[Reservation]) -> Vec<Versioned> {
+fn versions<'a>(reservations: impl IntoIterator<Item = &'a Reservation>) -> Vec<Versioned> {
     let version = |v: &Reservation| Versioned { reservation_id: v.reservation_id, version: v.version };
-    reservations.iter().map(version).collect()
+    reservations.into_iter().map(version).collect()
 }
 
 /// Returns the error RESERVATION_NOT_FOUND for this reservation.

@@ -11,9 +11,13 @@ use std::{
 
 use super::{operations::free, store};
 use crate::{
-    batch::turns::{self, Left, StepSize},
+    batch::{
+        Called,
+        turns::{self, Left, StepSize},
+    },
     clock::{self, Micros},
-    db::{self, Database, Write, entity::reservation::State},
+    db::{self, Database, Write},
+    rpc::proto::ReleaseReason,
 };
 
 const HOLDS: &str = "holds";
@@ -54,7 +58,8 @@ async fn expire_some(write: &Write, sweep: &Sweep, limit: i64) -> Result<Left, d
         sweep.reached.store(reached, Ordering::Relaxed);
     }
     let due = store::lock_due(write, sweep.reached.load(Ordering::Relaxed), limit).await?;
-    free(write, &due, State::Expired).await?;
+    let due: Vec<_> = due.into_iter().map(Called::by_server).collect();
+    free(write, &due, ReleaseReason::Expired).await?;
     let left = Left::more_if(due.len() as i64 == limit);
     if left == Left::Nothing {
         let reached = write.now() - clock::micros(LATENESS);

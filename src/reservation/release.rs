@@ -9,7 +9,7 @@ use super::{
     rules,
 };
 use crate::{
-    batch::Batch,
+    batch::{Batch, Called},
     clock::Micros,
     db::{
         Write,
@@ -19,7 +19,7 @@ use crate::{
         },
     },
     queue,
-    rpc::Error,
+    rpc::{Error, proto::ReleaseReason},
 };
 
 /// A command that releases a reservation.
@@ -41,7 +41,7 @@ pub struct Release {
 ///
 /// A command fails with NO_HELD_SEAT if the reservation was paid or refunded. A command also fails with the errors of
 /// `Release::find`.
-pub async fn release(write: &Write, commands: &[Release]) -> Batch<Reservation> {
+pub async fn release(write: &Write, commands: &[Called<Release>]) -> Batch<Reservation> {
     let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
     let mut reservations = lock(write, commands.iter().map(|c| c.reservation_id)).await?;
     let mut released = Vec::new();
@@ -53,7 +53,7 @@ pub async fn release(write: &Write, commands: &[Release]) -> Batch<Reservation> 
             match rules::state_at(&reservation, write.now()) {
                 State::Paid | State::Refunded => return Err(Error::NoHeldSeat),
                 State::Held => {
-                    released.push(reservation.clone());
+                    released.push(command.with(reservation.clone()));
                     reservation.state = State::Released;
                     reservations.insert(reservation.reservation_id, reservation.clone());
                 }
@@ -62,7 +62,7 @@ pub async fn release(write: &Write, commands: &[Release]) -> Batch<Reservation> 
             Ok(reservation)
         })
         .collect();
-    free(write, &released, State::Released).await?;
+    free(write, &released, ReleaseReason::Released).await?;
     Ok(answers)
 }
 

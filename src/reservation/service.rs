@@ -15,8 +15,8 @@ use super::{
     rules, store,
 };
 use crate::{
-    batch::{Lane, write_lane},
-    catalogue::{Catalogue, Place},
+    batch::{WriteLane, write_lane},
+    catalogue::Catalogue,
     db::{
         Database,
         entity::reservation::{Model as Reservation, State},
@@ -35,9 +35,9 @@ pub struct ReservationApi {
     db: Database,
     catalogue: Arc<Catalogue>,
     admission: Admission,
-    hold: Lane<Hold, Reservation>,
-    extend: Lane<Extend, Reservation>,
-    release: Lane<Release, Reservation>,
+    hold: WriteLane<Hold, Reservation>,
+    extend: WriteLane<Extend, Reservation>,
+    release: WriteLane<Release, Reservation>,
 }
 
 impl ReservationApi {
@@ -81,13 +81,8 @@ impl ReservationApi {
     /// Converts a row to the message of the API, with the given `state`.
     async fn to_proto(&self, row: Reservation, state: State) -> Result<proto::Reservation, Error> {
         let performance = self.catalogue.performance_by_id(row.performance_id).await?;
-        let seats = rules::seat_numbers(&row).into_iter().filter_map(|seat_number| {
-            let Place { section, row, number_in_row } = performance.place(seat_number)?;
-            let (section, price, row) = (section.name.clone(), section.price, row.to_owned());
-            Some(proto::ReservedSeat { seat_number, section, price, row, number_in_row })
-        });
         Ok(proto::Reservation {
-            seats: seats.collect(),
+            seats: performance.reserved_seats(&rules::seat_numbers(&row)),
             reservation_id: row.reservation_id.to_string(),
             user_id: row.user_id.to_string(),
             concert_code: performance.concert.concert_code.clone(),

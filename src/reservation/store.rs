@@ -320,11 +320,25 @@ pub async fn extend(write: &Write, extension: Extension, seats: &[OwnedSeat]) ->
     write.execute_set(made, &extension, []).await.map(drop)
 }
 
-/// Frees the seats that are in `state` and still belong to their reservation. Returns the number of freed seats.
-pub async fn free_seats(write: &Write, seats: &[OwnedSeat], state: reserved_seat::State) -> Result<u64, db::Error> {
+/// A seat that became free.
+#[derive(FromQueryResult)]
+pub struct FreedSeat {
+    /// The id of the reservation that had the seat.
+    pub reservation_id: Uuid,
+    /// The number of the seat in the venue, from 1.
+    pub seat_number: i32,
+}
+
+/// Frees the seats that are in `state` and still belong to their reservation. Returns the freed seats, in any order.
+pub async fn free_seats(
+    write: &Write,
+    seats: &[OwnedSeat],
+    state: reserved_seat::State,
+) -> Result<Vec<FreedSeat>, db::Error> {
     let sql = "DELETE FROM reserved_seat WHERE state = $2 AND (performance_id, seat_number, reservation_id) IN (
-                   SELECT r.performance_id, r.seat_number, r.reservation_id FROM {r})";
-    write.execute_set(sql, seats, [state.to_value().into()]).await
+                   SELECT r.performance_id, r.seat_number, r.reservation_id FROM {r})
+               RETURNING reservation_id, seat_number";
+    write.query_set(sql, seats, [state.to_value().into()]).await
 }
 
 /// Sets held seats to SOLD.

@@ -112,6 +112,15 @@ pub enum Error {
     CredentialInvalid,
     #[error("the API key {api_key_name} does not have the admin right; use an API key that has it")]
     AdminRightMissing { api_key_name: String },
+    #[error("the API key {api_key_name} may not call this service; use an API key with the right for the service")]
+    RightMissing { api_key_name: String },
+
+    #[error(
+        "the events up to number {} were deleted; continue with this number as after_event_number, or rebuild your \
+         data first",
+        oldest_event_number - 1
+    )]
+    EventsCompacted { oldest_event_number: i64 },
 
     #[error("the wallet holds {balance} and the price is {price}; charge it with ChargeWallet")]
     InsufficientBalance { balance: i64, price: i64 },
@@ -215,6 +224,8 @@ impl Error {
             Self::CredentialMissing => (Code::Unauthenticated, R::CredentialMissing),
             Self::CredentialInvalid => (Code::Unauthenticated, R::CredentialInvalid),
             Self::AdminRightMissing { .. } => (Code::PermissionDenied, R::AdminRightMissing),
+            Self::RightMissing { .. } => (Code::PermissionDenied, R::RightMissing),
+            Self::EventsCompacted { .. } => (Code::OutOfRange, R::EventsCompacted),
             Self::InsufficientBalance { .. } => (Code::FailedPrecondition, R::InsufficientBalance),
             Self::BalanceLimitExceeded { .. } => (Code::FailedPrecondition, R::BalanceLimitExceeded),
             Self::RefundClosed { .. } => (Code::FailedPrecondition, R::RefundClosed),
@@ -287,7 +298,12 @@ impl Error {
                 vec![("balance", balance.to_string()), ("price", price.to_string())]
             }
             Self::BalanceLimitExceeded { balance } => vec![("balance", balance.to_string())],
-            Self::AdminRightMissing { api_key_name } => vec![("api_key_name", api_key_name.clone())],
+            Self::AdminRightMissing { api_key_name } | Self::RightMissing { api_key_name } => {
+                vec![("api_key_name", api_key_name.clone())]
+            }
+            Self::EventsCompacted { oldest_event_number } => {
+                vec![("oldest_event_number", oldest_event_number.to_string())]
+            }
             Self::RequestIdConflict { request_id } => vec![("request_id", request_id.clone())],
             _ => Vec::new(),
         }

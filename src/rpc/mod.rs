@@ -1,16 +1,19 @@
-//! The parts of a gRPC call that other modules share: messages and their codec, fields, pages, deadlines, retry delays,
-//! caught panics, traces, and errors with their statuses.
+//! The parts of a gRPC call that other modules share: messages and their codec, fields, pages, callers, deadlines,
+//! retry delays, caught panics, traces, and errors with their statuses.
 
+mod caller;
 pub mod codec;
 mod deadline;
 mod error;
 mod fields;
+pub mod json;
 mod paging;
 mod panics;
 mod pressure;
 pub mod proto;
 pub mod trace;
 
+pub use caller::{Caller, caller, with_caller};
 pub use deadline::{remaining, timeout, within};
 pub use error::{Error, Violation};
 pub use fields::Fields;

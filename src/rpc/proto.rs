@@ -1,4 +1,5 @@
-//! The generated messages and services of `boxoffice.v1`, and the conversions of instants and durations.
+//! The generated messages and services of `boxoffice.v1`, the generated messages of `boxoffice.stored.v1`, and the
+//! conversions of instants and durations.
 
 use std::time::Duration;
 
@@ -8,9 +9,16 @@ use crate::clock::Micros;
 
 #[allow(missing_docs, clippy::all, reason = "generated; documented in the protos")]
 mod generated {
-    tonic::include_proto!("boxoffice.v1");
+    pub mod v1 {
+        tonic::include_proto!("boxoffice.v1");
+    }
+    pub mod stored {
+        pub mod v1 {
+            tonic::include_proto!("boxoffice.stored.v1");
+        }
+    }
 }
-pub use generated::*;
+pub use generated::{stored::v1 as stored, v1::*};
 
 /// The descriptors of `boxoffice.v1` with all imports, for reflection and for the names of the methods.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/boxoffice.v1.bin"));

@@ -1,5 +1,7 @@
 //! The batches of OpenWallet and ChargeWallet, and the queries of wallets for other rooms.
 
+use std::collections::HashSet;
+
 use uuid::Uuid;
 
 use super::{
@@ -7,12 +9,15 @@ use super::{
     store::{self, Wallet},
 };
 use crate::{
-    batch::{Batch, Replays, distinct},
+    batch::{Batch, Called, Replays, distinct},
     db::{
         self, Database, Write,
         entity::ledger_entry::{self, Kind},
     },
-    rpc::Error,
+    rpc::{
+        Error,
+        proto::stored::{WalletCharged, WalletOpened, event::Kind as EventKind},
+    },
 };
 
 /// A command that adds money to a wallet.
@@ -26,10 +31,15 @@ pub struct Charge {
 }
 
 /// Opens a wallet for each user without a wallet. Returns the wallet of each user, in the order of `user_ids`.
-pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
-    store::open(write, &distinct(user_ids.iter().copied())).await?;
-    let wallets = Wallets::load(write, user_ids.iter().copied()).await?;
-    Ok(user_ids.iter().map(|user_id| wallets.get(*user_id).cloned()).collect())
+pub async fn open(write: &Write, user_ids: &[Called<Uuid>]) -> Batch<Wallet> {
+    let ids = distinct(user_ids.iter().map(|user_id| user_id.command));
+    let mut opened: HashSet<Uuid> = store::open(write, &ids).await?.into_iter().map(|user| user.user_id).collect();
+    for command in user_ids.iter().filter(|user_id| opened.remove(&user_id.command)) {
+        let kind = EventKind::WalletOpened(WalletOpened { user_id: command.as_bytes().to_vec() });
+        write.record(&command.event(0, kind));
+    }
+    let wallets = Wallets::load(write, ids.into_iter()).await?;
+    Ok(user_ids.iter().map(|user_id| wallets.get(user_id.command).cloned()).collect())
 }
 
 /// Charges wallets in the order of the commands.
@@ -37,7 +47,7 @@ pub async fn open(write: &Write, user_ids: &[Uuid]) -> Batch<Wallet> {
 /// A command fails with USER_NOT_FOUND if its user has no wallet. A command fails with BALANCE_LIMIT_EXCEEDED if the
 /// new balance does not fit into an `i64`. A command fails with REQUEST_ID_CONFLICT if its `request_id` was used for a
 /// charge of another wallet or with another amount.
-pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::Model> {
+pub async fn charge(write: &Write, commands: &[Called<Charge>]) -> Batch<ledger_entry::Model> {
     let mut wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
     let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
     let entries = store::entries_by_request(write, Kind::Charge, &request_ids).await?;
@@ -46,7 +56,11 @@ pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::M
     let mut answers = Vec::with_capacity(commands.len());
     for command in commands {
         let replay = replays.find(command.request_id, |first| command.made(first).then(|| first.clone()));
-        let answer = replay.unwrap_or_else(|| wallets.post(command.user_id, command.posting(), write.now()));
+        let answer = replay.unwrap_or_else(|| {
+            let entry = wallets.post(command.user_id, command.posting(), write.now())?;
+            write.record(&command.event(0, charged(&entry)));
+            Ok(entry)
+        });
         if let Ok(entry) = &answer {
             replays.remember(command.request_id, entry.clone());
         }
@@ -55,6 +69,11 @@ pub async fn charge(write: &Write, commands: &[Charge]) -> Batch<ledger_entry::M
 
     wallets.save(write).await?;
     Ok(answers)
+}
+
+fn charged(entry: &ledger_entry::Model) -> EventKind {
+    let user_id = entry.user_id.as_bytes().to_vec();
+    EventKind::WalletCharged(WalletCharged { user_id, amount: entry.amount, balance_after: entry.balance_after })
 }
 
 impl Charge {

@@ -11,7 +11,7 @@ use super::{
     store::{self, Wallet},
 };
 use crate::{
-    batch::{Lane, write_lane},
+    batch::{WriteLane, write_lane},
     db::{
         Database,
         entity::ledger_entry::{self, Kind},
@@ -26,8 +26,8 @@ use crate::{
 pub struct WalletApi {
     db: Database,
     currency_code: Arc<str>,
-    open: Lane<Uuid, Wallet>,
-    charge: Lane<Charge, ledger_entry::Model>,
+    open: WriteLane<Uuid, Wallet>,
+    charge: WriteLane<Charge, ledger_entry::Model>,
 }
 
 impl WalletApi {

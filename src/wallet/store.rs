@@ -27,12 +27,12 @@ pub struct Wallet {
     pub open_time: Micros,
 }
 
-/// Inserts a wallet for each user without a wallet.
-pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<(), db::Error> {
+/// Inserts a wallet for each user without a wallet. Returns the users of the new wallets.
+pub async fn open(write: &Write, user_ids: &[Uuid]) -> Result<Vec<User>, db::Error> {
     let sql = "INSERT INTO wallet (user_id, open_time)
                SELECT r.id, $2 FROM {r} WHERE true ORDER BY r.id
-               ON CONFLICT (user_id) DO NOTHING";
-    write.execute_set(sql, user_ids, [write.now().into()]).await.map(drop)
+               ON CONFLICT (user_id) DO NOTHING RETURNING user_id";
+    write.query_set(sql, user_ids, [write.now().into()]).await
 }
 
 /// Returns the SQL of a query for [`Wallet`]s. `source` is the start of the FROM clause and must contain the table

@@ -4,74 +4,43 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use boxoffice::{
     clock::{Clock, Micros},
-    db::entity::{concert, ledger_entry, performance, queue_counter, queue_token, reservation, reserved_seat, wallet},
+    db::entity::{concert, ledger_entry, queue_counter, queue_token, reservation, reserved_seat},
     payment::rules::{Payment, State as PaymentState},
     queue::draw::{self, Places},
 };
-use sea_orm::{AccessMode, Database, EntityTrait, IsolationLevel, QueryOrder, TransactionTrait};
 use uuid::Uuid;
+
+use crate::{books::Books, feed};
 
 /// Maximum difference between the clocks of servers, in microseconds.
 const CLOCK_ERROR: Micros = 50_000;
 
-/// All rows of the tables that the checks compare.
-struct Books {
-    seats: Vec<reserved_seat::Model>,
-    reservations: HashMap<Uuid, reservation::Model>,
-    payments: Vec<Payment>,
-    performances: Vec<performance::Model>,
-    wallets: Vec<wallet::Model>,
-    entries: Vec<ledger_entry::Model>,
-    concerts: HashMap<i64, concert::Model>,
-    counters: Vec<queue_counter::Model>,
-    tokens: Vec<queue_token::Model>,
-}
-
 /// Checks the invariants in the database at `url`, and panics if an invariant does not hold. A hold is live if it ends
-/// after the time of `clock`.
+/// after the time of `clock`. The feed of events must contain all events since the database was created.
 pub async fn check(url: &str, clock: &Clock) {
     let books = Books::read(url).await;
-    books.live_holds_have_their_seats(clock.now());
-    books.seats_and_payments();
-    books.money();
-    books.queues(false);
+    books.check(clock, false);
+    feed::compare(url, &books).await;
 }
 
-/// Checks the same invariants in a database from which old rows may have been deleted. The counters still include the
-/// deleted rows.
+/// Checks the same invariants in a database whose rows were partly written without events: by an earlier version of
+/// boxoffice, or by a test.
+pub async fn check_without_feed(url: &str, clock: &Clock) {
+    Books::read(url).await.check(clock, false);
+}
+
+/// Checks the same invariants in a database from which old rows and old events may have been deleted. The counters
+/// still include the deleted rows.
 pub async fn check_after_tidying(url: &str, clock: &Clock) {
-    let books = Books::read(url).await;
-    books.live_holds_have_their_seats(clock.now());
-    books.seats_and_payments();
-    books.money();
-    books.queues(true);
+    Books::read(url).await.check(clock, true);
 }
 
 impl Books {
-    /// Reads all tables from one snapshot, because a server may write to them at the same time.
-    async fn read(url: &str) -> Self {
-        let pool = Database::connect(url).await.expect("database");
-        let (isolation, access) = (Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly));
-        let db = pool.begin_with_config(isolation, access).await.expect("a snapshot");
-        let reservations = reservation::Entity::find().all(&db).await.expect("reservations");
-        let entries = ledger_entry::Entity::find()
-            .order_by_asc(ledger_entry::Column::UserId)
-            .order_by_asc(ledger_entry::Column::EntryNumber);
-        let concerts = concert::Entity::find().all(&db).await.expect("concerts");
-        let books = Self {
-            seats: reserved_seat::Entity::find().all(&db).await.expect("seats"),
-            payments: reservations.iter().filter_map(Payment::of).collect(),
-            reservations: reservations.into_iter().map(|row| (row.reservation_id, row)).collect(),
-            performances: performance::Entity::find().all(&db).await.expect("performances"),
-            wallets: wallet::Entity::find().all(&db).await.expect("wallets"),
-            entries: entries.all(&db).await.expect("entries"),
-            concerts: concerts.into_iter().map(|row| (row.concert_id, row)).collect(),
-            counters: queue_counter::Entity::find().all(&db).await.expect("counters"),
-            tokens: queue_token::Entity::find().all(&db).await.expect("tokens"),
-        };
-        db.commit().await.expect("the end of the snapshot");
-        pool.close().await.expect("close");
-        books
+    fn check(&self, clock: &Clock, is_tidied: bool) {
+        self.live_holds_have_their_seats(clock.now());
+        self.seats_and_payments();
+        self.money();
+        self.queues(is_tidied);
     }
 
     /// Checks that each SOLD seat belongs to exactly one PAID payment, and that all seats of a PAID payment are SOLD.

@@ -9,6 +9,7 @@
 //! | [`catalogue`], [`wallet`], [`caller`] | calls that set up a sale, calls for wallets, and the calls of a user |
 //! | [`history`] | rows of past sales and of long queues, written with SQL |
 //! | [`invariants`] | checks that the rows of a database obey the rules of the service |
+//! | [`feed`] | compares the rows of a database with what the feed of events tells |
 //! | [`net`], [`wait`] | free addresses, connections, and a wait for a condition |
 //!
 //! A helper that fails returns a [`Failure`] or the status of a call. Some helpers for tests panic instead.
@@ -16,10 +17,12 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod books;
 pub mod browser;
 pub mod caller;
 pub mod catalogue;
 pub mod database;
+pub mod feed;
 pub mod history;
 pub mod http;
 pub mod invariants;
@@ -27,6 +30,7 @@ pub mod metrics;
 pub mod net;
 pub mod postgres;
 pub mod process;
+mod rebuild;
 pub mod server;
 pub mod usage;
 pub mod wait;

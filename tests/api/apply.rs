@@ -195,7 +195,7 @@ async fn declared_things_are_read_back(world: World) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_example_is_applied_by_a_caller_with_an_admin_key() {
     let dir = ScratchDir::new().unwrap();
-    let (key, line) = credential::new_key("office", true).unwrap();
+    let (key, line) = credential::new_key("office", credential::Right::Admin).unwrap();
     let keys = dir.path().join("keys");
     fs::write(&keys, line).unwrap();
     let flags = ["--api-keys-file", keys.to_str().unwrap()];

@@ -41,8 +41,8 @@ async fn create_concert(channel: &Channel, key: &str) -> Result<(), Status> {
 async fn calls_without_a_known_key_are_refused_and_probes_are_not() {
     let mut world = World::new(Engine::Sqlite).await;
     let files = Files::new();
-    let (shop, shop_line) = credential::new_key("shop", false).unwrap();
-    let (office, office_line) = credential::new_key("office", true).unwrap();
+    let (shop, shop_line) = credential::new_key("shop", credential::Right::Public).unwrap();
+    let (office, office_line) = credential::new_key("office", credential::Right::Admin).unwrap();
     let file = files.write("keys", &format!("{shop_line}\n{office_line}\n"));
     world.settings.transport.api_keys_file = Some(file);
     let server = serve(&world).await;
@@ -65,7 +65,7 @@ async fn calls_without_a_known_key_are_refused_and_probes_are_not() {
     }
 
     // The key of the shop is replaced. The old key is refused, even on open connections.
-    let (new, new_line) = credential::new_key("shop", false).unwrap();
+    let (new, new_line) = credential::new_key("shop", credential::Right::Public).unwrap();
     files.write("keys", &format!("{new_line}\n{office_line}\n"));
     eventually("the new key is known", async || open_wallet(&public, &new).await.is_ok()).await;
     assert_failure(open_wallet(&public, &shop).await, Code::Unauthenticated, "CREDENTIAL_INVALID");
@@ -76,7 +76,7 @@ async fn calls_without_a_known_key_are_refused_and_probes_are_not() {
 async fn every_service_requires_the_key() {
     let mut world = World::new(Engine::Sqlite).await;
     let files = Files::new();
-    let (_, line) = credential::new_key("shop", false).unwrap();
+    let (_, line) = credential::new_key("shop", credential::Right::Public).unwrap();
     world.settings.transport.api_keys_file = Some(files.write("keys", &line));
     let server = serve(&world).await;
     let caller = Caller::new(connect(server.address).await, "IU", Uuid::now_v7());
@@ -97,7 +97,7 @@ async fn a_certificate_or_a_key_is_enough_if_both_are_configured() {
     let mut world = World::new(Engine::Sqlite).await;
     let (files, authority, clients) = (Files::new(), Authority::new(), Authority::new());
     files.give_tls(&mut world, &authority);
-    let (key, line) = credential::new_key("shop", false).unwrap();
+    let (key, line) = credential::new_key("shop", credential::Right::Public).unwrap();
     world.settings.transport.tls_client_ca = Some(files.write("client-ca.pem", &clients.pem));
     world.settings.transport.api_keys_file = Some(files.write("keys", &line));
     let server = serve(&world).await;
@@ -127,8 +127,8 @@ fn an_admin_listener_on_the_network_needs_tls_and_a_credential() {
         ..Default::default()
     };
     let ca = Some(files.write("ca.pem", &authority.pem));
-    let keys = |name: &str, is_admin| Some(files.write(name, &credential::new_key(name, is_admin).unwrap().1));
-    let (shop, office) = (keys("shop", false), keys("office", true));
+    let keys = |name: &str, right| Some(files.write(name, &credential::new_key(name, right).unwrap().1));
+    let (shop, office) = (keys("shop", credential::Right::Public), keys("office", credential::Right::Admin));
     let (local, open): (SocketAddr, SocketAddr) = ("127.0.0.1:1".parse().unwrap(), "0.0.0.0:1".parse().unwrap());
     let may_be_open = |settings: &TransportSettings| Transport::open(settings).unwrap().check(local, open);
     for good in [

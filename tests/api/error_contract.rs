@@ -50,6 +50,8 @@ fn every_reason_is_tested() {
         include_str!("credentials.rs"),
         include_str!("draw.rs"),
         include_str!("error_contract.rs"),
+        include_str!("event_callers.rs"),
+        include_str!("events.rs"),
         include_str!("extension.rs"),
         include_str!("overload.rs"),
         include_str!("payment.rs"),

@@ -241,8 +241,11 @@ async fn reply(address: SocketAddr, request: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_an_api_keys_file_the_data_needs_a_key_with_the_admin_right() {
     let mut world = World::new(Engine::Sqlite).await;
-    let (files, (shop, line), (office, admin_line)) =
-        (Files::new(), credential::new_key("shop", false).unwrap(), credential::new_key("office", true).unwrap());
+    let (files, (shop, line), (office, admin_line)) = (
+        Files::new(),
+        credential::new_key("shop", credential::Right::Public).unwrap(),
+        credential::new_key("office", credential::Right::Admin).unwrap(),
+    );
     world.settings.transport.api_keys_file = Some(files.write("keys", &format!("{line}\n{admin_line}")));
     world.settings.http_listen = Some(([127, 0, 0, 1], 0).into());
     let server = serve(&world).await;
@@ -287,7 +290,7 @@ async fn on_an_address_that_other_machines_can_reach_the_page_needs_tls_and_an_a
     assert!(refused.contains("BOXOFFICE_TLS_CERT") && refused.contains("BOXOFFICE_API_KEYS_FILE"), "{refused}");
     server.stop().await;
 
-    let (office, line) = credential::new_key("office", true).unwrap();
+    let (office, line) = credential::new_key("office", credential::Right::Admin).unwrap();
     world.settings.transport.api_keys_file = Some(files.write("keys", &line));
     files.give_tls(&mut world, &authority);
     let server = serve(&world).await;

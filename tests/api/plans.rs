@@ -20,7 +20,7 @@ use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::Sub
 use crate::harness::{Caller, DATE, Engine, NEXT_DATE, World};
 
 /// Tables that do not grow with the number of sales.
-const SMALL_TABLES: [&str; 3] = ["signing_key", "pass_cursor", "seaql_migrations"];
+const SMALL_TABLES: [&str; 4] = ["signing_key", "pass_cursor", "seaql_migrations", "event_head"];
 /// The allowed sorts of live rows, each with the reason why there are few rows.
 const LIVE_SORTS: [(&str, &str); 4] = [
     ("SELECT DISTINCT p.concert_id + 0 AS concert_id FROM performance p", "dates on sale"),
@@ -129,6 +129,7 @@ async fn scenario(world: &World) {
     payer.issue().await.unwrap();
     list_concerts(world).await;
     read_declared(world).await;
+    read_events(world).await;
     let db = Database::new(&world.settings.database_url, world.clock.clone()).await.unwrap();
     boxoffice::token::store::add_key(&db, &[7; 32]).await.unwrap();
     // The next steps cover a user that leaves after a refresh of the snapshots, and a concert without dates on sale.
@@ -215,6 +216,20 @@ async fn list_concerts(world: &World) {
 async fn read_declared(world: &World) {
     world.admin().get_venue(proto::GetVenueRequest { venue_id: "iu".into() }).await.unwrap();
     world.admin().get_sale(proto::GetSaleRequest { concert_code: "IU".into() }).await.unwrap();
+}
+
+/// Reads a page of events and a stream, also with a filter for a concert that the catalogue of the server does not
+/// know.
+async fn read_events(world: &World) {
+    let another = crate::harness::start(&world.settings, &world.clock, false).await;
+    another.ready().await.unwrap();
+    let channel = crate::harness::connect(another.admin_address).await;
+    let mut events = proto::event_service_client::EventServiceClient::new(channel);
+    events.list_events(proto::ListEventsRequest::default()).await.unwrap();
+    let mut stream = events.watch_events(proto::WatchEventsRequest::default()).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    drop(stream);
+    another.stop().await;
 }
 
 /// Returns the statements in the sources with their files. Each statement is cut before its first placeholder, such as

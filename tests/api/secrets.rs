@@ -94,8 +94,8 @@ async fn calls_for_a_draw(admin: &Channel, key: &str, said: &mut Vec<String>) {
 async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics() {
     let world = World::new(Engine::Postgres).await;
     let url = with_password(&world.settings.database_url);
-    let (files, (key, line)) = (Files::new(), credential::new_key("shop", false).unwrap());
-    let (admin_key, admin_line) = credential::new_key("operator", true).unwrap();
+    let (files, (key, line)) = (Files::new(), credential::new_key("shop", credential::Right::Public).unwrap());
+    let (admin_key, admin_line) = credential::new_key("operator", credential::Right::Admin).unwrap();
     let keys = files.write("keys", &format!("{line}\n{admin_line}")).display().to_string();
     let metrics_address = net::free_address().unwrap();
     let listen = metrics_address.to_string();

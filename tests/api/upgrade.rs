@@ -219,7 +219,7 @@ async fn a_database_of_the_previous_version_is_migrated_with_its_data(world: Wor
     let server = crate::harness::start(&settings, &clock, false).await;
     server.ready().await.unwrap();
     // This check is strict: every stored count must equal the count of the rows.
-    invariants::check(&url, &clock).await;
+    invariants::check_without_feed(&url, &clock).await;
 
     let channel = crate::harness::connect(server.address).await;
     let holder = Caller::join(channel.clone(), "IU", user(3)).await.unwrap();
@@ -236,7 +236,7 @@ async fn a_database_of_the_previous_version_is_migrated_with_its_data(world: Wor
     old_payments_are_still_known(&channel, &waiting).await;
     clock.advance(std::time::Duration::from_secs(3_600));
     server.expire().await.unwrap();
-    invariants::check(&url, &clock).await;
+    invariants::check_without_feed(&url, &clock).await;
     server.stop().await;
 }
 

@@ -39,7 +39,7 @@ fn piped(address: SocketAddr) -> (Guarded, Receiver<String>, Receiver<String>) {
 }
 
 /// Reads the lines of a pipe in a thread, until the pipe ends or the receiver is dropped.
-fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
+pub fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {
         BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
@@ -47,7 +47,7 @@ fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-fn next(lines: &Receiver<String>) -> String {
+pub fn next(lines: &Receiver<String>) -> String {
     lines.recv_timeout(LIMIT).expect("a line")
 }
 

@@ -228,8 +228,8 @@ async fn the_page_says_that_it_is_disconnected_and_reconnects_after_a_restart() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_asks_for_an_api_key_and_does_not_store_or_show_it() {
-    let (shop, line) = credential::new_key("shop", false).expect("a key");
-    let (office, admin_line) = credential::new_key("office", true).expect("a key");
+    let (shop, line) = credential::new_key("shop", credential::Right::Public).expect("a key");
+    let (office, admin_line) = credential::new_key("office", credential::Right::Admin).expect("a key");
     let keys = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(keys.path(), format!("{line}\n{admin_line}\n")).expect("a file");
     let mut stage = Stage::new(&["--api-keys-file", &keys.path().display().to_string()]).await;

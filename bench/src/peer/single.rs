@@ -14,7 +14,7 @@ use std::{
 
 use boxoffice::{
     admin::operations::{self as admin, AddPerformance, CreateConcert, CreateVenue},
-    batch::{Batch, WIDTH},
+    batch::{Batch, Called, WIDTH},
     catalogue::{Catalogue, Performance},
     clock::Clock,
     db::{self, Database, Write, entity::queue_token::TokenKey},
@@ -59,17 +59,17 @@ pub async fn measure(url: &str, user_count: usize) -> Result<Rates, Failure> {
     let concert_id = performance.concert.concert_id;
     let users: Vec<Uuid> = (0..user_count).map(|_| random_id()).collect();
     for users in users.chunks(WIDTH) {
-        let users = users.to_vec();
+        let users: Vec<_> = users.iter().copied().map(Called::by_server).collect();
         db.write(move |write| Box::pin(async move { wallet::open(write, &users).await })).await?;
     }
 
     let (charge_wallet, _) = each(&db, shuffled(&users), |write, user_id| {
         let command = Charge { user_id, amount: CHARGE, request_id: Some(random_id()) };
-        Box::pin(async move { wallet::charge(write, &[command]).await })
+        Box::pin(async move { wallet::charge(write, &[Called::by_server(command)]).await })
     })
     .await?;
     let (issue_token, tokens) = each(&db, shuffled(&users), move |write, user_id| {
-        Box::pin(async move { queue::issue(write, &[Issue { concert_id, user_id }]).await })
+        Box::pin(async move { queue::issue(write, &[Called::by_server(Issue { concert_id, user_id })]).await })
     })
     .await?;
     let terms = Terms { admission_ttl: TTL, claim_ttl: None, promote_interval: PROMOTE_INTERVAL };
@@ -81,7 +81,7 @@ pub async fn measure(url: &str, user_count: usize) -> Result<Rates, Failure> {
         let (performance, request_id) = (Ok(performance.clone()), Some(random_id()));
         let (wanted, retry_after) = (Wanted::Seats(vec![seat]), Duration::ZERO);
         let command = Hold { token, user_id, performance, wanted, request_id, retry_after };
-        Box::pin(async move { hold::hold(write, &[command], TTL).await })
+        Box::pin(async move { hold::hold(write, &[Called::by_server(command)], TTL).await })
     })
     .await?;
     let held: Vec<(Uuid, TokenKey, Uuid)> =
@@ -91,7 +91,7 @@ pub async fn measure(url: &str, user_count: usize) -> Result<Rates, Failure> {
         let reservation_id = Some(reservation_id);
         let command = Pay { token, concert_code, user_id, reservation_id, request_id, retry_after: Duration::ZERO };
         let catalogue = catalogue.clone();
-        Box::pin(async move { pay::pay(write, catalogue, &[command]).await })
+        Box::pin(async move { pay::pay(write, catalogue, &[Called::by_server(command)]).await })
     })
     .await?;
     Ok(Rates { charge_wallet, issue_token, hold_seats, pay })
@@ -125,9 +125,9 @@ async fn set_up(db: &Database, catalogue: &Catalogue, seat_count: usize) -> Resu
         section_prices: HashMap::new(),
     };
     let write = db.begin().await?;
-    one(admin::create_venues(&write, &[venue]).await?)?;
-    one(admin::create_concerts(&write, &[concert]).await?)?;
-    one(admin::add_performances(&write, &[performance]).await?)?;
+    one(admin::create_venues(&write, &[Called::by_server(venue)]).await?)?;
+    one(admin::create_concerts(&write, &[Called::by_server(concert)]).await?)?;
+    one(admin::add_performances(&write, &[Called::by_server(performance)]).await?)?;
     write.commit().await?;
     let concert = catalogue.concert(CONCERT).await.map_err(told)?;
     let performance = catalogue.performance(concert.concert_id, DATE).await.map_err(told)?;

@@ -13,25 +13,24 @@ use super::{
 };
 use crate::{
     edge::{
-        credential::{API_KEY_HEADER, ApiKeys},
+        credential::{API_KEY_HEADER, ApiKeys, Group},
         reload::Reloaded,
         socket::Peer,
     },
-    rpc::Error,
+    rpc::{self, Caller, Error},
 };
 
 /// Checks the credential of each caller of a listener. The default accepts every caller.
 #[derive(Clone, Default)]
 pub struct CallerCheck {
     api_keys: Option<Arc<Reloaded<ApiKeys>>>,
-    admins_only: bool,
 }
 
 impl CallerCheck {
     /// Returns a check that requires a client certificate or a key of `api_keys`. If `api_keys` is `None`, the check
-    /// accepts every caller. If `admins_only` is true, the API key must have the admin right.
-    pub fn new(api_keys: Option<Arc<Reloaded<ApiKeys>>>, admins_only: bool) -> Self {
-        Self { api_keys, admins_only }
+    /// accepts every caller.
+    pub fn new(api_keys: Option<Arc<Reloaded<ApiKeys>>>) -> Self {
+        Self { api_keys }
     }
 
     /// Returns a check that requires an API key. `text` is the content of the file of API keys.
@@ -39,28 +38,35 @@ impl CallerCheck {
     pub fn of_file(text: &str) -> Result<Self, String> {
         let text = text.to_owned();
         let keys = Reloaded::open("API keys", Vec::new(), move |_| ApiKeys::parse(text.as_bytes()))?;
-        Ok(Self::new(Some(Arc::new(keys)), false))
+        Ok(Self::new(Some(Arc::new(keys))))
     }
 
-    /// Accepts a call, or fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
-    fn check(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<(), Error> {
-        if has_certificate(extensions) {
-            return Ok(());
+    /// Accepts a call of a service in `group`, and returns the name of its API key, if there is one. Fails as
+    /// [`CallerCheck::check_key`] does.
+    fn check(&self, headers: &HeaderMap, extensions: &Extensions, group: Group) -> Result<Caller, Error> {
+        let shown = headers.get(API_KEY_HEADER).map(HeaderValue::as_bytes);
+        match self.check_key(shown, group) {
+            Err(_) if has_certificate(extensions) => Ok(None),
+            checked => checked,
         }
-        self.check_key(headers.get(API_KEY_HEADER).map(HeaderValue::as_bytes))
     }
 
-    /// Checks the API key of a caller without a certificate. `shown` is the key, or `None` if the caller sent no key.
-    /// Fails with CREDENTIAL_MISSING, CREDENTIAL_INVALID or ADMIN_RIGHT_MISSING.
-    pub fn check_key(&self, shown: Option<&[u8]>) -> Result<(), Error> {
-        let Some(api_keys) = &self.api_keys else { return Ok(()) };
+    /// Checks the API key of a caller without a certificate, and returns the name of the key. `shown` is the key, or
+    /// `None` if the caller sent no key. Returns `None` if the operator configured no API keys.
+    ///
+    /// Fails with CREDENTIAL_MISSING or CREDENTIAL_INVALID. Fails with ADMIN_RIGHT_MISSING or RIGHT_MISSING if the key
+    /// does not have the right for a service in `group`.
+    pub fn check_key(&self, shown: Option<&[u8]>, group: Group) -> Result<Caller, Error> {
+        let Some(api_keys) = &self.api_keys else { return Ok(None) };
         let shown = shown.ok_or(Error::CredentialMissing)?;
         let api_keys = api_keys.current();
         let key = api_keys.find(shown).ok_or(Error::CredentialInvalid)?;
-        if self.admins_only && !key.is_admin {
-            return Err(Error::AdminRightMissing { api_key_name: key.name.clone() });
+        let api_key_name = || (*key.name).to_owned();
+        match group {
+            _ if key.right.may_call(group) => Ok(Some(key.name.clone())),
+            Group::Admin => Err(Error::AdminRightMissing { api_key_name: api_key_name() }),
+            Group::Public | Group::Events => Err(Error::RightMissing { api_key_name: api_key_name() }),
         }
-        Ok(())
     }
 }
 
@@ -78,12 +84,14 @@ pub fn layer<S: Responds<Call, Error>>(
 ) -> impl Layer<S, Service = impl Responds<Call, Error>> {
     layer_fn(move |mut inner: S| {
         let check = check.clone();
-        service_fn(move |call: Call| match check.check(call.request.headers(), call.request.extensions()) {
-            Ok(()) => Either::Left(inner.call(call)),
-            Err(error) => Either::Right(async move {
-                inbox::discard(call.request.into_body(), max_request_bytes).await;
-                Err(error)
-            }),
+        service_fn(move |call: Call| {
+            match check.check(call.request.headers(), call.request.extensions(), call.method.group) {
+                Ok(caller) => Either::Left(rpc::with_caller(caller, inner.call(call))),
+                Err(error) => Either::Right(async move {
+                    inbox::discard(call.request.into_body(), max_request_bytes).await;
+                    Err(error)
+                }),
+            }
         })
     })
 }

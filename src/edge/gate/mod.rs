@@ -26,7 +26,11 @@ use call::{Call, Responds};
 use permits::Permits;
 use probes::Probes;
 
-use super::{credential::API_KEY_HEADER, methods::Methods, settings::Limits};
+use super::{
+    credential::{API_KEY_HEADER, Group},
+    methods::Methods,
+    settings::Limits,
+};
 
 /// The layers of one listener, with the limits that its connections share.
 #[derive(Clone)]
@@ -41,11 +45,11 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Returns a gate for `services`, given by their full names. The gate refuses a call of `services` if the caller
-    /// fails `caller_check` or the request is larger than `max_request_bytes`. After `stopping` is cancelled, the gate
-    /// refuses all calls of `services`. Health and reflection have other rules: see `probes.rs`.
+    /// Returns a gate for `services`, given by their full names and their groups. The gate refuses a call of `services`
+    /// if the caller fails `caller_check` or the request is larger than `max_request_bytes`. After `stopping` is
+    /// cancelled, the gate refuses all calls of `services`. Health and reflection have other rules: see `probes.rs`.
     pub fn new(
-        services: &[&str],
+        services: &[(&str, Group)],
         caller_check: CallerCheck,
         limits: &Limits,
         max_request_bytes: usize,
@@ -122,7 +126,7 @@ mod tests {
 
     fn gate(flags: &[&str]) -> (Gate, CancellationToken) {
         let stopping = CancellationToken::new();
-        let services = ["boxoffice.v1.QueueService"];
+        let services = [("boxoffice.v1.QueueService", Group::Public)];
         (Gate::new(&services, CallerCheck::default(), &limits(flags), 1_000, stopping.clone()), stopping)
     }
 
@@ -212,10 +216,11 @@ mod tests {
 
     #[tokio::test]
     async fn callers_without_a_credential_take_no_permit() {
-        let (key, line) = credential::new_key("shop", false).unwrap();
+        let (key, line) = credential::new_key("shop", credential::Right::Public).unwrap();
         let limits = limits(&["--max-calls", "2"]);
         let check = CallerCheck::of_file(&line).unwrap();
-        let gate = Gate::new(&["boxoffice.v1.QueueService"], check, &limits, 1_000, CancellationToken::new());
+        let services = [("boxoffice.v1.QueueService", Group::Public)];
+        let gate = Gate::new(&services, check, &limits, 1_000, CancellationToken::new());
         let service = || gate.around(service_fn(fine));
         let _strangers: Vec<_> = (0..10).map(|_| service().call(request(UNARY))).collect();
         assert_eq!(call(&gate, UNARY, fine).await, (Code::Unauthenticated, "CREDENTIAL_MISSING".to_owned()));

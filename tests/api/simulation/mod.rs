@@ -36,6 +36,8 @@ const DATES: [&str; 2] = [DATE, NEXT_DATE];
 const USERS: usize = 14;
 /// Number of operations of a season. In the next season, other users buy seats of other concerts in the same database.
 const SEASON: usize = 10_000;
+/// Number of kinds of events that a season causes: all kinds.
+const KINDS: usize = 15;
 /// Number of operations between two checks of the whole database.
 const CHECK_EVERY: usize = 250;
 
@@ -45,7 +47,8 @@ async fn a_random_sale_matches_the_model(world: World) {
     let seed = number("SIMULATION_SEED").unwrap_or(clock);
     let operations = number("SIMULATION_OPERATIONS").unwrap_or(10_000) as usize;
     println!("SIMULATION_SEED={seed} SIMULATION_OPERATIONS={operations} on {:?}", world.engine);
-    let mut world = world;
+    // The feed keeps its events over all seasons.
+    let mut world = World::with(world.engine, &["--event-retention", "36500d"]).await;
     for season in 0..operations.div_ceil(SEASON) {
         let mut simulation = Simulation::new(world, seed.wrapping_add(season as u64), season).await;
         let steps = SEASON.min(operations - season * SEASON);
@@ -57,7 +60,9 @@ async fn a_random_sale_matches_the_model(world: World) {
             }
         }
         simulation.check_rows(season).await;
+        let kinds = testkit::feed::check(&simulation.world.settings.database_url).await;
         println!("{:?}", simulation.model.tally());
+        assert!(steps < SEASON || kinds.len() == KINDS, "the feed contains only {kinds:?}");
         assert!(
             steps < SEASON || simulation.model.tally().iter().all(|(_, count)| *count > 0),
             "some outcomes did not occur"
@@ -157,7 +162,7 @@ impl Simulation {
     /// Checks the invariants in the database. After the first season, the rows of earlier seasons have been deleted.
     async fn check_rows(&self, season: usize) {
         match season {
-            0 => self.world.check_invariants().await,
+            0 => testkit::invariants::check_without_feed(&self.world.settings.database_url, &self.world.clock).await,
             _ => self.world.check_invariants_after_tidying().await,
         }
     }
