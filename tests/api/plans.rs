@@ -86,7 +86,7 @@ fn one_line(text: &str) -> String {
 
 /// Runs every statement: each operation with its retries and failures, and each background pass.
 async fn scenario(world: &World) {
-    world.concert("IU", 4).await;
+    world.concert("IU", 50).await;
     let id = || uuid::Uuid::now_v7().to_string();
     let (charge, hold, again) = (id(), id(), id());
     let payer = world.admitted("IU").await;
@@ -146,11 +146,11 @@ async fn scenario(world: &World) {
     tokio::time::sleep(Duration::from_millis(600)).await;
 }
 
-/// Makes payments for both dates wait in the lane, so that a batch locks several performances. Eight users pay, because
-/// the lane distributes users to several workers.
+/// Makes payments for both dates wait in the lane, so that a batch locks several performances. Twenty users pay,
+/// because the lane distributes users to several workers.
 async fn several_dates_in_one_batch(world: &World) {
     let mut payers = Vec::new();
-    for (date, seat) in (1..=4).flat_map(|seat| [(DATE, seat), (NEXT_DATE, seat)]) {
+    for (date, seat) in (1..=10).flat_map(|seat| [(DATE, seat), (NEXT_DATE, seat)]) {
         let payer = world.admitted("IU").await;
         payer.hold(date, &[seat]).await.unwrap();
         payers.push(payer);
