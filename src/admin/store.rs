@@ -21,11 +21,11 @@ pub async fn insert_venue(
     sections: &[proto::Section],
 ) -> Result<bool, db::Error> {
     let conn = write.conn();
-    if venue::Entity::find_by_id(venue_id).one(conn).await?.is_some() {
+    if write.answer(venue::Entity::find_by_id(venue_id).one(conn)).await?.is_some() {
         return Ok(false);
     }
     let venue = venue::ActiveModel { venue_id: Set(venue_id.to_owned()), name: Set(name.to_owned()) };
-    venue::Entity::insert(venue).exec_without_returning(conn).await?;
+    write.answer(venue::Entity::insert(venue).exec_without_returning(conn)).await?;
     let rows = sections.iter().zip(1..).map(|(section, section_number)| section::ActiveModel {
         venue_id: Set(venue_id.to_owned()),
         section_number: Set(section_number),
@@ -33,7 +33,7 @@ pub async fn insert_venue(
         seat_count: Set(section.seat_count),
         seat_rows: Set(rows::write(&section.rows)),
     });
-    section::Entity::insert_many(rows).exec_without_returning(conn).await?;
+    write.answer(section::Entity::insert_many(rows).exec_without_returning(conn)).await?;
     Ok(true)
 }
 
@@ -41,12 +41,10 @@ pub async fn insert_venue(
 /// venue.
 pub async fn sections(write: &Write, venue_id: &str) -> Result<Vec<section::Model>, db::Error> {
     use sea_orm::QueryOrder;
-    let rows = section::Entity::find()
+    let query = section::Entity::find()
         .filter(section::Column::VenueId.eq(venue_id))
-        .order_by_asc(section::Column::SectionNumber)
-        .all(write.conn())
-        .await?;
-    Ok(rows)
+        .order_by_asc(section::Column::SectionNumber);
+    write.answer(query.all(write.conn())).await
 }
 
 /// A section of a venue.
@@ -124,23 +122,23 @@ pub async fn insert_concert(
     if find_concert(write, concert_code).await?.is_some() {
         return Ok(None);
     }
-    let row = row.insert(write.conn()).await?;
+    let row = write.answer(row.insert(write.conn())).await?;
     let draw_time = row.draw_seed.as_ref().map(|_| row.open_time);
     let counter =
         queue_counter::ActiveModel { concert_id: Set(row.concert_id), draw_time: Set(draw_time), ..Default::default() };
-    queue_counter::Entity::insert(counter).exec_without_returning(write.conn()).await?;
+    write.answer(queue_counter::Entity::insert(counter).exec_without_returning(write.conn())).await?;
     Ok(Some(row))
 }
 
 /// Returns the concert with this code. Returns `None` if there is no such concert.
 pub async fn find_concert(write: &Write, concert_code: &str) -> Result<Option<concert::Model>, db::Error> {
-    let row = concert::Entity::find().filter(concert::Column::ConcertCode.eq(concert_code)).one(write.conn()).await?;
-    Ok(row)
+    let query = concert::Entity::find().filter(concert::Column::ConcertCode.eq(concert_code));
+    write.answer(query.one(write.conn())).await
 }
 
 /// Updates the row of a concert, and returns the new row.
 pub async fn update_concert(write: &Write, row: concert::ActiveModel) -> Result<concert::Model, db::Error> {
-    Ok(row.update(write.conn()).await?)
+    write.answer(row.update(write.conn())).await
 }
 
 /// Inserts the performance of a concert on a date. `prices` has the price of each section, in the order of the section
@@ -154,27 +152,25 @@ pub async fn insert_performance(
     row: performance::ActiveModel,
     prices: &[i64],
 ) -> Result<bool, db::Error> {
-    let taken = performance::Entity::find()
+    let query = performance::Entity::find()
         .filter(performance::Column::ConcertId.eq(concert_id))
-        .filter(performance::Column::Date.eq(date))
-        .one(write.conn())
-        .await?;
-    if taken.is_some() {
+        .filter(performance::Column::Date.eq(date));
+    if write.answer(query.one(write.conn())).await?.is_some() {
         return Ok(false);
     }
-    let row = row.insert(write.conn()).await?;
+    let row = write.answer(row.insert(write.conn())).await?;
     let prices = prices.iter().zip(1..).map(|(price, section_number)| section_price::ActiveModel {
         performance_id: Set(row.performance_id),
         section_number: Set(section_number),
         price: Set(*price),
     });
-    section_price::Entity::insert_many(prices).exec_without_returning(write.conn()).await?;
+    write.answer(section_price::Entity::insert_many(prices).exec_without_returning(write.conn())).await?;
     Ok(true)
 }
 
 /// Tells whether the database has at least one concert.
 pub async fn has_concerts(write: &Write) -> Result<bool, db::Error> {
-    Ok(concert::Entity::find().one(write.conn()).await?.is_some())
+    Ok(write.answer(concert::Entity::find().one(write.conn())).await?.is_some())
 }
 
 /// The counts of one sale.

@@ -20,6 +20,8 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// Interval between reads of the state that replicas share: the signing keys and the database's clock.
 const SHARED_STATE_INTERVAL: Duration = Duration::from_secs(5);
 const _: () = assert!(token::rotation::NOTICE.as_secs() >= 3 * SHARED_STATE_INTERVAL.as_secs());
+/// Interval between two checks that the PostgreSQL server answers and accepts writes.
+const PRIMARY_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between two calls of [`telemetry::tidy_metrics`].
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between deletions of old rows.
@@ -36,6 +38,9 @@ pub async fn prepare_and_run(core: Arc<Core>, readiness: Readiness, run_backgrou
         Ok(secret) => secret,
         Err(error) => return readiness.set_failed(Error::internal(error)),
     };
+    if !core.db.has_one_writer() {
+        run(&core, "primary", PRIMARY_INTERVAL, |core| Box::pin(async move { core.db.follow_primary().await }));
+    }
     loop {
         match prepare(&core, &first_key).await {
             Ok(()) => break,
@@ -96,6 +101,7 @@ pub async fn tidy(core: &Core) -> Result<(), db::Error> {
 }
 
 async fn prepare(core: &Core, first_key: &[u8]) -> Result<(), db::Error> {
+    core.db.follow_primary().await?;
     core.db.migrate().await?;
     token::store::ensure_key(&core.db, first_key).await?;
     read_shared_state(core).await?;

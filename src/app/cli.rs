@@ -6,7 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::TypedValueParser, error
 use clap_complete::Shell;
 use secrecy::SecretString;
 
-use crate::edge::{Limits, TransportSettings, credential, duration_above_zero};
+use crate::{
+    db::SynchronousCommit,
+    edge::{Limits, TransportSettings, credential, duration_above_zero},
+};
 
 /// Sells the seats of a concert that many users want in the same second.
 #[derive(Debug, Parser)]
@@ -238,7 +241,8 @@ pub enum SigningKeyCommand {
 /// The settings of the server.
 #[derive(Clone, Args, derive_more::Debug)]
 pub struct Settings {
-    /// Database URL: `sqlite://FILE?mode=rwc` or `postgres://USER:PASSWORD@HOST/DATABASE`.
+    /// Database URL: `sqlite://FILE?mode=rwc` or `postgres://USER:PASSWORD@HOST/DATABASE`. PostgreSQL may have several
+    /// hosts: `postgres://USER:PASSWORD@HOST1:5432,HOST2:5432/DATABASE`.
     #[arg(
         long,
         global = true,
@@ -249,6 +253,16 @@ pub struct Settings {
     // The URL may contain a password.
     #[debug("***")]
     pub database_url: String,
+    /// What PostgreSQL waits for before it confirms a commit: `on` is the disk of the server and of its synchronous
+    /// standby; `remote_apply` is also the visibility on the standby.
+    #[arg(
+        long,
+        global = true,
+        env = "BOXOFFICE_SYNCHRONOUS_COMMIT",
+        default_value = "on",
+        value_parser = synchronous_commit
+    )]
+    pub synchronous_commit: SynchronousCommit,
     /// Address of the public services. Port 0 selects a free port, which is logged.
     #[arg(long, global = true, env = "BOXOFFICE_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
@@ -353,6 +367,17 @@ fn retention(text: &str) -> Result<Duration, String> {
     if retention >= Duration::from_secs(86_400) { Ok(retention) } else { Err("must be at least 1d".to_owned()) }
 }
 
+fn synchronous_commit(text: &str) -> Result<SynchronousCommit, String> {
+    match text {
+        "on" => Ok(SynchronousCommit::On),
+        "remote_apply" => Ok(SynchronousCommit::RemoteApply),
+        "off" | "local" | "remote_write" => {
+            Err("acknowledged writes could be lost with this level; use `on` or `remote_apply`".to_owned())
+        }
+        _ => Err("must be `on` or `remote_apply`".to_owned()),
+    }
+}
+
 fn currency(text: &str) -> Result<String, String> {
     let valid = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
     if valid { Ok(text.to_owned()) } else { Err("must be three capital letters, like KRW".to_owned()) }
@@ -423,6 +448,8 @@ mod tests {
             ["boxoffice", "--listen", "here"],
             ["boxoffice", "--max-calls", "0"],
             ["boxoffice", "--call-timeout", "0s"],
+            ["boxoffice", "--synchronous-commit", "off"],
+            ["boxoffice", "--synchronous-commit", "local"],
         ] {
             assert!(Cli::try_parse_from(args).is_err(), "{args:?}");
         }

@@ -141,6 +141,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 /// Applies the pending migrations to the database.
 async fn migrate(settings: Settings) -> Result<(), Failure> {
     let db = Database::new(&settings.database_url, Clock::system()).await?;
+    db.follow_primary().await?;
     db.migrate().await?;
     println!("the schema is up to date");
     Ok(())
@@ -201,6 +202,7 @@ async fn signing_key(settings: Settings, command: SigningKeyCommand) -> Result<(
         );
     }
     let db = Database::new(&settings.database_url, Clock::system()).await?;
+    db.follow_primary().await?;
     db.anchor_clock().await?;
     match command {
         SigningKeyCommand::Rotate => {

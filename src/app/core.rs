@@ -44,7 +44,7 @@ pub struct Core {
 impl Core {
     /// Creates the shared parts and reads the TLS and API key files. It does not connect to the database yet.
     pub async fn new(settings: Settings, clock: Clock) -> Result<Self, Error> {
-        let db = Database::new(&settings.database_url, clock).await?;
+        let db = Database::with_commits(&settings.database_url, settings.synchronous_commit, clock).await?;
         let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
         let catalogue = Arc::new(Catalogue::new(db.clone()));
         let snapshots = Snapshots::new(db.clone(), settings.poll_budget);

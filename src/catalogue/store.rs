@@ -9,22 +9,21 @@ use crate::db::{
 
 /// Returns the concert with this code. Returns `None` if there is no such concert.
 pub async fn concert(db: &Database, concert_code: &str) -> Result<Option<concert::Model>, db::Error> {
-    let row = concert::Entity::find().filter(concert::Column::ConcertCode.eq(concert_code)).one(db.reader()).await?;
-    Ok(row)
+    let query = concert::Entity::find().filter(concert::Column::ConcertCode.eq(concert_code));
+    db.answer(query.one(&db.reader())).await
 }
 
 /// Returns the concert with this key. Returns `None` if there is no such concert.
 pub async fn concert_by_id(db: &Database, concert_id: i64) -> Result<Option<concert::Model>, db::Error> {
-    Ok(concert::Entity::find_by_id(concert_id).one(db.reader()).await?)
+    db.answer(concert::Entity::find_by_id(concert_id).one(&db.reader())).await
 }
 
 /// Returns the key of the performance of a concert on a date. Returns `None` if there is no such performance.
 pub async fn performance_id(db: &Database, concert_id: i64, date: &str) -> Result<Option<i64>, db::Error> {
-    let row = performance::Entity::find()
+    let query = performance::Entity::find()
         .filter(performance::Column::ConcertId.eq(concert_id))
-        .filter(performance::Column::Date.eq(date))
-        .one(db.reader())
-        .await?;
+        .filter(performance::Column::Date.eq(date));
+    let row = db.answer(query.one(&db.reader())).await?;
     Ok(row.map(|row| row.performance_id))
 }
 
@@ -35,22 +34,20 @@ pub async fn performance(
     db: &Database,
     performance_id: i64,
 ) -> Result<Option<(performance::Model, concert::Model, venue::Model, Vec<(section::Model, i64)>)>, db::Error> {
-    let conn = db.reader();
-    let Some(row) = performance::Entity::find_by_id(performance_id).one(conn).await? else {
+    let conn = &db.reader();
+    let Some(row) = db.answer(performance::Entity::find_by_id(performance_id).one(conn)).await? else {
         return Ok(None);
     };
-    let concert = concert::Entity::find_by_id(row.concert_id).one(conn).await?;
-    let venue = venue::Entity::find_by_id(&row.venue_id).one(conn).await?;
+    let concert = db.answer(concert::Entity::find_by_id(row.concert_id).one(conn)).await?;
+    let venue = db.answer(venue::Entity::find_by_id(&row.venue_id).one(conn)).await?;
     let sections = section::Entity::find()
         .filter(section::Column::VenueId.eq(&row.venue_id))
-        .order_by_asc(section::Column::SectionNumber)
-        .all(conn)
-        .await?;
+        .order_by_asc(section::Column::SectionNumber);
+    let sections = db.answer(sections.all(conn)).await?;
     let prices = section_price::Entity::find()
         .filter(section_price::Column::PerformanceId.eq(performance_id))
-        .order_by_asc(section_price::Column::SectionNumber)
-        .all(conn)
-        .await?;
+        .order_by_asc(section_price::Column::SectionNumber);
+    let prices = db.answer(prices.all(conn)).await?;
     // AddPerformance inserts a price for every section. So `sections` and `prices` have the same sections in the same
     // order.
     let priced = sections.into_iter().zip(prices.into_iter().map(|row| row.price)).collect();

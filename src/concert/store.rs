@@ -19,7 +19,7 @@ pub async fn concerts(db: &Database, after: Option<&str>, limit: usize) -> Resul
     if let Some(after) = after {
         query = query.filter(concert::Column::ConcertCode.gt(after));
     }
-    Ok(query.all(db.reader()).await?)
+    db.answer(query.all(&db.reader())).await
 }
 
 /// A performance that is not sold out, and whose sale has not ended.

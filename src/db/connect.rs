@@ -3,12 +3,15 @@
 use std::{str::FromStr, time::Duration};
 
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, sqlx};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 
-use super::error::Error;
+use super::{connections::Connections, error::Error};
 
 /// Maximum time that a query or a transaction waits for a connection. After this time the query or the transaction
 /// fails with [`Error::Away`].
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time without use after which a PostgreSQL connection is tested before its next use. A firewall may have dropped it.
+const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// Maximum time that a transaction waits for SQLite's write lock, if another process holds the lock. After this time
 /// the transaction fails with [`Error::Lost`].
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,15 +36,33 @@ const SQLITE_READERS: u32 = 4;
 /// Maximum number of prepared statements that one connection keeps.
 const STATEMENT_CACHE: usize = 200;
 
-/// The settings of each PostgreSQL session.
-const POSTGRES_SETTINGS: [(&str, &str); 9] = [
+/// What PostgreSQL does before it confirms a commit: the level of its `synchronous_commit`. At both levels, an
+/// acknowledged write survives a crash of PostgreSQL, even if the configuration of PostgreSQL sets a lower level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SynchronousCommit {
+    /// The server and its synchronous standby, if it has one, have written the commit to disk.
+    #[default]
+    On,
+    /// In addition, queries on the synchronous standby see the commit.
+    RemoteApply,
+}
+
+impl SynchronousCommit {
+    /// Returns the name that PostgreSQL uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::RemoteApply => "remote_apply",
+        }
+    }
+}
+
+/// The settings of each PostgreSQL session, besides `synchronous_commit`.
+const POSTGRES_SETTINGS: [(&str, &str); 8] = [
     ("statement_timeout", "10s"),
     // If a replica stops responding in the middle of a transaction, PostgreSQL ends the transaction after 2 s and
     // releases its locks. So the replica delays the promotions of other replicas by at most about 2 s.
     ("idle_in_transaction_session_timeout", "2s"),
-    // An acknowledged write survives a crash of PostgreSQL, even if the configuration of PostgreSQL sets this value to
-    // off.
-    ("synchronous_commit", "on"),
     // Every statement should find its rows by key. PostgreSQL keeps the plan of a prepared statement. A plan that was
     // made for an empty table would scan this table during the whole sale. The next five settings prevent such plans.
     ("enable_seqscan", "off"),
@@ -52,36 +73,64 @@ const POSTGRES_SETTINGS: [(&str, &str); 9] = [
     ("jit", "off"),
 ];
 
-/// Creates the pool of connections to PostgreSQL. The pool opens a connection when the connection is first needed.
+/// Creates the pool of connections to the PostgreSQL server at `url`, which has one host. The pool opens a connection
+/// when the connection is first needed. It never uses a connection to a read-only server.
 ///
 /// Fails with [`Error::Defect`] if the URL cannot be parsed.
-pub async fn postgres(url: &str) -> Result<DatabaseConnection, Error> {
-    // The URL may contain a password, and the errors of the libraries may contain the URL. So this error does not quote
-    // the URL.
-    let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
-    if !is_postgres || sqlx::postgres::PgConnectOptions::from_str(url).is_err() {
-        let sentence =
-            "the database URL cannot be read: write postgres://USER:PASSWORD@HOST/DATABASE, or sqlite://FILE?mode=rwc";
-        return Err(Error::Defect(sentence.to_owned()));
-    }
+pub async fn postgres(url: &str, commits: SynchronousCommit) -> Result<Connections, Error> {
     let mut options = options(url);
-    options.max_connections(POSTGRES_CONNECTIONS).map_sqlx_postgres_opts(|options| {
-        options.statement_cache_capacity(STATEMENT_CACHE).application_name("boxoffice").options(POSTGRES_SETTINGS)
-    });
-    Ok(Database::connect(options).await?)
+    options
+        .max_connections(POSTGRES_CONNECTIONS)
+        .test_before_acquire_if_idle_for(IDLE_LIMIT)
+        .map_sqlx_postgres_pool_opts(|pool| {
+            pool.after_connect(|conn, _| {
+                Box::pin(async {
+                    let is_writable = is_writable(conn).await?;
+                    if is_writable { Ok(()) } else { Err(sqlx::Error::Protocol("the server is read-only".to_owned())) }
+                })
+            })
+        })
+        .map_sqlx_postgres_opts(move |options| session(options, commits));
+    let pool = Database::connect(options).await?;
+    Ok(Connections::new(pool.clone(), pool))
+}
+
+/// Returns the options with the settings of each PostgreSQL session.
+pub fn session(options: PgConnectOptions, commits: SynchronousCommit) -> PgConnectOptions {
+    options
+        .statement_cache_capacity(STATEMENT_CACHE)
+        .application_name("boxoffice")
+        .options(POSTGRES_SETTINGS)
+        .options([("synchronous_commit", commits.as_str())])
+}
+
+/// Tells whether the server of a connection accepts writes. A standby does not.
+pub async fn is_writable(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT NOT current_setting('transaction_read_only')::BOOLEAN").fetch_one(conn).await
+}
+
+/// Returns the level of `synchronous_commit` of a connection, and the synchronous standbys of its server.
+pub async fn commit_level(conn: &mut PgConnection) -> Result<(String, String), sqlx::Error> {
+    let sql = "SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names')";
+    sqlx::query_as(sql).fetch_one(conn).await
+}
+
+/// Creates the pool of connections for writes to SQLite, and the pool for reads.
+///
+/// Fails with [`Error::Defect`] if the URL cannot be parsed.
+pub async fn sqlite(url: &str) -> Result<Connections, Error> {
+    Ok(Connections::new(sqlite_writer(url).await?, sqlite_readers(url).await?))
 }
 
 /// Creates the pool with the only connection that writes to SQLite.
-///
-/// Fails with [`Error::Defect`] if the URL cannot be parsed.
-pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
+async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
     sqlx::sqlite::SqliteConnectOptions::from_str(url).map_err(|error| Error::Defect(error.to_string()))?;
     let mut options = options(url);
     options
         .max_connections(1)
         .map_sqlx_sqlite_before_acquire(|conn, _| Box::pin(is_out_of_transactions(conn)))
         .map_sqlx_sqlite_opts(|options| {
-            sqlite(options)
+            sqlite_session(options)
                 .pragma("cache_size", WRITER_CACHE)
                 .page_size(PAGE_BYTES)
                 .auto_vacuum(sqlx::sqlite::SqliteAutoVacuum::Incremental)
@@ -94,10 +143,10 @@ pub async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
 
 /// Creates the pool of read-only connections to SQLite. These connections never create the file. The connection of the
 /// writer creates the file, if the URL contains `mode=rwc`.
-pub async fn sqlite_readers(url: &str) -> Result<DatabaseConnection, Error> {
+async fn sqlite_readers(url: &str) -> Result<DatabaseConnection, Error> {
     let mut options = options(url);
     options.max_connections(SQLITE_READERS).map_sqlx_sqlite_opts(|options| {
-        sqlite(options).pragma("cache_size", READER_CACHE).read_only(true).create_if_missing(false)
+        sqlite_session(options).pragma("cache_size", READER_CACHE).read_only(true).create_if_missing(false)
     });
     Ok(Database::connect(options).await?)
 }
@@ -129,7 +178,7 @@ async fn is_out_of_transactions(conn: &mut sqlx::SqliteConnection) -> Result<boo
     Ok(!conn.is_in_transaction())
 }
 
-fn sqlite(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteConnectOptions {
+fn sqlite_session(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::SqliteConnectOptions {
     options
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)

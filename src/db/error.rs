@@ -37,8 +37,9 @@ impl Error {
         }
     }
 
-    pub(super) fn of_commit(error: DbErr) -> Self {
-        match Self::of_statement(error) {
+    /// Returns the error of a commit that failed with this error.
+    pub(super) fn into_commit_error(self) -> Self {
+        match self {
             Self::Away(text) => Self::Unknown(text),
             known => known,
         }
@@ -86,6 +87,8 @@ fn of_code(code: &str, text: String) -> Error {
             "40001" | "40P01" | "55P03" => Error::Lost,
             // query_canceled (after `statement_timeout`), idle_in_transaction_session_timeout
             "57014" | "25P03" => Error::Away(text),
+            // read_only_sql_transaction: the server has become a standby.
+            "25006" => Error::Away(text),
             // The classes of codes: connection exception, invalid catalog name, insufficient resources, operator
             // intervention, system error.
             _ if ["08", "3D", "53", "57", "58"].contains(&&code[..2]) => Error::Away(text),
@@ -111,7 +114,7 @@ mod tests {
         for code in ["40001", "40P01", "55P03", "5", "6", "261", "517"] {
             assert!(matches!(of_code(code), Error::Lost), "{code}");
         }
-        for code in ["57P01", "08006", "53300", "25P03", "13", "10", "14"] {
+        for code in ["57P01", "08006", "53300", "25P03", "25006", "13", "10", "14"] {
             assert!(matches!(of_code(code), Error::Away(_)), "{code}");
         }
         for code in ["23503", "23514", "42601", "1", "275", ""] {

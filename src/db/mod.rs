@@ -3,33 +3,43 @@
 //! SQLite has one connection that writes, and a pool of read-only connections. PostgreSQL has one pool for reads and
 //! writes. A call writes only through a lane, which runs the transaction in a separate task. So a cancelled call does
 //! not interrupt a transaction.
+//!
+//! The pool of PostgreSQL follows the writable server: see `primary.rs`. A statement without an answer fails after a
+//! time limit: see `connections.rs`.
 
 mod connect;
+mod connections;
 pub mod entity;
 mod error;
+mod hosts;
 mod log;
+mod primary;
 mod statement;
 mod write;
 
 use std::{
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use boxoffice_migration::{Migrator, MigratorTrait};
 use futures::future::BoxFuture;
 use sea_orm::{
-    ConnectionTrait, DatabaseBackend, DatabaseConnection, FromQueryResult, SqliteTransactionMode, Statement,
+    ConnectionTrait, DatabaseBackend, DatabaseConnection, DbErr, FromQueryResult, SqliteTransactionMode, Statement,
     TransactionOptions, TransactionTrait, Value, sqlx,
 };
 use tokio::sync::Notify;
 
+pub use connect::SynchronousCommit;
 pub use error::Error;
 pub use sea_orm::ActiveValue::Set;
 pub(crate) use statement::rows;
 pub use statement::{Column, Row, Type};
 pub use write::Write;
 
+use self::{connections::Connections, primary::Primary};
 use crate::clock::{Clock, Micros};
 
 /// The key of PostgreSQL's advisory lock for migrations. Only one replica migrates the schema at a time.
@@ -58,24 +68,52 @@ pub struct PoolUse {
 /// Holds the connections to the database, and the clock for decisions. Clones share the connections and the clock.
 #[derive(Clone)]
 pub struct Database {
-    writer: DatabaseConnection,
-    reader: DatabaseConnection,
+    engine: DatabaseBackend,
+    connections: Arc<ArcSwap<Connections>>,
+    /// The servers of PostgreSQL; `None` on SQLite.
+    primary: Option<Arc<Primary>>,
     clock: Clock,
     appended: Arc<Notify>,
 }
 
 impl Database {
     /// Creates the connection pools for `url` (`sqlite://...` or `postgres://...`). A pool opens a connection when the
-    /// connection is first needed.
+    /// connection is first needed. If a PostgreSQL URL lists several hosts, the pool connects to the first host until
+    /// [`Database::follow_primary`] has found the writable server.
     ///
     /// Fails only if the URL cannot be parsed.
     pub async fn new(url: &str, clock: Clock) -> Result<Self, Error> {
-        if url.starts_with("sqlite:") {
-            let (writer, reader) = (connect::sqlite_writer(url).await?, connect::sqlite_readers(url).await?);
-            return Ok(Self { writer, reader, clock, appended: Arc::default() });
+        Self::with_commits(url, SynchronousCommit::default(), clock).await
+    }
+
+    /// Creates the connection pools like [`Database::new`], with a level of PostgreSQL's `synchronous_commit`.
+    pub async fn with_commits(url: &str, commits: SynchronousCommit, clock: Clock) -> Result<Self, Error> {
+        let (engine, connections, primary) = if url.starts_with("sqlite:") {
+            (DatabaseBackend::Sqlite, connect::sqlite(url).await?, None)
+        } else {
+            let primary = Primary::new(url, commits)?;
+            (DatabaseBackend::Postgres, primary.first_pool().await?, Some(Arc::new(primary)))
+        };
+        let connections = Arc::new(ArcSwap::from_pointee(connections));
+        Ok(Self { engine, connections, primary, clock, appended: Arc::default() })
+    }
+
+    /// Checks that the PostgreSQL server of the pool answers and accepts writes. If not, finds the server that accepts
+    /// writes among the hosts of the URL, and replaces the pool. On SQLite, does nothing.
+    ///
+    /// The first call always replaces the pool. Fails with [`Error::Away`] if no server accepts writes, and with
+    /// [`Error::Defect`] if the sessions do not have the level of `synchronous_commit` that they ask for.
+    pub async fn follow_primary(&self) -> Result<(), Error> {
+        match &self.primary {
+            Some(primary) => primary.follow(&self.connections).await,
+            None => Ok(()),
         }
-        let pool = connect::postgres(url).await?;
-        Ok(Self { writer: pool.clone(), reader: pool, clock, appended: Arc::default() })
+    }
+
+    /// Runs a statement that SeaORM builds for [`Database::reader`]. Fails with [`Error::Away`] if PostgreSQL does not
+    /// answer within 12 s.
+    pub async fn answer<T>(&self, statement: impl Future<Output = Result<T, DbErr>>) -> Result<T, Error> {
+        self.connections.load_full().answer(statement).await
     }
 
     /// Applies all pending migrations of the schema, in one transaction. If several replicas start at the same time,
@@ -95,13 +133,13 @@ impl Database {
 
     async fn migrate_once(&self) -> Result<(), Error> {
         let write = self.begin().await?;
-        if self.engine() == DatabaseBackend::Postgres {
+        if self.engine == DatabaseBackend::Postgres {
             // The migration of a large table can take longer than `statement_timeout`.
-            write.conn().execute_unprepared("SET LOCAL statement_timeout = 0").await?;
+            write.answer(write.conn().execute_unprepared("SET LOCAL statement_timeout = 0")).await?;
             let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
-            write.conn().execute_unprepared(&lock).await?;
+            write.answer_patiently(write.conn().execute_unprepared(&lock)).await?;
         }
-        Migrator::up(write.conn(), None).await?;
+        write.answer_patiently(Migrator::up(write.conn(), None)).await?;
         write.commit().await
     }
 
@@ -111,8 +149,9 @@ impl Database {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..Default::default()
         };
-        let txn = self.writer.begin_with_options(options).await?;
-        Ok(Write::new(txn, self.clock.clone(), self.appended.clone()))
+        let connections = self.connections.load_full();
+        let txn = connections.answer(connections.writer.begin_with_options(options)).await?;
+        Ok(Write::new(txn, connections, self.clock.clone(), self.appended.clone()))
     }
 
     /// Runs `step` in a write transaction, and commits the transaction. If `step` fails, the transaction is rolled
@@ -133,7 +172,8 @@ impl Database {
         sql: &str,
         values: impl IntoIterator<Item = Value>,
     ) -> Result<Vec<T>, Error> {
-        Ok(T::find_by_statement(statement::of_values(self.engine(), sql, values)).all(&self.reader).await?)
+        let statement = statement::of_values(self.engine, sql, values);
+        self.answer(T::find_by_statement(statement).all(&self.reader())).await
     }
 
     /// Runs a query about the set `rows` outside a transaction, and returns its rows. If the set is empty, returns no
@@ -147,16 +187,18 @@ impl Database {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(T::find_by_statement(statement::of_rows(self.engine(), sql, rows, values)).all(&self.reader).await?)
+        let statement = statement::of_rows(self.engine, sql, rows, values);
+        self.answer(T::find_by_statement(statement).all(&self.reader())).await
     }
 
     /// Returns the current counts of the connections of each pool.
     pub fn pools(&self) -> Vec<PoolUse> {
-        if self.engine() == DatabaseBackend::Postgres {
-            let pool = self.writer.get_postgres_connection_pool();
+        let connections = self.connections.load();
+        if self.engine == DatabaseBackend::Postgres {
+            let pool = connections.writer.get_postgres_connection_pool();
             return vec![pool_use("all", pool.size(), pool.num_idle(), pool.options().get_max_connections())];
         }
-        let pools = [("write", &self.writer), ("read", &self.reader)];
+        let pools = [("write", &connections.writer), ("read", &connections.reader)];
         let pools = pools.map(|(name, connection)| (name, connection.get_sqlite_connection_pool()));
         let use_of = |(name, pool): (_, &sqlx::SqlitePool)| {
             pool_use(name, pool.size(), pool.num_idle(), pool.options().get_max_connections())
@@ -170,7 +212,7 @@ impl Database {
     ///
     /// If SQLite's file was created without incremental vacuum, the file keeps its size and the result is 0.
     pub async fn reclaim_pages(&self, limit: i64) -> Result<i64, Error> {
-        if self.engine() != DatabaseBackend::Sqlite {
+        if self.engine != DatabaseBackend::Sqlite {
             return Ok(0);
         }
         let write = self.begin().await?;
@@ -184,19 +226,15 @@ impl Database {
         Ok(before - after)
     }
 
-    /// Returns the pool for reads outside a transaction. Use it for queries that SeaORM builds, and [`Database::query`]
-    /// for queries in SQL.
-    pub fn reader(&self) -> &DatabaseConnection {
-        &self.reader
-    }
-
-    fn engine(&self) -> DatabaseBackend {
-        self.writer.get_database_backend()
+    /// Returns the pool for reads outside a transaction. Use it with [`Database::answer`] for queries that SeaORM
+    /// builds, and [`Database::query`] for queries in SQL.
+    pub fn reader(&self) -> DatabaseConnection {
+        self.connections.load().reader.clone()
     }
 
     /// Tells whether the engine allows only one write transaction at a time.
     pub fn has_one_writer(&self) -> bool {
-        self.engine() != DatabaseBackend::Postgres
+        self.engine != DatabaseBackend::Postgres
     }
 
     /// Returns a signal that a commit of this process has appended events. Only one task may wait for the signal.
@@ -217,7 +255,7 @@ impl Database {
     /// Sets the clock for decisions to PostgreSQL's clock, which all replicas share. On SQLite, does nothing: the clock
     /// keeps the time of the machine.
     pub async fn anchor_clock(&self) -> Result<(), Error> {
-        if self.engine() != DatabaseBackend::Postgres {
+        if self.engine != DatabaseBackend::Postgres {
             return Ok(());
         }
         let asked = Instant::now();
@@ -225,7 +263,7 @@ impl Database {
             DatabaseBackend::Postgres,
             "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::BIGINT",
         );
-        if let Some(row) = self.reader.query_one_raw(statement).await? {
+        if let Some(row) = self.answer(self.reader().query_one_raw(statement)).await? {
             self.clock.anchor(asked, row.try_get_by_index(0)?);
         }
         Ok(())

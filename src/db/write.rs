@@ -1,15 +1,19 @@
 //! A write transaction, and its methods that run statements.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
-use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, FromQueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, FromQueryResult, Statement, Value};
 use tokio::sync::Notify;
 
 use super::{
+    connections::Connections,
     error::Error,
     log::{self, Recorded},
     statement::{Row, of_rows, of_values},
@@ -28,6 +32,7 @@ const BEGIN_AND_COMMIT: u64 = 2;
 /// the set. If the set is empty, the method runs no statement.
 pub struct Write {
     txn: DatabaseTransaction,
+    connections: Arc<Connections>,
     clock: Clock,
     now: AtomicI64,
     statement_count: AtomicU64,
@@ -37,9 +42,15 @@ pub struct Write {
 
 impl Write {
     /// Returns a write transaction. It wakes `appended` after a commit that appends events.
-    pub(super) fn new(txn: DatabaseTransaction, clock: Clock, appended: Arc<Notify>) -> Self {
+    pub(super) fn new(
+        txn: DatabaseTransaction,
+        connections: Arc<Connections>,
+        clock: Clock,
+        appended: Arc<Notify>,
+    ) -> Self {
         Self {
             txn,
+            connections,
             now: AtomicI64::new(clock.now()),
             clock,
             statement_count: AtomicU64::new(BEGIN_AND_COMMIT),
@@ -73,7 +84,7 @@ impl Write {
         sql: &str,
         values: impl IntoIterator<Item = Value>,
     ) -> Result<Vec<T>, Error> {
-        Ok(T::find_by_statement(self.statement(sql, values)).all(&self.txn).await?)
+        self.answer(T::find_by_statement(self.statement(sql, values)).all(&self.txn)).await
     }
 
     /// Runs a statement about a set of rows, and returns the rows of its result.
@@ -86,12 +97,12 @@ impl Write {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(T::find_by_statement(self.statement_of(sql, rows, values)).all(&self.txn).await?)
+        self.answer(T::find_by_statement(self.statement_of(sql, rows, values)).all(&self.txn)).await
     }
 
     /// Runs a statement that writes, and returns the number of changed rows.
     pub async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, Error> {
-        Ok(self.txn.execute_raw(self.statement(sql, values)).await?.rows_affected())
+        Ok(self.answer(self.txn.execute_raw(self.statement(sql, values))).await?.rows_affected())
     }
 
     /// Runs a writing statement about a set of rows, and returns the number of changed rows.
@@ -104,7 +115,7 @@ impl Write {
         if rows.is_empty() {
             return Ok(0);
         }
-        Ok(self.txn.execute_raw(self.statement_of(sql, rows, values)).await?.rows_affected())
+        Ok(self.answer(self.txn.execute_raw(self.statement_of(sql, rows, values))).await?.rows_affected())
     }
 
     /// Runs a statement in which each row of the set must change one row of the database. Fails with [`Error::Lost`] if
@@ -128,9 +139,23 @@ impl Write {
         Ok(())
     }
 
-    /// Returns the connection of the transaction. Statements that SeaORM builds need this connection.
+    /// Returns the connection of the transaction. Use it with [`Write::answer`] for statements that SeaORM builds.
     pub fn conn(&self) -> &DatabaseTransaction {
         &self.txn
+    }
+
+    /// Runs a statement that SeaORM builds for [`Write::conn`]. Fails with [`Error::Away`] if PostgreSQL does not
+    /// answer within 12 s.
+    pub async fn answer<T>(&self, statement: impl Future<Output = Result<T, DbErr>>) -> Result<T, Error> {
+        self.connections.answer(statement).await
+    }
+
+    /// Runs a statement like [`Write::answer`], but without the limit of 12 s.
+    pub(super) async fn answer_patiently<T>(
+        &self,
+        statement: impl Future<Output = Result<T, DbErr>>,
+    ) -> Result<T, Error> {
+        self.connections.answer_patiently(statement).await
     }
 
     /// Records an event, which [`Write::commit`] appends to the feed. If the transaction is not committed, the event is
@@ -150,7 +175,7 @@ impl Write {
             let sql = log::append(self.txn.get_database_backend());
             self.execute(sql, recorded.values(self.now())).await?;
         }
-        self.txn.commit().await.map_err(Error::of_commit)?;
+        self.connections.answer(self.txn.commit()).await.map_err(Error::into_commit_error)?;
         if has_events {
             self.appended.notify_one();
         }

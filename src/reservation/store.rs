@@ -395,11 +395,8 @@ pub async fn count_payments(write: &Write, takings: &[Takings]) -> Result<(), db
 
 /// Returns a reservation of a user. Returns `None` if the user has no such reservation.
 pub async fn find(db: &Database, user_id: Uuid, reservation_id: Uuid) -> Result<Option<reservation::Model>, db::Error> {
-    let row = reservation::Entity::find_by_id(reservation_id)
-        .filter(reservation::Column::UserId.eq(user_id))
-        .one(db.reader())
-        .await?;
-    Ok(row)
+    let query = reservation::Entity::find_by_id(reservation_id).filter(reservation::Column::UserId.eq(user_id));
+    db.answer(query.one(&db.reader())).await
 }
 
 /// Returns up to `limit` reservations of a user, newest first. `before` has the hold time and the id of the last
@@ -426,7 +423,7 @@ pub async fn list(
             let older = Condition::any().add(Column::HoldTime.lt(time)).add(same_time);
             query = query.filter(Column::HoldTime.lte(time)).filter(older);
         }
-        found.extend(query.all(db.reader()).await?);
+        found.extend(db.answer(query.all(&db.reader())).await?);
     }
     found.sort_unstable_by_key(|v| std::cmp::Reverse((v.hold_time, v.reservation_id)));
     found.truncate(limit);

@@ -37,7 +37,7 @@ pub async fn add_key(db: &Database, secret: &[u8]) -> Result<i64, db::Error> {
 /// Deletes the key with this id. The caller must first check with [`rotation::refusal`] that the key may be dropped.
 pub async fn drop_key(db: &Database, key_id: i64) -> Result<(), db::Error> {
     let write = db.begin().await?;
-    signing_key::Entity::delete_by_id(key_id).exec(write.conn()).await?;
+    write.answer(signing_key::Entity::delete_by_id(key_id).exec(write.conn())).await?;
     write.commit().await
 }
 
@@ -63,7 +63,8 @@ pub async fn keys(db: &Database) -> Result<Vec<SigningKey>, db::Error> {
 }
 
 async fn rows(db: &Database) -> Result<Vec<signing_key::Model>, db::Error> {
-    Ok(signing_key::Entity::find().order_by_asc(signing_key::Column::KeyId).all(db.reader()).await?)
+    let query = signing_key::Entity::find().order_by_asc(signing_key::Column::KeyId);
+    db.answer(query.all(&db.reader())).await
 }
 
 fn info(row: &signing_key::Model) -> SigningKeyInfo {

@@ -128,13 +128,11 @@ pub async fn entries(
     kind: Option<Kind>,
     limit: usize,
 ) -> Result<Vec<ledger_entry::Model>, db::Error> {
-    let rows = ledger_entry::Entity::find()
+    let query = ledger_entry::Entity::find()
         .filter(ledger_entry::Column::UserId.eq(user_id))
         .apply_if(kind, |entries, kind| entries.filter(ledger_entry::Column::Kind.eq(kind)))
         .filter(ledger_entry::Column::EntryNumber.lt(before.unwrap_or(i64::MAX)))
         .order_by_desc(ledger_entry::Column::EntryNumber)
-        .limit(limit as u64)
-        .all(db.reader())
-        .await?;
-    Ok(rows)
+        .limit(limit as u64);
+    db.answer(query.all(&db.reader())).await
 }

@@ -51,7 +51,7 @@ async fn servers_that_start_at_the_same_time_migrate_once(world: World) {
         db
     });
     for db in futures::future::join_all(migrations).await {
-        let concerts = concert::Entity::find().count(db.reader()).await.unwrap();
+        let concerts = concert::Entity::find().count(&db.reader()).await.unwrap();
         assert_eq!(concerts, 0);
     }
 }

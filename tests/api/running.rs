@@ -158,7 +158,7 @@ async fn a_demo_fills_only_an_empty_database(world: World) {
     for (world, filled, concerts) in [(&other, false, 1), (&world, true, 3), (&world, false, 3)] {
         let db = world.server(0).db();
         assert_eq!(boxoffice::app::demo::fill(db).await.unwrap(), filled);
-        assert_eq!(concert::Entity::find().count(db.reader()).await.unwrap(), concerts);
+        assert_eq!(concert::Entity::find().count(&db.reader()).await.unwrap(), concerts);
     }
 }
 

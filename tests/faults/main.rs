@@ -21,6 +21,7 @@ mod promotion;
 mod restarts;
 mod retries;
 mod tokens;
+mod vanished;
 mod watchers;
 
 use std::process::ExitCode;
@@ -62,6 +63,7 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(17, disk::a_damaged_log_is_opened_with_all_acknowledged_writes, SQLITE, 3),
     experiment!(18, history::history_slows_neither_starts_nor_passes_nor_writes, BOTH, 6),
     experiment!(19, watchers::admitted_watchers_stay_while_thousands_leave, BOTH, 4),
+    experiment!(21, vanished::a_server_recovers_when_its_database_vanishes_without_a_packet, POSTGRES, 4),
     experiment!(24, draw::a_draw_has_one_outcome_if_the_server_that_opens_the_sale_is_killed, POSTGRES, 4),
 ];
 

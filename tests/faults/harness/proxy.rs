@@ -29,6 +29,9 @@ pub enum Weather {
     Mute,
     /// Open connections are cut, and new connections are closed immediately.
     Cut,
+    /// The host of the server has vanished: no bytes pass, and nothing is closed. The open connections stay silent for
+    /// ever, also after a change to another state.
+    Vanished,
 }
 
 #[derive(Clone, Copy)]
@@ -103,28 +106,44 @@ async fn accept(listener: TcpListener, weather: watch::Sender<Weather>, shared: 
     }
 }
 
-async fn connect(caller: TcpStream, weather: watch::Receiver<Weather>, shared: Arc<Shared>) -> io::Result<()> {
+async fn connect(mut caller: TcpStream, weather: watch::Receiver<Weather>, shared: Arc<Shared>) -> io::Result<()> {
+    if *weather.borrow() == Weather::Vanished {
+        return swallow(&mut caller).await;
+    }
     let target = *shared.target.lock().expect("target");
-    let server = TcpStream::connect(target.ok_or(io::ErrorKind::ConnectionRefused)?).await?;
+    let mut server = TcpStream::connect(target.ok_or(io::ErrorKind::ConnectionRefused)?).await?;
     caller.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let port = server.local_addr()?.port();
     shared.ports.lock().expect("ports").insert(port);
-    let (from_caller, to_caller) = caller.into_split();
-    let (from_server, to_server) = server.into_split();
+    let (from_caller, to_caller) = caller.split();
+    let (from_server, to_server) = server.split();
     let pumps = async {
         tokio::try_join!(
             pump(from_caller, to_server, Direction::ToServer, weather.clone()),
             pump(from_server, to_caller, Direction::ToCaller, weather.clone()),
         )
     };
-    let mut cut = weather.clone();
+    let mut trouble = weather.clone();
     let ended = tokio::select! {
-        ended = pumps => ended.map(drop),
-        _ = cut.wait_for(|weather| *weather == Weather::Cut) => Ok(()),
+        ended = pumps => ended.map(|_| Weather::Fair),
+        trouble = trouble.wait_for(|weather| matches!(weather, Weather::Cut | Weather::Vanished)) => {
+            Ok(trouble.map_or(Weather::Cut, |trouble| *trouble))
+        }
     };
     shared.ports.lock().expect("ports").remove(&port);
-    ended
+    match ended? {
+        Weather::Vanished => {
+            drop(server);
+            swallow(&mut caller).await
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads what a caller sends, and never answers.
+async fn swallow(caller: &mut TcpStream) -> io::Result<()> {
+    tokio::io::copy(caller, &mut tokio::io::sink()).await.map(drop)
 }
 
 async fn pump(
@@ -156,8 +175,9 @@ async fn passes(direction: Direction, weather: &mut watch::Receiver<Weather>) ->
             }
             (Weather::Mute, Direction::ToCaller) => return false,
             (Weather::Fair | Weather::Slow(_) | Weather::Mute, _) => return true,
-            // Waits until the state changes. If connections are cut, `connect` drops this future.
-            (Weather::Stalled | Weather::Cut, _) => {
+            // Waits until the state changes. If connections are cut or the host has vanished, `connect` drops this
+            // future.
+            (Weather::Stalled | Weather::Cut | Weather::Vanished, _) => {
                 let _ = weather.changed().await;
             }
         }

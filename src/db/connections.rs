@@ -1,0 +1,81 @@
+//! The connection pools in use. A pool that becomes useless is ended, and the statements that wait for it fail.
+
+use std::{future::Future, time::Duration};
+
+use sea_orm::{DatabaseBackend, DatabaseConnection, DbErr};
+use tokio_util::sync::CancellationToken;
+
+use super::error::Error;
+
+/// Maximum time that a statement waits for the answer of PostgreSQL. PostgreSQL itself ends a statement after 10 s. A
+/// statement without an answer after this time has lost its server.
+const ANSWER_LIMIT: Duration = Duration::from_secs(12);
+
+/// The connections to the database. PostgreSQL has one pool for reads and writes.
+pub struct Connections {
+    pub(super) writer: DatabaseConnection,
+    pub(super) reader: DatabaseConnection,
+    /// Is cancelled when the server of a PostgreSQL pool is useless.
+    ended: CancellationToken,
+}
+
+impl Connections {
+    /// Returns the connections of a pool for writes and a pool for reads, which may be the same.
+    pub fn new(writer: DatabaseConnection, reader: DatabaseConnection) -> Self {
+        Self { writer, reader, ended: CancellationToken::new() }
+    }
+
+    /// Runs a statement. Fails with [`Error::Away`] if PostgreSQL does not answer within 12 s, or if the pool ends.
+    ///
+    /// A server that vanished without a packet never closes its connections. Without this limit, a statement would wait
+    /// for its answer forever.
+    pub async fn answer<T>(&self, statement: impl Future<Output = Result<T, DbErr>>) -> Result<T, Error> {
+        if !self.is_postgres() {
+            return Ok(statement.await?);
+        }
+        match tokio::time::timeout(ANSWER_LIMIT, self.answer_patiently(statement)).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                tracing::warn!("PostgreSQL has not answered a statement for {ANSWER_LIMIT:?}; its connections end");
+                self.end();
+                Err(Error::Away(format!("no answer within {ANSWER_LIMIT:?}")))
+            }
+        }
+    }
+
+    /// Runs a statement that may take longer than the limit of [`Connections::answer`], such as a migration.
+    pub async fn answer_patiently<T>(&self, statement: impl Future<Output = Result<T, DbErr>>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            answered = statement => Ok(answered?),
+            () = self.ended.cancelled() => {
+                Err(Error::Away("the connections to a silent or read-only server were ended".to_owned()))
+            }
+        }
+    }
+
+    /// Ends a PostgreSQL pool whose server is useless. All its statements fail immediately.
+    pub fn end(&self) {
+        // The pool is closed first. A closed pool drops a connection that comes back. An open pool would wait for an
+        // answer on this connection, forever if the server is silent.
+        self.close();
+        self.ended.cancel();
+    }
+
+    /// Tells whether [`Connections::end`] was called.
+    pub fn is_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Closes a PostgreSQL pool after its transactions have ended. The pool begins no new transactions.
+    pub fn close(&self) {
+        let pool = self.writer.get_postgres_connection_pool().clone();
+        // The call of `close` refuses new transactions. Its future waits for the end of the open transactions.
+        drop(pool.close());
+        tokio::spawn(tokio::time::timeout(ANSWER_LIMIT, async move { pool.close().await }));
+    }
+
+    fn is_postgres(&self) -> bool {
+        self.writer.get_database_backend() == DatabaseBackend::Postgres
+    }
+}

@@ -1,0 +1,72 @@
+//! Reads the PostgreSQL servers that a URL lists.
+
+/// The parameter of a URL that says which kind of server its user needs.
+const KIND: &str = "target_session_attrs";
+
+/// Returns a URL with one host for each host of `url`, in the same order. The hosts are separated by commas, as libpq
+/// reads them: `postgres://USER:PASSWORD@HOST1:5432,HOST2:5432/DATABASE?target_session_attrs=read-write`.
+///
+/// The result has no `target_session_attrs`, because every write needs a writable server. Fails with the reason if the
+/// URL is not a URL of PostgreSQL, or asks for another kind of server. The reason does not quote the URL, which may
+/// contain a password.
+pub fn servers(url: &str) -> Result<Vec<String>, &'static str> {
+    let is_postgres = |scheme: &str| matches!(scheme, "postgres" | "postgresql");
+    let (scheme, rest) = url.split_once("://").filter(|(scheme, _)| is_postgres(scheme)).ok_or(
+        "the database URL cannot be read: write postgres://USER:PASSWORD@HOST/DATABASE, or sqlite://FILE?mode=rwc",
+    )?;
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+    let (login, hosts) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+    let (kinds, parameters): (Vec<&str>, Vec<&str>) =
+        query.split('&').filter(|pair| !pair.is_empty()).partition(|pair| pair.split('=').next() == Some(KIND));
+    let is_writable = |pair: &&str| matches!(pair.split_once('=').unwrap_or_default().1, "read-write" | "primary");
+    if !kinds.iter().all(is_writable) {
+        return Err(
+            "boxoffice needs a writable PostgreSQL server: set target_session_attrs to read-write, or leave it \
+                    out",
+        );
+    }
+    let query = if parameters.is_empty() { String::new() } else { format!("?{}", parameters.join("&")) };
+    Ok(hosts.split(',').map(|host| format!("{scheme}://{login}{host}{path}{query}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_with_one_host_stays_the_same() {
+        for url in [
+            "postgres://127.0.0.1/boxoffice",
+            "postgresql://u:p@db.example:5433/boxoffice?sslmode=require&options=-c%20a=b",
+            "postgres://u:p,w@db/boxoffice",
+            "postgres:///boxoffice?host=/run/postgresql",
+            "postgres://[::1]:5432",
+        ] {
+            assert_eq!(servers(url).unwrap(), [url]);
+        }
+    }
+
+    #[test]
+    fn each_host_becomes_a_url_with_the_same_login_database_and_parameters() {
+        let url = "postgres://u:p@a:5432,[::1]:5433,c/db?target_session_attrs=read-write&sslmode=require";
+        let expected = [
+            "postgres://u:p@a:5432/db?sslmode=require",
+            "postgres://u:p@[::1]:5433/db?sslmode=require",
+            "postgres://u:p@c/db?sslmode=require",
+        ];
+        assert_eq!(servers(url).unwrap(), expected);
+        assert_eq!(servers("postgres://a,b?target_session_attrs=primary").unwrap(), ["postgres://a", "postgres://b"]);
+    }
+
+    #[test]
+    fn another_kind_of_server_and_another_kind_of_url_are_refused() {
+        for kind in ["any", "read-only", "standby", "prefer-standby", ""] {
+            let reason = servers(&format!("postgres://u:opensesame@a,b/db?target_session_attrs={kind}")).unwrap_err();
+            assert!(reason.contains("read-write") && !reason.contains("opensesame"), "{reason}");
+        }
+        for url in ["mysql://a/db", "postgres", ""] {
+            assert!(servers(url).unwrap_err().contains("postgres://"), "{url}");
+        }
+    }
+}

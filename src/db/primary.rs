@@ -1,0 +1,148 @@
+//! Follows the PostgreSQL server that accepts writes.
+//!
+//! A scout is a connection of its own, which asks the server about once per second whether the server accepts writes.
+//! The scout notices a server that stopped, became read-only, or vanished without a packet. It then asks all hosts of
+//! the URL, and the pool is replaced by a pool for the host that accepts writes. A name is resolved again at each
+//! connection, so the pool also follows a name whose address moves.
+
+use std::{str::FromStr, time::Duration};
+
+use arc_swap::ArcSwap;
+use futures::{FutureExt, future};
+use sea_orm::sqlx::{
+    self, ConnectOptions,
+    postgres::{PgConnectOptions, PgConnection},
+};
+use tokio::{sync::Mutex, time::timeout};
+
+use super::{
+    connect::{self, ACQUIRE_TIMEOUT, SynchronousCommit},
+    connections::Connections,
+    error::Error,
+    hosts,
+};
+
+/// Time without an answer after which a server is silent: its pool ends.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The PostgreSQL servers of a URL, and the scout.
+pub struct Primary {
+    /// Is not empty.
+    hosts: Vec<Host>,
+    commits: SynchronousCommit,
+    scout: Mutex<Option<PgConnection>>,
+}
+
+struct Host {
+    url: String,
+    options: PgConnectOptions,
+}
+
+/// The reason why a server is useless.
+#[derive(Debug, thiserror::Error)]
+enum Useless {
+    #[error("it does not answer")]
+    Silent,
+    #[error("it accepts no writes")]
+    ReadOnly,
+    #[error(transparent)]
+    Broken(#[from] sqlx::Error),
+}
+
+impl Primary {
+    /// Reads a URL. Fails with [`Error::Defect`] if the URL cannot be read.
+    pub fn new(url: &str, commits: SynchronousCommit) -> Result<Self, Error> {
+        let servers = hosts::servers(url).map_err(|reason| Error::Defect(reason.to_owned()))?;
+        let hosts = servers.into_iter().map(|url| Host::new(url, commits)).collect::<Result<_, _>>()?;
+        Ok(Self { hosts, commits, scout: Mutex::default() })
+    }
+
+    /// Creates the pool of the first host.
+    pub async fn first_pool(&self) -> Result<Connections, Error> {
+        connect::postgres(&self.hosts[0].url, self.commits).await
+    }
+
+    /// Asks the server of `connections` whether it accepts writes. If it does not, finds the host that does, and
+    /// replaces `connections`.
+    pub async fn follow(&self, connections: &ArcSwap<Connections>) -> Result<(), Error> {
+        let mut scout = self.scout.lock().await;
+        let current = connections.load_full();
+        if let Some(mut conn) = scout.take() {
+            match ask(&mut conn, SILENCE_LIMIT).await {
+                Ok(()) if !current.is_ended() => {
+                    *scout = Some(conn);
+                    return Ok(());
+                }
+                Ok(()) => {}
+                Err(reason) => {
+                    tracing::warn!(%reason, "the PostgreSQL server is useless; looking for another");
+                    // If only the connection of the scout broke, the transactions of the pool may still succeed.
+                    if !matches!(reason, Useless::Broken(_)) {
+                        current.end();
+                    }
+                }
+            }
+        }
+        let searches = self.hosts.iter().map(|host| host.reach().boxed());
+        let ((host, mut conn), _) = future::select_ok(searches).await?;
+        self.check_commits(host, &mut conn).await?;
+        connections.store(connect::postgres(&host.url, self.commits).await?.into());
+        current.close();
+        *scout = Some(conn);
+        Ok(())
+    }
+
+    /// Checks that the sessions of a host have the level of `synchronous_commit` that they ask for, and logs the level.
+    async fn check_commits(&self, host: &Host, conn: &mut PgConnection) -> Result<(), Error> {
+        let asked = timeout(ACQUIRE_TIMEOUT, connect::commit_level(conn)).await;
+        let asked = asked.map_err(|_| Useless::Silent).and_then(|asked| asked.map_err(Useless::from));
+        let (level, standbys) = asked.map_err(|reason| host.away(&reason))?;
+        if level != self.commits.as_str() {
+            return Err(Error::Defect(format!(
+                "synchronous_commit is {level} in the sessions of boxoffice, and must be {}; if a pooler drops the \
+                 settings of sessions, set it with ALTER ROLE",
+                self.commits.as_str()
+            )));
+        }
+        let address = host.address();
+        tracing::info!(address, synchronous_commit = level, synchronous_standby_names = standbys, "PostgreSQL is used");
+        Ok(())
+    }
+}
+
+impl Host {
+    fn new(url: String, commits: SynchronousCommit) -> Result<Self, Error> {
+        // The errors of sqlx may contain the URL, and the URL may contain a password.
+        let sentence = "the database URL cannot be read: write postgres://USER:PASSWORD@HOST/DATABASE";
+        let options = PgConnectOptions::from_str(&url).map_err(|_| Error::Defect(sentence.to_owned()))?;
+        Ok(Self { url, options: connect::session(options, commits).disable_statement_logging() })
+    }
+
+    /// Connects to the host. Fails if it does not accept writes.
+    async fn reach(&self) -> Result<(&Self, PgConnection), Error> {
+        let reached = async {
+            let mut conn = self.options.connect().await?;
+            ask(&mut conn, ACQUIRE_TIMEOUT).await.map(|()| conn)
+        };
+        let reached = timeout(ACQUIRE_TIMEOUT, reached).await.unwrap_or(Err(Useless::Silent));
+        reached.map(|conn| (self, conn)).map_err(|reason| self.away(&reason))
+    }
+
+    fn away(&self, reason: &Useless) -> Error {
+        Error::Away(format!("PostgreSQL at {}: {reason}", self.address()))
+    }
+
+    fn address(&self) -> String {
+        format!("{}:{}", self.options.get_host(), self.options.get_port())
+    }
+}
+
+/// Asks a server whether it accepts writes.
+async fn ask(conn: &mut PgConnection, limit: Duration) -> Result<(), Useless> {
+    match timeout(limit, connect::is_writable(conn)).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(Useless::ReadOnly),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(Useless::Silent),
+    }
+}
