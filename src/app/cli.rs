@@ -43,6 +43,14 @@ pub enum Command {
     },
     /// Apply the pending database migrations and exit. `serve` applies them too.
     Migrate,
+    /// Check the invariants of seats, payments, wallets and queues in the database. Changes nothing. Exit code 0 if all
+    /// invariants hold, 1 if not.
+    Check,
+    /// Copy the SQLite database to a new file while servers use it, and verify the copy.
+    Backup {
+        /// Path of the copy. The file must not exist.
+        file: PathBuf,
+    },
     /// Check whether the server at the address of `--listen` is ready: exit code 0 if it is, 1 if not.
     Health(HealthOptions),
     /// Declare venues, concerts and performances on a running server: create what is missing, change what differs.

@@ -17,7 +17,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 
 use crate::{
     app::{
-        apply,
+        apply, backup, check,
         cli::{ApiKeyCommand, Cli, Command, DrawCommand, HealthOptions, Settings, SigningKeyCommand},
         client::{Target, reachable},
         crowd::{self, Crowd},
@@ -49,6 +49,8 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         None => serve(settings, None).await,
         Some(Command::Serve { demo, demo_crowd }) => serve(settings, demo.then_some(demo_crowd)).await,
         Some(Command::Migrate) => migrate(settings).await,
+        Some(Command::Check) => check::run(&settings).await,
+        Some(Command::Backup { file }) => backup::run(&settings, &file).await,
         Some(Command::Health(options)) => health(settings, options).await,
         Some(Command::Apply(options)) => apply::run(&settings, options).await,
         Some(Command::Watch(options)) => watch::run(&settings, options).await,

@@ -17,6 +17,8 @@
 //! | `background.rs` | prepares the database, then runs the passes |
 //! | `readiness.rs` | tracks whether the server is ready |
 //! | `apply/` | declares the venues and concerts of a file on a running server |
+//! | `check/` | checks the invariants of the data in a database |
+//! | `backup.rs` | copies a SQLite database while servers use it |
 //! | `watch/` | shows a sale in the terminal |
 //! | `draw.rs` | verifies the draw of a concert |
 //! | `events.rs` | prints the feed of events |
@@ -26,6 +28,8 @@
 
 mod apply;
 mod background;
+mod backup;
+mod check;
 pub mod cli;
 mod client;
 pub mod commands;

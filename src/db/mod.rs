@@ -7,6 +7,7 @@
 //! The pool of PostgreSQL follows the writable server: see `primary.rs`. A statement without an answer fails after a
 //! time limit: see `connections.rs`.
 
+mod backup;
 mod connect;
 mod connections;
 pub mod entity;
@@ -14,6 +15,7 @@ mod error;
 mod hosts;
 mod log;
 mod primary;
+mod snapshot;
 mod statement;
 mod write;
 
@@ -35,6 +37,7 @@ use tokio::sync::Notify;
 pub use connect::SynchronousCommit;
 pub use error::Error;
 pub use sea_orm::ActiveValue::Set;
+pub use snapshot::Snapshot;
 pub(crate) use statement::rows;
 pub use statement::{Column, Row, Type};
 pub use write::Write;

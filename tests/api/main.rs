@@ -6,6 +6,7 @@ mod harness;
 mod admin;
 mod apply;
 mod best_available;
+mod check;
 mod concert;
 mod contention;
 mod credentials;

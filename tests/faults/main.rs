@@ -8,6 +8,7 @@
 mod harness;
 
 mod abuse;
+mod backup;
 mod clocks;
 mod contention;
 mod crash;
@@ -65,6 +66,7 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(19, watchers::admitted_watchers_stay_while_thousands_leave, BOTH, 4),
     experiment!(21, vanished::a_server_recovers_when_its_database_vanishes_without_a_packet, POSTGRES, 4),
     experiment!(24, draw::a_draw_has_one_outcome_if_the_server_that_opens_the_sale_is_killed, POSTGRES, 4),
+    experiment!(26, backup::a_backup_during_a_sale_has_all_that_was_acknowledged, SQLITE, 3),
 ];
 
 fn main() -> ExitCode {

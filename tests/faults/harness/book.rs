@@ -1,7 +1,7 @@
 //! The answers to callers: by `request_id`, or as promises if the call has no `request_id`.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     future::Future,
     sync::{
         Mutex, MutexGuard,
@@ -91,6 +91,12 @@ impl Record {
     }
 }
 
+/// What was acknowledged until a moment.
+pub struct SoFar {
+    request_ids: HashSet<Uuid>,
+    promises: Vec<Promise>,
+}
+
 /// The answers to a group of callers in an experiment.
 #[derive(Default)]
 pub struct Book {
@@ -157,6 +163,22 @@ impl Book {
     /// Returns all records by `request_id`, locked until the guard is dropped.
     pub fn records(&self) -> MutexGuard<'_, HashMap<Uuid, Record>> {
         self.records.lock().expect("book")
+    }
+
+    /// Returns what has been acknowledged so far.
+    pub fn so_far(&self) -> SoFar {
+        let records = self.records();
+        let acknowledged = records.iter().filter(|(_, record)| record.fact.is_some());
+        SoFar { request_ids: acknowledged.map(|(id, _)| *id).collect(), promises: self.promises() }
+    }
+
+    /// Returns a copy of the book in which only `so_far` is acknowledged. Later requests may have happened or not.
+    pub fn as_of(&self, so_far: &SoFar) -> Self {
+        let mut records = self.records().clone();
+        for (_, record) in records.iter_mut().filter(|(id, _)| !so_far.request_ids.contains(id)) {
+            record.unknown += u64::from(record.fact.take().is_some());
+        }
+        Self { records: Mutex::new(records), promises: Mutex::new(so_far.promises.clone()), ..Self::default() }
     }
 
     /// Returns the retries whose answer differs from an earlier answer.

@@ -1,0 +1,45 @@
+//! Implements `boxoffice check`: checks the invariants of the data in a database, and changes nothing.
+//!
+//! All checks see the same state of the database, also while servers write to it.
+
+mod invariants;
+mod store;
+
+use self::{invariants::INVARIANTS, store::Example};
+use crate::{
+    app::{cli::Settings, failure::Failure},
+    clock::Clock,
+    db::{self, Database},
+};
+
+/// Checks the database of `settings`. Prints each violated invariant with an example. Fails if there is one.
+pub async fn run(settings: &Settings) -> Result<(), Failure> {
+    let db = Database::new(&settings.database_url, Clock::system()).await?;
+    db.follow_primary().await?;
+    db.anchor_clock().await?;
+    let violations = violations(&db).await?;
+    if violations.is_empty() {
+        println!("all {} invariants hold", INVARIANTS.len());
+        return Ok(());
+    }
+    violations.iter().for_each(|violation| println!("{violation}"));
+    Err(refusal(&violations).into())
+}
+
+/// Returns a sentence with the number of violations.
+pub fn refusal(violations: &[String]) -> String {
+    format!("{} of {} invariants are violated; the data is damaged", violations.len(), INVARIANTS.len())
+}
+
+/// Returns each violated invariant with an example.
+pub async fn violations(db: &Database) -> Result<Vec<String>, db::Error> {
+    let snapshot = db.snapshot().await?;
+    let mut violations = Vec::new();
+    for invariant in INVARIANTS {
+        if let Some(Example { id, detail }) = store::violation(&snapshot, invariant, db.now()).await? {
+            let id = id.map(|id| format!(", {id}")).unwrap_or_default();
+            violations.push(format!("violated: {} (for example {detail}{id})", invariant.rule));
+        }
+    }
+    Ok(violations)
+}
