@@ -11,9 +11,13 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use rand::Rng;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use tokio::sync::{Mutex, OnceCell};
@@ -80,23 +84,72 @@ impl Postgres {
 
     /// Starts a temporary server with `settings`, for example `-c fsync=off`.
     pub async fn start(settings: &str) -> Result<Self, Failure> {
-        let binaries = find_binaries().ok_or("PostgreSQL is missing: install it with `make postgres`")?;
-        let dir = tempfile::Builder::new().prefix("boxoffice-pg-").tempdir()?.keep();
-        let place = Place { as_root: id(&["-u"])? == "0", data: dir.join("data"), dir, port: free_port()?, binaries };
-        let reaper = place.reaper()?;
-        if place.as_root {
-            fs::set_permissions(&place.dir, fs::Permissions::from_mode(0o700))?;
-            let uid = id(&["-u", "postgres"])?.parse();
-            let uid =
-                uid.map_err(|_| "the user postgres is missing, and root cannot run PostgreSQL; create this user")?;
-            chown(&place.dir, Some(uid), None)?;
-        }
+        let (place, reaper) = Place::new(free_port()?)?;
         let data = place.data.display().to_string();
         place.run("initdb", &["-D", &data, "-U", "postgres", "--auth", "trust", "-E", "UTF8", "--no-sync"]).await?;
+        Self::start_in(place, reaper, settings).await
+    }
+
+    async fn start_in(place: Place, reaper: Reaper, settings: &str) -> Result<Self, Failure> {
         place.start(settings).await?;
         let server = Self::at(&format!("postgres://postgres@127.0.0.1:{}", place.port))?;
         let own = Own { place, settings: settings.to_owned(), _reaper: reaper };
         Ok(Self { own: Some(own), ..server })
+    }
+
+    /// Starts a synchronous standby of this temporary server, with the same settings. Returns when each commit waits
+    /// for the standby. `port` is the port of the standby; `None` selects a free port.
+    pub async fn standby(&self, port: Option<u16>) -> Result<Self, Failure> {
+        let own = self.own()?;
+        let (place, reaper) = Place::new(port.map_or_else(free_port, Ok)?)?;
+        let (data, primary) = (place.data.display().to_string(), own.place.port.to_string());
+        let from = ["-D", &data, "-h", "127.0.0.1", "-p", &primary, "-U", "postgres", "-c", "fast", "-R", "--no-sync"];
+        place.run("pg_basebackup", &from).await?;
+        let standby = Self::start_in(place, reaper, &own.settings).await?;
+        // The copy of the settings may ask for a standby of the standby. A promoted server would then wait for it.
+        standby.execute("ALTER SYSTEM RESET synchronous_standby_names").await?;
+        standby.execute("SELECT pg_reload_conf()").await?;
+        self.execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await?;
+        self.execute("SELECT pg_reload_conf()").await?;
+        // The division fails as long as there is no synchronous standby.
+        let is_synchronous = "SELECT 1 / count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        let started = Instant::now();
+        while self.execute(is_synchronous).await.is_err() {
+            if started.elapsed() > LIMIT {
+                return Err(format!("the standby is not synchronous after {LIMIT:?}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(standby)
+    }
+
+    /// Makes a standby the primary. Returns when it accepts writes.
+    pub async fn promote(&self) -> Result<(), Failure> {
+        self.execute("SELECT pg_promote()").await
+    }
+
+    /// Kills the main process of a temporary server with SIGKILL.
+    pub fn kill(&self) -> Result<(), Failure> {
+        let postmaster = self.postmaster().ok_or("only a running temporary PostgreSQL server can be killed")?;
+        Ok(kill(Pid::from_raw(postmaster.try_into()?), Signal::SIGKILL)?)
+    }
+
+    /// Stops a temporary server cleanly. Transactions are rolled back, and a standby receives all commits.
+    pub async fn stop(&self) -> Result<(), Failure> {
+        self.own()?.place.stop("fast").await
+    }
+
+    /// Returns the port of the server.
+    pub fn port(&self) -> u16 {
+        self.url.port().unwrap_or(5432)
+    }
+
+    async fn execute(&self, sql: &str) -> Result<(), Failure> {
+        let conn = self.connect().await?;
+        let executed = conn.execute_unprepared(sql).await;
+        conn.close().await?;
+        executed?;
+        Ok(())
     }
 
     /// Creates an empty database and returns its URL.
@@ -142,8 +195,7 @@ impl Postgres {
     /// Stops the server without a checkpoint, like a crash. Connections break, and the next start recovers recent
     /// commits from the write-ahead log.
     pub async fn crash(&self) -> Result<(), Failure> {
-        let place = &self.own()?.place;
-        place.run("pg_ctl", &["-D", &place.data.display().to_string(), "-m", "immediate", "-w", "stop"]).await
+        self.own()?.place.stop("immediate").await
     }
 
     /// Starts the server again, on the same port and with the same settings.
@@ -177,6 +229,26 @@ struct Place {
 }
 
 impl Place {
+    /// Creates an empty directory that the server can write to. Also returns the shell that removes it at the end.
+    fn new(port: u16) -> Result<(Self, Reaper), Failure> {
+        let binaries = find_binaries().ok_or("PostgreSQL is missing: install it with `make postgres`")?;
+        let dir = tempfile::Builder::new().prefix("boxoffice-pg-").tempdir()?.keep();
+        let place = Self { as_root: id(&["-u"])? == "0", data: dir.join("data"), dir, port, binaries };
+        let reaper = place.reaper()?;
+        if place.as_root {
+            fs::set_permissions(&place.dir, fs::Permissions::from_mode(0o700))?;
+            let uid = id(&["-u", "postgres"])?.parse();
+            let uid =
+                uid.map_err(|_| "the user postgres is missing, and root cannot run PostgreSQL; create this user")?;
+            chown(&place.dir, Some(uid), None)?;
+        }
+        Ok((place, reaper))
+    }
+
+    async fn stop(&self, mode: &str) -> Result<(), Failure> {
+        self.run("pg_ctl", &["-D", &self.data.display().to_string(), "-m", mode, "-w", "stop"]).await
+    }
+
     async fn start(&self, settings: &str) -> Result<(), Failure> {
         let options = format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= {settings}", self.port);
         let (data, log) = (self.data.display().to_string(), self.dir.join("log").display().to_string());

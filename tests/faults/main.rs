@@ -14,6 +14,7 @@ mod contention;
 mod crash;
 mod disk;
 mod draw;
+mod failover;
 mod histories;
 mod history;
 mod network;
@@ -64,6 +65,7 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(17, disk::a_damaged_log_is_opened_with_all_acknowledged_writes, SQLITE, 3),
     experiment!(18, history::history_slows_neither_starts_nor_passes_nor_writes, BOTH, 6),
     experiment!(19, watchers::admitted_watchers_stay_while_thousands_leave, BOTH, 4),
+    experiment!(20, failover::a_failover_is_followed_and_loses_nothing, POSTGRES, 8),
     experiment!(21, vanished::a_server_recovers_when_its_database_vanishes_without_a_packet, POSTGRES, 4),
     experiment!(24, draw::a_draw_has_one_outcome_if_the_server_that_opens_the_sale_is_killed, POSTGRES, 4),
     experiment!(26, backup::a_backup_during_a_sale_has_all_that_was_acknowledged, SQLITE, 3),

@@ -20,29 +20,33 @@ pub struct Site {
     /// The URL of the database, without a proxy.
     pub url: String,
     pub replicas: Vec<Replica>,
-    _database: FreshDatabase,
+    _database: Option<FreshDatabase>,
 }
 
 impl Site {
     /// Starts `count` servers with `flags` on an empty database, and waits until they are ready.
     pub async fn open(lab: &Lab, count: usize, flags: &[&str]) -> Self {
-        Self::start(FreshDatabase::new(lab.engine).await, count, flags).await
+        let database = FreshDatabase::new(lab.engine).await;
+        let site = Self::at(&database.url, count, flags).await;
+        Self { _database: Some(database), ..site }
     }
 
     /// Starts `count` servers with `flags` on an empty database of `postgres`, and waits until they are ready.
     pub async fn on(postgres: &Postgres, count: usize, flags: &[&str]) -> Self {
-        Self::start(FreshDatabase::on(postgres).await.expect("a database"), count, flags).await
+        let database = FreshDatabase::on(postgres).await.expect("a database");
+        Self::at(&database.url, count, flags).await
     }
 
-    async fn start(database: FreshDatabase, count: usize, flags: &[&str]) -> Self {
+    /// Starts `count` servers with `flags` on the empty database at `url`, and waits until they are ready.
+    pub async fn at(url: &str, count: usize, flags: &[&str]) -> Self {
         let mut replicas = Vec::new();
         for _ in 0..count {
-            replicas.push(Replica::start(&database.url, flags).await);
+            replicas.push(Replica::start(url, flags).await);
         }
         for replica in &mut replicas {
             replica.process().ready().await.expect("ready");
         }
-        Self { url: database.url.clone(), replicas, _database: database }
+        Self { url: url.to_owned(), replicas, _database: None }
     }
 
     /// Returns a channel to each replica through its proxy.
@@ -104,19 +108,18 @@ pub struct Replica {
     channel: Channel,
     /// The proxy between callers and the server.
     pub door: Proxy,
-    /// The proxy between the server and PostgreSQL; `None` on SQLite.
+    /// The proxy between the server and PostgreSQL; `None` on SQLite, and if the URL lists several hosts.
     pub line: Option<Proxy>,
 }
 
 impl Replica {
     /// Starts a server and its proxies. The server may not be ready yet.
     pub async fn start(url: &str, flags: &[&str]) -> Self {
-        let (url, line) = match Url::parse(url).expect("a URL") {
-            direct if direct.scheme() == "sqlite" => (url.to_owned(), None),
-            direct => {
-                let (url, line) = through_a_line(direct).await;
-                (url, Some(line))
-            }
+        let (url, line) = if url.starts_with("sqlite:") || url.contains(',') {
+            (url.to_owned(), None)
+        } else {
+            let (url, line) = through_a_line(Url::parse(url).expect("a URL")).await;
+            (url, Some(line))
         };
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         let door = Proxy::start().await;
