@@ -24,14 +24,16 @@ pub async fn run(settings: &Settings, file: &Path) -> Result<(), Failure> {
     if file.symlink_metadata().is_ok() {
         return Err(taken(&file));
     }
-    let mut partial = file.clone().into_os_string();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
+    let partial = beside(&file, ".partial");
     OpenOptions::new().write(true).create_new(true).mode(MODE).open(&partial).map_err(|error| {
         format!("cannot create {}: {error}; remove what an earlier backup left, or choose a path", partial.display())
     })?;
     let made = make(settings, &partial, &file).await;
     let removed = fs::remove_file(&partial);
+    // The connections that verified the copy made these files. They are empty, because nothing was written.
+    for log in ["-wal", "-shm"] {
+        let _ = fs::remove_file(beside(&partial, log));
+    }
     made?;
     removed?;
     println!("{} is a verified copy of the database", file.display());
@@ -56,14 +58,20 @@ async fn make(settings: &Settings, partial: &Path, file: &Path) -> Result<(), Fa
 /// Checks the pages of a copy and the invariants of its data.
 async fn verify(copy: &Path) -> Result<(), Failure> {
     let path = copy.display().to_string().replace('%', "%25").replace('?', "%3F");
-    // SQLite makes no files for a log and for locks beside a file that nobody changes.
-    let db = Database::new(&format!("sqlite://{path}?immutable=true"), Clock::system()).await?;
+    let db = Database::new(&format!("sqlite://{path}"), Clock::system()).await?;
     db.check_pages().await?;
     let violations = check::violations(&db).await?;
     if violations.is_empty() {
         return Ok(());
     }
     Err(format!("{}\n{}; no backup was made", violations.join("\n"), check::refusal(&violations)).into())
+}
+
+/// Returns the path of `file` with a longer name.
+fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
 }
 
 fn taken(file: &Path) -> Failure {

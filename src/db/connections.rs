@@ -1,4 +1,4 @@
-//! The connection pools in use. A pool that becomes useless is ended, and the statements that wait for it fail.
+//! The connection pools in use. A pool is ended if its server cannot be used any more. Its statements then fail.
 
 use std::{future::Future, time::Duration};
 
@@ -15,7 +15,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(12);
 pub struct Connections {
     pub(super) writer: DatabaseConnection,
     pub(super) reader: DatabaseConnection,
-    /// Is cancelled when the server of a PostgreSQL pool is useless.
+    /// Is cancelled when the server of a PostgreSQL pool cannot be used any more.
     ended: CancellationToken,
 }
 
@@ -54,7 +54,7 @@ impl Connections {
         }
     }
 
-    /// Ends a PostgreSQL pool whose server is useless. All its statements fail immediately.
+    /// Ends a PostgreSQL pool whose server cannot be used any more. All its statements fail immediately.
     pub fn end(&self) {
         // The pool is closed first. A closed pool drops a connection that comes back. An open pool would wait for an
         // answer on this connection, forever if the server is silent.

@@ -38,9 +38,9 @@ struct Host {
     options: PgConnectOptions,
 }
 
-/// The reason why a server is useless.
+/// The reason why a server cannot be used.
 #[derive(Debug, thiserror::Error)]
-enum Useless {
+enum Unusable {
     #[error("it does not answer")]
     Silent,
     #[error("it accepts no writes")]
@@ -75,9 +75,9 @@ impl Primary {
                 }
                 Ok(()) => {}
                 Err(reason) => {
-                    tracing::warn!(%reason, "the PostgreSQL server is useless; looking for another");
+                    tracing::warn!(%reason, "the PostgreSQL server cannot be used; looking for the writable server");
                     // If only the connection of the scout broke, the transactions of the pool may still succeed.
-                    if !matches!(reason, Useless::Broken(_)) {
+                    if !matches!(reason, Unusable::Broken(_)) {
                         current.end();
                     }
                 }
@@ -95,7 +95,7 @@ impl Primary {
     /// Checks that the sessions of a host have the level of `synchronous_commit` that they ask for, and logs the level.
     async fn check_commits(&self, host: &Host, conn: &mut PgConnection) -> Result<(), Error> {
         let asked = timeout(ACQUIRE_TIMEOUT, connect::commit_level(conn)).await;
-        let asked = asked.map_err(|_| Useless::Silent).and_then(|asked| asked.map_err(Useless::from));
+        let asked = asked.map_err(|_| Unusable::Silent).and_then(|asked| asked.map_err(Unusable::from));
         let (level, standbys) = asked.map_err(|reason| host.away(&reason))?;
         if level != self.commits.as_str() {
             return Err(Error::Defect(format!(
@@ -105,7 +105,12 @@ impl Primary {
             )));
         }
         let address = host.address();
-        tracing::info!(address, synchronous_commit = level, synchronous_standby_names = standbys, "PostgreSQL is used");
+        tracing::info!(
+            address,
+            synchronous_commit = level,
+            synchronous_standby_names = standbys,
+            "found the writable PostgreSQL server"
+        );
         Ok(())
     }
 }
@@ -124,11 +129,11 @@ impl Host {
             let mut conn = self.options.connect().await?;
             ask(&mut conn, ACQUIRE_TIMEOUT).await.map(|()| conn)
         };
-        let reached = timeout(ACQUIRE_TIMEOUT, reached).await.unwrap_or(Err(Useless::Silent));
+        let reached = timeout(ACQUIRE_TIMEOUT, reached).await.unwrap_or(Err(Unusable::Silent));
         reached.map(|conn| (self, conn)).map_err(|reason| self.away(&reason))
     }
 
-    fn away(&self, reason: &Useless) -> Error {
+    fn away(&self, reason: &Unusable) -> Error {
         Error::Away(format!("PostgreSQL at {}: {reason}", self.address()))
     }
 
@@ -138,11 +143,11 @@ impl Host {
 }
 
 /// Asks a server whether it accepts writes.
-async fn ask(conn: &mut PgConnection, limit: Duration) -> Result<(), Useless> {
+async fn ask(conn: &mut PgConnection, limit: Duration) -> Result<(), Unusable> {
     match timeout(limit, connect::is_writable(conn)).await {
         Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Err(Useless::ReadOnly),
+        Ok(Ok(false)) => Err(Unusable::ReadOnly),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Useless::Silent),
+        Err(_) => Err(Unusable::Silent),
     }
 }

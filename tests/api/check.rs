@@ -1,16 +1,20 @@
 //! Tests `boxoffice check` and `boxoffice backup`.
 
-use std::{os::unix::fs::PermissionsExt, path::Path, process::Output};
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Output, time::Duration};
 
+use boxoffice::rpc::proto::{self, AdmissionOrder};
 use sea_orm::{ConnectionTrait, Database};
 use testkit::process::ScratchDir;
 
 use crate::{
-    harness::{DATE, Engine, World, on_both_engines},
+    harness::{DATE, Engine, START, World, on_both_engines},
     running::binary,
 };
 
-on_both_engines!(a_damaged_row_is_found_and_a_sound_sale_passes);
+on_both_engines!(
+    a_damaged_row_is_found_and_a_sound_sale_passes,
+    a_token_that_was_skipped_by_the_order_of_a_draw_is_found,
+);
 
 /// Changes of rows that no server makes, their repairs, and a part of the line that `check` then prints.
 const DAMAGES: [(&str, &str, &str); 6] = [
@@ -37,7 +41,7 @@ const DAMAGES: [(&str, &str, &str); 6] = [
     (
         "UPDATE queue_token SET state = 'WAITING' WHERE state = 'ACTIVE'",
         "UPDATE queue_token SET state = 'ACTIVE' WHERE state = 'WAITING'",
-        "violated: the tokens of a queue are admitted in the order of their numbers (for example concert 1, number 3, ",
+        "violated: the tokens of a queue without a draw are admitted in the order of their numbers (for example ",
     ),
     (
         "UPDATE queue_counter SET expired_count = 1",
@@ -81,8 +85,34 @@ async fn a_damaged_row_is_found_and_a_sound_sale_passes(world: World) {
     assert!(sound.status.success(), "{text}");
     db.execute_unprepared("DELETE FROM wallet").await.unwrap();
     let (_, text) = run(url, &["check"]);
-    assert!(text.contains("2 of 18 invariants are violated"), "{text}");
+    assert!(text.contains("2 of 21 invariants are violated"), "{text}");
     db.close().await.unwrap();
+}
+
+async fn a_token_that_was_skipped_by_the_order_of_a_draw_is_found(world: World) {
+    let opening = Duration::from_secs(60);
+    world
+        .concert_with("IU", 50, |request| {
+            request.set_admission_order(AdmissionOrder::Draw);
+            request.open_time = Some(proto::timestamp(START + 60_000_000));
+            request.max_active_count = 2;
+        })
+        .await;
+    for _ in 0..6 {
+        world.waiting("IU").await;
+    }
+    world.advance(opening);
+    world.promote().await;
+    let url = &world.settings.database_url;
+    let (sound, text) = run(url, &["check"]);
+    assert!(sound.status.success(), "{text}");
+    let db = Database::connect(url).await.unwrap();
+    let damaged = db.execute_unprepared("UPDATE queue_token SET state = 'WAITING' WHERE state = 'ACTIVE'").await;
+    assert_eq!(damaged.unwrap().rows_affected(), 2);
+    db.close().await.unwrap();
+    let (found, text) = run(url, &["check"]);
+    assert_eq!(found.status.code(), Some(1), "{text}");
+    assert!(text.contains("violated: the tokens of a concert with a draw are admitted in the order"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! The invariants of the data, each as a query that finds a row that violates it.
+//! The invariants of the data, except for draws. Each is a query that finds a row that violates it.
 //!
 //! A query returns the columns `id`, a UUID or NULL, and `detail`, a text. It returns at most one row. The database
 //! does the whole work, so the memory of the process does not depend on the size of the tables.
@@ -128,14 +128,29 @@ pub const INVARIANTS: &[Invariant] = &[
          LIMIT 1",
     ),
     invariant(
-        "the tokens of a queue are admitted in the order of their numbers",
+        "the tokens of a queue without a draw are admitted in the order of their numbers",
         "SELECT t.user_id AS id, 'concert ' || t.concert_id || ', number ' || t.queue_number || ', '
                 || t.state AS detail
          FROM queue_token t JOIN queue_counter c ON c.concert_id = t.concert_id
-         WHERE (t.admit_time IS NOT NULL AND t.queue_number > c.admitted_number)
-            OR (t.state = 'WAITING' AND t.queue_number <= c.admitted_number)
-            OR t.queue_number > c.issued_number
+         JOIN concert k ON k.concert_id = t.concert_id
+         WHERE k.draw_seed IS NULL AND (
+               (t.admit_time IS NOT NULL AND t.queue_number > c.admitted_number)
+            OR (t.state = 'WAITING' AND t.queue_number <= c.admitted_number))
          LIMIT 1",
+    ),
+    invariant(
+        "no token is admitted before the draw of its concert",
+        "SELECT t.user_id AS id, 'concert ' || t.concert_id || ', number ' || t.queue_number || ', '
+                || t.state AS detail
+         FROM queue_token t JOIN concert k ON k.concert_id = t.concert_id
+         WHERE k.draw_seed IS NOT NULL AND k.participant_count IS NULL AND t.admit_time IS NOT NULL
+         LIMIT 1",
+    ),
+    invariant(
+        "the numbers of a queue end with the last issued number",
+        "SELECT t.user_id AS id, 'concert ' || t.concert_id || ', number ' || t.queue_number AS detail
+         FROM queue_token t JOIN queue_counter c ON c.concert_id = t.concert_id
+         WHERE t.queue_number > c.issued_number LIMIT 1",
     ),
     invariant(
         "a user is in a queue at most once",

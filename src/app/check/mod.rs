@@ -2,6 +2,7 @@
 //!
 //! All checks see the same state of the database, also while servers write to it.
 
+mod draws;
 mod invariants;
 mod store;
 
@@ -12,6 +13,9 @@ use crate::{
     db::{self, Database},
 };
 
+/// Number of invariants that are checked: those with a query, and the order of the draws.
+const COUNT: usize = INVARIANTS.len() + 1;
+
 /// Checks the database of `settings`. Prints each violated invariant with an example. Fails if there is one.
 pub async fn run(settings: &Settings) -> Result<(), Failure> {
     let db = Database::new(&settings.database_url, Clock::system()).await?;
@@ -19,7 +23,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
     db.anchor_clock().await?;
     let violations = violations(&db).await?;
     if violations.is_empty() {
-        println!("all {} invariants hold", INVARIANTS.len());
+        println!("all {COUNT} invariants hold");
         return Ok(());
     }
     violations.iter().for_each(|violation| println!("{violation}"));
@@ -28,7 +32,7 @@ pub async fn run(settings: &Settings) -> Result<(), Failure> {
 
 /// Returns a sentence with the number of violations.
 pub fn refusal(violations: &[String]) -> String {
-    format!("{} of {} invariants are violated; the data is damaged", violations.len(), INVARIANTS.len())
+    format!("{} of {COUNT} invariants are violated; the data is damaged", violations.len())
 }
 
 /// Returns each violated invariant with an example.
@@ -36,10 +40,15 @@ pub async fn violations(db: &Database) -> Result<Vec<String>, db::Error> {
     let snapshot = db.snapshot().await?;
     let mut violations = Vec::new();
     for invariant in INVARIANTS {
-        if let Some(Example { id, detail }) = store::violation(&snapshot, invariant, db.now()).await? {
-            let id = id.map(|id| format!(", {id}")).unwrap_or_default();
-            violations.push(format!("violated: {} (for example {detail}{id})", invariant.rule));
-        }
+        let example = store::violation(&snapshot, invariant, db.now()).await?;
+        violations.extend(example.map(|example| describe(invariant.rule, example)));
     }
+    let example = draws::violation(&snapshot).await?;
+    violations.extend(example.map(|example| describe(draws::RULE, example)));
     Ok(violations)
+}
+
+fn describe(rule: &str, Example { id, detail }: Example) -> String {
+    let id = id.map(|id| format!(", {id}")).unwrap_or_default();
+    format!("violated: {rule} (for example {detail}{id})")
 }
