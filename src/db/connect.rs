@@ -92,7 +92,7 @@ pub async fn postgres(url: &str, commits: SynchronousCommit) -> Result<Connectio
         })
         .map_sqlx_postgres_opts(move |options| session(options, commits));
     let pool = Database::connect(options).await?;
-    Ok(Connections::new(pool.clone(), pool))
+    Ok(Connections::new(pool.clone(), pool.clone(), pool))
 }
 
 /// Returns the options with the settings of each PostgreSQL session.
@@ -115,11 +115,17 @@ pub async fn commit_level(conn: &mut PgConnection) -> Result<(String, String), s
     sqlx::query_as(sql).fetch_one(conn).await
 }
 
-/// Creates the pool of connections for writes to SQLite, and the pool for reads.
+/// Creates the pools of connections to SQLite for writes, for reads and for snapshots. The queries of a snapshot may
+/// sort large sets, so they sort on disk.
 ///
 /// Fails with [`Error::Defect`] if the URL cannot be parsed.
 pub async fn sqlite(url: &str) -> Result<Connections, Error> {
-    Ok(Connections::new(sqlite_writer(url).await?, sqlite_readers(url).await?))
+    let writer = sqlite_writer(url).await?;
+    Ok(Connections::new(
+        writer,
+        sqlite_readers(url, SQLITE_READERS, "MEMORY").await?,
+        sqlite_readers(url, 1, "FILE").await?,
+    ))
 }
 
 /// Creates the pool with the only connection that writes to SQLite.
@@ -132,6 +138,7 @@ async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
         .map_sqlx_sqlite_opts(|options| {
             sqlite_session(options)
                 .pragma("cache_size", WRITER_CACHE)
+                .pragma("temp_store", "MEMORY")
                 .page_size(PAGE_BYTES)
                 .auto_vacuum(sqlx::sqlite::SqliteAutoVacuum::Incremental)
                 .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
@@ -143,10 +150,16 @@ async fn sqlite_writer(url: &str) -> Result<DatabaseConnection, Error> {
 
 /// Creates the pool of read-only connections to SQLite. These connections never create the file. The connection of the
 /// writer creates the file, if the URL contains `mode=rwc`.
-async fn sqlite_readers(url: &str) -> Result<DatabaseConnection, Error> {
+///
+/// `temp_store` is the place of large sets that a query sorts: `MEMORY` or `FILE`.
+async fn sqlite_readers(url: &str, count: u32, temp_store: &'static str) -> Result<DatabaseConnection, Error> {
     let mut options = options(url);
-    options.max_connections(SQLITE_READERS).map_sqlx_sqlite_opts(|options| {
-        sqlite_session(options).pragma("cache_size", READER_CACHE).read_only(true).create_if_missing(false)
+    options.max_connections(count).map_sqlx_sqlite_opts(move |options| {
+        sqlite_session(options)
+            .pragma("cache_size", READER_CACHE)
+            .pragma("temp_store", temp_store)
+            .read_only(true)
+            .create_if_missing(false)
     });
     Ok(Database::connect(options).await?)
 }
@@ -183,7 +196,6 @@ fn sqlite_session(options: sqlx::sqlite::SqliteConnectOptions) -> sqlx::sqlite::
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
         .row_buffer_size(ROW_BUFFER)
-        .pragma("temp_store", "MEMORY")
         .statement_cache_capacity(STATEMENT_CACHE)
 }
 

@@ -15,14 +15,16 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(12);
 pub struct Connections {
     pub(super) writer: DatabaseConnection,
     pub(super) reader: DatabaseConnection,
+    /// The pool for snapshots, whose queries may be long.
+    pub(super) snapshots: DatabaseConnection,
     /// Is cancelled when the server of a PostgreSQL pool cannot be used any more.
     ended: CancellationToken,
 }
 
 impl Connections {
-    /// Returns the connections of a pool for writes and a pool for reads, which may be the same.
-    pub fn new(writer: DatabaseConnection, reader: DatabaseConnection) -> Self {
-        Self { writer, reader, ended: CancellationToken::new() }
+    /// Returns the connections of the pools for writes, for reads and for snapshots, which may be the same pool.
+    pub fn new(writer: DatabaseConnection, reader: DatabaseConnection, snapshots: DatabaseConnection) -> Self {
+        Self { writer, reader, snapshots, ended: CancellationToken::new() }
     }
 
     /// Runs a statement. Fails with [`Error::Away`] if PostgreSQL does not answer within 12 s, or if the pool ends.

@@ -26,14 +26,14 @@ impl Database {
     /// Begins a snapshot. The snapshot is for a command of an operator: a server must not hold one for long.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         let connections = self.connections.load_full();
+        let pool = &connections.snapshots;
+        if self.engine != DatabaseBackend::Postgres {
+            let txn = connections.answer(pool.begin()).await?;
+            return Ok(Snapshot { txn, connections });
+        }
         let (isolation, access) = (Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly));
-        let txn = connections.answer(connections.reader.begin_with_config(isolation, access)).await?;
-        let settings = match self.engine {
-            DatabaseBackend::Postgres => POSTGRES_SETTINGS,
-            // The connections of a server sort in memory.
-            _ => "PRAGMA temp_store = FILE",
-        };
-        connections.answer(txn.execute_unprepared(settings)).await?;
+        let txn = connections.answer(pool.begin_with_config(isolation, access)).await?;
+        connections.answer(txn.execute_unprepared(POSTGRES_SETTINGS)).await?;
         Ok(Snapshot { txn, connections })
     }
 }

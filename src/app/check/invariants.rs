@@ -197,3 +197,16 @@ pub const INVARIANTS: &[Invariant] = &[
          WHERE t.total > COALESCE(p.total, 0) LIMIT 1",
     ),
 ];
+
+/// Finds all draws that were held.
+pub const DRAWS: &str = "SELECT k.concert_id, k.draw_seed, k.draw_salt, k.participant_count, c.admitted_number
+     FROM concert k JOIN queue_counter c ON c.concert_id = k.concert_id
+     WHERE k.participant_count IS NOT NULL ORDER BY k.concert_id";
+
+/// Finds up to `{limit}` tokens of a concert that wait or were admitted, after the queue number `{after}`.
+pub const TOKENS: &str = "SELECT queue_number,
+            CAST(CASE WHEN admit_time IS NULL THEN 0 ELSE 1 END AS BIGINT) AS was_admitted,
+            CAST(CASE WHEN state = 'WAITING' THEN 1 ELSE 0 END AS BIGINT) AS is_waiting
+     FROM queue_token WHERE concert_id = {concert_id} AND queue_number > {after}
+       AND (admit_time IS NOT NULL OR state = 'WAITING')
+     ORDER BY queue_number LIMIT {limit}";

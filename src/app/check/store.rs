@@ -3,7 +3,7 @@
 use sea_orm::{DatabaseBackend, FromQueryResult};
 use uuid::Uuid;
 
-use super::invariants::Invariant;
+use super::invariants::{DRAWS, Invariant, TOKENS};
 use crate::{
     clock::Micros,
     db::{self, Snapshot},
@@ -40,10 +40,7 @@ pub struct Draw {
 
 /// Returns all draws that were held.
 pub async fn draws(snapshot: &Snapshot) -> Result<Vec<Draw>, db::Error> {
-    let sql = "SELECT k.concert_id, k.draw_seed, k.draw_salt, k.participant_count, c.admitted_number
-         FROM concert k JOIN queue_counter c ON c.concert_id = k.concert_id
-         WHERE k.participant_count IS NOT NULL ORDER BY k.concert_id";
-    snapshot.query(sql).await
+    snapshot.query(DRAWS).await
 }
 
 /// A token that waits or was admitted. The flags are 0 or 1.
@@ -59,13 +56,10 @@ pub struct Token {
 
 /// Returns up to `limit` tokens of a concert that wait or were admitted, after the queue number `after`.
 pub async fn tokens(snapshot: &Snapshot, concert_id: i64, after: i64, limit: i64) -> Result<Vec<Token>, db::Error> {
-    let sql = format!(
-        "SELECT queue_number, CAST(CASE WHEN admit_time IS NULL THEN 0 ELSE 1 END AS BIGINT) AS was_admitted,
-                CAST(CASE WHEN state = 'WAITING' THEN 1 ELSE 0 END AS BIGINT) AS is_waiting
-         FROM queue_token WHERE concert_id = {concert_id} AND queue_number > {after}
-           AND (admit_time IS NOT NULL OR state = 'WAITING')
-         ORDER BY queue_number LIMIT {limit}"
-    );
+    let sql = TOKENS
+        .replace("{concert_id}", &concert_id.to_string())
+        .replace("{after}", &after.to_string())
+        .replace("{limit}", &limit.to_string());
     snapshot.query(&sql).await
 }
 
