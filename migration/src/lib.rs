@@ -68,8 +68,8 @@ impl MigratorTrait for Migrator {
             Box::new(m0007_live::Migration),
             Box::new(m0008_slim::Migration),
             Box::new(m0009_draw::Migration),
-            Box::new(m0011_rows::Migration),
             Box::new(m0010_events::Migration),
+            Box::new(m0011_rows::Migration),
         ]
     }
 }
