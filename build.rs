@@ -8,7 +8,7 @@ use tonic_prost_build::Builder;
 
 const SERVICES: [&str; 7] = ["queue", "concert", "reservation", "wallet", "payment", "admin", "event"];
 
-/// The messages that `boxoffice events` prints as JSON: Event and everything that it contains.
+/// The messages that `boxoffice events` prints as JSON: Event, and the messages of boxoffice that it contains.
 const PRINTED: [&str; 20] = [
     "Event",
     "TokenIssued",
@@ -31,7 +31,7 @@ const PRINTED: [&str; 20] = [
     "Concert",
     "Draw",
 ];
-/// The fields of these messages that are not numbers, strings or messages, each with its function in `rpc/json.rs`.
+/// The fields of these messages that are times, durations or enums. A function in `rpc/json.rs` converts each field.
 const PRINTED_FIELDS: [(&str, &str); 11] = [
     ("Event.event_time", "timestamp"),
     ("TokensAdmitted.expire_time", "timestamp"),
@@ -66,7 +66,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Derives the conversion to JSON for the printed messages. In JSON, `kind` has one field with the name of the kind.
+/// Derives the conversion to JSON for the printed messages. In JSON, `kind` is an object with one field, which has the
+/// name of the kind.
 fn with_json(builder: Builder) -> Builder {
     let builder = PRINTED.iter().fold(builder, |builder, message| {
         builder.type_attribute(format!(".boxoffice.v1.{message}"), "#[derive(serde::Serialize)]")

@@ -84,8 +84,8 @@ impl MigratorTrait for Migrator {
 /// - `{clustered, roomy}`: as `{clustered}` on SQLite. PostgreSQL fills each page to only 60 % with inserted rows. So
 ///   the new version of an updated row fits on the page of the old version. If no indexed column has changed, the new
 ///   version then needs no new index entries.
-/// - `{rowid}`: the type of an integer primary key whose values the server chooses. On SQLite, the key is the rowid.
-/// - `{bytes}`: the type of bytes.
+/// - `{rowid}`: the type of an integer primary key whose values boxoffice chooses. On SQLite, the key is the rowid.
+/// - `{bytes}`: the type of a byte string.
 /// - `{json_array_length}`: the number of elements in the column `seat_numbers`.
 async fn apply(manager: &SchemaManager<'_>, ddl: &str) -> Result<(), DbErr> {
     let forms = match manager.get_database_backend() {
