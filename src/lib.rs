@@ -23,7 +23,7 @@
 //! | [`live`] | The live page, which shows the sales and their seats in a browser. The metrics of the sales. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
 //! | [`admin`] | Creation of venues, concerts and performances; settings and counts of a sale. |
-//! | [`events`] | The feed of everything that happened, which EventService returns and streams. |
+//! | [`events`] | The feed of events, which EventService returns and streams. |
 //! | [`reservation`] | Hold, extend and release the seats of a token. |
 //! | [`concert`] | The list of concerts. For admitted users: the dates on sale, and the seats as a list or a stream. |
 //! | [`queue`] | Numbers, positions and promotion, and the check that a token is admitted. |
@@ -71,8 +71,9 @@
 //!   the test checks its plan.
 //! - **An RPC**: its proto, from which `build.rs` generates the code, and a method in `service.rs`. A write also needs
 //!   a function that decides a batch of commands, and a lane that the `new` function of the service starts.
-//! - **An event**: a field of the oneof `kind` in `event_service.proto` and in `event_batch.proto`, and its conversion
-//!   in `events/batch.rs`. The operation records the event with `Write::record`.
+//! - **An event**: a field of the oneof `kind` in `event_service.proto` and in `event_batch.proto`, its name in
+//!   `events/rules.rs`, its conversion in `events/batch.rs`, and its messages in the lists of `build.rs`. The operation
+//!   records the event with `Write::record`.
 //! - **A setting**: `app/cli.rs` for the server, or `edge/settings.rs` for limits and TLS. Give the setting to the code
 //!   that uses it in `app/routes.rs` or `app/background.rs`. Describe it in `docs/configuration.md`.
 //! - **A column**: a new migration, which is a file in `migration/src` and an entry in its `lib.rs`. Change the entity
@@ -88,7 +89,7 @@
 //! 4. An acknowledged write is durable. Within the retention time, calls of one RPC with the same `request_id` have one
 //!    effect. After DEADLINE_EXCEEDED, UNAVAILABLE or INTERNAL, the outcome of a call is unknown. A call with any other
 //!    error changes no seats and no money.
-//! 5. A change is committed exactly if its event is in the feed. The numbers of events have no gaps and follow the
+//! 5. An event is in the feed exactly if its change was committed. The numbers of events have no gaps and follow the
 //!    order of the commits.
 //!
 //! The database resolves races between replicas. Most transactions lock rows in the order counter, token, ledger entry,

@@ -10,14 +10,14 @@ use crate::rpc::{
 /// A command, or a row that a command changes, with the caller of the command.
 #[derive(Debug, Clone)]
 pub struct Called<C> {
-    /// The command.
+    /// The command, or the row.
     pub command: C,
     /// The caller. `None` if the call has no API key, or if the server itself does the work.
     pub caller: Caller,
 }
 
 impl<C> Called<C> {
-    /// Returns a command of the current call.
+    /// Returns a command with the caller of the current call.
     pub fn now(command: C) -> Self {
         Self { command, caller: rpc::caller() }
     }

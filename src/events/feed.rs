@@ -19,11 +19,13 @@ use super::{
 };
 use crate::{catalogue::Catalogue, db::Database, rpc::Error};
 
-/// Maximum time between two reads while streams are open.
+/// Maximum pause between two reads while streams are open, if no read fails.
 const READ_INTERVAL: Duration = Duration::from_millis(100);
-/// Minimum time between two reads, so that many small commits share a read.
+/// Minimum pause between two reads, so that one read finds the events of many small commits. After a read that has
+/// reached its limit, there is no pause.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
-/// Time between two signals to the streams while there are no new events. The signal says that the last read succeeded.
+/// Minimum time between two signals to the streams while there are no new events. A signal says that the last read
+/// succeeded.
 const PULSE: Duration = Duration::from_secs(1);
 /// Pause after a read that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);

@@ -7,7 +7,7 @@ use crate::{
     db::{self, Database},
 };
 
-/// Deletes the events of the time before `cutoff`. The events of the last transaction are kept.
+/// Deletes the events from before `cutoff`, except for the events of the last transaction.
 pub async fn delete_old(db: &Database, cutoff: Micros) -> Result<(), db::Error> {
     let size = StepSize::gentle();
     turns::repeat_gently(|| size.measured(|limit| delete_step(db, cutoff, limit))).await

@@ -87,8 +87,8 @@ impl Filter {
 
 /// Checks that the events after the number `after` are kept.
 ///
-/// Fails with EVENTS_COMPACTED if one of them was deleted. Fails with INVALID_ARGUMENT if there was no event `after`
-/// yet: the caller's number comes from another database.
+/// Fails with EVENTS_COMPACTED if one of these events was deleted. Fails with INVALID_ARGUMENT if the feed has not
+/// reached the number `after` yet. The caller then has a number from another database.
 pub fn check_cursor(after: i64, bounds: Bounds) -> Result<(), Error> {
     let Bounds { oldest_number, last_number } = bounds;
     if after + 1 < oldest_number {

@@ -22,7 +22,8 @@ use crate::{
 
 const DEFAULT_PAGE: i32 = 100;
 const MAX_PAGE: i32 = 1_000;
-/// Maximum number of queries of one ListEvents call. A filter that matches few events needs further calls.
+/// Maximum number of reads of events by one ListEvents call. If a filter matches few events, the caller may need
+/// further calls to fill a page.
 const MAX_READS: usize = 10;
 
 /// Serves EventService.

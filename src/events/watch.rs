@@ -13,7 +13,8 @@ use crate::rpc::{Error, proto::WatchEventsResponse};
 
 /// Maximum number of events in a message.
 const MAX_EVENTS: usize = 1_000;
-/// Time after which a stream without matching events sends a message without events.
+/// Time after which a stream without matching events sends a message without events. The message is up to about one
+/// second later, because the stream waits for a signal of the feed.
 const HEARTBEAT: Duration = Duration::from_secs(4);
 
 /// A stream of the events that match a filter.

@@ -158,7 +158,7 @@ fn record(write: &Write, concert_id: i64, kind: Kind) {
     write.record(&Called::by_server(()).event(concert_id, kind));
 }
 
-/// Records an event of the kind TokensAdmitted, unless `tokens` is empty. The tokens are in the order of the admission.
+/// Records an event of the kind TokensAdmitted, unless `tokens` is empty. `tokens` must be in the order of admission.
 fn record_admitted(write: &Write, concert_id: i64, tokens: Vec<Token>, grant: &Grant) {
     let Grant { expire_time, claimed_expire_time, .. } = *grant;
     if !tokens.is_empty() {

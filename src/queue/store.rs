@@ -311,8 +311,8 @@ pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant)
     write.query(sql, values).await
 }
 
-/// Returns the waiting tokens among the tokens with these keys, in any order. The caller must have
-/// locked the counters of their concerts, so that no token stops waiting.
+/// Returns the waiting tokens among the tokens with these keys, in any order. The caller must have locked the counters
+/// of their concerts, so that no token stops waiting.
 pub async fn waiting_among(write: &Write, keys: &[TokenKey]) -> Result<Vec<Numbered>, db::Error> {
     let sql = "SELECT t.queue_number, t.user_id FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number

@@ -21,7 +21,7 @@ pub fn seats(reservation: &Reservation) -> Seats {
     }
 }
 
-/// Returns the kind SeatsReleased for a reservation of which these seats became free.
+/// Returns the kind SeatsReleased for a reservation. `seat_numbers` are the seats that became free.
 pub(super) fn released(reservation: &Reservation, seat_numbers: Vec<i32>, reason: ReleaseReason) -> Kind {
     let seats = Seats { seat_numbers, ..seats(reservation) };
     Kind::SeatsReleased(SeatsReleased { seats: Some(seats), reason: reason.into() })

@@ -114,7 +114,7 @@ pub async fn refund(write: &Write, refunded: &[Reservation]) -> Result<(), db::E
     store::add_takings(write, &by_performance(takings)).await
 }
 
-/// Sets HELD reservations to EXPIRED if that is the `reason`, otherwise to RELEASED. Frees their seats, and records an
+/// Sets HELD reservations to EXPIRED if `reason` is `Expired`, otherwise to RELEASED. Frees their seats, and records an
 /// event for each reservation.
 pub(super) async fn free(
     write: &Write,

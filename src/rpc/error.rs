@@ -116,8 +116,8 @@ pub enum Error {
     RightMissing { api_key_name: String },
 
     #[error(
-        "the events up to number {} were deleted; continue with this number as after_event_number, or rebuild your \
-         data first",
+        "the events up to number {} were deleted; read their changes with the other services, then continue with \
+         this number as after_event_number",
         oldest_event_number - 1
     )]
     EventsCompacted { oldest_event_number: i64 },

@@ -1,12 +1,12 @@
-//! The JSON form of the fields that serde cannot convert: times, durations and enums. The form is the one of the JSON
-//! mapping of protobuf.
+//! Converts the fields that serde cannot convert to JSON: times, durations and enums. The values have the form that
+//! the JSON mapping of protobuf defines.
 
 use prost_types::{Duration, Timestamp};
 use serde::Serializer;
 
 use super::proto::{self, AdmissionOrder, ReleaseReason};
 
-/// Writes a time like `2026-12-24T10:00:00.000000Z`, or `null`.
+/// Writes a time in the form `2026-12-24T10:00:00.000000Z`, or `null` if the time is unset.
 pub fn timestamp<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match time.as_ref().and_then(proto::from_timestamp) {
         Some(time) => serializer.serialize_str(&proto::rfc3339(time)),
@@ -14,7 +14,7 @@ pub fn timestamp<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Resu
     }
 }
 
-/// Writes a duration in seconds like `1.5s`, or `null`.
+/// Writes a duration in seconds, in the form `1.5s`, or `null` if the duration is unset.
 pub fn duration<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match duration.as_ref().and_then(proto::from_duration) {
         Some(duration) => serializer.collect_str(&format_args!("{}s", duration.as_secs_f64())),
@@ -22,7 +22,7 @@ pub fn duration<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Re
     }
 }
 
-/// Writes the name of a reason like `RELEASE_REASON_EXPIRED`, or its number if the reason is unknown.
+/// Writes the name of a reason, for example `RELEASE_REASON_EXPIRED`. Writes the number of an unknown reason.
 pub fn release_reason<S: Serializer>(reason: &i32, serializer: S) -> Result<S::Ok, S::Error> {
     match ReleaseReason::try_from(*reason) {
         Ok(reason) => serializer.serialize_str(reason.as_str_name()),
@@ -30,7 +30,7 @@ pub fn release_reason<S: Serializer>(reason: &i32, serializer: S) -> Result<S::O
     }
 }
 
-/// Writes the name of an order like `ADMISSION_ORDER_DRAW`, or its number if the order is unknown.
+/// Writes the name of an order, for example `ADMISSION_ORDER_DRAW`. Writes the number of an unknown order.
 pub fn admission_order<S: Serializer>(order: &i32, serializer: S) -> Result<S::Ok, S::Error> {
     match AdmissionOrder::try_from(*order) {
         Ok(order) => serializer.serialize_str(order.as_str_name()),

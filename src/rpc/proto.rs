@@ -20,7 +20,8 @@ mod generated {
 }
 pub use generated::{stored::v1 as stored, v1::*};
 
-/// The descriptors of `boxoffice.v1` with all imports, for reflection and for the names of the methods.
+/// The descriptors of `boxoffice.v1` and `boxoffice.stored.v1` with all imports, for reflection and for the names of
+/// the methods.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/boxoffice.v1.bin"));
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
