@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
 
-/// Maximum time that a statement waits for the answer of PostgreSQL. PostgreSQL itself ends a statement after 10 s. A
-/// statement without an answer after this time has lost its server.
+/// Maximum time that a statement waits for the answer of PostgreSQL. PostgreSQL itself ends a statement after 10 s. So
+/// if there is no answer after 12 s, the server cannot be reached any more.
 const ANSWER_LIMIT: Duration = Duration::from_secs(12);
 
 /// The connections to the database. PostgreSQL has one pool for reads and writes.
@@ -58,8 +58,8 @@ impl Connections {
 
     /// Ends a PostgreSQL pool whose server cannot be used any more. All its statements fail immediately.
     pub fn end(&self) {
-        // The pool is closed first. A closed pool drops a connection that comes back. An open pool would wait for an
-        // answer on this connection, forever if the server is silent.
+        // The pool is closed first. A closed pool drops a connection that a statement returns. An open pool would wait
+        // for an answer on this connection. If the server is silent, the pool would wait forever.
         self.close();
         self.ended.cancel();
     }

@@ -1,14 +1,14 @@
 //! Reads the PostgreSQL servers that a URL lists.
 
-/// The parameter of a URL that says which kind of server its user needs.
+/// The parameter of a URL that says which kind of server the client needs.
 const KIND: &str = "target_session_attrs";
 
 /// Returns a URL with one host for each host of `url`, in the same order. The hosts are separated by commas, as libpq
 /// reads them: `postgres://USER:PASSWORD@HOST1:5432,HOST2:5432/DATABASE?target_session_attrs=read-write`.
 ///
-/// The result has no `target_session_attrs`, because every write needs a writable server. Fails with the reason if the
-/// URL is not a URL of PostgreSQL, or asks for another kind of server. The reason does not quote the URL, which may
-/// contain a password.
+/// The results have no `target_session_attrs`, because boxoffice itself looks for the writable server. Fails with the
+/// reason if `url` is not a URL of PostgreSQL, or asks for another kind of server. The reason does not quote `url`,
+/// which may contain a password.
 pub fn servers(url: &str) -> Result<Vec<String>, &'static str> {
     let is_postgres = |scheme: &str| matches!(scheme, "postgres" | "postgresql");
     let (scheme, rest) = url.split_once("://").filter(|(scheme, _)| is_postgres(scheme)).ok_or(

@@ -1,7 +1,7 @@
 //! The events that a transaction records, and the statement that appends them to the feed.
 //!
-//! The events of a transaction are one row of `event_batch`. Their numbers follow on the last number of the feed. On
-//! PostgreSQL, the statement locks the row of `event_head` until the end of the transaction. So the transactions take
+//! The events of a transaction are one row of `event_batch`. Their numbers continue after the last number of the feed.
+//! On PostgreSQL, the statement locks the row of `event_head` until the end of the transaction. So the transactions take
 //! their numbers in the order of their commits, and a reader that sees a number also sees all smaller numbers. SQLite
 //! has one writer and needs no lock.
 
@@ -42,7 +42,8 @@ impl Recorded {
     }
 }
 
-/// Returns the statement that appends recorded events to the feed. It must be the last statement of its transaction.
+/// Returns the statement that appends recorded events to the feed. It must be the last statement of its transaction,
+/// because it locks the head of the feed on PostgreSQL.
 pub fn append(engine: DatabaseBackend) -> &'static str {
     if engine == DatabaseBackend::Postgres {
         return "WITH head AS (UPDATE event_head SET last_number = last_number + $1::BIGINT RETURNING last_number)

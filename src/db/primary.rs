@@ -1,9 +1,9 @@
 //! Follows the PostgreSQL server that accepts writes.
 //!
-//! A scout is a connection of its own, which asks the server about once per second whether the server accepts writes.
-//! The scout notices a server that stopped, became read-only, or vanished without a packet. It then asks all hosts of
-//! the URL, and the pool is replaced by a pool for the host that accepts writes. A name is resolved again at each
-//! connection, so the pool also follows a name whose address moves.
+//! The scout is a connection outside the pool. About once per second, the scout asks the server whether the server
+//! accepts writes. So the scout notices a server that stopped, became read-only, or vanished without closing its
+//! connections. All hosts of the URL are then asked, and a pool for the host that accepts writes replaces the old pool.
+//! The name of a host is resolved again for each connection, so the pool can follow a name whose address changes.
 
 use std::{str::FromStr, time::Duration};
 
@@ -62,8 +62,8 @@ impl Primary {
         connect::postgres(&self.hosts[0].url, self.commits).await
     }
 
-    /// Asks the server of `connections` whether it accepts writes. If it does not, finds the host that does, and
-    /// replaces `connections`.
+    /// Asks the server of `connections` whether it accepts writes. If it does not, or if this is the first call, finds
+    /// the host that accepts writes, and replaces `connections`.
     pub async fn follow(&self, connections: &ArcSwap<Connections>) -> Result<(), Error> {
         let mut scout = self.scout.lock().await;
         let current = connections.load_full();
@@ -123,7 +123,7 @@ impl Host {
         Ok(Self { url, options: connect::session(options, commits).disable_statement_logging() })
     }
 
-    /// Connects to the host. Fails if it does not accept writes.
+    /// Connects to the host. Fails with [`Error::Away`] if its server does not accept writes.
     async fn reach(&self) -> Result<(&Self, PgConnection), Error> {
         let reached = async {
             let mut conn = self.options.connect().await?;

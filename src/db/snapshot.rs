@@ -9,14 +9,14 @@ use sea_orm::{
 
 use super::{Database, connections::Connections, error::Error};
 
-/// The settings of a PostgreSQL transaction with long queries. They undo the settings of the session that suit short
-/// queries by key.
+/// The settings of a PostgreSQL transaction with long queries. They replace settings of the session that are made for
+/// short queries by key.
 const POSTGRES_SETTINGS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
     SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on;
     SET LOCAL enable_material = on; SET LOCAL enable_bitmapscan = on";
 
-/// A transaction that reads one state of the database, while other transactions write. Its queries may be long, and
-/// sort large sets on disk.
+/// A transaction that reads one state of the database, even if other transactions write. Its queries may be long and
+/// may sort large sets on disk.
 pub struct Snapshot {
     txn: DatabaseTransaction,
     connections: Arc<Connections>,

@@ -171,7 +171,7 @@ impl Write {
         let recorded = self.events.lock().take();
         let has_events = recorded.is_some();
         if let Some(recorded) = recorded {
-            // This statement is last, because all transactions that record events wait for its lock.
+            // This statement is last, because on PostgreSQL all transactions that record events wait for its lock.
             let sql = log::append(self.txn.get_database_backend());
             self.execute(sql, recorded.values(self.now())).await?;
         }
