@@ -17,8 +17,8 @@ const MODE: u32 = 0o600;
 
 /// Copies the database of `settings` to `file`. Fails if the file exists.
 ///
-/// The copy is written to a second file beside `file`. It gets the name `file` only after it was verified and has
-/// reached the disk. So a file with this name is a whole backup, even if this process is killed.
+/// The copy is written to `file` with the suffix `.partial`. The copy gets the name `file` only after it was verified
+/// and has reached the disk. So a file with this name is a complete backup, even if this process is killed.
 pub async fn run(settings: &Settings, file: &Path) -> Result<(), Failure> {
     let file = path::absolute(file)?;
     if file.symlink_metadata().is_ok() {
@@ -26,11 +26,11 @@ pub async fn run(settings: &Settings, file: &Path) -> Result<(), Failure> {
     }
     let partial = beside(&file, ".partial");
     OpenOptions::new().write(true).create_new(true).mode(MODE).open(&partial).map_err(|error| {
-        format!("cannot create {}: {error}; remove what an earlier backup left, or choose a path", partial.display())
+        format!("cannot create {}: {error}; remove the file if it exists, or choose another path", partial.display())
     })?;
     let made = make(settings, &partial, &file).await;
     let removed = fs::remove_file(&partial);
-    // The connections that verified the copy made these files. They are empty, because nothing was written.
+    // The connections that verified the copy made these files. The files have no data, because nothing was written.
     for log in ["-wal", "-shm"] {
         let _ = fs::remove_file(beside(&partial, log));
     }
@@ -67,7 +67,7 @@ async fn verify(copy: &Path) -> Result<(), Failure> {
     Err(format!("{}\n{}; no backup was made", violations.join("\n"), check::refusal(&violations)).into())
 }
 
-/// Returns the path of `file` with a longer name.
+/// Returns the path of `file` with a suffix.
 fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut path = file.as_os_str().to_owned();
     path.push(suffix);

@@ -90,8 +90,8 @@ pub struct AdminOptions {
     /// Address of the admin listener. The default is the address of `--admin-listen`.
     #[arg(long, env = "BOXOFFICE_ADMIN_ADDRESS", value_name = "HOST:PORT")]
     pub address: Option<String>,
-    /// API key with the admin right, if the server requires one. For `events`, the right `events` is enough. Set it
-    /// with the environment variable: other users of the machine can read command lines.
+    /// API key with the admin right, if the server requires one. For `events`, the right `events` is enough. Set
+    /// the key with the environment variable: other users of the machine can read command lines.
     #[arg(long, env = "BOXOFFICE_API_KEY", hide_env_values = true, value_parser = secret)]
     pub api_key: Option<SecretString>,
     /// PEM file of the CA that signed the server's certificate. The default is the file of `--tls-cert`, which works if
@@ -141,7 +141,7 @@ pub struct EventsOptions {
     /// Print the events after this number. Default: all events that are kept.
     #[arg(long, value_name = "NUMBER")]
     pub after: Option<i64>,
-    /// Go on with each new event until Ctrl-C.
+    /// Then print each new event until Ctrl-C.
     #[arg(long)]
     pub follow: bool,
     /// Print only the events of this concert.
@@ -261,8 +261,9 @@ pub struct Settings {
     // The URL may contain a password.
     #[debug("***")]
     pub database_url: String,
-    /// What PostgreSQL waits for before it confirms a commit: `on` is the disk of the server and of its synchronous
-    /// standby; `remote_apply` is also the visibility on the standby.
+    /// Level of PostgreSQL's `synchronous_commit`. With `on`, PostgreSQL confirms a commit after the server and its
+    /// synchronous standby, if it has one, have written the commit to disk. With `remote_apply`, queries on the standby
+    /// also see the commit by then.
     #[arg(
         long,
         global = true,

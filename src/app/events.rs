@@ -14,11 +14,11 @@ use crate::{
     rpc::proto::{Event, ListEventsRequest, WatchEventsRequest},
 };
 
-/// Number of events that one call requests.
+/// Maximum number of events of one ListEvents call.
 const PAGE: i32 = 1_000;
 
-/// Prints the events after a number. With `--follow`, also prints each new event until Ctrl-C. Ends without an error if
-/// the reader closes the pipe.
+/// Prints the events after a number, by default all events that are kept. With `--follow`, also prints each new event
+/// until Ctrl-C. Ends without an error if the reader of the output closes the pipe.
 pub async fn run(settings: &Settings, options: EventsOptions) -> Result<(), Failure> {
     let client = Admin::new(settings, options.admin.clone())?.connect_events().await?;
     let printed = tokio::select! {
@@ -84,7 +84,9 @@ fn write_lines(events: &[Event]) -> Result<(), Failure> {
 /// Returns the message of the server. A broken connection has no such message.
 fn describe(status: tonic::Status) -> Failure {
     match status.code() {
-        Code::Unknown => "the connection to the server broke; start again with --after and the last number".into(),
+        Code::Unknown => {
+            "the connection to the server broke; start again with --after and the last printed event_number".into()
+        }
         _ => status.message().into(),
     }
 }

@@ -1,7 +1,7 @@
 //! Checks that the tokens of a concert with a draw are admitted in the order of the draw.
 //!
-//! A query cannot compute the places of a draw. So the tokens are read in pages, and the memory holds the places, which
-//! take 8 bytes per participant, and one page.
+//! A query cannot compute the places of a draw. So the tokens are read in pages. The memory holds one page, and the
+//! places of one draw, which take 8 bytes per participant.
 
 use super::store::{self, Draw, Example};
 use crate::{
@@ -14,8 +14,8 @@ pub const RULE: &str = "the tokens of a concert with a draw are admitted in the 
 /// Number of tokens that one query reads.
 const PAGE: i64 = 10_000;
 
-/// Returns a token that was admitted out of order, or that a promotion skipped. Returns `None` if there is no such
-/// token.
+/// Returns a token that was admitted out of order, or that a promotion skipped. If the places of a draw cannot be
+/// computed, returns its concert. Returns `None` if all draws are right.
 pub async fn violation(snapshot: &Snapshot) -> Result<Option<Example>, db::Error> {
     for held in store::draws(snapshot).await? {
         let Draw { concert_id, admitted_number, .. } = held;

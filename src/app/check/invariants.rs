@@ -1,7 +1,7 @@
-//! The invariants of the data, except for draws. Each is a query that finds a row that violates it.
+//! The invariants of the data, except for the order of draws. Each invariant has a query that finds a violating row.
 //!
 //! A query returns the columns `id`, a UUID or NULL, and `detail`, a text. It returns at most one row. The database
-//! does the whole work, so the memory of the process does not depend on the size of the tables.
+//! does all the work, so the memory of the process does not depend on the size of the tables.
 //!
 //! These placeholders hide the differences between SQLite and PostgreSQL:
 //!

@@ -1,6 +1,6 @@
 //! Implements `boxoffice check`: checks the invariants of the data in a database, and changes nothing.
 //!
-//! All checks see the same state of the database, also while servers write to it.
+//! All checks see the same state of the database, even if servers write to it during the checks.
 
 mod draws;
 mod invariants;
@@ -13,10 +13,11 @@ use crate::{
     db::{self, Database},
 };
 
-/// Number of invariants that are checked: those with a query, and the order of the draws.
+/// Number of invariants that are checked: the invariants with a query, and the order of the draws.
 const COUNT: usize = INVARIANTS.len() + 1;
 
-/// Checks the database of `settings`. Prints each violated invariant with an example. Fails if there is one.
+/// Checks the database of `settings`. Prints each violated invariant with an example. Fails if an invariant is
+/// violated.
 pub async fn run(settings: &Settings) -> Result<(), Failure> {
     let db = Database::new(&settings.database_url, Clock::system()).await?;
     db.follow_primary().await?;
