@@ -1,4 +1,5 @@
-//! API keys. A key identifies the calling service and states which services of boxoffice it may call.
+//! API keys. A key identifies the calling service and states which services of boxoffice the
+//! caller may call.
 //!
 //! The file of API keys holds their SHA-256 digests, not the keys. A slow hash like Argon2 is not needed: it protects
 //! passwords that can be guessed, but an API key has 256 random bits. A fast hash is needed, because the server hashes

@@ -41,8 +41,9 @@ impl CallerCheck {
         Ok(Self::new(Some(Arc::new(keys))))
     }
 
-    /// Accepts a call of a service in `group`, and returns the name of its API key, if there is one. Fails as
-    /// [`CallerCheck::check_key`] does.
+    /// Accepts a call of a service in `group`, and returns the name of its API key. Returns `None` if the check of the
+    /// key fails but the caller has a client certificate, or if no API keys are configured. Otherwise fails like
+    /// [`CallerCheck::check_key`].
     fn check(&self, headers: &HeaderMap, extensions: &Extensions, group: Group) -> Result<Caller, Error> {
         let shown = headers.get(API_KEY_HEADER).map(HeaderValue::as_bytes);
         match self.check_key(shown, group) {
