@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Compares the rows of the database at `url` with its feed of events, and panics if they differ. Rows may have been
-/// deleted because of their age, but no events. Returns the names of the kinds of events that the feed contains.
+/// deleted because of their age, but events must not. Returns the names of the kinds of events that the feed contains.
 pub async fn check(url: &str) -> BTreeSet<&'static str> {
     compare(url, &Books::read(url).await).await
 }

@@ -63,7 +63,7 @@ pub struct Performance {
     pub seat_count: i32,
     /// The number of seats that are sold.
     pub sold_seat_count: i32,
-    /// The number of payments, including refunded ones.
+    /// The number of payments, including refunded payments.
     pub payment_count: i64,
     /// The sum of the payments that were not refunded.
     pub revenue: i64,

@@ -21,7 +21,7 @@ const FOLLOW_LIMIT: Duration = Duration::from_secs(10);
 /// Maximum time until servers serve before a round. Servers that take longer are broken.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 
-/// The primary is killed, or stopped cleanly in every second round, and its synchronous standby is promoted. The
+/// The primary is killed, or stopped cleanly in every second round. Then its synchronous standby is promoted. The
 /// servers must follow without a restart, and no acknowledged request may be lost. A new standby then replaces the old
 /// primary.
 pub async fn a_failover_is_followed_and_loses_nothing(lab: Lab) {
@@ -45,7 +45,7 @@ pub async fn a_failover_is_followed_and_loses_nothing(lab: Lab) {
         standby.promote().await.expect("a promotion");
         slowest = slowest.max(book.serves_again(1, RECOVERY_LIMIT).await);
         let port = primary.port();
-        // The old server is removed before a new one uses its port.
+        // The old server is removed before a new server uses its port.
         drop(primary);
         primary = standby;
         standby = primary.standby(Some(port)).await.expect("a standby");

@@ -28,7 +28,7 @@ const VISITORS: usize = 12;
 /// The deadline of the calls that are made while the database is silent.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// The host of the database vanishes: its connections stay open and silent for ever, the idle ones and the busy ones.
+/// The host of the database vanishes: all its connections, idle or busy, stay open and silent forever.
 /// Calls must fail within their deadline. After the host is back, all lanes must serve again within 15 seconds, without
 /// a restart.
 ///

@@ -91,7 +91,7 @@ impl Record {
     }
 }
 
-/// What was acknowledged until a moment.
+/// The requests that were acknowledged up to some moment.
 pub struct SoFar {
     request_ids: HashSet<Uuid>,
     promises: Vec<Promise>,
@@ -165,7 +165,7 @@ impl Book {
         self.records.lock().expect("book")
     }
 
-    /// Returns what has been acknowledged so far.
+    /// Returns the requests that have been acknowledged so far.
     pub fn so_far(&self) -> SoFar {
         let records = self.records();
         let acknowledged = records.iter().filter(|(_, record)| record.fact.is_some());

@@ -29,8 +29,8 @@ pub enum Weather {
     Mute,
     /// Open connections are cut, and new connections are closed immediately.
     Cut,
-    /// The host of the server has vanished: no bytes pass, and nothing is closed. The open connections stay silent for
-    /// ever, also after a change to another state.
+    /// The host of the server has vanished: no bytes pass, and nothing is closed. The open connections stay silent
+    /// forever, even after a change to another state.
     Vanished,
 }
 
