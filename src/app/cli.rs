@@ -262,8 +262,8 @@ pub struct Settings {
     #[debug("***")]
     pub database_url: String,
     /// Level of PostgreSQL's `synchronous_commit`. With `on`, PostgreSQL confirms a commit after the server and its
-    /// synchronous standby, if it has one, have written the commit to disk. With `remote_apply`, queries on the standby
-    /// also see the commit by then.
+    /// synchronous standby, if it has one, have written the commit to disk. With `remote_apply`, PostgreSQL also
+    /// waits until queries on the standby see the commit.
     #[arg(
         long,
         global = true,

@@ -97,8 +97,8 @@ impl Postgres {
         Ok(Self { own: Some(own), ..server })
     }
 
-    /// Starts a synchronous standby of this temporary server, with the same settings. Returns when each commit waits
-    /// for the standby. `port` is the port of the standby; `None` selects a free port.
+    /// Starts a synchronous standby of this temporary server, with the same settings. When this function returns, each
+    /// commit waits for the standby. `port` is the port of the standby; `None` selects a free port.
     pub async fn standby(&self, port: Option<u16>) -> Result<Self, Failure> {
         let own = self.own()?;
         let (place, reaper) = Place::new(port.map_or_else(free_port, Ok)?)?;
@@ -123,7 +123,7 @@ impl Postgres {
         Ok(standby)
     }
 
-    /// Makes a standby the primary. Returns when it accepts writes.
+    /// Makes this standby the primary. Returns after the promotion.
     pub async fn promote(&self) -> Result<(), Failure> {
         self.execute("SELECT pg_promote()").await
     }
@@ -134,7 +134,7 @@ impl Postgres {
         Ok(kill(Pid::from_raw(postmaster.try_into()?), Signal::SIGKILL)?)
     }
 
-    /// Stops a temporary server cleanly. Transactions are rolled back, and a standby receives all commits.
+    /// Stops a temporary server cleanly. Open transactions are rolled back, and a standby receives all commits.
     pub async fn stop(&self) -> Result<(), Failure> {
         self.own()?.place.stop("fast").await
     }

@@ -16,7 +16,8 @@ on_both_engines!(
     a_token_that_was_skipped_by_the_order_of_a_draw_is_found,
 );
 
-/// Changes of rows that no server makes, their repairs, and a part of the line that `check` then prints.
+/// Each entry has a change of rows that no server makes, the repair, and a part of the line that `check` prints before
+/// the repair.
 const DAMAGES: [(&str, &str, &str); 6] = [
     (
         "UPDATE reserved_seat SET state = 'HELD' WHERE seat_number = 1",

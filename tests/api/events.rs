@@ -455,7 +455,7 @@ async fn ill_formed_requests_are_refused(world: World) {
     assert_eq!(violations(watch(&world.admin_channel(), bad).await.map(drop)), fields);
     let bad = ListEventsRequest { page_size: -1, ..Default::default() };
     assert_eq!(violations(list(&world, bad).await.map(drop)), ["page_size"]);
-    // No event has this number yet, so the number belongs to another database.
+    // No event has this number yet, so the number must come from another database.
     let bad = ListEventsRequest { after_event_number: 2, ..Default::default() };
     assert_eq!(violations(list(&world, bad).await.map(drop)), ["after_event_number"]);
     let bad = WatchEventsRequest { after_event_number: 2, ..Default::default() };

@@ -218,8 +218,8 @@ async fn read_declared(world: &World) {
     world.admin().get_sale(proto::GetSaleRequest { concert_code: "IU".into() }).await.unwrap();
 }
 
-/// Reads a page of events and a stream, also with a filter for a concert that the catalogue of the server does not
-/// know.
+/// Reads a page of events and a stream from a new server. Its catalogue has no concerts in memory yet, so the server
+/// also queries the concerts of the events.
 async fn read_events(world: &World) {
     let another = crate::harness::start(&world.settings, &world.clock, false).await;
     another.ready().await.unwrap();

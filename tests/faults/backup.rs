@@ -23,7 +23,7 @@ const VISITORS: usize = 12;
 /// Maximum duration of a backup, with its verification.
 const BACKUP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Backups are made while visitors buy. A server must start on each backup. The backup must have everything that was
+/// Backups are made during a sale. A server must start on each backup. The backup must have all requests that were
 /// acknowledged before the command began, and its invariants must hold.
 pub async fn a_backup_during_a_sale_has_all_that_was_acknowledged(lab: Lab) {
     let site = Site::open(&lab, 1, FLAGS).await;

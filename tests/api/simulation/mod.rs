@@ -47,7 +47,7 @@ async fn a_random_sale_matches_the_model(world: World) {
     let seed = number("SIMULATION_SEED").unwrap_or(clock);
     let operations = number("SIMULATION_OPERATIONS").unwrap_or(10_000) as usize;
     println!("SIMULATION_SEED={seed} SIMULATION_OPERATIONS={operations} on {:?}", world.engine);
-    // The feed keeps its events over all seasons.
+    // The check of the feed needs all events since the creation of the database.
     let mut world = World::with(world.engine, &["--event-retention", "36500d"]).await;
     for season in 0..operations.div_ceil(SEASON) {
         let mut simulation = Simulation::new(world, seed.wrapping_add(season as u64), season).await;
