@@ -91,7 +91,7 @@ impl Filter {
 /// reached the number `after` yet. The caller then has a number from another database.
 pub fn check_cursor(after: i64, bounds: Bounds) -> Result<(), Error> {
     let Bounds { oldest_number, last_number } = bounds;
-    if after + 1 < oldest_number {
+    if after < oldest_number - 1 {
         return Err(Error::EventsCompacted { oldest_event_number: oldest_number });
     }
     if after > last_number {
@@ -193,7 +193,9 @@ mod tests {
             assert!(check_cursor(good, bounds).is_ok(), "{good}");
         }
         assert!(matches!(check_cursor(3, bounds), Err(Error::EventsCompacted { oldest_event_number: 5 })));
-        assert!(matches!(check_cursor(10, bounds), Err(Error::InvalidArgument { .. })));
+        for beyond in [10, i64::MAX] {
+            assert!(matches!(check_cursor(beyond, bounds), Err(Error::InvalidArgument { .. })), "{beyond}");
+        }
         assert!(check_cursor(0, Bounds { oldest_number: 1, last_number: 0 }).is_ok());
     }
 }
