@@ -121,7 +121,7 @@ impl Calls {
         })
     }
 
-    /// Returns the call of IssueToken, which stores the token in the user.
+    /// Returns the call of IssueToken. The call stores the token in the user.
     pub fn issue_token(&self, measure: &Measure) -> Call {
         let (concert, users, measure) = (self.concert.clone(), self.users.clone(), measure.clone());
         Call::new(move |channel, index| {

@@ -53,7 +53,8 @@ pub enum Command {
     },
     /// Check whether the server at the address of `--listen` is ready: exit code 0 if it is, 1 if not.
     Health(HealthOptions),
-    /// Declare venues, concerts and performances on a running server: create what is missing, change what differs.
+    /// Create the missing venues, concerts and performances of a file on a running server, and update the settings of
+    /// its sales. Fails if another value differs.
     Apply(ApplyOptions),
     /// Show the sale of a concert as it runs. Piped output has one line per update.
     Watch(WatchOptions),
@@ -184,7 +185,7 @@ pub enum ApiKeyCommand {
         /// Give the key the admin right, so that it may also call AdminService and EventService.
         #[arg(long)]
         admin: bool,
-        /// Give the key the right `events`, so that it may call EventService and no other service.
+        /// Give the key the events right, so that it may call EventService and no other service.
         #[arg(long, conflicts_with = "admin")]
         events: bool,
     },

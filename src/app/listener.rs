@@ -42,7 +42,8 @@ const MAX_RESETS: usize = 1_024;
 /// hundreds of calls if the server is busy. The server scans all cancelled calls without a pause, so thousands would
 /// block it.
 const MAX_PENDING_RESETS: usize = 512;
-/// Maximum size of the metadata of a call, in bytes. The server answers larger metadata with HTTP 431.
+/// Maximum size of the metadata of a call, in bytes. The server answers larger metadata with HTTP 431. If the metadata
+/// is more than four times as large, the server closes the connection.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 /// Maximum size of a request of the public services, in bytes. A typical request has fewer than 200 bytes.
 const MAX_REQUEST_BYTES: usize = 64 << 10;

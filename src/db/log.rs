@@ -1,9 +1,9 @@
 //! The events that a transaction records, and the statement that appends them to the feed.
 //!
 //! The events of a transaction are one row of `event_batch`. Their numbers continue after the last number of the feed.
-//! On PostgreSQL, the statement locks the row of `event_head` until the end of the transaction. So the transactions take
-//! their numbers in the order of their commits, and a reader that sees a number also sees all smaller numbers. SQLite
-//! has one writer and needs no lock.
+//! On PostgreSQL, the statement locks the row of `event_head` until the end of the transaction. So the transactions
+//! take their numbers in the order of their commits, and a reader that sees a number also sees all smaller numbers.
+//! SQLite has one writer and needs no lock.
 
 use sea_orm::{DatabaseBackend, Value};
 
