@@ -55,8 +55,8 @@ const TRIES: u32 = 3;
 const MAX_CALLERS: u64 = 20_000;
 
 /// The load is first 1, then 2, 5 and 10 times the capacity, or 1 and 5 times in a short run. Each refused call must
-/// have a retry delay. After the load falls, calls must succeed again without refusals. In a long run, the number of successful
-/// calls per second must stay at 90 % of its maximum or above.
+/// have a retry delay. After the load falls, calls must succeed again without refusals. In a long run, the number of
+/// successful calls per second must stay at 90 % of its maximum or above.
 pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     let mut site = Site::open(&lab, 1, FLAGS).await;
     let _slow_disk = slow_down(&mut site.replicas[0]).await;
