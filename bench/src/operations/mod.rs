@@ -123,7 +123,8 @@ async fn measure(bench: &Bench<'_>, engine: Engine) -> Result<EngineReport, Fail
     pay(bench, &mut report).await?;
     let capacity = report.rates().ok_or("a write was not measured")?;
     report.open_loop = open_loop::run(bench, &capacity).await?;
-    report.checks = checks::run(&bench.world, &bench.calls, bench.plan.loners().end).await?;
+    let (users, open) = (bench.plan.loners().end, bench.plan.open().start);
+    report.checks = checks::run(&bench.world, &bench.calls, users, open).await?;
     report.complain(&bench.deployment.complaints());
     Ok(report)
 }
