@@ -6,6 +6,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    batch::Batch,
     feed::Feed,
     rules::{Filter, Selection, check_cursor},
 };
@@ -42,11 +43,8 @@ impl Watcher {
             let last_number = *self.last_number.borrow_and_update();
             let mut selection = Selection::new(&self.filter, self.reached, MAX_EVENTS);
             if last_number > self.reached {
-                match self.feed.after(self.reached).await {
+                match self.read().await {
                     Ok(batches) => {
-                        if batches.first().is_none_or(|batch| batch.first_number > self.reached + 1) {
-                            check_cursor(self.reached, self.feed.bounds().await?)?;
-                        }
                         selection.add(batches.iter().map(Arc::as_ref));
                     }
                     // The stream stays open. The next signal of the feed comes after the database is available again.
@@ -71,5 +69,14 @@ impl Watcher {
                 changed = self.last_number.changed() => changed.map_err(|_| Error::ShuttingDown)?,
             }
         }
+    }
+
+    /// Returns the next transactions. Fails with EVENTS_COMPACTED if an event before them was deleted.
+    async fn read(&self) -> Result<Vec<Arc<Batch>>, Error> {
+        let batches = self.feed.after(self.reached).await?;
+        if batches.first().is_none_or(|batch| batch.first_number > self.reached + 1) {
+            check_cursor(self.reached, self.feed.bounds().await?)?;
+        }
+        Ok(batches)
     }
 }
