@@ -22,7 +22,7 @@ use crate::{
         client::{Target, reachable},
         crowd::{self, Crowd},
         demo, draw, events,
-        failure::Failure,
+        failure::{Failure, ignore_closed_pipe},
         server::{Listeners, Server},
         telemetry,
         traces::Traces,
@@ -189,11 +189,7 @@ fn api_key(command: ApiKeyCommand) -> Result<(), Failure> {
 fn completions(shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "boxoffice", &mut script);
-    match io::stdout().write_all(&script) {
-        // The reader, such as `head`, has read enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
+    ignore_closed_pipe(io::stdout().write_all(&script).map_err(Failure::from))
 }
 
 /// Creates, lists or drops signing keys in the database. Fails if the operator configured BOXOFFICE_TOKEN_KEY.

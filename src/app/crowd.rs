@@ -13,6 +13,7 @@ use tonic::{
 use uuid::Uuid;
 
 use crate::{
+    app::client::reachable,
     clock::{self, Micros},
     rpc::proto::{
         self, QueueState, SeatState, admin_service_client::AdminServiceClient,
@@ -103,11 +104,8 @@ impl Crowd {
     }
 }
 
-fn channel(mut address: SocketAddr) -> Result<Channel, Status> {
-    if address.ip().is_unspecified() {
-        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    }
-    let endpoint = Endpoint::try_from(format!("http://{address}"));
+fn channel(listen: SocketAddr) -> Result<Channel, Status> {
+    let endpoint = Endpoint::try_from(format!("http://{}", reachable(listen)));
     endpoint.map(|endpoint| endpoint.connect_lazy()).map_err(|error| Status::internal(error.to_string()))
 }
 

@@ -9,7 +9,7 @@ use crate::{
     app::{
         cli::{EventsOptions, Settings},
         client::{Admin, EventClient},
-        failure::Failure,
+        failure::{Failure, ignore_closed_pipe},
     },
     rpc::proto::{Event, ListEventsRequest, WatchEventsRequest},
 };
@@ -25,10 +25,7 @@ pub async fn run(settings: &Settings, options: EventsOptions) -> Result<(), Fail
         printed = print(client, options) => printed,
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
     };
-    match printed {
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        printed => printed,
-    }
+    ignore_closed_pipe(printed)
 }
 
 async fn print(mut client: EventClient, options: EventsOptions) -> Result<(), Failure> {
@@ -89,8 +86,4 @@ fn describe(status: tonic::Status) -> Failure {
         }
         _ => status.message().into(),
     }
-}
-
-fn is_broken_pipe(error: &Failure) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

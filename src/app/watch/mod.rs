@@ -8,7 +8,7 @@
 mod frame;
 mod screen;
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -18,7 +18,7 @@ use crate::{
     app::{
         cli::{Settings, WatchOptions},
         client::{Admin, AdminClient},
-        failure::Failure,
+        failure::{Failure, ignore_closed_pipe},
     },
     clock::Clock,
     rpc::proto,
@@ -37,14 +37,7 @@ pub async fn run(settings: &Settings, options: WatchOptions) -> Result<(), Failu
         ended = watch.follow(&admin) => ended,
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
     };
-    match ended {
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        ended => ended,
-    }
-}
-
-fn is_broken_pipe(error: &Failure) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    ignore_closed_pipe(ended)
 }
 
 struct Watch {
