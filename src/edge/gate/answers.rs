@@ -2,10 +2,11 @@
 
 use std::{
     convert::Infallible,
+    future::ready,
     panic::{self, AssertUnwindSafe},
 };
 
-use futures::FutureExt;
+use futures::{FutureExt, future::Either};
 use tower::{Layer, layer::layer_fn, service_fn};
 
 use super::call::Responds;
@@ -20,16 +21,16 @@ pub fn layer<R, S: Responds<R, Error>>() -> impl Layer<S, Service = impl Respond
         service_fn(move |request: R| {
             // A service may panic before it returns the future of the call.
             let started = panic::catch_unwind(AssertUnwindSafe(|| inner.call(request)));
-            async move {
-                let response = match started {
-                    Ok(response) => AssertUnwindSafe(response).catch_unwind().await,
-                    Err(panic) => Err(panic),
-                };
+            let response = match started {
+                Ok(response) => Either::Left(AssertUnwindSafe(response).catch_unwind()),
+                Err(panic) => Either::Right(ready(Err(panic))),
+            };
+            response.map(|response| {
                 Ok(match response.unwrap_or_else(|panic| Err(caught("call", panic))) {
                     Ok(response) => status::complete(response),
                     Err(error) => status::failure(error),
                 })
-            }
+            })
         })
     })
 }

@@ -88,10 +88,11 @@ pub fn layer<S: Responds<Call, Error>>(
         service_fn(move |call: Call| {
             match check.check(call.request.headers(), call.request.extensions(), call.method.group) {
                 Ok(caller) => Either::Left(rpc::with_caller(caller, inner.call(call))),
-                Err(error) => Either::Right(async move {
+                // The box keeps the future of an accepted call small.
+                Err(error) => Either::Right(Box::pin(async move {
                     inbox::discard(call.request.into_body(), max_request_bytes).await;
                     Err(error)
-                }),
+                })),
             }
         })
     })

@@ -37,7 +37,8 @@ pub fn layer<S: Responds<Call, Infallible>>() -> impl Layer<S, Service = impl Re
         service_fn(move |call: Call| {
             let (method, start) = (call.method.clone(), call.start);
             let mut span = CallSpan::start(&call);
-            let response = inner.call(call);
+            // tower, axum and tonic move the future of a call several times. The box keeps this future small.
+            let response = Box::pin(inner.call(call));
             async move {
                 let response = trace::run(span.recording(), response).await?;
                 if method.opens_stream(&response) {

@@ -233,6 +233,13 @@ mod tests {
         assert_eq!(end(response).await.code(), Code::Ok);
     }
 
+    #[tokio::test]
+    async fn the_future_of_a_call_is_small() {
+        let (gate, _) = gate(&[]);
+        let small = std::mem::size_of_val(&gate.around(service_fn(fine)).call(request(UNARY)));
+        assert!(small <= 512, "the libraries outside of the gate move this future of {small} bytes several times");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_call_without_a_deadline_ends_after_the_servers_call_timeout() {
         let (gate, _) = gate(&["--call-timeout", "5s"]);

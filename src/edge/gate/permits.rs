@@ -59,8 +59,7 @@ pub fn layer<S: Responds<Request<Body>, Infallible>>(
             // counted.
             let permit = permits.try_acquire(&method);
             let (inner, permits) = (inner.clone(), permits.clone());
-            // For calls, the gate boxes only this future. Without the box, each outer layer would contain a copy of
-            // this large future.
+            // Without the box, each outer layer would contain a copy of this large future.
             Box::pin(async move {
                 let retake = || permits.try_acquire(&method);
                 let (request, permit) = permits.inbox.receive(request, permit, retake).await?;
