@@ -65,6 +65,9 @@ pub struct Common {
     /// accepts a request_id has one.
     #[arg(long, global = true)]
     pub kind: bool,
+    /// Measure the operations only at full load, in about a minute per engine: no open loop and no peers
+    #[arg(long, global = true)]
+    pub closed_loop: bool,
     /// Number of runs of the operations. Each run starts with new databases. With several runs, the report has the
     /// median and the spread of each figure. Growth is measured once.
     #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]

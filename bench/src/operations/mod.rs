@@ -38,7 +38,9 @@ pub async fn run(common: &Common) -> Result<(), Failure> {
     let echo = EchoProcess::start(&[])?;
     let mut report = Report::new(common);
     for number in 1..=common.runs {
-        report.redis.extend(redis::measure(Plan::new(common).load(common)).await?);
+        if !common.closed_loop {
+            report.redis.extend(redis::measure(Plan::new(common).load(common)).await?);
+        }
         for engine in engines {
             let postgres = server.as_ref().filter(|_| *engine == Engine::Postgres);
             let measured = one_run(common, *engine, postgres, &echo).await?;
@@ -72,11 +74,13 @@ async fn one_run(
     echo: &EchoProcess,
 ) -> Result<EngineReport, Failure> {
     let bench = Bench::start(common, engine, postgres, echo).await?;
-    let mut measured = measure(&bench, engine).await?;
+    let mut measured = measure(&bench, engine, common.closed_loop).await?;
     let (plan, progress) = (bench.plan, bench.progress.clone());
     drop(bench);
-    progress.set_message("peers");
-    peers(engine, postgres, &plan, &mut measured).await?;
+    if !common.closed_loop {
+        progress.set_message("peers");
+        peers(engine, postgres, &plan, &mut measured).await?;
+    }
     progress.finish_and_clear();
     Ok(measured)
 }
@@ -112,7 +116,7 @@ async fn grow(
     Ok(())
 }
 
-async fn measure(bench: &Bench<'_>, engine: Engine) -> Result<EngineReport, Failure> {
+async fn measure(bench: &Bench<'_>, engine: Engine, closed_loop: bool) -> Result<EngineReport, Failure> {
     let mut report = EngineReport::new(engine);
     report.commit_p50_ms = commit(bench, engine).await?;
     set_up(bench).await?;
@@ -122,7 +126,9 @@ async fn measure(bench: &Bench<'_>, engine: Engine) -> Result<EngineReport, Fail
     seats(bench, &mut report).await?;
     pay(bench, &mut report).await?;
     let capacity = report.rates().ok_or("a write was not measured")?;
-    report.open_loop = open_loop::run(bench, &capacity).await?;
+    if !closed_loop {
+        report.open_loop = open_loop::run(bench, &capacity).await?;
+    }
     let (users, open) = (bench.plan.loners().end, bench.plan.open().start);
     report.checks = checks::run(&bench.world, &bench.calls, users, open).await?;
     report.complain(&bench.deployment.complaints());

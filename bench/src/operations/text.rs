@@ -38,12 +38,17 @@ pub fn page(runs: Runs<'_>, redis: &[RedisReport]) -> Page {
     page.table(operations(runs));
     page.line("What limits each operation:");
     page.table(usage(runs));
-    page.line("Open loop: milliseconds from the planned start of a call to its answer, p50 / p99:");
-    page.table(open_loop(runs));
+    if !last.open_loop.is_empty() {
+        page.line("Open loop: milliseconds from the planned start of a call to its answer, p50 / p99:");
+        page.table(open_loop(runs));
+    }
     page.line("One client that makes one call at a time. The goal is twice the time of a commit, plus 1 ms:");
     page.table(idle(runs));
-    page.line("Peers, in calls per second. Each of them acknowledges a call only after the call is on disk:");
-    page.table(peers(runs, redis));
+    if last.single.is_some() {
+        page.line("Peers, in calls per second. Each of them acknowledges a call only after the call is on disk:");
+        page.table(peers(runs, redis));
+        compare(&mut page, runs, redis);
+    }
     notes(&mut page, runs, redis);
     page
 }
@@ -219,9 +224,8 @@ fn peers(runs: Runs<'_>, redis: &[RedisReport]) -> Table {
     table
 }
 
-/// Adds the comparison with each peer, the errors, the checks, and the warnings and errors in the server's log.
+/// Adds the errors, the checks, and the warnings and errors in the server's log.
 fn notes(page: &mut Page, runs: Runs<'_>, redis: &[RedisReport]) {
-    compare(page, runs, redis);
     let rush = |figure: fn(&super::rush::Rush) -> f64| collect(runs, |run| run.rush.as_ref().map(figure));
     if let Some(first) = runs.first().and_then(|run| run.rush.as_ref()) {
         page.line(format!(
@@ -234,7 +238,9 @@ fn notes(page: &mut Page, runs: Runs<'_>, redis: &[RedisReport]) {
     }
     let promises = || redis.iter().flat_map(|redis| &redis.checks);
     let broken: Vec<_> = promises().filter(|check| !check.holds).collect();
-    page.line(format!("{} of {} checks of Redis hold", promises().count() - broken.len(), promises().count()));
+    if promises().count() > 0 {
+        page.line(format!("{} of {} checks of Redis hold", promises().count() - broken.len(), promises().count()));
+    }
     broken.into_iter().for_each(|check| page.line(check.line()));
     for (number, run) in (1..).zip(runs) {
         for figures in run.operations.iter().filter(|figures| figures.errors > 0) {
@@ -314,6 +320,7 @@ mod tests {
         };
         let mut report = EngineReport::new(Engine::Sqlite);
         report.operations = ["ChargeWallet", "IssueToken", HOLD_OWN_SEAT, "Pay"].map(figures).into();
+        report.single = report.rates();
         report
     }
 
