@@ -59,11 +59,12 @@ impl ConcertApi {
     }
 }
 
-/// The common fields of ListSeats and WatchSeats.
+/// The common fields of ListSeats and WatchSeats. WatchSeats has no pages, so its `page_size` is 0.
 struct Date {
     concert_code: String,
     user_id: String,
     date: String,
+    page_size: i32,
 }
 
 impl ConcertApi {
@@ -81,6 +82,7 @@ impl ConcertApi {
         fields.concert_code("concert_code", &asked.concert_code);
         let user_id = fields.uuid("user_id", &asked.user_id);
         fields.date("date", &asked.date);
+        fields.page_size(asked.page_size);
         fields.done()?;
         bearer.require_user(user_id)?;
         let concert = self.catalogue.concert(&asked.concert_code).await?;
@@ -102,7 +104,9 @@ impl ConcertService for ConcertApi {
         request: Request<proto::ListConcertsRequest>,
     ) -> Result<Response<proto::ListConcertsResponse>, Status> {
         let request = request.into_inner();
-        let page = Page::read("concerts".to_owned(), request.page_size, &request.page_token)?;
+        let mut fields = Fields::default();
+        let page = Page::read(&mut fields, "concerts".to_owned(), request.page_size, &request.page_token);
+        fields.done()?;
         let rows = store::concerts(&self.db, page.after.as_deref(), page.size + 1).await.map_err(Error::from)?;
         let (rows, next_page_token) = page.cut(rows, |row| row.concert_code.clone());
         let concerts: Vec<_> = rows.into_iter().map(proto::Concert::from).collect();
@@ -144,9 +148,9 @@ impl ConcertService for ConcertApi {
         let mut fields = Fields::default();
         fields.concert_code("concert_code", &request.concert_code);
         let user_id = fields.uuid("user_id", &request.user_id);
-        fields.done()?;
         let list = format!("performances/{}", request.concert_code);
-        let page = Page::read(list, request.page_size, &request.page_token)?;
+        let page = Page::read(&mut fields, list, request.page_size, &request.page_token);
+        fields.done()?;
         bearer.require_user(user_id)?;
         let concert = self.catalogue.concert(&request.concert_code).await?;
         bearer.require_concert(concert.concert_id)?;
@@ -170,7 +174,8 @@ impl ConcertService for ConcertApi {
         request: Request<proto::ListSeatsRequest>,
     ) -> Result<Response<proto::ListSeatsResponse>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let date = Date { concert_code: request.concert_code, user_id: request.user_id, date: request.date };
+        let proto::ListSeatsRequest { concert_code, user_id, date, page_size, page_token } = request;
+        let date = Date { concert_code, user_id, date, page_size };
         let (bearer, performance) = self.find(&extensions, date).await?;
         let taken = async {
             let Ok(performance) = &performance else { return Ok(Arc::default()) };
@@ -182,7 +187,9 @@ impl ConcertService for ConcertApi {
         token?;
         let (performance, taken) = (performance?, taken?);
         let (list, limit) = (format!("seats/{}", performance.performance_id), performance.seats_per_message());
-        let page = Page::read_within(list, request.page_size, &request.page_token, limit, limit)?;
+        let mut fields = Fields::default();
+        let page = Page::read_within(&mut fields, list, (page_size, &page_token), limit, limit);
+        fields.done()?;
         let first = page.cursor(|last| last.parse::<i32>().ok())?.map_or(1, |last| last.max(0).saturating_add(1));
         let states = states(&performance, &taken);
         let numbers = (first..=performance.seat_count).take(page.size + 1).collect();
@@ -194,7 +201,8 @@ impl ConcertService for ConcertApi {
 
     async fn watch_seats(&self, request: Request<proto::WatchSeatsRequest>) -> Result<Response<Seats>, Status> {
         let (_, extensions, request) = request.into_parts();
-        let date = Date { concert_code: request.concert_code, user_id: request.user_id, date: request.date };
+        let proto::WatchSeatsRequest { concert_code, user_id, date } = request;
+        let date = Date { concert_code, user_id, date, page_size: 0 };
         let (bearer, performance) = self.find(&extensions, date).await?;
         let token = self.admission.require_active(&bearer).await?;
         let performance = performance?;

@@ -42,8 +42,13 @@ impl EventApi {
     }
 
     /// Reads the fields that both RPCs have. Fails with CONCERT_NOT_FOUND if the filter names an unknown concert.
-    async fn filter(&self, after: i64, concert_code: &str, kinds: Vec<String>) -> Result<Filter, Error> {
-        let mut fields = Fields::default();
+    async fn filter(
+        &self,
+        mut fields: Fields,
+        after: i64,
+        concert_code: &str,
+        kinds: Vec<String>,
+    ) -> Result<Filter, Error> {
         fields.require(after >= 0, "after_event_number", "must not be negative");
         let filter = Filter::read(&mut fields, concert_code, kinds);
         fields.done()?;
@@ -66,8 +71,9 @@ impl EventService for EventApi {
     ) -> Result<Response<proto::ListEventsResponse>, Status> {
         let request = request.into_inner();
         let after = request.after_event_number;
-        let page = Page::read_within("events".to_owned(), request.page_size, "", DEFAULT_PAGE, MAX_PAGE)?;
-        let filter = self.filter(after, &request.concert_code, request.kinds).await?;
+        let (mut fields, list) = (Fields::default(), "events".to_owned());
+        let page = Page::read_within(&mut fields, list, (request.page_size, ""), DEFAULT_PAGE, MAX_PAGE);
+        let filter = self.filter(fields, after, &request.concert_code, request.kinds).await?;
         let mut selection = Selection::new(&filter, after, page.size);
         for _ in 0..MAX_READS {
             let batches = self.feed.read(selection.reached).await?;
@@ -89,7 +95,7 @@ impl EventService for EventApi {
     async fn watch_events(&self, request: Request<proto::WatchEventsRequest>) -> Result<Response<Events>, Status> {
         let request = request.into_inner();
         let after = request.after_event_number;
-        let filter = self.filter(after, &request.concert_code, request.kinds).await?;
+        let filter = self.filter(Fields::default(), after, &request.concert_code, request.kinds).await?;
         check_cursor(after, self.feed.bounds().await?)?;
         let watcher = Watcher::new(self.feed.clone(), filter, after, self.stopping.clone());
         let messages = stream::try_unfold(watcher, Watcher::next);

@@ -142,9 +142,9 @@ impl PaymentService for PaymentApi {
         let request = request.into_inner();
         let mut fields = Fields::default();
         let user_id = fields.uuid("user_id", &request.user_id);
-        fields.done()?;
         let list = format!("payments/{user_id}");
-        let page = Page::read(list, request.page_size, &request.page_token)?;
+        let page = Page::read(&mut fields, list, request.page_size, &request.page_token);
+        fields.done()?;
         let before = page.cursor(|cursor| cursor.parse().ok())?;
         wallet::operations::require(&self.db, user_id).await?;
         let booked = wallet::operations::payments(&self.db, user_id, before, page.size + 1).await?;

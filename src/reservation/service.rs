@@ -188,9 +188,9 @@ impl ReservationService for ReservationApi {
         let request = request.into_inner();
         let mut fields = Fields::default();
         let user_id = fields.uuid("user_id", &request.user_id);
-        fields.done()?;
         let list = format!("reservations/{user_id}");
-        let page = Page::read(list, request.page_size, &request.page_token)?;
+        let page = Page::read(&mut fields, list, request.page_size, &request.page_token);
+        fields.done()?;
         let before = page.time_and_id()?;
         wallet::operations::require(&self.db, user_id).await?;
         let rows = store::list(&self.db, user_id, before, page.size + 1).await.map_err(Error::from)?;

@@ -49,6 +49,11 @@ impl Fields {
         if value.is_empty() { None } else { Some(self.uuid(field, value)) }
     }
 
+    /// Checks the size of a page of a list.
+    pub fn page_size(&mut self, value: i32) {
+        self.require(value >= 0, "page_size", "must not be negative");
+    }
+
     /// Checks a concert code: `[A-Z0-9][A-Z0-9_-]{0,63}`.
     pub fn concert_code(&mut self, field: &str, value: &str) {
         let valid = is_slug(value, |c| c.is_ascii_uppercase() || c.is_ascii_digit(), "_-");

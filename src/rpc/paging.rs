@@ -4,11 +4,12 @@
 
 use uuid::Uuid;
 
-use super::error::Error;
+use super::{error::Error, fields::Fields};
 use crate::clock::Micros;
 
 const DEFAULT_SIZE: i32 = 50;
 const MAX_SIZE: i32 = 500;
+const TOKEN_RULE: &str = "must be a next_page_token of the same list, or empty";
 
 /// The part of a list that a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,32 +22,27 @@ pub struct Page {
 }
 
 impl Page {
-    /// Reads `page_size` and `page_token`. `list` names the list and its filters. Fails with INVALID_ARGUMENT if the
+    /// Reads the fields `page_size` and `page_token`. `list` names the list and its filters. It is a violation if the
     /// size is negative, or if the token is malformed or belongs to another list.
-    pub fn read(list: String, page_size: i32, page_token: &str) -> Result<Self, Error> {
-        Self::read_within(list, page_size, page_token, DEFAULT_SIZE, MAX_SIZE)
+    pub fn read(fields: &mut Fields, list: String, page_size: i32, page_token: &str) -> Self {
+        Self::read_within(fields, list, (page_size, page_token), DEFAULT_SIZE, MAX_SIZE)
     }
 
-    /// Reads a page like [`Page::read`]. A page has `default` items if `page_size` is 0, and at most `max` items.
-    pub fn read_within(list: String, page_size: i32, page_token: &str, default: i32, max: i32) -> Result<Self, Error> {
-        let size = match page_size {
-            ..0 => return Err(Error::invalid("page_size", "must not be negative")),
-            0 => default,
-            size => size.min(max),
-        };
-        let after = if page_token.is_empty() {
-            None
-        } else {
-            let foreign = || Error::invalid("page_token", "must be a next_page_token of the same list, or empty");
-            Some(decode(&list, page_token).ok_or_else(foreign)?)
-        };
-        Ok(Self { size: size as usize, after, list })
+    /// Reads the page size and the page token `asked` like [`Page::read`]. A page has `default` items if the size is 0,
+    /// and at most `max` items.
+    pub fn read_within(fields: &mut Fields, list: String, asked: (i32, &str), default: i32, max: i32) -> Self {
+        let (page_size, page_token) = asked;
+        fields.page_size(page_size);
+        let size = if page_size == 0 { default } else { page_size.min(max) };
+        let after = if page_token.is_empty() { None } else { decode(&list, page_token) };
+        fields.require(page_token.is_empty() || after.is_some(), "page_token", TOKEN_RULE);
+        Self { size: usize::try_from(size).unwrap_or_default(), after, list }
     }
 
     /// Parses the cursor with `read`. Returns `None` for the first page. Fails with INVALID_ARGUMENT if the cursor is
     /// invalid.
     pub fn cursor<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
-        let tampered = || Error::invalid("page_token", "must be a next_page_token of the same list, or empty");
+        let tampered = || Error::invalid("page_token", TOKEN_RULE);
         self.after.as_deref().map(|after| read(after).ok_or_else(tampered)).transpose()
     }
 
@@ -95,7 +91,13 @@ mod tests {
     use super::*;
 
     fn read(size: i32, token: &str) -> Result<Page, Error> {
-        Page::read("payments/me".into(), size, token)
+        read_list("payments/me", size, token)
+    }
+
+    fn read_list(list: &str, size: i32, token: &str) -> Result<Page, Error> {
+        let mut fields = Fields::default();
+        let page = Page::read(&mut fields, list.to_owned(), size, token);
+        fields.done().map(|()| page)
     }
 
     #[test]
@@ -118,7 +120,7 @@ mod tests {
     #[test]
     fn a_page_token_of_another_list_is_refused() {
         let (_, mine) = read(1, "").unwrap().cut(vec![1, 2], i32::to_string);
-        assert!(Page::read("payments/you".into(), 1, &mine).is_err());
+        assert!(read_list("payments/you", 1, &mine).is_err());
         let with_nul = encode("payments/me", "1\0");
         for foreign in ["x", "zz", "00", "0g", "\u{e4}", with_nul.as_str()] {
             assert!(read(1, foreign).is_err(), "{foreign}");

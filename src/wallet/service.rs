@@ -103,9 +103,11 @@ impl WalletService for WalletApi {
         request: Request<proto::ListWalletEntriesRequest>,
     ) -> Result<Response<proto::ListWalletEntriesResponse>, Status> {
         let request = request.into_inner();
-        let user_id = read_user(&request.user_id)?;
+        let mut fields = Fields::default();
+        let user_id = fields.uuid("user_id", &request.user_id);
         let list = format!("wallet-entries/{user_id}");
-        let page = Page::read(list, request.page_size, &request.page_token)?;
+        let page = Page::read(&mut fields, list, request.page_size, &request.page_token);
+        fields.done()?;
         let before = page.cursor(|cursor| cursor.parse().ok())?;
         operations::require(&self.db, user_id).await?;
         let rows = store::entries(&self.db, user_id, before, None, page.size + 1).await.map_err(Error::from)?;

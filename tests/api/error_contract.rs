@@ -367,6 +367,9 @@ async fn all_ill_formed_fields_are_named_in_one_answer(world: World) {
     let request = proto::ListConcertsRequest { page_size: 0, page_token: "foreign".into() };
     assert_violations(caller.concerts().list_concerts(request).await, &["page_token"]);
     let user_id = caller.user_id.clone();
+    let request = proto::ListPaymentsRequest { user_id: "me".into(), page_size: -1, page_token: "00".into() };
+    let refused = caller.payments().list_payments(request).await;
+    assert_violations(refused, &["user_id", "page_size", "page_token"]);
     let request = proto::ListPaymentsRequest { user_id, page_size: 1, page_token: "00".into() };
     assert_violations(caller.payments().list_payments(request).await, &["page_token"]);
     assert_eq!(world.balance(caller.uuid()).await, 100 * PRICE);
