@@ -51,9 +51,9 @@
 //!    verifies the signature of the queue token.
 //! 2. `reservation/service.rs` reads the fields, finds the performance in the [`catalogue`], and submits a command.
 //! 3. The lane runs `reservation/hold.rs`, which locks the tokens and loads the seats. `hold.rs` decides the commands
-//!    in the order of arrival, with the functions in `rules.rs`. `best.rs` chooses the best available seats. `hold.rs`
-//!    stores all holds with one statement per table. If another transaction has taken one of the seats, the statement
-//!    for the seats changes too few rows, and the batch runs again.
+//!    in the order of arrival, with the functions in `rules.rs`. `best.rs` chooses the best available seats from the
+//!    map that `seat_map.rs` keeps. `hold.rs` stores all holds with one statement per table. If another transaction has
+//!    taken one of the seats, the statement for the seats changes too few rows, and the batch runs again.
 //! 4. `Pay` runs `payment/pay.rs` in the same way. One commit changes the token, the ledger of the wallet, the
 //!    reservation, the seats and the counts of the date.
 //! 5. Both transactions record their events. The last statement before a commit appends these events to the feed, and
@@ -73,7 +73,7 @@
 //!   a function that decides a batch of commands, and a lane that the `new` function of the service starts.
 //! - **An event**: a field of the oneof `kind` in `event_service.proto` and in `event_batch.proto`, its name in
 //!   `events/rules.rs`, its conversion in `events/batch.rs`, and its messages in the lists of `build.rs`. The operation
-//!   records the event with `Write::record`.
+//!   records the event with `Write::record`. If the event takes or frees seats, `reservation/seat_map.rs` applies it.
 //! - **A setting**: `app/cli.rs` for the server, or `edge/settings.rs` for limits and TLS. Give the setting to the code
 //!   that uses it in `app/routes.rs` or `app/background.rs`. Describe it in `docs/configuration.md`.
 //! - **A column**: a new migration, which is a file in `migration/src` and an entry in its `lib.rs`. Change the entity

@@ -1,13 +1,8 @@
-//! Chooses the best available seats of a performance. The functions are pure: `hold.rs` loads the taken seats.
+//! Chooses the best available seats of a performance. The functions are pure: `seat_map.rs` reads the taken seats.
 //!
-//! A batch with requests for the best available seats reads the taken seats of their performances with one query, which
-//! returns one text per performance. From this text the batch makes a [`Hall`], which lists the free seats of each row.
-//! The hall then serves all requests of the batch in the order of their arrival, and removes each seat that a command
-//! of the batch takes. So the requests of a batch never compete for a seat.
-//!
-//! The hall is not kept for the next batch. Other calls, the end of a hold and other replicas change the free seats at
-//! any time, and the first row with a free seat must be found even if this seat became free a moment ago. Reading
-//! 50,000 taken seats takes some milliseconds, a fraction of the duration of a full batch.
+//! A batch with requests for the best available seats makes a [`Hall`] of each of their performances, which lists the
+//! free seats of each row. The hall then serves all requests of the batch in the order of their arrival, and removes
+//! each seat that a command of the batch takes. So the requests of a batch never compete for a seat.
 //!
 //! Two batches never choose seats of one performance at the same time. SQLite has one writer. On PostgreSQL, a batch
 //! locks the performance before it reads the taken seats, and keeps the lock until its commit. This lock orders the

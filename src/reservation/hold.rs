@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{
     best::{BestAvailable, Hall},
     facts, rules,
+    seat_map::{SeatMap, SeatMaps},
     store::{self, Owner, SeatKey, TakenSeat},
 };
 use crate::{
@@ -65,12 +66,18 @@ pub enum Wanted {
 /// command holds all of its seats or none. If one hold of the token already has all named seats, the command changes
 /// nothing and returns this hold. A command for the best available seats always makes a new hold.
 ///
-/// A hold ends after `hold_ttl`, but not later than the end of the admission of its token. Source: `HoldSeats` in
-/// reservation_service.proto.
-pub async fn hold(write: &Write, commands: &[Called<Hold>], hold_ttl: Duration) -> Batch<Reservation> {
-    let mut batch = HoldBatch::load(write, commands).await?;
+/// A hold ends after `hold_ttl`, but not later than the end of the admission of its token. `seat_maps` are the maps of
+/// this replica. Source: `HoldSeats` in reservation_service.proto.
+pub async fn hold(
+    write: &Write,
+    commands: &[Called<Hold>],
+    hold_ttl: Duration,
+    seat_maps: &SeatMaps,
+) -> Batch<Reservation> {
+    let mut batch = HoldBatch::load(write, commands, seat_maps).await?;
     let answers: Vec<_> = commands.iter().map(|command| batch.decide(command, clock::micros(hold_ttl))).collect();
     batch.store(write).await?;
+    seat_maps.keep(batch.seat_maps);
     Ok(answers)
 }
 
@@ -81,7 +88,10 @@ struct HoldBatch {
     replays: Replays<Accepted>,
     answered: Answered,
     seats: HashMap<SeatKey, reserved_seat::Model>,
-    /// The free seats of the performances for which commands want the best available seats, by performance.
+    /// The seat maps of the performances for which commands want the best available seats, as they are before the
+    /// batch, by performance.
+    seat_maps: HashMap<i64, SeatMap>,
+    /// The free seats of the same performances, by performance.
     halls: HashMap<i64, Hall>,
     owned: HashMap<Owner, Vec<Reservation>>,
     held: Vec<Reservation>,
@@ -95,7 +105,7 @@ struct Accepted {
 }
 
 impl HoldBatch {
-    async fn load(write: &Write, commands: &[Called<Hold>]) -> Result<Self, db::Error> {
+    async fn load(write: &Write, commands: &[Called<Hold>], seat_maps: &SeatMaps) -> Result<Self, db::Error> {
         let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
         let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
         let (answered, replays) = load_replays(write, &request_ids).await?;
@@ -104,10 +114,11 @@ impl HoldBatch {
             let owner = Owner { user_id: row.user_id, concert_id: row.concert_id };
             owned.entry(owner).or_default().push(row);
         }
-        let halls = load_halls(write, commands).await?;
+        let (seat_maps, halls) = load_halls(write, commands, seat_maps).await?;
         let seats = store::seats(write, &distinct(commands.iter().flat_map(|c| c.seat_keys()))).await?;
         Ok(Self {
             now: write.now(),
+            seat_maps,
             halls,
             tokens,
             replays,
@@ -225,26 +236,30 @@ async fn load_replays(write: &Write, request_ids: &[Uuid]) -> Result<(Answered, 
     Ok((answered, replays))
 }
 
-/// Loads the free seats of the performances for which commands want the best available seats.
+/// Returns the seat maps and the free seats of the performances for which commands want the best available seats.
 ///
 /// On PostgreSQL, locks these performances until the end of the transaction: no other batch of any replica chooses
 /// their best available seats before this batch is committed. So the next batch sees the seats that this batch takes.
-async fn load_halls(write: &Write, commands: &[Called<Hold>]) -> Result<HashMap<i64, Hall>, db::Error> {
+async fn load_halls(
+    write: &Write,
+    commands: &[Called<Hold>],
+    seat_maps: &SeatMaps,
+) -> Result<(HashMap<i64, SeatMap>, HashMap<i64, Hall>), db::Error> {
     let best = commands.iter().filter(|command| matches!(command.wanted, Wanted::Best(_)));
     let performances = best.filter_map(|command| command.performance.as_ref().ok());
     let performances: BTreeMap<i64, &Arc<Performance>> = performances.map(|v| (v.performance_id, v)).collect();
     if performances.is_empty() {
-        return Ok(HashMap::new());
+        return Ok(Default::default());
     }
-    let ids: Vec<i64> = performances.keys().copied().collect();
-    store::lock_halls(write, &ids).await?;
+    store::lock_halls(write, &performances.keys().copied().collect::<Vec<_>>()).await?;
     write.renew_now();
-    let taken = store::taken_seat_numbers(write, &ids).await?;
-    let halls = taken.iter().filter_map(|row| {
-        let performance = *performances.get(&row.performance_id)?;
-        Some((row.performance_id, Hall::new(performance.clone(), row.seat_numbers())))
-    });
-    Ok(halls.collect())
+    let seat_maps = seat_maps.take(write, &performances).await?;
+    let hall = |(id, map): (&i64, &SeatMap)| {
+        let performance = *performances.get(id)?;
+        Some((*id, Hall::new(performance.clone(), map.taken(write.now()))))
+    };
+    let halls = seat_maps.iter().filter_map(hall).collect();
+    Ok((seat_maps, halls))
 }
 
 fn accepted(answer: Reservation) -> Accepted {

@@ -8,6 +8,7 @@ pub mod operations;
 pub mod passes;
 pub mod release;
 pub mod rules;
+pub mod seat_map;
 mod service;
 mod store;
 

@@ -12,7 +12,9 @@ use super::{
     hold::{self, Hold, Wanted},
     operations,
     release::{self, Release},
-    rules, store,
+    rules,
+    seat_map::SeatMaps,
+    store,
 };
 use crate::{
     batch::{WriteLane, write_lane},
@@ -50,9 +52,11 @@ impl ReservationApi {
         hold_ttl: Duration,
         tasks: &TaskTracker,
     ) -> Self {
+        let seat_maps = Arc::new(SeatMaps::default());
         Self {
             hold: write_lane(&db, "reservation.hold", tasks, move |write, commands| {
-                Box::pin(hold::hold(write, commands, hold_ttl))
+                let seat_maps = seat_maps.clone();
+                Box::pin(async move { hold::hold(write, commands, hold_ttl, &seat_maps).await })
             }),
             extend: write_lane(&db, "reservation.extend", tasks, move |write, commands| {
                 Box::pin(extend::extend(write, commands, hold_ttl))

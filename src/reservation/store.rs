@@ -146,30 +146,54 @@ pub async fn lock_halls(write: &Write, performance_ids: &[i64]) -> Result<(), db
     write.lock_set("SELECT 1 FROM {r} CROSS JOIN LATERAL pg_advisory_xact_lock(r.id)", &keys).await
 }
 
-/// A performance and its taken seats.
+/// The taken seats of a performance.
 #[derive(FromQueryResult)]
-pub struct TakenSeats {
+pub struct StoredSeatMap {
     /// The key of the performance.
     pub performance_id: i64,
-    /// The numbers of the taken seats, separated by commas. `None` if no seat is taken.
+    /// The number of the last event that the taken seats include; 0 if there are no events yet.
+    pub last_number: i64,
+    /// The taken seats, separated by commas. A held seat is its number, a colon and the end of its hold. A sold seat is
+    /// its number. `None` if no seat is taken.
     list: Option<String>,
 }
 
-impl TakenSeats {
-    /// Returns the numbers of the taken seats.
-    pub fn seat_numbers(&self) -> impl Iterator<Item = i32> {
-        self.list.iter().flat_map(|list| list.split(',')).filter_map(|number| number.parse().ok())
+impl StoredSeatMap {
+    /// Returns the number of each taken seat, and the end of its hold. The end of a sold seat is `None`.
+    pub fn taken_seats(&self) -> impl Iterator<Item = (i32, Option<Micros>)> {
+        let seats = self.list.iter().flat_map(|list| list.split(','));
+        seats.filter_map(|seat| match seat.split_once(':') {
+            Some((number, end)) => Some((number.parse().ok()?, Some(end.parse().ok()?))),
+            None => Some((seat.parse().ok()?, None)),
+        })
     }
 }
 
 /// Returns the seats of these performances that are sold or held at the current time. A list in one text is several
 /// times as fast as one row per seat.
-pub async fn taken_seat_numbers(write: &Write, performance_ids: &[i64]) -> Result<Vec<TakenSeats>, db::Error> {
+pub async fn seat_maps(write: &Write, performance_ids: &[i64]) -> Result<Vec<StoredSeatMap>, db::Error> {
     let sql = "SELECT r.id AS performance_id,
-                      (SELECT string_agg(CAST(s.seat_number AS TEXT), ',') FROM reserved_seat s
+                      (SELECT COALESCE(MAX(last_number), 0) FROM event_batch) AS last_number,
+                      (SELECT string_agg(CAST(s.seat_number AS TEXT) || CASE WHEN s.state = 'SOLD' THEN ''
+                                         ELSE ':' || CAST(s.expire_time AS TEXT) END, ',') FROM reserved_seat s
                        WHERE s.performance_id = r.id AND (s.state = 'SOLD' OR s.expire_time > $2)) AS list
                FROM {r}";
     write.query_set(sql, performance_ids, [write.now().into()]).await
+}
+
+/// The events of a transaction.
+#[derive(FromQueryResult)]
+pub struct StoredEvents {
+    /// The number of the last event.
+    pub last_number: i64,
+    /// The events, as a message `boxoffice.stored.v1.EventBatch`.
+    pub events: Vec<u8>,
+}
+
+/// Returns up to `limit` transactions with events after the number `after`, in the order of their numbers.
+pub async fn events_after(write: &Write, after: i64, limit: usize) -> Result<Vec<StoredEvents>, db::Error> {
+    let sql = "SELECT last_number, events FROM event_batch WHERE last_number > $1 ORDER BY last_number LIMIT $2";
+    write.query(sql, [after.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()]).await
 }
 
 rows! {

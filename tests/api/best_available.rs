@@ -24,6 +24,7 @@ on_both_engines!(
     a_request_id_is_refused_for_another_request,
     a_request_has_either_seat_numbers_or_best_available,
     free_seats_are_chosen_as_soon_as_they_are_free,
+    a_free_seat_is_chosen_after_many_other_transactions,
     the_errors_of_the_token_and_of_the_date_come_first,
     named_and_chosen_seats_are_never_held_twice,
     every_one_of_500_callers_gets_two_seats_together,
@@ -274,6 +275,19 @@ async fn free_seats_are_chosen_as_soon_as_they_are_free(world: World) {
     world.check_invariants().await;
 }
 
+/// Reading the events of 70 transactions takes longer than reading all seats, so the server reads all seats.
+async fn a_free_seat_is_chosen_after_many_other_transactions(world: World) {
+    world.concert_in("IU", vec![section_with_rows("A", &[2, 2])]).await;
+    let caller = world.admitted("IU").await;
+    let held = caller.hold_together(DATE, 2).await.unwrap();
+    assert_seats(world.admitted("IU").await.hold_together(DATE, 2).await, &[3, 4]);
+    caller.release(&held.reservation_id).await.unwrap();
+    for _ in 0..70 {
+        world.charge(caller.uuid(), 1, "").await.unwrap();
+    }
+    assert_seats(caller.hold_together(DATE, 2).await, &[1, 2]);
+}
+
 async fn the_errors_of_the_token_and_of_the_date_come_first(world: World) {
     world.concert_in("IU", vec![section_with_rows("A", &[10])]).await;
     let waiting = world.waiting("IU").await;
@@ -360,5 +374,26 @@ async fn three_servers_choose_different_seats() {
     world.concert_in("IU", vec![section_with_rows("A", &[50; 20])]).await;
     let callers = crowd(&world, 500).await;
     stampede(&callers).await;
+    world.check_invariants().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_knows_the_seats_that_another_server_changed() {
+    let mut world = World::new(Engine::Postgres).await;
+    world.add_replica().await;
+    world.concert_in("IU", vec![section_with_rows("A", &[2, 2, 2])]).await;
+    let (first, second) = (world.admitted("IU").await, world.admitted("IU").await);
+    let released = first.hold_together(DATE, 2).await.unwrap();
+    assert_seats(second.hold_together(DATE, 2).await, &[3, 4]);
+    let elsewhere = world.channel(1);
+    first.via(elsewhere.clone()).release(&released.reservation_id).await.unwrap();
+    let payment = second.via(elsewhere.clone()).pay().await.unwrap();
+    assert_seats(world.admitted("IU").await.via(elsewhere.clone()).hold(DATE, &[5]).await, &[5]);
+    // Only the seats 1, 2 and 6 are free.
+    assert_seats(world.admitted("IU").await.hold_best(DATE, apart(3), "").await, &[1, 2, 6]);
+    let late = world.admitted("IU").await;
+    assert_refused(late.hold_together(DATE, 1).await, "NOT_ENOUGH_SEATS", 0);
+    second.via(elsewhere).refund(&payment.payment_id).await.unwrap();
+    assert_seats(late.hold_together(DATE, 2).await, &[3, 4]);
     world.check_invariants().await;
 }

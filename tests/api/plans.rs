@@ -116,7 +116,9 @@ async fn scenario(world: &World) {
     let released = leaver.hold(NEXT_DATE, &[1]).await.unwrap();
     leaver.release(&released.reservation_id).await.unwrap();
     leaver.hold(NEXT_DATE, &[2]).await.unwrap();
-    leaver.hold_together(NEXT_DATE, 1).await.unwrap();
+    for _ in 0..2 {
+        leaver.hold_together(NEXT_DATE, 1).await.unwrap();
+    }
     leaver.leave().await.unwrap();
     waiting.leave().await.unwrap();
     world.stats("IU").await;

@@ -24,7 +24,10 @@ use boxoffice::{
         operations::{self as queue, Issue},
         passes::{self, Terms},
     },
-    reservation::hold::{self, Hold, Wanted},
+    reservation::{
+        hold::{self, Hold, Wanted},
+        seat_map::SeatMaps,
+    },
     rpc::{Error, proto},
     wallet::operations::{self as wallet, Charge},
 };
@@ -81,7 +84,7 @@ pub async fn measure(url: &str, user_count: usize) -> Result<Rates, Failure> {
         let (performance, request_id) = (Ok(performance.clone()), Some(random_id()));
         let (wanted, retry_after) = (Wanted::Seats(vec![seat]), Duration::ZERO);
         let command = Hold { token, user_id, performance, wanted, request_id, retry_after };
-        Box::pin(async move { hold::hold(write, &[Called::by_server(command)], TTL).await })
+        Box::pin(async move { hold::hold(write, &[Called::by_server(command)], TTL, &SeatMaps::default()).await })
     })
     .await?;
     let held: Vec<(Uuid, TokenKey, Uuid)> =
