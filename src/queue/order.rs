@@ -26,6 +26,8 @@ pub enum Order {
     BeforeDraw {
         /// The time of the draw.
         draw_time: Micros,
+        /// The number of participants, if the draw is held. `None` if tokens can still join it.
+        participant_count: Option<i64>,
     },
     /// The draw is held, and these are its places.
     Drawn(Arc<Places>),
@@ -35,7 +37,16 @@ impl Order {
     /// Returns the time of the draw, if tokens have no places yet.
     pub fn draw_time(&self) -> Option<Micros> {
         match self {
-            Self::BeforeDraw { draw_time } => Some(*draw_time),
+            Self::BeforeDraw { draw_time, .. } => Some(*draw_time),
+            Self::FirstCome | Self::Drawn(_) => None,
+        }
+    }
+
+    /// Returns the number of tokens that take part in the draw, if tokens have no places yet. `issued_number` is the
+    /// last number that was issued.
+    pub fn participant_count(&self, issued_number: i64) -> Option<i64> {
+        match self {
+            Self::BeforeDraw { participant_count, .. } => Some(participant_count.unwrap_or(issued_number)),
             Self::FirstCome | Self::Drawn(_) => None,
         }
     }
@@ -103,5 +114,19 @@ impl Draws {
         let computed = tokio::task::spawn_blocking(move || Places::draw(&seed, &salt, count)).await;
         let places = computed.map_err(|error| defect(&format!("could not be computed: {error}")))?;
         Ok(Arc::new(places.map_err(|error| defect(&format!("cannot be computed: {error}")))?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_that_are_issued_after_the_draw_are_no_participants() {
+        let before = Order::BeforeDraw { draw_time: 1, participant_count: None };
+        assert_eq!(before.participant_count(7), Some(7));
+        let held = Order::BeforeDraw { draw_time: 1, participant_count: Some(7) };
+        assert_eq!(held.participant_count(9), Some(7));
+        assert_eq!(Order::FirstCome.participant_count(9), None);
     }
 }

@@ -61,7 +61,7 @@ pub fn waiting(admission: &Admission, bearer: &Bearer, view: &View) -> proto::Qu
         expire_time: None,
         unsold_seat_count: unsold(view),
         draw_time: draw_time.map(proto::timestamp),
-        participant_count: draw_time.map(|_| view.issued_number),
+        participant_count: view.order.participant_count(view.issued_number),
     }
 }
 

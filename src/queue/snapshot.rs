@@ -201,10 +201,10 @@ impl Shared {
         for p in progress {
             let order = match (p.draw_time, p.participant_count) {
                 (None, None) => Order::FirstCome,
-                (Some(draw_time), _) => Order::BeforeDraw { draw_time },
-                (None, Some(_)) => match self.computed_places(p.concert_id).await {
+                (Some(draw_time), participant_count) => Order::BeforeDraw { draw_time, participant_count },
+                (None, participant_count) => match self.computed_places(p.concert_id).await {
                     Some(places) => Order::Drawn(places),
-                    None => Order::BeforeDraw { draw_time: p.open_time },
+                    None => Order::BeforeDraw { draw_time: p.open_time, participant_count },
                 },
             };
             orders.insert(p.concert_id, order);
