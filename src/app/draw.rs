@@ -47,7 +47,9 @@ pub async fn verify(settings: &Settings, options: VerifyOptions) -> Result<(), F
         let place = places.place(number);
         match number <= places.participant_count() {
             true => writeln!(output, "queue number {number} has place {place}")?,
-            false => writeln!(output, "queue number {number} was issued after the opening and has place {place}")?,
+            false => {
+                writeln!(output, "queue number {number} took no part; if it was issued later, it has place {place}")?
+            }
         }
     }
     Ok(())

@@ -427,7 +427,7 @@ async fn a_draw_is_verified_from_the_command_line(world: World) {
     let place = computed(&held.seed, SALT, 7).1[2];
     let expected = format!(
         "the seed matches the commitment {commitment}; 7 tokens took part\nqueue number 3 has place {place}\n\
-         queue number 9 was issued after the opening and has place 9\n"
+         queue number 9 took no part; if it was issued later, it has place 9\n"
     );
     let (output, said) = verify(&of_server);
     assert!(output.status.success() && said == expected, "{said}");
