@@ -109,6 +109,11 @@ impl Planner<'_> {
                     let salt_source = present.draw.as_ref().map(|draw| draw.salt_source.clone());
                     self.must_equal(path, "draw_salt_source", &salt_source.unwrap_or_default(), source);
                 }
+                let is_drawn = present.draw.as_ref().is_some_and(|draw| draw.participant_count.is_some());
+                if let Some(at) = declared.open_time.filter(|_| is_drawn) {
+                    // The draw was held at this time.
+                    self.must_equal(path, "open_time", &time(instant(present.open_time.as_ref())), &time(at.0));
+                }
                 self.steps.push(update(thing, present, declared));
             }
         }
@@ -392,6 +397,24 @@ concerts:
         }
         let both = planned(&applied(), &[("name: Hall", "name: Club"), ("name: Live", "name: Tour")]).unwrap_err();
         assert_eq!(both.len(), 2, "{both:#?}");
+    }
+
+    #[test]
+    fn the_opening_is_not_changed_after_the_draw() {
+        let mut present = applied();
+        let opening = [("max_active_count: 7", "open_time: 2034-01-01T00:00:00Z")];
+        let concert = present.sales.get_mut("IU").unwrap().concert.as_mut().unwrap();
+        concert.draw = Some(proto::Draw::default());
+        assert!(planned(&present, &opening).is_ok());
+        let concert = present.sales.get_mut("IU").unwrap().concert.as_mut().unwrap();
+        concert.draw = Some(proto::Draw { participant_count: Some(0), ..Default::default() });
+        let problems = planned(&present, &opening).unwrap_err();
+        assert!(
+            problems[0].starts_with("concerts[0].open_time: is 1970-01-01T00:00:00Z on the server"),
+            "{problems:?}"
+        );
+        let same = [("max_active_count: 7", "open_time: 1970-01-01T00:00:00Z")];
+        assert!(planned(&present, &same).is_ok());
     }
 
     #[test]
