@@ -26,7 +26,7 @@ pub struct Cli {
 pub enum Command {
     /// Simulate a whole flash sale, in which users arrive, wait, hold seats, and pay or leave.
     Sale(Sale),
-    /// Measure growth: long queues, many watchers, many concerts, a stadium, past sales, a huge opening, a draw.
+    /// Measure growth: long queues, watchers, many concerts, a stadium, a crowd, past sales, a huge opening, a draw.
     Growth(Growth),
     /// Serve the echo until standard input ends. The benchmark starts this command as a separate process.
     #[command(hide = true)]
@@ -163,6 +163,9 @@ pub struct Growth {
     /// Number of seats of the stadium, and of the hall whose best seats are held.
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(20..=200_000))]
     pub seats: u32,
+    /// Number of users that ask for the best two seats at the same time. The hall has two seats for each user.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=50_000))]
+    pub crowd: u32,
     /// Number of expired tokens of past sales. The history has the same number of tokens that left, and of ended
     /// reservations.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=5_000_000))]
@@ -176,6 +179,9 @@ pub struct Growth {
     /// Number of users that take part in a draw when the sale of their concert opens.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=5_000_000))]
     pub draw: u32,
+    /// Number of participants of the draw that watch their position.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(10..=50_000))]
+    pub draw_watchers: u32,
     /// Number of admitted users that watch their position.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=50_000))]
     pub admitted: u32,
@@ -197,6 +203,8 @@ pub enum Part {
     Stadium,
     /// Holds of the best available seats.
     Best,
+    /// Users that ask for the best available seats at the same time.
+    Crowd,
     /// Rows of past sales, and their deletion.
     History,
     /// Past concerts with waiting users.
@@ -216,10 +224,12 @@ impl Default for Growth {
             watchers: 50_000,
             concerts: 100,
             seats: 50_000,
+            crowd: 10_000,
             history: 1_000_000,
             finished: 10_000,
             opening: 500_000,
             draw: 1_000_000,
+            draw_watchers: 5_000,
             admitted: 20_000,
             only: Vec::new(),
         }
@@ -234,10 +244,12 @@ impl Growth {
             watchers: self.watchers / 10,
             concerts: self.concerts / 10,
             seats: self.seats / 10,
+            crowd: self.crowd / 10,
             history: self.history / 10,
             finished: self.finished / 10,
             opening: self.opening / 10,
             draw: self.draw / 10,
+            draw_watchers: self.draw_watchers / 10,
             admitted: self.admitted / 10,
             only: self.only.clone(),
         }

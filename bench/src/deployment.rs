@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -19,7 +20,7 @@ pub struct Deployment {
     pub metrics: SocketAddr,
     flags: Vec<String>,
     process: ServerProcess,
-    database: FreshDatabase,
+    database: Arc<FreshDatabase>,
 }
 
 /// The warnings and errors in the log of the server, since its last start.
@@ -36,6 +37,13 @@ impl Deployment {
     pub async fn start(engine: Engine, postgres: Option<&Postgres>, flags: &[&str]) -> Result<Self, Failure> {
         let (database, metrics) = (fresh_database(engine, postgres).await?, net::free_address()?);
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let process = launch(&database.url, metrics, &flags).await?;
+        Ok(Self { metrics, flags, process, database: Arc::new(database) })
+    }
+
+    /// Starts another server with the same flags on the same database, and waits until it is ready.
+    pub async fn replica(&self) -> Result<Self, Failure> {
+        let (database, metrics, flags) = (self.database.clone(), net::free_address()?, self.flags.clone());
         let process = launch(&database.url, metrics, &flags).await?;
         Ok(Self { metrics, flags, process, database })
     }

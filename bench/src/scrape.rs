@@ -25,6 +25,8 @@ pub struct Lanes {
     pub busy: Totals,
     /// The statements of the batches' transactions, by lane.
     pub statements: Totals,
+    /// The batches that ran again after a conflict with another transaction, by lane.
+    pub reruns: Totals,
 }
 
 impl Lanes {
@@ -38,6 +40,7 @@ impl Lanes {
             calls: parse(text, "boxoffice_lane_batch_size", &["lane"]),
             busy: parse(text, "boxoffice_lane_batch_seconds", &["lane", "worker"]),
             statements: parse(text, "boxoffice_lane_statements", &["lane"]),
+            reruns: parse(text, "boxoffice_lane_reruns", &["lane"]),
         }
     }
 
@@ -47,13 +50,18 @@ impl Lanes {
             calls: added(&before.calls, &self.calls),
             busy: added(&before.busy, &self.busy),
             statements: added(&before.statements, &self.statements),
+            reruns: added(&before.reruns, &self.reruns),
         }
     }
 
     /// Adds `more` to the totals.
     pub fn add(&mut self, more: Self) {
-        let totals =
-            [(&mut self.calls, more.calls), (&mut self.busy, more.busy), (&mut self.statements, more.statements)];
+        let totals = [
+            (&mut self.calls, more.calls),
+            (&mut self.busy, more.busy),
+            (&mut self.statements, more.statements),
+            (&mut self.reruns, more.reruns),
+        ];
         for (totals, more) in totals {
             for (name, total) in more {
                 let sum = totals.entry(name).or_default();

@@ -1,14 +1,17 @@
 //! Measures the cost of growth: a long queue, many watchers, many concerts, a stadium, the best seats of a hall,
-//! rows of past sales, and the openings of a huge sale and of a sale with a draw.
+//! a crowd that wants them at the same time, rows of past sales, and the openings of a huge sale and of a sale with a
+//! draw.
 
 mod admitted;
 mod best;
 mod concerts;
+mod crowd;
 mod draw;
 mod finished;
 mod ground;
 mod history;
 mod opening;
+mod pairs;
 mod passes;
 mod report;
 mod stadium;
@@ -62,6 +65,9 @@ pub async fn measure(
         report.waiting = Some(waiting::run(&ground).await?);
     }
     on_sale(&ground, &mut report).await?;
+    if options.includes(Part::Crowd) {
+        report.crowd = Some(crowd::run(&ground).await?);
+    }
     if options.includes(Part::History) {
         report.history = Some(history::run(&ground).await?);
     }

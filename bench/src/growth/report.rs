@@ -4,7 +4,7 @@ use serde::Serialize;
 use testkit::Engine;
 
 use super::{
-    admitted::Admitted, best::Best, concerts::Concerts, draw::Drawn, finished::Finished, history::Past,
+    admitted::Admitted, best::Best, concerts::Concerts, crowd::Crowd, draw::Drawn, finished::Finished, history::Past,
     opening::Opening, stadium::Stadium, waiting::Waiting, watchers::Watchers,
 };
 use crate::table::Table;
@@ -26,6 +26,8 @@ pub struct GrowthReport {
     pub stadium: Option<Stadium>,
     /// The holds of the best available seats.
     pub best: Option<Best>,
+    /// The holds of a crowd that wants the best available seats at the same time.
+    pub crowd: Option<Crowd>,
     /// The cost of rows of past sales.
     pub history: Option<Past>,
     /// The cost of past concerts with waiting users.
@@ -47,6 +49,7 @@ impl GrowthReport {
             concerts: None,
             stadium: None,
             best: None,
+            crowd: None,
             history: None,
             finished: None,
             opening: None,
@@ -70,6 +73,7 @@ pub fn text(report: &GrowthReport) -> String {
     report.concerts.iter().for_each(|part| text.concerts(part));
     report.stadium.iter().for_each(|part| text.stadium(part));
     report.best.iter().for_each(|part| text.best(part));
+    report.crowd.iter().for_each(|part| text.crowd(part));
     report.history.iter().for_each(|part| text.history(part));
     report.finished.iter().for_each(|part| text.finished(part));
     report.opening.iter().for_each(|part| text.opening(part));
@@ -179,6 +183,20 @@ impl Text {
         self.errors("holds", part.errors);
     }
 
+    fn crowd(&mut self, part: &Crowd) {
+        let Crowd { users, replicas, batches, .. } = part;
+        self.ms(format!("{users} users ask {replicas} servers for two seats at the same time, ms"), part.all_ms, "-");
+        self.ms("  time until a user has two seats, p99 ms", part.latency.p99_ms, "-");
+        self.row("  users without two seats together", part.misses.values().sum::<u64>().to_string(), "0");
+        self.row(format!("  of {batches} batches, batches that ran again"), part.reruns.to_string(), "-");
+        self.row("  calls refused with OVERLOADED, and repeated", part.overloaded.to_string(), "-");
+        self.row("  seats left", part.left.to_string(), "0");
+        self.row("  seats left by users who choose random pairs", part.left_at_random.to_string(), "-");
+        if !part.misses.is_empty() {
+            self.notes.push(format!("users without two seats together: {:?}", part.misses));
+        }
+    }
+
     fn history(&mut self, part: &Past) {
         let rows = part.rows;
         let goal = format!("{:.1}", 2.0 * part.fresh.p99_ms + 5.0);
@@ -231,6 +249,9 @@ impl Text {
         );
         self.ms("  time until one user per seat is admitted, ms", part.all_ms, "-");
         self.ms("  longest call of one caller, ms", part.longest_call_ms, "1000");
+        self.ms(format!("  opening to the first position of {} watchers, p99 ms", part.streams), part.told.p99_ms, "-");
+        self.ms("  lag of their last message behind the last promotion, p99 ms", part.lag.p99_ms, "1000");
+        self.errors("watchers of the draw", part.errors as u64);
         self.megabytes("  server RSS before the opening, MB", part.rss_before_bytes, "-");
         self.megabytes("  largest server RSS during the opening, MB", part.rss_peak_bytes, "-");
         self.megabytes("  server RSS after the opening, MB", part.rss_after_bytes, "200");

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use testkit::Failure;
 use tokio::{sync::watch, task::JoinSet};
-use tonic::Streaming;
+use tonic::{Streaming, transport::Channel};
 
 use super::ground::Ground;
 use crate::{
@@ -58,7 +58,7 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watcher
     ground.progress.set_message(format!("{streams} open WatchPosition"));
     let before = deployment.resident_bytes()?;
     let started = Instant::now();
-    let open = open(&world, ADMITTED as usize).await?;
+    let open = open(&world, CONCERT, ADMITTED as usize).await?;
     let opened_per_second = streams as f64 / started.elapsed().as_secs_f64();
     // During the pause, the server frees the buffers that it needed only to open the streams.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -67,7 +67,8 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watcher
     ground.progress.set_message("a promotion that all watchers see");
     let (stop, stopped) = watch::channel(false);
     let mut listeners = JoinSet::new();
-    for (stream, position) in open {
+    for (stream, first) in open {
+        let position = first.position.ok_or("the token of a watcher does not wait")?;
         listeners.spawn(listen(stream, position, stopped.clone()));
     }
     world.open_sale(CONCERT).await?;
@@ -85,27 +86,30 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watcher
     Ok(Watchers { streams, bytes_per_stream, opened_per_second, lag: load::percentiles(&lags), errors })
 }
 
-type Positions = Streaming<proto::WatchPositionResponse>;
+/// An open WatchPosition stream.
+pub type Positions = Streaming<proto::WatchPositionResponse>;
 
-/// Opens a stream for each user after the first `skip` users. Returns each stream with the position in its first
-/// message.
-async fn open(world: &World, skip: usize) -> Result<Vec<(Positions, i64)>, Failure> {
+/// Opens a stream for each user after the first `skip` users. Returns each stream with its first message.
+pub async fn open(
+    world: &World,
+    concert: &str,
+    skip: usize,
+) -> Result<Vec<(Positions, proto::QueuePosition)>, Failure> {
     let open = stream::iter(skip..world.users.len()).map(|index| {
         let channel = world.channels[index % world.channels.len()].clone();
-        open_one(channel, &world.users[index])
+        open_one(channel, concert, &world.users[index])
     });
     let opened: Vec<Result<_, Failure>> = open.buffer_unordered(OPENING).collect().await;
     opened.into_iter().collect()
 }
 
-async fn open_one(channel: tonic::transport::Channel, user: &User) -> Result<(Positions, i64), Failure> {
-    let request = proto::WatchPositionRequest { concert_code: CONCERT.to_owned(), user_id: user.id.clone() };
+async fn open_one(channel: Channel, concert: &str, user: &User) -> Result<(Positions, proto::QueuePosition), Failure> {
+    let request = proto::WatchPositionRequest { concert_code: concert.to_owned(), user_id: user.id.clone() };
     let opened = world::queue(channel).watch_position(user.request(request)).await;
     let mut stream = opened.map_err(world::told("WatchPosition"))?.into_inner();
     let first = stream.message().await.map_err(world::told("WatchPosition"))?;
-    let position =
-        first.and_then(|message| message.position?.position).ok_or("the token of a watcher does not wait")?;
-    Ok((stream, position))
+    let first = first.and_then(|message| message.position).ok_or("the first message of a stream has no position")?;
+    Ok((stream, first))
 }
 
 /// Waits for the message with the position after the promotion. This position is lower by [`ADMITTED`]. Returns the

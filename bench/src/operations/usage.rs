@@ -143,6 +143,7 @@ mod tests {
             calls: of("pay", 100.0 * scale, 10.0 * scale),
             busy: of("pay/0", 1.5 * scale, 10.0 * scale),
             statements: of("pay", 70.0 * scale, 0.0),
+            reruns: Totals::new(),
         };
         let cpu = |seconds: f64| seconds * scale;
         Reading {
