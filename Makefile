@@ -1,7 +1,7 @@
 # `make lint` installs buf and cargo-deny into .tools. The first build of cargo-deny takes some minutes. `make test`
 # installs grpcurl, which runs the tour of the README.
-# `make test` needs PostgreSQL, Chromium and promtool. If you run it as root, it installs them. Otherwise run
-# `make postgres` and `make browser` first.
+# `make test` needs PostgreSQL, PgBouncer, Chromium and promtool. If you run it as root, it installs them. Otherwise run
+# `make postgres`, `make pgbouncer` and `make browser` first.
 
 BUF := $(or $(shell command -v buf),.tools/bin/buf)
 GRPCURL := $(or $(shell command -v grpcurl),.tools/bin/grpcurl)
@@ -9,16 +9,21 @@ DENY := $(or $(shell command -v cargo-deny),.tools/bin/cargo-deny)
 # The protos of the last release. `make lint` fails if a change breaks their clients.
 PROTO_IMAGE := proto/boxoffice.v1.binpb
 
-.PHONY: test torture fuzz lint breaking proto-image dependencies fmt bench have-postgres postgres \
-	have-redis redis have-browser browser grpcurl
+.PHONY: test test-pgbouncer torture fuzz lint breaking proto-image dependencies fmt bench have-postgres postgres \
+	have-pgbouncer pgbouncer have-redis redis have-browser browser grpcurl
 
-test: have-postgres have-browser $(GRPCURL)
+test: have-postgres have-pgbouncer have-browser $(GRPCURL)
 	cargo test --workspace --locked
 
-# Runs the experiments in tests/faults for a long time. Example: `make torture SECONDS=300 ARGS=killed`.
+# Runs the API tests of PostgreSQL through PgBouncer in transaction mode.
+test-pgbouncer: have-postgres have-pgbouncer have-browser $(GRPCURL)
+	BOXOFFICE_TEST_PGBOUNCER=1 cargo test --locked --test api -- --skip sqlite:: $(ARGS)
+
+# Runs the experiments in tests/faults for a long time. One experiment runs the API tests. Example: `make torture SECONDS=300 ARGS=killed`.
 torture: SECONDS ?= 1200
 torture: PROFILE ?= release
-torture: have-postgres
+torture: have-postgres have-pgbouncer have-browser $(GRPCURL)
+	cargo test --locked --test api --no-run
 	BOXOFFICE_TORTURE_SECONDS=$(SECONDS) cargo test --profile $(PROFILE) --locked --test faults -- $(ARGS)
 
 # Makes 1,000,000 calls with random bytes on each engine. `cargo test` makes 10,000.
@@ -71,6 +76,19 @@ postgres: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 postgres:
 	@$(HAVE_POSTGRES) || { $(SUDO) apt-get update && \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql; }
+
+# Experiments run boxoffice behind PgBouncer.
+HAVE_PGBOUNCER = PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null
+
+have-pgbouncer:
+	@$(HAVE_PGBOUNCER) || { [ "$$(id -u)" = 0 ] && $(MAKE) --no-print-directory pgbouncer; } || \
+		{ echo "PgBouncer is missing: install it with \`make pgbouncer\`." >&2; exit 1; }
+
+# Installs PgBouncer with apt. Root needs no sudo.
+pgbouncer: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+pgbouncer:
+	@$(HAVE_PGBOUNCER) || { $(SUDO) apt-get update && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends pgbouncer; }
 
 # The benchmark compares boxoffice with Redis. Without Redis, it leaves out this comparison.
 have-redis:

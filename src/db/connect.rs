@@ -3,7 +3,10 @@
 use std::{str::FromStr, time::Duration};
 
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, sqlx};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{
+    Row,
+    postgres::{PgConnectOptions, PgConnection},
+};
 
 use super::{connections::Connections, error::Error};
 
@@ -57,6 +60,51 @@ impl SynchronousCommit {
     }
 }
 
+/// How boxoffice uses its PostgreSQL sessions.
+#[derive(Debug, Clone, Copy)]
+pub struct Sessions {
+    /// The level of `synchronous_commit`.
+    pub commits: SynchronousCommit,
+    /// Whether the server is PgBouncer, which may give each transaction another session.
+    pub is_pooled: bool,
+}
+
+impl Sessions {
+    /// Returns the options with the settings of each session. PgBouncer refuses such settings, so [`Sessions::setup`]
+    /// replaces them there.
+    pub fn options(self, options: PgConnectOptions) -> PgConnectOptions {
+        let options = options.application_name("boxoffice");
+        if self.is_pooled {
+            return options.statement_cache_capacity(0).extra_float_digits(None);
+        }
+        options.statement_cache_capacity(STATEMENT_CACHE).options(self.settings())
+    }
+
+    /// Returns the statements that must begin each transaction behind PgBouncer: the settings, for this transaction.
+    /// Returns `None` without PgBouncer.
+    ///
+    /// sqlx numbers the prepared statements of each connection. Another connection may have prepared statements with
+    /// the same numbers in the session of the transaction, so they are removed first.
+    fn setup(self) -> Option<String> {
+        let set = |(name, value)| format!("; SET LOCAL {name} = '{value}'");
+        self.is_pooled.then(|| format!("DEALLOCATE ALL{}", self.settings().map(set).collect::<String>()))
+    }
+
+    fn settings(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        POSTGRES_SETTINGS.into_iter().chain([("synchronous_commit", self.commits.as_str())])
+    }
+
+    /// Returns the level of `synchronous_commit` of the transactions of a connection, and the synchronous standbys of
+    /// its server.
+    pub async fn commit_level(self, conn: &mut PgConnection) -> Result<(String, String), sqlx::Error> {
+        let sql = "SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names')";
+        let setup = self.setup().map_or(String::new(), |setup| format!("{setup}; "));
+        let sql = sqlx::AssertSqlSafe(format!("BEGIN; {setup}{sql}; COMMIT"));
+        let row = sqlx::raw_sql(sql).fetch_one(conn).await?;
+        Ok((row.try_get(0)?, row.try_get(1)?))
+    }
+}
+
 /// The settings of each PostgreSQL session, besides `synchronous_commit`.
 const POSTGRES_SETTINGS: [(&str, &str); 8] = [
     ("statement_timeout", "10s"),
@@ -77,7 +125,7 @@ const POSTGRES_SETTINGS: [(&str, &str); 8] = [
 /// when the connection is first needed. It never uses a connection to a read-only server.
 ///
 /// Fails with [`Error::Defect`] if the URL cannot be parsed.
-pub async fn postgres(url: &str, commits: SynchronousCommit) -> Result<Connections, Error> {
+pub async fn postgres(url: &str, sessions: Sessions) -> Result<Connections, Error> {
     let mut options = options(url);
     options
         .max_connections(POSTGRES_CONNECTIONS)
@@ -90,29 +138,17 @@ pub async fn postgres(url: &str, commits: SynchronousCommit) -> Result<Connectio
                 })
             })
         })
-        .map_sqlx_postgres_opts(move |options| session(options, commits));
+        .map_sqlx_postgres_opts(move |options| sessions.options(options));
     let pool = Database::connect(options).await?;
-    Ok(Connections::new(pool.clone(), pool.clone(), pool))
-}
-
-/// Returns the options with the settings of each PostgreSQL session.
-pub fn session(options: PgConnectOptions, commits: SynchronousCommit) -> PgConnectOptions {
-    options
-        .statement_cache_capacity(STATEMENT_CACHE)
-        .application_name("boxoffice")
-        .options(POSTGRES_SETTINGS)
-        .options([("synchronous_commit", commits.as_str())])
+    Ok(Connections::new(pool.clone(), pool.clone(), pool, sessions.setup()))
 }
 
 /// Tells whether the server of a connection accepts writes. A standby does not.
+///
+/// The query is not prepared, because PgBouncer may give another session to each message outside a transaction.
 pub async fn is_writable(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT NOT current_setting('transaction_read_only')::BOOLEAN").fetch_one(conn).await
-}
-
-/// Returns the level of `synchronous_commit` of a connection, and the synchronous standbys of its server.
-pub async fn commit_level(conn: &mut PgConnection) -> Result<(String, String), sqlx::Error> {
-    let sql = "SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names')";
-    sqlx::query_as(sql).fetch_one(conn).await
+    let sql = "SELECT NOT current_setting('transaction_read_only')::BOOLEAN";
+    sqlx::raw_sql(sql).fetch_one(conn).await?.try_get(0)
 }
 
 /// Creates the pools of connections to SQLite for writes, for reads and for snapshots. The queries of a snapshot may
@@ -125,6 +161,7 @@ pub async fn sqlite(url: &str) -> Result<Connections, Error> {
         writer,
         sqlite_readers(url, SQLITE_READERS, "MEMORY").await?,
         sqlite_readers(url, 1, "FILE").await?,
+        None,
     ))
 }
 

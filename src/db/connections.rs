@@ -1,15 +1,18 @@
 //! The connection pools in use. A pool is ended if its server cannot be used any more. Its statements then fail.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use sea_orm::{DatabaseBackend, DatabaseConnection, DbErr};
+use sea_orm::{
+    ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, TransactionOptions,
+    TransactionTrait,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
 
 /// Maximum time that a statement waits for the answer of PostgreSQL. PostgreSQL itself ends a statement after 10 s. So
 /// if there is no answer after 12 s, the server cannot be reached any more.
-const ANSWER_LIMIT: Duration = Duration::from_secs(12);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(12);
 
 /// The connections to the database. PostgreSQL has one pool for reads and writes.
 pub struct Connections {
@@ -17,14 +20,32 @@ pub struct Connections {
     pub(super) reader: DatabaseConnection,
     /// The pool for snapshots, whose queries may be long.
     pub(super) snapshots: DatabaseConnection,
+    /// The statements that begin each transaction; `None` unless the server is PgBouncer.
+    setup: Option<Arc<str>>,
     /// Is cancelled when the server of a PostgreSQL pool cannot be used any more.
     ended: CancellationToken,
 }
 
 impl Connections {
-    /// Returns the connections of the pools for writes, for reads and for snapshots, which may be the same pool.
-    pub fn new(writer: DatabaseConnection, reader: DatabaseConnection, snapshots: DatabaseConnection) -> Self {
-        Self { writer, reader, snapshots, ended: CancellationToken::new() }
+    /// Returns the connections of the pools for writes, for reads and for snapshots, which may be the same pool. If the
+    /// server is PgBouncer, `setup` has the statements that must begin each transaction.
+    pub fn new(
+        writer: DatabaseConnection,
+        reader: DatabaseConnection,
+        snapshots: DatabaseConnection,
+        setup: Option<String>,
+    ) -> Self {
+        Self { writer, reader, snapshots, setup: setup.map(Into::into), ended: CancellationToken::new() }
+    }
+
+    /// Returns the statements that must begin each transaction; `None` unless the server is PgBouncer.
+    pub fn setup(&self) -> Option<Arc<str>> {
+        self.setup.clone()
+    }
+
+    /// Begins a write transaction.
+    pub async fn begin(&self, options: TransactionOptions) -> Result<DatabaseTransaction, Error> {
+        self.answer(begin(&self.writer, options, self.setup.as_deref())).await
     }
 
     /// Runs a statement. Fails with [`Error::Away`] if PostgreSQL does not answer within 12 s, or if the pool ends.
@@ -80,4 +101,17 @@ impl Connections {
     fn is_postgres(&self) -> bool {
         self.writer.get_database_backend() == DatabaseBackend::Postgres
     }
+}
+
+/// Begins a transaction on `pool`, and runs the statements of `setup` in it.
+pub(super) async fn begin(
+    pool: &DatabaseConnection,
+    options: TransactionOptions,
+    setup: Option<&str>,
+) -> Result<DatabaseTransaction, DbErr> {
+    let txn = pool.begin_with_options(options).await?;
+    if let Some(setup) = setup {
+        txn.execute_unprepared(setup).await?;
+    }
+    Ok(txn)
 }

@@ -5,7 +5,8 @@
 //! not interrupt a transaction.
 //!
 //! The pool of PostgreSQL follows the writable server: see `primary.rs`. A statement without an answer fails after a
-//! time limit: see `connections.rs`.
+//! time limit: see `connections.rs`. Behind PgBouncer, each transaction may have another session of PostgreSQL: see
+//! `Sessions` in `connect.rs`.
 
 mod backup;
 mod connect;
@@ -15,6 +16,7 @@ mod error;
 mod hosts;
 mod log;
 mod primary;
+mod reader;
 mod snapshot;
 mod statement;
 mod write;
@@ -29,13 +31,14 @@ use arc_swap::ArcSwap;
 use boxoffice_migration::{Migrator, MigratorTrait};
 use futures::future::BoxFuture;
 use sea_orm::{
-    ConnectionTrait, DatabaseBackend, DatabaseConnection, DbErr, FromQueryResult, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait, Value, sqlx,
+    ConnectionTrait, DatabaseBackend, DbErr, FromQueryResult, SqliteTransactionMode, Statement, TransactionOptions,
+    Value, sqlx,
 };
 use tokio::sync::Notify;
 
 pub use connect::SynchronousCommit;
 pub use error::Error;
+pub use reader::Reader;
 pub use sea_orm::ActiveValue::Set;
 pub use snapshot::Snapshot;
 pub(crate) use statement::rows;
@@ -153,7 +156,7 @@ impl Database {
             ..Default::default()
         };
         let connections = self.connections.load_full();
-        let txn = connections.answer(connections.writer.begin_with_options(options)).await?;
+        let txn = connections.begin(options).await?;
         Ok(Write::new(txn, connections, self.clock.clone(), self.appended.clone()))
     }
 
@@ -231,8 +234,9 @@ impl Database {
 
     /// Returns the pool for reads outside a transaction. Use it with [`Database::answer`] for queries that SeaORM
     /// builds, and [`Database::query`] for queries in SQL.
-    pub fn reader(&self) -> DatabaseConnection {
-        self.connections.load().reader.clone()
+    pub fn reader(&self) -> Reader {
+        let connections = self.connections.load();
+        Reader::new(connections.reader.clone(), connections.setup())
     }
 
     /// Tells whether the engine allows only one write transaction at a time.

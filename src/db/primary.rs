@@ -16,7 +16,7 @@ use sea_orm::sqlx::{
 use tokio::{sync::Mutex, time::timeout};
 
 use super::{
-    connect::{self, ACQUIRE_TIMEOUT, SynchronousCommit},
+    connect::{self, ACQUIRE_TIMEOUT, Sessions, SynchronousCommit},
     connections::Connections,
     error::Error,
     hosts,
@@ -29,7 +29,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 pub struct Primary {
     /// Is not empty.
     hosts: Vec<Host>,
-    commits: SynchronousCommit,
+    sessions: Sessions,
     scout: Mutex<Option<PgConnection>>,
 }
 
@@ -53,13 +53,14 @@ impl Primary {
     /// Reads a URL. Fails with [`Error::Defect`] if the URL cannot be read.
     pub fn new(url: &str, commits: SynchronousCommit) -> Result<Self, Error> {
         let servers = hosts::servers(url).map_err(|reason| Error::Defect(reason.to_owned()))?;
-        let hosts = servers.into_iter().map(|url| Host::new(url, commits)).collect::<Result<_, _>>()?;
-        Ok(Self { hosts, commits, scout: Mutex::default() })
+        let sessions = Sessions { commits, is_pooled: servers.is_pooled };
+        let hosts = servers.urls.into_iter().map(|url| Host::new(url, sessions)).collect::<Result<_, _>>()?;
+        Ok(Self { hosts, sessions, scout: Mutex::default() })
     }
 
     /// Creates the pool of the first host.
     pub async fn first_pool(&self) -> Result<Connections, Error> {
-        connect::postgres(&self.hosts[0].url, self.commits).await
+        connect::postgres(&self.hosts[0].url, self.sessions).await
     }
 
     /// Asks the server of `connections` whether it accepts writes. If it does not, or if this is the first call, finds
@@ -86,7 +87,7 @@ impl Primary {
         let searches = self.hosts.iter().map(|host| host.reach().boxed());
         let ((host, mut conn), _) = future::select_ok(searches).await?;
         self.check_commits(host, &mut conn).await?;
-        connections.store(connect::postgres(&host.url, self.commits).await?.into());
+        connections.store(connect::postgres(&host.url, self.sessions).await?.into());
         current.close();
         *scout = Some(conn);
         Ok(())
@@ -94,14 +95,14 @@ impl Primary {
 
     /// Checks that the sessions of a host have the level of `synchronous_commit` that they ask for, and logs the level.
     async fn check_commits(&self, host: &Host, conn: &mut PgConnection) -> Result<(), Error> {
-        let asked = timeout(ACQUIRE_TIMEOUT, connect::commit_level(conn)).await;
+        let asked = timeout(ACQUIRE_TIMEOUT, self.sessions.commit_level(conn)).await;
         let asked = asked.map_err(|_| Unusable::Silent).and_then(|asked| asked.map_err(Unusable::from));
         let (level, standbys) = asked.map_err(|reason| host.away(&reason))?;
-        if level != self.commits.as_str() {
+        let wanted = self.sessions.commits.as_str();
+        if level != wanted {
             return Err(Error::Defect(format!(
-                "synchronous_commit is {level} in the sessions of boxoffice, and must be {}; if a pooler drops the \
-                 settings of sessions, set it with ALTER ROLE",
-                self.commits.as_str()
+                "synchronous_commit is {level} in the sessions of boxoffice, and must be {wanted}; if the hosts of the \
+                 database URL are PgBouncer, add pgbouncer=true to the URL"
             )));
         }
         let address = host.address();
@@ -116,11 +117,11 @@ impl Primary {
 }
 
 impl Host {
-    fn new(url: String, commits: SynchronousCommit) -> Result<Self, Error> {
+    fn new(url: String, sessions: Sessions) -> Result<Self, Error> {
         // The errors of sqlx may contain the URL, and the URL may contain a password.
         let sentence = "the database URL cannot be read: write postgres://USER:PASSWORD@HOST/DATABASE";
         let options = PgConnectOptions::from_str(&url).map_err(|_| Error::Defect(sentence.to_owned()))?;
-        Ok(Self { url, options: connect::session(options, commits).disable_statement_logging() })
+        Ok(Self { url, options: sessions.options(options).disable_statement_logging() })
     }
 
     /// Connects to the host. Fails with [`Error::Away`] if its server does not accept writes.

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseBackend, DatabaseTransaction, FromQueryResult, IsolationLevel, Statement,
-    TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, FromQueryResult, Statement, TransactionTrait};
 
 use super::{Database, connections::Connections, error::Error};
 
+/// The statement that makes a PostgreSQL transaction see one state of the database. It must be the first statement.
+const ISOLATION: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// The settings of a PostgreSQL transaction with long queries. They replace settings of the session that are made for
 /// short queries by key.
 const POSTGRES_SETTINGS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
@@ -26,14 +25,12 @@ impl Database {
     /// Begins a snapshot. The snapshot is for a command of an operator: a server must not hold one for long.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         let connections = self.connections.load_full();
-        let pool = &connections.snapshots;
-        if self.engine != DatabaseBackend::Postgres {
-            let txn = connections.answer(pool.begin()).await?;
-            return Ok(Snapshot { txn, connections });
+        let txn = connections.answer(connections.snapshots.begin()).await?;
+        if self.engine == DatabaseBackend::Postgres {
+            let setup = connections.setup().unwrap_or_default();
+            let settings = format!("{ISOLATION}; {setup}; {POSTGRES_SETTINGS}");
+            connections.answer(txn.execute_unprepared(&settings)).await?;
         }
-        let (isolation, access) = (Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly));
-        let txn = connections.answer(pool.begin_with_config(isolation, access)).await?;
-        connections.answer(txn.execute_unprepared(POSTGRES_SETTINGS)).await?;
         Ok(Snapshot { txn, connections })
     }
 }

@@ -23,7 +23,8 @@ use crate::{
     rpc::proto::stored::Event,
 };
 
-/// Number of statements that begin and end each transaction.
+/// Number of statements that begin and end each transaction. Behind PgBouncer, the settings of the transaction count as
+/// a part of BEGIN.
 const BEGIN_AND_COMMIT: u64 = 2;
 
 /// Holds a write transaction, and the time for its decisions.

@@ -3,6 +3,7 @@
 //! | module | content |
 //! |---|---|
 //! | [`postgres`], [`database`] | a PostgreSQL server, and empty databases on SQLite and PostgreSQL |
+//! | [`pgbouncer`] | a PgBouncer in front of a PostgreSQL server |
 //! | [`server`] | boxoffice as a child process, or inside this process |
 //! | [`process`], [`usage`], [`metrics`] | child processes, their use of the machine, and the metrics of a server |
 //! | [`http`], [`browser`] | requests to the HTTP listener, and a browser for the live page |
@@ -28,6 +29,7 @@ pub mod http;
 pub mod invariants;
 pub mod metrics;
 pub mod net;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 mod rebuild;
@@ -39,6 +41,7 @@ pub mod wallet;
 pub use browser::Browser;
 pub use caller::Caller;
 pub use database::{Engine, FreshDatabase};
+pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use server::ServerProcess;
 

@@ -5,19 +5,20 @@
 //! the server is stopped and its files are removed.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     net::TcpListener,
-    os::unix::fs::{PermissionsExt, chown},
-    path::PathBuf,
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use rand::Rng;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use tokio::sync::{Mutex, OnceCell};
@@ -25,7 +26,7 @@ use url::Url;
 
 use crate::{
     Failure,
-    process::{self, Reaper},
+    process::{self, Reaper, Signal},
 };
 
 /// Settings for tests: fast writes, little memory and up to 400 connections. With these settings, PostgreSQL may lose
@@ -131,12 +132,17 @@ impl Postgres {
     /// Kills the main process of a temporary server with SIGKILL.
     pub fn kill(&self) -> Result<(), Failure> {
         let postmaster = self.postmaster().ok_or("only a running temporary PostgreSQL server can be killed")?;
-        Ok(kill(Pid::from_raw(postmaster.try_into()?), Signal::SIGKILL)?)
+        process::kill(postmaster, Signal::SIGKILL)
     }
 
     /// Stops a temporary server cleanly. Open transactions are rolled back, and a standby receives all commits.
     pub async fn stop(&self) -> Result<(), Failure> {
         self.own()?.place.stop("fast").await
+    }
+
+    /// Returns the URL of the server.
+    pub fn url(&self) -> &Url {
+        &self.url
     }
 
     /// Returns the port of the server.
@@ -188,8 +194,7 @@ impl Postgres {
     /// Returns the id of the main process of a temporary server. Each connection is a child of this process. Returns
     /// `None` for a given server, and while a temporary server is stopped.
     pub fn postmaster(&self) -> Option<u32> {
-        let file = fs::read_to_string(self.own.as_ref()?.place.data.join("postmaster.pid")).ok()?;
-        file.lines().next()?.trim().parse().ok()
+        postmaster(&self.own.as_ref()?.place.data)
     }
 
     /// Stops the server without a checkpoint, like a crash. Connections break, and the next start recovers recent
@@ -232,16 +237,9 @@ impl Place {
     /// Creates an empty directory that the server can write to. Also returns the shell that removes it at the end.
     fn new(port: u16) -> Result<(Self, Reaper), Failure> {
         let binaries = find_binaries().ok_or("PostgreSQL is missing: install it with `make postgres`")?;
-        let dir = tempfile::Builder::new().prefix("boxoffice-pg-").tempdir()?.keep();
-        let place = Self { as_root: id(&["-u"])? == "0", data: dir.join("data"), dir, port, binaries };
+        let dir = place_for_postgres()?;
+        let place = Self { as_root: is_root()?, data: dir.join("data"), dir, port, binaries };
         let reaper = place.reaper()?;
-        if place.as_root {
-            fs::set_permissions(&place.dir, fs::Permissions::from_mode(0o700))?;
-            let uid = id(&["-u", "postgres"])?.parse();
-            let uid =
-                uid.map_err(|_| "the user postgres is missing, and root cannot run PostgreSQL; create this user")?;
-            chown(&place.dir, Some(uid), None)?;
-        }
         Ok((place, reaper))
     }
 
@@ -281,7 +279,7 @@ impl Place {
 
 /// Returns a free port from 20000 to 31999, which is below Linux's default range of ephemeral ports. So Linux does not
 /// give the port to another process before the server starts or while the server is stopped.
-fn free_port() -> Result<u16, Failure> {
+pub(crate) fn free_port() -> Result<u16, Failure> {
     let mut ports = std::iter::repeat_with(|| rand::rng().random_range(20_000..32_000)).take(1_000);
     let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
     free.ok_or_else(|| "1,000 random ports from 20000 to 31999 are in use; PostgreSQL needs a free port there".into())
@@ -289,7 +287,7 @@ fn free_port() -> Result<u16, Failure> {
 
 /// Returns the directory of PostgreSQL's programs: the first directory on the PATH that has the programs, or else the
 /// directory of the newest version in Debian's `/usr/lib/postgresql`. Returns `None` if PostgreSQL is not installed.
-fn find_binaries() -> Option<PathBuf> {
+pub(crate) fn find_binaries() -> Option<PathBuf> {
     let mut places: Vec<PathBuf> = env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default();
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versions: Vec<PathBuf> = versions.map(|entry| entry.path()).collect();
@@ -299,6 +297,42 @@ fn find_binaries() -> Option<PathBuf> {
     // The PATH may contain links to some of the programs. The other programs are in the directory of the linked files.
     let target = fs::canonicalize(place.join("initdb")).ok().and_then(|initdb| Some(initdb.parent()?.to_owned()));
     Some(target.filter(|target| target.join("pg_ctl").exists()).unwrap_or(place))
+}
+
+/// Returns the id of the main process of the server with this data directory. Returns `None` if the server does not
+/// run.
+pub(crate) fn postmaster(data: &Path) -> Option<u32> {
+    fs::read_to_string(data.join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
+}
+
+/// Creates an empty directory that only PostgreSQL can read. It stays until the caller removes it.
+pub(crate) fn place_for_postgres() -> Result<PathBuf, Failure> {
+    let dir = tempfile::Builder::new().prefix("boxoffice-pg-").tempdir()?.keep();
+    if is_root()? {
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        chown(&dir, Some(id_of_postgres("-u")?), None)?;
+    }
+    Ok(dir)
+}
+
+/// Returns a command that runs `program` as the user `postgres` if this process is root. PostgreSQL and PgBouncer
+/// refuse to run as root.
+pub(crate) fn unprivileged(program: impl AsRef<OsStr>) -> Result<Command, Failure> {
+    let mut command = Command::new(program);
+    if is_root()? {
+        command.uid(id_of_postgres("-u")?).gid(id_of_postgres("-g")?);
+    }
+    command.current_dir("/");
+    Ok(command)
+}
+
+fn id_of_postgres(kind: &str) -> Result<u32, Failure> {
+    let number = id(&[kind, "postgres"])?.parse();
+    number.map_err(|_| "the user postgres is missing, and root cannot run PostgreSQL; create this user".into())
+}
+
+fn is_root() -> Result<bool, Failure> {
+    Ok(id(&["-u"])? == "0")
 }
 
 fn id(args: &[&str]) -> Result<String, Failure> {

@@ -90,7 +90,7 @@ impl Guarded {
 
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) -> Result<(), Failure> {
-        Ok(signal::kill(Pid::from_raw(self.child.id().try_into()?), signal)?)
+        kill(self.child.id(), signal)
     }
 
     /// Kills the process with SIGKILL and waits for its end.
@@ -122,6 +122,11 @@ impl Drop for Guarded {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends a signal to the process with this id.
+pub fn kill(pid: u32, signal: Signal) -> Result<(), Failure> {
+    Ok(signal::kill(Pid::from_raw(pid.try_into()?), signal)?)
 }
 
 /// Runs `command` to its end, and returns its status and its output. Standard output and standard error must each fit

@@ -74,7 +74,7 @@ async fn a_damaged_row_is_found_and_a_sound_sale_passes(world: World) {
     let url = &world.settings.database_url;
     let (sound, text) = run(url, &["check"]);
     assert!(sound.status.success() && text.contains("invariants hold"), "{text}");
-    let db = Database::connect(url).await.unwrap();
+    let db = Database::connect(&world.database_url).await.unwrap();
     for (damage, repair, expected) in DAMAGES {
         db.execute_unprepared(damage).await.unwrap();
         let (found, text) = run(url, &["check"]);
@@ -107,7 +107,7 @@ async fn a_token_that_was_skipped_by_the_order_of_a_draw_is_found(world: World) 
     let url = &world.settings.database_url;
     let (sound, text) = run(url, &["check"]);
     assert!(sound.status.success(), "{text}");
-    let db = Database::connect(url).await.unwrap();
+    let db = Database::connect(&world.database_url).await.unwrap();
     let damaged = db.execute_unprepared("UPDATE queue_token SET state = 'WAITING' WHERE state = 'ACTIVE'").await;
     assert_eq!(damaged.unwrap().rows_affected(), 2);
     db.close().await.unwrap();

@@ -212,7 +212,7 @@ async fn a_forged_or_unknown_token_is_refused(world: World) {
     }
     // Two tokens with a valid signature: the number of the first was never issued, and the number of the second belongs
     // to another user. Another database with the same signing key could issue such tokens.
-    let db = Database::connect(&world.settings.database_url).await.unwrap();
+    let db = Database::connect(&world.database_url).await.unwrap();
     let secret =
         db.query_one_raw(sea_orm::Statement::from_string(db.get_database_backend(), "SELECT secret FROM signing_key"));
     let secret: String = secret.await.unwrap().unwrap().try_get("", "secret").unwrap();

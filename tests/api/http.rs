@@ -148,9 +148,9 @@ async fn a_page_shows_the_chosen_sale_and_removes_ended_sales(engine_world: Worl
 async fn readyz_fails_while_the_database_does_not_answer_and_livez_does_not() {
     let database = World::new(Engine::Postgres).await;
     let mut settings = database.settings.clone();
-    let (server, name) = settings.database_url.rsplit_once('/').unwrap();
-    let (server, late) = (server.to_owned(), format!("{name}_ready"));
-    settings.database_url = format!("{server}/{late}");
+    let (server, name) = database.database_url.rsplit_once('/').unwrap();
+    let late = format!("{name}_ready");
+    settings.database_url = settings.database_url.replace(name, &late);
     settings.http_listen = Some(([127, 0, 0, 1], 0).into());
     let waiting = start(&settings, &database.clock, false).await;
     let address = waiting.http_address.unwrap();

@@ -53,7 +53,7 @@ async fn a_late_first_call_does_not_revive_an_expired_admission(world: World) {
 /// Returns a caller whose token has a valid signature and the queue number of another user.
 async fn with_number_of_another_user(world: &World, caller: &Caller, queue_number: i64) -> Caller {
     let sql = "SELECT key_id, secret FROM signing_key ORDER BY key_id DESC LIMIT 1";
-    let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+    let db = sea_orm::Database::connect(&world.database_url).await.unwrap();
     let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await.unwrap().unwrap();
     let (key_id, secret): (i64, String) = (row.try_get("", "key_id").unwrap(), row.try_get("", "secret").unwrap());
     let key = boxoffice::token::SigningKey { id: key_id.to_string(), secret: hex::decode(secret).unwrap().into() };
@@ -239,7 +239,7 @@ async fn a_slow_reader_of_sale_stats_gets_current_counts_without_a_burst() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_commits_are_durable_even_if_the_database_turns_that_off() {
     let world = World::new(Engine::Postgres).await;
-    let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+    let db = sea_orm::Database::connect(&world.database_url).await.unwrap();
     let show = async |sql: &str| {
         let statement = Statement::from_string(DatabaseBackend::Postgres, sql);
         db.query_one_raw(statement).await.unwrap().unwrap().try_get_by_index::<String>(0).unwrap()

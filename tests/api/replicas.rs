@@ -75,7 +75,7 @@ async fn promote_together(world: &World, rounds: usize) {
 async fn three_servers_start_on_an_empty_database_at_the_same_time() {
     let world = World::new(Engine::Postgres).await;
     let mut settings = world.settings.clone();
-    settings.database_url = FreshDatabase::new(Engine::Postgres).await.url;
+    settings.database_url = FreshDatabase::new(Engine::Postgres).await.server_url;
     let starts = (0..3).map(|_| async {
         let server = crate::harness::start(&settings, &world.clock, false).await;
         server.ready().await.unwrap();
@@ -91,7 +91,7 @@ async fn a_promotion_waits_for_the_transactions_that_issue_tokens() {
     let world = World::new(Engine::Postgres).await;
     world.concert("IU", 5).await;
     let caller = world.waiting("IU").await;
-    let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+    let db = sea_orm::Database::connect(&world.database_url).await.unwrap();
     let issuing = db.begin().await.unwrap();
     issuing.execute_unprepared("SELECT 1 FROM queue_counter FOR NO KEY UPDATE").await.unwrap();
     let release = async {
@@ -227,7 +227,7 @@ async fn a_sale_continues_after_a_server_stops() {
 async fn connections_that_were_cut_are_replaced() {
     let world = World::new(Engine::Postgres).await;
     let user_id = world.user(0).await;
-    let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+    let db = sea_orm::Database::connect(&world.database_url).await.unwrap();
     for amount in 1..=5 {
         use sea_orm::ConnectionTrait;
         let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -243,7 +243,7 @@ async fn connections_that_were_cut_are_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_plan_of_postgresql_admits_more_users_than_the_capacity() {
     let mut world = World::new(Engine::Postgres).await;
-    let url = world.settings.database_url.clone();
+    let url = world.database_url.clone();
     let name = url.rsplit('/').next().unwrap();
     let db = sea_orm::Database::connect(&url).await.unwrap();
     // With these settings, PostgreSQL may choose a plan that runs a subquery with LIMIT once per row.

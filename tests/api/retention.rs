@@ -25,7 +25,7 @@ on_both_engines!(
 const DAY: Duration = Duration::from_secs(86_400);
 
 async fn connect(world: &World) -> DatabaseConnection {
-    Database::connect(&world.settings.database_url).await.unwrap()
+    Database::connect(&world.database_url).await.unwrap()
 }
 
 /// Returns the numbers of tokens, reservations, extensions and stored requests, in this order.

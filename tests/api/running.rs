@@ -82,9 +82,9 @@ async fn knows(channel: Channel, symbol: &str) -> bool {
 async fn health_is_not_serving_until_the_database_is_reached_and_migrated() {
     let world = World::new(Engine::Postgres).await;
     let mut settings = world.settings.clone();
-    let (server, name) = settings.database_url.rsplit_once('/').unwrap();
-    let (server, late) = (server.to_owned(), format!("{name}_late"));
-    settings.database_url = format!("{server}/{late}");
+    let (server, name) = world.database_url.rsplit_once('/').unwrap();
+    let late = format!("{name}_late");
+    settings.database_url = settings.database_url.replace(name, &late);
     let waiting = start(&settings, &world.clock, false).await;
     let channel = connect(waiting.address).await;
     for service in ["", "boxoffice.v1.PaymentService"] {
@@ -124,7 +124,7 @@ async fn background_passes_run_automatically(world: World) {
     eventually("the expiry pass has expired the token", async || {
         use boxoffice::db::entity::queue_token;
         use sea_orm::EntityTrait;
-        let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+        let db = sea_orm::Database::connect(&world.database_url).await.unwrap();
         let token = queue_token::Entity::find().one(&db).await.unwrap().unwrap();
         token.state == queue_token::State::Expired
     })

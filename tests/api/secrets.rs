@@ -116,7 +116,7 @@ async fn no_secret_is_in_the_log_at_trace_level_in_an_answer_or_in_the_metrics()
     printed.extend(process.log_lines());
     let printed = printed.join("\n");
 
-    let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+    let db = sea_orm::Database::connect(&world.database_url).await.unwrap();
     let signing_key = signing_key::Entity::find().one(&db).await.unwrap().unwrap();
     assert!(!format!("{signing_key:?}").contains(&signing_key.secret));
     let drawn =

@@ -214,7 +214,7 @@ async fn a_database_of_the_previous_version_is_migrated_with_its_data(world: Wor
     sale_of_the_version_before(&db).await;
     db.close().await.unwrap();
     let mut settings = world.settings.clone();
-    settings.database_url = url.clone();
+    settings.database_url = database.server_url.clone();
     let clock = Clock::manual(START);
     let server = crate::harness::start(&settings, &clock, false).await;
     server.ready().await.unwrap();
@@ -248,7 +248,7 @@ async fn a_migration_may_take_longer_than_other_statements() {
     Migrator::up(&db, Some(BEFORE)).await.unwrap();
     let lock = db.begin().await.unwrap();
     lock.execute_unprepared("LOCK TABLE seaql_migrations IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    let mut command = binary(&database.url);
+    let mut command = binary(&database.server_url);
     let migration = tokio::task::spawn_blocking(move || command.arg("migrate").output().unwrap());
     tokio::time::sleep(std::time::Duration::from_secs(11)).await;
     assert!(!migration.is_finished());

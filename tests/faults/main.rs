@@ -19,6 +19,7 @@ mod histories;
 mod history;
 mod network;
 mod overload;
+mod pooled;
 mod promotion;
 mod restarts;
 mod retries;
@@ -67,6 +68,7 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(19, watchers::admitted_watchers_stay_while_thousands_leave, BOTH, 4),
     experiment!(20, failover::a_failover_is_followed_and_loses_nothing, POSTGRES, 8),
     experiment!(21, vanished::a_server_recovers_when_its_database_vanishes_without_a_packet, POSTGRES, 4),
+    experiment!(22, pooled::a_sale_through_pgbouncer_loses_nothing, POSTGRES, 6),
     experiment!(24, draw::a_draw_has_one_outcome_if_the_server_that_opens_the_sale_is_killed, POSTGRES, 4),
     experiment!(26, backup::a_backup_during_a_sale_has_all_that_was_acknowledged, SQLITE, 3),
 ];

@@ -53,6 +53,8 @@ pub struct World {
     pub engine: Engine,
     pub clock: Clock,
     pub settings: Settings,
+    /// The URL of the database for connections of the test. The servers may use the database through PgBouncer.
+    pub database_url: String,
     servers: Vec<Server>,
     channels: Vec<Channel>,
     admin: Channel,
@@ -69,7 +71,7 @@ impl World {
     pub async fn with(engine: Engine, flags: &[&str]) -> Self {
         boxoffice::install_crypto();
         let database = FreshDatabase::new(engine).await;
-        let mut args = vec!["boxoffice", "--database-url", &database.url, "--listen", "127.0.0.1:0"];
+        let mut args = vec!["boxoffice", "--database-url", &database.server_url, "--listen", "127.0.0.1:0"];
         args.extend(["--admin-listen", "127.0.0.1:0"]);
         let defaults = [["--drain-timeout", "2s"], ["--lame-duck", "0s"]];
         args.extend(defaults.into_iter().filter(|[flag, _]| !flags.contains(flag)).flatten());
@@ -79,7 +81,8 @@ impl World {
         let server = start(&settings, &clock, false).await;
         server.ready().await.expect("ready");
         let (channel, admin) = (connect(server.address).await, connect(server.admin_address).await);
-        Self { engine, clock, settings, servers: vec![server], channels: vec![channel], admin, _database: database }
+        let (database_url, servers, channels) = (database.url.clone(), vec![server], vec![channel]);
+        Self { engine, clock, settings, database_url, servers, channels, admin, _database: database }
     }
 
     /// Starts a further server on the same database. Returns its index.
@@ -252,12 +255,12 @@ impl World {
 
     /// Checks the invariants after the tidy pass, which deletes old rows.
     pub async fn check_invariants_after_tidying(&self) {
-        invariants::check_after_tidying(&self.settings.database_url, &self.clock).await;
+        invariants::check_after_tidying(&self.database_url, &self.clock).await;
     }
 
     /// Checks that the rows of the database obey the invariants of the service.
     pub async fn check_invariants(&self) {
-        invariants::check(&self.settings.database_url, &self.clock).await;
+        invariants::check(&self.database_url, &self.clock).await;
     }
 }
 
@@ -289,7 +292,7 @@ pub async fn eventually(what: &str, done: impl AsyncFnMut() -> bool) {
 /// Blocks writes of other connections until the returned transaction ends. On SQLite, all writes are blocked. On
 /// PostgreSQL, only writes to `ledger_entry` are blocked.
 pub async fn lock_database(world: &World) -> sea_orm::DatabaseTransaction {
-    let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+    let db = sea_orm::Database::connect(&world.database_url).await.unwrap();
     let options = sea_orm::TransactionOptions {
         sqlite_transaction_mode: Some(sea_orm::SqliteTransactionMode::Immediate),
         ..Default::default()

@@ -60,7 +60,7 @@ async fn a_random_sale_matches_the_model(world: World) {
             }
         }
         simulation.check_rows(season).await;
-        let kinds = testkit::feed::check(&simulation.world.settings.database_url).await;
+        let kinds = testkit::feed::check(&simulation.world.database_url).await;
         println!("{:?}", simulation.model.tally());
         assert!(steps < SEASON || kinds.len() == KINDS, "the feed contains only {kinds:?}");
         assert!(
@@ -162,7 +162,7 @@ impl Simulation {
     /// Checks the invariants in the database. After the first season, the rows of earlier seasons have been deleted.
     async fn check_rows(&self, season: usize) {
         match season {
-            0 => testkit::invariants::check_without_feed(&self.world.settings.database_url, &self.world.clock).await,
+            0 => testkit::invariants::check_without_feed(&self.world.database_url, &self.world.clock).await,
             _ => self.world.check_invariants_after_tidying().await,
         }
     }
