@@ -10,7 +10,7 @@ DENY := $(or $(shell command -v cargo-deny),.tools/bin/cargo-deny)
 PROTO_IMAGE := proto/boxoffice.v1.binpb
 
 .PHONY: test test-pgbouncer torture fuzz lint breaking proto-image dependencies fmt bench have-postgres postgres \
-	have-pgbouncer pgbouncer have-redis redis have-browser browser grpcurl
+	have-pgbouncer pgbouncer have-patroni patroni have-redis redis have-browser browser grpcurl
 
 test: have-postgres have-pgbouncer have-browser $(GRPCURL)
 	cargo test --workspace --locked
@@ -22,7 +22,7 @@ test-pgbouncer: have-postgres have-pgbouncer have-browser $(GRPCURL)
 # Runs the experiments in tests/faults for a long time. One experiment runs the API tests. Example: `make torture SECONDS=300 ARGS=killed`.
 torture: SECONDS ?= 1200
 torture: PROFILE ?= release
-torture: have-postgres have-pgbouncer have-browser $(GRPCURL)
+torture: have-postgres have-pgbouncer have-patroni have-browser $(GRPCURL)
 	cargo test --locked --test api --no-run
 	BOXOFFICE_TORTURE_SECONDS=$(SECONDS) cargo test --profile $(PROFILE) --locked --test faults -- $(ARGS)
 
@@ -89,6 +89,19 @@ pgbouncer: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 pgbouncer:
 	@$(HAVE_PGBOUNCER) || { $(SUDO) apt-get update && \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends pgbouncer; }
+
+# `make torture` runs PostgreSQL with Patroni and etcd.
+HAVE_PATRONI = { command -v patroni && command -v etcd; } >/dev/null
+
+have-patroni:
+	@$(HAVE_PATRONI) || { [ "$$(id -u)" = 0 ] && $(MAKE) --no-print-directory patroni; } || \
+		{ echo "Patroni or etcd is missing: install them with \`make patroni\`." >&2; exit 1; }
+
+# Installs Patroni and etcd with apt. Root needs no sudo.
+patroni: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+patroni:
+	@$(HAVE_PATRONI) || { $(SUDO) apt-get update && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends patroni etcd-server; }
 
 # The benchmark compares boxoffice with Redis. Without Redis, it leaves out this comparison.
 have-redis:

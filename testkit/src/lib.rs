@@ -3,7 +3,7 @@
 //! | module | content |
 //! |---|---|
 //! | [`postgres`], [`database`] | a PostgreSQL server, and empty databases on SQLite and PostgreSQL |
-//! | [`pgbouncer`] | a PgBouncer in front of a PostgreSQL server |
+//! | [`patroni`], [`pgbouncer`] | a cluster of two PostgreSQL servers, and a PgBouncer in front of a server |
 //! | [`server`] | boxoffice as a child process, or inside this process |
 //! | [`process`], [`usage`], [`metrics`] | child processes, their use of the machine, and the metrics of a server |
 //! | [`http`], [`browser`] | requests to the HTTP listener, and a browser for the live page |
@@ -29,6 +29,7 @@ pub mod http;
 pub mod invariants;
 pub mod metrics;
 pub mod net;
+pub mod patroni;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;

@@ -67,6 +67,8 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(18, history::history_slows_neither_starts_nor_passes_nor_writes, BOTH, 6),
     experiment!(19, watchers::admitted_watchers_stay_while_thousands_leave, BOTH, 4),
     experiment!(20, failover::a_failover_is_followed_and_loses_nothing, POSTGRES, 8),
+    experiment!(20, failover::a_failover_by_patroni_is_followed_and_loses_nothing, POSTGRES, 14).only_in_long_runs(),
+    experiment!(20, failover::a_name_whose_address_changes_is_followed, POSTGRES, 1),
     experiment!(21, vanished::a_server_recovers_when_its_database_vanishes_without_a_packet, POSTGRES, 4),
     experiment!(22, pooled::a_sale_through_pgbouncer_loses_nothing, POSTGRES, 6),
     experiment!(24, draw::a_draw_has_one_outcome_if_the_server_that_opens_the_sale_is_killed, POSTGRES, 4),

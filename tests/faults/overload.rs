@@ -1,7 +1,6 @@
 //! An experiment with overload. New callers arrive at a fixed rate and do not wait for earlier callers.
 
 use std::{
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use testkit::{process::ScratchDir, wallet};
+use testkit::wallet;
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
@@ -21,6 +20,7 @@ use crate::{
         book::{Book, Fact, Wish, name},
         check::check,
         lab::Lab,
+        preload::Preload,
         proxy::Weather,
         site::{Replica, Site},
     },
@@ -108,23 +108,19 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     }
 }
 
-/// Makes the database of a server slow. On SQLite, returns the directory of the library that delays each sync. The
-/// caller must keep this directory until the end.
-async fn slow_down(replica: &mut Replica) -> Option<ScratchDir> {
+/// Makes the database of a server slow. On SQLite, returns the library that delays each sync. The caller must keep the
+/// library until the end.
+async fn slow_down(replica: &mut Replica) -> Option<Preload> {
     if let Some(line) = &replica.line {
         line.set(Weather::Slow(SLOWNESS));
         return None;
     }
-    let dir = ScratchDir::new().expect("a directory");
-    let (source, library) = (dir.path().join("slow.c"), dir.path().join("slow.so"));
-    std::fs::write(&source, SLOW_DISK).expect("a source");
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl").status();
-    assert!(compiled.expect("a C compiler, which the build of the server needs too").success());
+    let library = Preload::compile(SLOW_DISK);
     replica.process().kill();
-    replica.wrap(Some(&format!("export LD_PRELOAD={}", library.display())));
+    replica.wrap(Some(&library.script()));
     replica.start_again().await;
     replica.process().ready().await.expect("ready");
-    Some(dir)
+    Some(library)
 }
 
 /// Callers that charge wallets.

@@ -108,6 +108,8 @@ pub struct Book {
     contradictions: Mutex<Vec<String>>,
     acknowledged: AtomicU64,
     slowest_failure: Mutex<Duration>,
+    /// The end and the duration of each call.
+    calls: Mutex<Vec<(Instant, Duration)>>,
 }
 
 impl Book {
@@ -142,6 +144,7 @@ impl Book {
         let asked = Instant::now();
         let answer = tokio::time::timeout(PATIENCE, call).await;
         let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the caller gave up")));
+        self.calls.lock().expect("book").push((Instant::now(), asked.elapsed()));
         if let Err(status) = &answer {
             *self.failures.lock().expect("book").entry(name(status)).or_default() += 1;
             let mut slowest = self.slowest_failure.lock().expect("book");
@@ -201,6 +204,14 @@ impl Book {
     /// Returns the longest time that a caller waited for a failure.
     pub fn slowest_failure(&self) -> Duration {
         *self.slowest_failure.lock().expect("book")
+    }
+
+    /// Returns the 99th percentile of the duration of all calls that ended after `start`, successful or not.
+    pub fn p99_since(&self, start: Instant) -> Duration {
+        let calls = self.calls.lock().expect("book");
+        let mut durations: Vec<_> = calls.iter().filter(|(end, _)| *end > start).map(|(_, took)| *took).collect();
+        durations.sort_unstable();
+        durations.get(durations.len() * 99 / 100).copied().unwrap_or_default()
     }
 
     /// Returns the number of failures by code and reason.

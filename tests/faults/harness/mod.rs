@@ -5,6 +5,7 @@ pub mod check;
 pub mod contents;
 pub mod crowd;
 pub mod lab;
+pub mod preload;
 pub mod proxy;
 pub mod runner;
 pub mod site;

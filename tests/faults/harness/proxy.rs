@@ -59,7 +59,12 @@ struct Shared {
 impl Proxy {
     /// Starts a proxy on a free port. The proxy closes new connections immediately until it has a target.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::start_at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    /// Starts a proxy like [`Proxy::start`] at `address`.
+    pub async fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let weather = watch::Sender::new(Weather::Fair);
         let shared = Arc::new(Shared { target: Mutex::default(), ports: Mutex::default() });

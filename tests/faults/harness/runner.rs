@@ -29,6 +29,8 @@ pub struct Experiment {
     engines: &'static [Engine],
     /// The share of the experiment in the duration of a long run, relative to the weights of the other experiments.
     weight: u32,
+    /// Whether only a long run includes the experiment, because even its short version would take minutes.
+    is_long_only: bool,
     run: fn(Lab) -> LocalBoxFuture<'static, ()>,
 }
 
@@ -41,7 +43,12 @@ impl Experiment {
         weight: u32,
         run: fn(Lab) -> LocalBoxFuture<'static, ()>,
     ) -> Self {
-        Self { number, name, engines, weight, run }
+        Self { number, name, engines, weight, is_long_only: false, run }
+    }
+
+    /// Leaves the experiment out of short runs.
+    pub const fn only_in_long_runs(self) -> Self {
+        Self { is_long_only: true, ..self }
     }
 
     fn title(&self, engine: Engine) -> String {
@@ -70,7 +77,7 @@ pub fn main(experiments: &[Experiment]) -> ExitCode {
             if !arguments.list {
                 println!("{SEED_VARIABLE}={seed}");
             }
-            let trials = runs.map(|(experiment, engine)| {
+            let trials = runs.filter(|(experiment, _)| !experiment.is_long_only).map(|(experiment, engine)| {
                 let (experiment, lab) = (experiment.clone(), move || Lab::short(engine, seed));
                 Trial::test(experiment.title(engine), move || {
                     perform(&experiment, &lab(), SHORT_LIMIT).map_err(Failed::from)

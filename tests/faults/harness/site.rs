@@ -49,6 +49,13 @@ impl Site {
         Self { url: url.to_owned(), replicas, _database: None }
     }
 
+    /// Starts a server on the empty database at `url` like [`Replica::start_after`], and waits until it is ready.
+    pub async fn after(script: &str, url: &str, flags: &[&str]) -> Self {
+        let mut replica = Replica::start_after(script, url, flags).await;
+        replica.process().ready().await.expect("ready");
+        Self { url: url.to_owned(), replicas: vec![replica], _database: None }
+    }
+
     /// Returns a channel to each replica through its proxy.
     pub fn doors(&self) -> Vec<Channel> {
         self.replicas.iter().map(Replica::channel).collect()
@@ -121,10 +128,20 @@ impl Replica {
             let (url, line) = through_a_line(Url::parse(url).expect("a URL")).await;
             (url, Some(line))
         };
+        Self::start_with(url, line, flags, None).await
+    }
+
+    /// Starts a server like [`Replica::start`], but without a proxy to its database. A shell runs `script` before the
+    /// server.
+    pub async fn start_after(script: &str, url: &str, flags: &[&str]) -> Self {
+        Self::start_with(url.to_owned(), None, flags, Some(script.to_owned())).await
+    }
+
+    async fn start_with(url: String, line: Option<Proxy>, flags: &[&str], wrapper: Option<String>) -> Self {
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         let door = Proxy::start().await;
-        let mut replica =
-            Self { process: None, url, flags, wrapper: None, channel: connect_lazily(door.address), door, line };
+        let channel = connect_lazily(door.address);
+        let mut replica = Self { process: None, url, flags, wrapper, channel, door, line };
         replica.start_again().await;
         replica
     }
