@@ -11,7 +11,7 @@ use std::{
 use sea_orm::{ConnectOptions, ConnectionTrait, Database};
 
 use crate::{
-    Failure,
+    Failure, http,
     postgres::{find_binaries, free_port, place_for_postgres, postmaster, unprivileged},
     process::{Guarded, Reaper, Signal, kill},
     wait::until,
@@ -22,8 +22,6 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(90);
 /// Fails unless the server accepts writes, because of a division by 0.
 const IS_PRIMARY: &str = "SELECT 1 / (NOT pg_is_in_recovery())::INT";
-/// Fails unless the server has a synchronous standby, because of a division by 0.
-const HAS_STANDBY: &str = "SELECT 1 / count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
 
 /// A PostgreSQL cluster of two servers. When this value is dropped or this process ends, all its processes are stopped
 /// and its files are removed.
@@ -36,6 +34,8 @@ pub struct Cluster {
 /// A PostgreSQL server, and the Patroni process that manages the server.
 struct Member {
     port: u16,
+    /// The port of Patroni's own HTTP interface.
+    api_port: u16,
     data: PathBuf,
     configuration: PathBuf,
     patroni: Guarded,
@@ -62,13 +62,16 @@ impl Cluster {
         format!("postgres://postgres@127.0.0.1:{}", self.members[member].port)
     }
 
-    /// Waits until the primary has a synchronous standby, and returns the index of the primary. Panics after 90 s.
+    /// Waits until etcd knows a synchronous standby of the primary, and returns the index of the primary. Panics after
+    /// 90 s.
+    ///
+    /// Patroni promotes only this standby. PostgreSQL has a synchronous standby a moment earlier.
     pub async fn is_complete(&self) -> usize {
         let mut primary = 0;
         until("the cluster has a synchronous standby", LIMIT, async || {
             for member in 0..2 {
-                if self.holds(member, HAS_STANDBY).await {
-                    primary = member;
+                if self.members[member].is_standby().await {
+                    primary = 1 - member;
                     return true;
                 }
             }
@@ -80,7 +83,7 @@ impl Cluster {
 
     /// Waits until a server accepts writes. Panics after 90 s.
     pub async fn is_promoted(&self, member: usize) {
-        until("the server accepts writes", LIMIT, async || self.holds(member, IS_PRIMARY).await).await;
+        until("the server accepts writes", LIMIT, async || self.is_primary(member).await).await;
     }
 
     /// Kills Patroni and its PostgreSQL server with SIGKILL.
@@ -108,12 +111,12 @@ impl Cluster {
         Ok(())
     }
 
-    async fn holds(&self, member: usize, condition: &str) -> bool {
+    async fn is_primary(&self, member: usize) -> bool {
         let mut options = ConnectOptions::new(self.url(member));
         options.max_connections(1).sqlx_logging(false).connect_timeout(Duration::from_secs(2));
         let Ok(conn) = Database::connect(options).await else { return false };
-        let holds = conn.execute_unprepared(condition).await.is_ok();
-        conn.close().await.is_ok() && holds
+        let is_primary = conn.execute_unprepared(IS_PRIMARY).await.is_ok();
+        conn.close().await.is_ok() && is_primary
     }
 }
 
@@ -124,7 +127,12 @@ impl Member {
         let binaries = find_binaries().ok_or("PostgreSQL is missing: install it with `make postgres`")?;
         fs::write(&configuration, configure(name, [port, api_port, etcd_port], &data, &binaries))?;
         let patroni = start_patroni(&configuration)?;
-        Ok(Self { port, data, configuration, patroni })
+        Ok(Self { port, api_port, data, configuration, patroni })
+    }
+
+    async fn is_standby(&self) -> bool {
+        let address = ([127, 0, 0, 1], self.api_port).into();
+        http::get(address, "/synchronous", &[]).await.is_ok_and(|answer| answer.status == 200)
     }
 }
 
