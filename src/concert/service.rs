@@ -17,6 +17,7 @@ use crate::{
     batch::{Lane, read_lane},
     catalogue::{Catalogue, Performance},
     db::{Database, entity::concert},
+    edge::Turns,
     queue::Admission,
     rpc::{
         Error, Fields, Page,
@@ -29,6 +30,9 @@ use crate::{
 /// compression. An item has 30 to 100 bytes.
 const COMPRESSED_ITEMS: usize = 40;
 
+/// Minimum number of seats of a performance whose lists are large.
+const LARGE_LIST: i32 = 2_000;
+
 /// Serves ConcertService.
 pub struct ConcertApi {
     db: Database,
@@ -36,6 +40,7 @@ pub struct ConcertApi {
     admission: Admission,
     open_performances: Lane<i64, Arc<Vec<Availability>>>,
     boards: Arc<Boards>,
+    turns: Turns,
 }
 
 impl ConcertApi {
@@ -49,6 +54,7 @@ impl ConcertApi {
     ) -> Self {
         Self {
             boards,
+            turns: Turns::default(),
             open_performances: read_lane(&db, "concert.performances", tasks, |db, ids| {
                 Box::pin(operations::open_performances(db, ids))
             }),
@@ -191,6 +197,8 @@ impl ConcertService for ConcertApi {
         let page = Page::read_within(&mut fields, list, (page_size, &page_token), limit, limit);
         fields.done()?;
         let first = page.cursor(|last| last.parse::<i32>().ok())?.map_or(1, |last| last.max(0).saturating_add(1));
+        let is_large = performance.seat_count >= LARGE_LIST;
+        let _turn = if is_large { Some(self.turns.wait(&extensions).await?) } else { None };
         let states = states(&performance, &taken);
         let numbers = (first..=performance.seat_count).take(page.size + 1).collect();
         let (numbers, next_page_token) = page.cut(numbers, i32::to_string);

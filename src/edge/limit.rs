@@ -22,7 +22,7 @@ pub struct Limit {
 pub struct Permit {
     limit: Arc<Limit>,
     share: Option<Arc<Share>>,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 /// Counts the permits that one holder has of a limit. A holder is a method or a connection.
@@ -43,9 +43,13 @@ impl Limit {
 
     /// Takes a permit. Fails with OVERLOADED if none is free.
     pub fn try_acquire(self: &Arc<Self>) -> Result<Permit, Error> {
-        let permit = self.free.clone().try_acquire_owned().map_err(|_| self.refuse())?;
-        self.in_flight.increment(1);
-        Ok(Permit { limit: self.clone(), share: None, _permit: permit })
+        self.take(1)
+    }
+
+    fn take(self: &Arc<Self>, count: u32) -> Result<Permit, Error> {
+        let permit = self.free.clone().try_acquire_many_owned(count).map_err(|_| self.refuse())?;
+        self.in_flight.increment(count);
+        Ok(Permit { limit: self.clone(), share: None, permit })
     }
 
     /// Takes a permit for the holder of `share`. Fails with OVERLOADED if the holder has at least as many permits as
@@ -57,27 +61,38 @@ impl Limit {
     /// Takes a permit for the holder of `share`. Fails with OVERLOADED if the holder has `max` permits or more, or if
     /// no permit is free.
     pub fn try_acquire_up_to(self: &Arc<Self>, max: usize, share: &Arc<Share>) -> Result<Permit, Error> {
-        if share.0.load(Ordering::Relaxed) >= max {
-            return Err(self.refuse());
-        }
-        let mut permit = self.try_acquire()?;
-        share.0.fetch_add(1, Ordering::Relaxed);
+        if share.is_below(max) { self.try_acquire_many(1, share) } else { Err(self.refuse()) }
+    }
+
+    /// Takes `count` permits for the holder of `share`, or none. Fails with OVERLOADED if fewer permits are free.
+    pub fn try_acquire_many(self: &Arc<Self>, count: u32, share: &Arc<Share>) -> Result<Permit, Error> {
+        let mut permit = self.take(count)?;
+        share.0.fetch_add(count as usize, Ordering::Relaxed);
         permit.share = Some(share.clone());
         Ok(permit)
     }
 
-    fn refuse(&self) -> Error {
+    /// Counts a refusal, and returns OVERLOADED.
+    pub fn refuse(&self) -> Error {
         self.shed.increment(1);
         Error::Overloaded { retry_after: self.pressure.refuse() }
     }
 }
 
+impl Share {
+    /// Tells whether the holder has fewer than `max` permits.
+    pub fn is_below(&self, max: usize) -> bool {
+        self.0.load(Ordering::Relaxed) < max
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
+        let count = self.permit.num_permits();
         if let Some(share) = &self.share {
-            share.0.fetch_sub(1, Ordering::Relaxed);
+            share.0.fetch_sub(count, Ordering::Relaxed);
         }
-        self.limit.in_flight.decrement(1);
+        self.limit.in_flight.decrement(count as f64);
     }
 }
 
@@ -93,6 +108,17 @@ mod tests {
         assert!(matches!(limit.try_acquire(), Err(Error::Overloaded { .. })));
         drop(first);
         limit.try_acquire().unwrap();
+    }
+
+    #[test]
+    fn many_permits_are_taken_and_released_together() {
+        let (limit, share) = (Limit::new("test", 10), Arc::<Share>::default());
+        let first = limit.try_acquire_many(7, &share).unwrap();
+        assert!(!share.is_below(7) && share.is_below(8));
+        assert!(limit.try_acquire_many(4, &share).is_err());
+        drop(first);
+        assert!(share.is_below(1));
+        limit.try_acquire_many(10, &share).unwrap();
     }
 
     #[test]

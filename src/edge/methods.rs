@@ -49,6 +49,8 @@ pub struct Methods(HashMap<String, Arc<Method>>);
 pub struct Method {
     /// Whether the method returns a stream.
     pub is_stream: bool,
+    /// Whether the method returns a list, which may be large.
+    pub is_list: bool,
     /// The group of the service, which decides who may call the method.
     pub group: Group,
     /// Counts the permits that calls of this method hold.
@@ -72,7 +74,8 @@ impl Methods {
                 for method in &service.method {
                     let name = format!("{service_name}/{}", method.name());
                     let path = format!("/{name}");
-                    methods.insert(path, Arc::new(Method::new(name, *group, method.server_streaming())));
+                    let (is_stream, is_list) = (method.server_streaming(), method.name().starts_with("List"));
+                    methods.insert(path, Arc::new(Method::new(name, *group, is_stream, is_list)));
                 }
             }
         }
@@ -86,8 +89,8 @@ impl Methods {
 }
 
 impl Method {
-    fn new(name: String, group: Group, is_stream: bool) -> Self {
-        Self { is_stream, group, share: Arc::default(), name, durations: Default::default() }
+    fn new(name: String, group: Group, is_stream: bool, is_list: bool) -> Self {
+        Self { is_stream, is_list, group, share: Arc::default(), name, durations: Default::default() }
     }
 
     /// Tells whether `response` opens a stream: the method returns a stream, and the headers contain no error.
@@ -117,6 +120,9 @@ mod tests {
         assert_eq!(is_stream("/boxoffice.v1.QueueService/GetPosition"), Some(false));
         assert_eq!(is_stream("/boxoffice.v1.QueueService/WatchPosition"), Some(true));
         assert_eq!(is_stream("/boxoffice.v1.ConcertService/WatchSeats"), Some(true));
+        let is_list = |path| methods.find(path).map(|method| method.is_list);
+        assert_eq!(is_list("/boxoffice.v1.ConcertService/ListSeats"), Some(true));
+        assert_eq!(is_list("/boxoffice.v1.ConcertService/WatchSeats"), Some(false));
         for other in ["/boxoffice.v1.AdminService/UpdateSale", "/boxoffice.v1.QueueService/Nope", "/", ""] {
             assert_eq!(is_stream(other), None, "{other}");
         }

@@ -22,7 +22,7 @@
 //! | `gate/shutdown.rs` | refuses calls during shutdown |
 //! | `gate/deadlines.rs` | ends the call or the stream at its deadline |
 //! | `gate/callers.rs` | requires an API key or a client certificate, if the operator configured API keys |
-//! | `gate/permits.rs` | takes a permit for the call or stream, and reads the request (`gate/inbox.rs`) |
+//! | `gate/permits.rs` | takes a permit, reads the request (`gate/inbox.rs`), and holds a large list (`gate/outbox.rs`) |
 //!
 //! Requests for health, reflection and unknown paths pass only three layers: `SetSensitiveRequestHeaders`,
 //! `gate/answers.rs` and `gate/probes.rs`.
@@ -54,6 +54,7 @@ mod socket;
 mod status;
 pub mod tls;
 mod transport;
+mod turns;
 pub mod web;
 
 pub use gate::{CallerCheck, Gate};
@@ -62,3 +63,4 @@ pub use limit::{Limit, Permit};
 pub use settings::{Limits, TransportSettings, duration_above_zero};
 pub use socket::{incoming, speaking};
 pub use transport::{PageAccess, Transport};
+pub use turns::Turns;

@@ -1,9 +1,11 @@
-//! Accepts connections and limits their number. Closes connections on which the client does not start HTTP/2.
+//! Accepts connections and limits their number. Closes connections on which the client does not start HTTP/2, and
+//! connections that another part of the edge wants to close.
 
 use std::{
     io,
+    ops::Deref,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -15,7 +17,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::Sleep,
 };
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, TcpIncoming, TlsConnectInfo};
 
 use super::limit::{Limit, Permit, Share};
@@ -26,6 +28,8 @@ const PREFACE_BYTES: usize = 24;
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time after which TCP sends a keepalive probe on an idle connection.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// Size of the unsent lists of a connection from which further lists are refused, in KiB.
+const MAX_UNSENT_KIB: usize = 16 << 10;
 /// Delay before the next accept after an error, for example when no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -39,8 +43,7 @@ pub fn incoming(listener: TcpListener, limit: &'static str, max: usize) -> impl 
             match sockets.next().await? {
                 Ok(stream) => {
                     if let Ok(permit) = limit.try_acquire() {
-                        let connection = Connection { stream, peer: Peer::default(), _permit: permit };
-                        return Some((Ok(connection), (sockets, limit)));
+                        return Some((Ok(Connection::new(stream, permit)), (sockets, limit)));
                     }
                 }
                 Err(error) => {
@@ -74,7 +77,32 @@ pub fn speaking<IO>(
 pub struct Connection {
     stream: TcpStream,
     peer: Peer,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Cancels `peer.closing` at the end of the connection.
+    _end: DropGuard,
     _permit: Permit,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, permit: Permit) -> Self {
+        let peer = Peer::default();
+        let closing = Box::pin(peer.closing.clone().cancelled_owned());
+        Self { stream, closing, _end: peer.closing.clone().drop_guard(), peer, _permit: permit }
+    }
+
+    /// Returns the state that the connection shares with its requests.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Returns `done`, or an error if `done` is pending and the connection must be closed.
+    fn unless_closing<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if done.is_pending() {
+            ready!(self.closing.as_mut().poll(cx));
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        done
+    }
 }
 
 /// A connection with a timeout for the preface.
@@ -83,18 +111,43 @@ pub struct Speaking<IO> {
     preface: Option<Box<Preface>>,
 }
 
-/// Counts the permits that the requests of one connection hold. Each request has this value in its extensions.
+/// The state that a connection shares with its requests. Each request has this value in its extensions.
 #[derive(Debug, Clone, Default)]
-pub struct Peer {
+pub struct Peer(Arc<PeerState>);
+
+/// The counts of a connection, and the signal to close the connection.
+#[derive(Debug, Default)]
+pub struct PeerState {
     /// Counts the permits of the arriving requests of the connection.
     pub arriving: Arc<Share>,
     /// Counts the permits of the probes of the connection.
     pub probes: Arc<Share>,
+    /// Counts the KiB of the lists that the client has not taken yet.
+    pub unsent: Arc<Share>,
+    /// The number of parts of lists that the client has taken.
+    pub taken_count: AtomicU64,
+    /// Closes the connection when this token is cancelled. The token is also cancelled when the connection has ended.
+    pub closing: CancellationToken,
+}
+
+impl Deref for Peer {
+    type Target = PeerState;
+
+    fn deref(&self) -> &PeerState {
+        &self.0
+    }
+}
+
+impl PeerState {
+    /// Tells whether the server still builds lists for the client. The server stops if the client does not take them.
+    pub fn takes_lists(&self) -> bool {
+        self.unsent.is_below(MAX_UNSENT_KIB)
+    }
 }
 
 impl Peer {
-    /// Returns the permit counts of the connection on which a request with these extensions arrived. Returns new counts
-    /// if the extensions contain no counts.
+    /// Returns the state of the connection on which a request with these extensions arrived. Returns a new state if the
+    /// extensions contain no state.
     pub fn of(extensions: &Extensions) -> Self {
         let peer = extensions.get::<Self>();
         let peer = peer.or_else(|| extensions.get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref));
@@ -136,7 +189,37 @@ impl<IO: Connected> Connected for Speaking<IO> {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.unless_closing(cx, read)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.unless_closing(cx, written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.unless_closing(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.unless_closing(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 
@@ -159,39 +242,31 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Speaking<IO> {
     }
 }
 
-/// Implements `AsyncWrite` with the inner stream.
-macro_rules! write_through {
-    ($connection:ty $(, $io:ident)?) => {
-        impl$(<$io: AsyncWrite + Unpin>)? AsyncWrite for $connection {
-            fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.stream).poll_write(cx, bytes)
-            }
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Speaking<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
 
-            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.stream).poll_flush(cx)
-            }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
 
-            fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.stream).poll_shutdown(cx)
-            }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 
-            fn poll_write_vectored(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                bytes: &[io::IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
-            }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
 
-            fn is_write_vectored(&self) -> bool {
-                self.stream.is_write_vectored()
-            }
-        }
-    };
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }
-
-write_through!(Connection);
-write_through!(Speaking<IO>, IO);
 
 #[cfg(test)]
 mod tests {
@@ -236,6 +311,24 @@ mod tests {
         server.read_exact(&mut buf).await.unwrap();
         let silent = tokio::time::timeout(10 * PREFACE_TIMEOUT, server.read(&mut buf)).await;
         assert!(silent.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_closed_on_demand_while_it_reads_or_writes() {
+        for is_read in [true, false] {
+            let (mut server, _client) = connected(&CancellationToken::new()).await;
+            let peer = server.connect_info();
+            let waiting = async {
+                match is_read {
+                    true => server.read(&mut [0; 1]).await.map(drop),
+                    // The client reads nothing, so a large write never ends.
+                    false => server.write_all(&vec![0; 64 << 20]).await,
+                }
+            };
+            let close = async { peer.closing.cancel() };
+            let (ended, ()) = tokio::join!(waiting, close);
+            assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        }
     }
 
     #[tokio::test]

@@ -87,7 +87,7 @@ pub async fn abuse_of_the_protocol_does_not_slow_other_callers(lab: Lab) {
 }
 
 /// Charges a wallet with consecutive calls for `span`. Returns the 99th percentile of their latency.
-async fn p99(book: &Book, door: &tonic::transport::Channel, user_id: Uuid, span: Duration) -> Duration {
+pub async fn p99(book: &Book, door: &tonic::transport::Channel, user_id: Uuid, span: Duration) -> Duration {
     let (started, mut latencies) = (Instant::now(), Vec::new());
     while started.elapsed() < span {
         let asked = Instant::now();

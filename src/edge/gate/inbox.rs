@@ -61,8 +61,8 @@ impl Inbox {
             return Ok((Request::from_parts(parts, Body::new(Full::new(message?))), permit));
         }
         drop(permit);
-        let share = Peer::of(&parts.extensions).arriving;
-        let _arriving = self.arriving.try_acquire_fairly(&share)?;
+        let peer = Peer::of(&parts.extensions);
+        let _arriving = self.arriving.try_acquire_fairly(&peer.arriving)?;
         let message = tokio::select! {
             biased;
             message = message => message?,

@@ -6,6 +6,7 @@ mod callers;
 mod deadlines;
 mod durations;
 mod inbox;
+mod outbox;
 mod permits;
 mod probes;
 mod shutdown;

@@ -11,12 +11,14 @@ use tower::{Layer, ServiceExt, layer::layer_fn, service_fn};
 use super::{
     call::{Call, Responds},
     inbox::Inbox,
+    outbox::Outbox,
 };
 use crate::{
     edge::{
         limit::{Limit, Permit},
         methods::Method,
         settings::Limits,
+        socket::Peer,
     },
     rpc::Error,
 };
@@ -26,6 +28,7 @@ pub struct Permits {
     calls: Arc<Limit>,
     streams: Arc<Limit>,
     inbox: Inbox,
+    outbox: Outbox,
 }
 
 impl Permits {
@@ -36,6 +39,7 @@ impl Permits {
             calls: Limit::new("calls", limits.max_calls),
             streams: Limit::new("streams", limits.max_streams),
             inbox: Inbox::new(max_request_bytes, stopping),
+            outbox: Outbox::new(),
         }
     }
 
@@ -62,7 +66,14 @@ pub fn layer<S: Responds<Request<Body>, Infallible>>(
             // Without the box, each outer layer would contain a copy of this large future.
             Box::pin(async move {
                 let retake = || permits.try_acquire(&method);
-                let (request, permit) = permits.inbox.receive(request, permit, retake).await?;
+                let (mut request, permit) = permits.inbox.receive(request, permit, retake).await?;
+                if method.is_list {
+                    let peer = Peer::of(request.extensions());
+                    permits.outbox.check(&peer)?;
+                    request.extensions_mut().insert(peer.clone());
+                    let Ok(response) = inner.oneshot(request).await;
+                    return permits.outbox.hold(response, peer).await;
+                }
                 let Ok(response) = inner.oneshot(request).await;
                 if !method.opens_stream(&response) {
                     return Ok(response);

@@ -58,8 +58,8 @@ pub fn layer<S: Responds<Request<Body>, Infallible>>(
         service_fn(move |request: Request<Body>| {
             let (inner, probes) = (inner.clone(), probes.clone());
             Box::pin(async move {
-                let share = Peer::of(request.extensions()).probes;
-                let permit = probes.limit.try_acquire_up_to(MAX_PROBES_PER_CONNECTION, &share)?;
+                let peer = Peer::of(request.extensions());
+                let permit = probes.limit.try_acquire_up_to(MAX_PROBES_PER_CONNECTION, &peer.probes)?;
                 let deadline = Instant::now() + probes.call_timeout;
                 let Ok(response) = rpc::within(deadline, inner.oneshot(request)).await?;
                 if status::is_failure(response.headers()) {
