@@ -8,7 +8,7 @@ use std::{fs, mem, panic, path::PathBuf, sync::Arc, time::Duration};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::task::JoinError;
+use tokio::{sync::watch, task::JoinError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::batch::passes;
@@ -26,6 +26,8 @@ pub struct Reloaded<T> {
     files: Vec<PathBuf>,
     make: Box<Maker<T>>,
     value: ArcSwap<T>,
+    /// Is changed after each replacement of the value.
+    replaced: watch::Sender<()>,
     last_seen: Mutex<Seen>,
 }
 
@@ -40,12 +42,18 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         let contents = read(&files)?;
         let value = make(&contents).map_err(|error| format!("{what}: {error}"))?;
         let last_seen = Mutex::new(Ok(digest(&contents)));
-        Ok(Self { what, files, make: Box::new(make), value: ArcSwap::from_pointee(value), last_seen })
+        let (make, value) = (Box::new(make), ArcSwap::from_pointee(value));
+        Ok(Self { what, files, make, value, replaced: watch::Sender::default(), last_seen })
     }
 
     /// Returns the current value.
     pub fn current(&self) -> Guard<Arc<T>> {
         self.value.load()
+    }
+
+    /// Returns a receiver that sees each replacement of the value from now on.
+    pub fn replacements(&self) -> watch::Receiver<()> {
+        self.replaced.subscribe()
     }
 
     /// Reads the files, and replaces the value if their contents changed. If a file cannot be read or the contents are
@@ -60,6 +68,7 @@ impl<T: Send + Sync + 'static> Reloaded<T> {
         match contents.and_then(|contents| (self.make)(&contents)) {
             Ok(value) => {
                 self.value.store(Arc::new(value));
+                self.replaced.send_replace(());
                 tracing::info!(what = self.what, "files changed and are in use");
             }
             Err(error) => {

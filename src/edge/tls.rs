@@ -1,23 +1,37 @@
-//! TLS with rustls. Each handshake runs in a separate task and has a timeout.
+//! TLS with rustls. Each handshake runs in a separate task and has a timeout. A connection is closed when its client
+//! certificate is no longer trusted.
 
 use std::{io, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use rustls::{
     RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
 
-use super::reload::Reloaded;
+use super::{reload::Reloaded, socket::Connection};
 
 /// The TLS configuration of a listener, made from its files.
-pub type Tls = Reloaded<ServerConfig>;
+pub type Tls = Reloaded<TlsConfig>;
+
+/// The TLS configuration of a listener.
+pub struct TlsConfig {
+    server: Arc<ServerConfig>,
+    /// Verifies the certificates of clients; `None` without a client CA.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl TlsConfig {
+    /// Tells whether a client may present these certificates: its own certificate first, then intermediate ones.
+    fn trusts(&self, certificates: &[CertificateDer<'_>]) -> bool {
+        let (Some(verifier), Some((own, others))) = (&self.verifier, certificates.split_first()) else { return false };
+        verifier.verify_client_cert(own, others, UnixTime::now()).is_ok()
+    }
+}
 
 /// Maximum time for a TLS handshake. The connection is closed after this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,13 +51,13 @@ pub fn server_config(
     client_ca: Option<&[u8]>,
     must_show_certificate: bool,
     protocol: &[u8],
-) -> Result<ServerConfig, String> {
+) -> Result<TlsConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let builder = match client_ca {
-        None => builder.with_no_client_auth(),
+    let verifier = match client_ca {
+        None => None,
         Some(client_ca) => {
             let mut roots = RootCertStore::empty();
             for root in certificates("the client CA", client_ca)? {
@@ -53,8 +67,12 @@ pub fn server_config(
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
             let verifier = if must_show_certificate { verifier } else { verifier.allow_unauthenticated() };
-            builder.with_client_cert_verifier(verifier.build().map_err(|error| error.to_string())?)
+            Some(verifier.build().map_err(|error| error.to_string())?)
         }
+    };
+    let builder = match &verifier {
+        None => builder.with_no_client_auth(),
+        Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
     };
     // The error of the parser is not shown, because it may quote the key.
     let key = PrivateKeyDer::from_pem_slice(key)
@@ -63,7 +81,7 @@ pub fn server_config(
         format!("the certificate and the key cannot be used: {error}; give a certificate and its key")
     })?;
     config.alpn_protocols = vec![protocol.to_vec()];
-    Ok(config)
+    Ok(TlsConfig { server: Arc::new(config), verifier })
 }
 
 fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -80,20 +98,20 @@ fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
 /// handshake does not delay the others.
 ///
 /// Each handshake uses the current configuration, including its session cache. So a client cannot resume a session of
-/// an older configuration, which may have had another client CA.
-pub fn accept<S, IO>(sockets: S, config: Arc<Tls>) -> impl Stream<Item = io::Result<TlsStream<IO>>>
-where
-    S: Stream<Item = io::Result<IO>>,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// an older configuration, which may have had another client CA. When the configuration is replaced, each open
+/// connection whose client certificate the new client CA did not sign is closed.
+pub fn accept(
+    sockets: impl Stream<Item = io::Result<Connection>>,
+    tls: Arc<Tls>,
+) -> impl Stream<Item = io::Result<TlsStream<Connection>>> {
     let state = (Box::pin(sockets), JoinSet::new());
     stream::unfold(state, move |(mut sockets, mut handshakes)| {
-        let config = config.clone();
+        let tls = tls.clone();
         async move {
             loop {
                 tokio::select! {
                     socket = sockets.next() => match socket? {
-                        Ok(socket) => drop(handshakes.spawn(handshake(socket, Arc::clone(&config.current())))),
+                        Ok(socket) => drop(handshakes.spawn(handshake(socket, tls.clone()))),
                         Err(error) => return Some((Err(error), (sockets, handshakes))),
                     },
                     Some(done) = handshakes.join_next() => {
@@ -107,12 +125,19 @@ where
     })
 }
 
-async fn handshake<IO>(socket: IO, config: Arc<ServerConfig>) -> Option<TlsStream<IO>>
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
+async fn handshake(socket: Connection, tls: Arc<Tls>) -> Option<TlsStream<Connection>> {
+    // The receiver is created first, so that it also sees a replacement during the handshake.
+    let replacements = tls.replacements();
+    let config = tls.current().server.clone();
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(socket)).await {
-        Ok(Ok(connection)) => Some(connection),
+        Ok(Ok(connection)) => {
+            let (socket, session) = connection.get_ref();
+            if let Some(certificates) = session.peer_certificates() {
+                let (certificates, closing) = (certificates.to_vec(), socket.peer().closing.clone());
+                tokio::spawn(close_when_distrusted(certificates, tls, replacements, closing));
+            }
+            Some(connection)
+        }
         // The level is DEBUG, because a client can cause any number of these errors.
         Ok(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake failed");
@@ -121,6 +146,22 @@ where
         Err(_) => {
             tracing::debug!("a TLS handshake timed out");
             None
+        }
+    }
+}
+
+/// Cancels `closing` when the certificates of a client are no longer trusted. Ends when `closing` is cancelled.
+async fn close_when_distrusted(
+    certificates: Vec<CertificateDer<'static>>,
+    tls: Arc<Tls>,
+    mut replacements: watch::Receiver<()>,
+    closing: CancellationToken,
+) {
+    // The wait for a replacement never fails, because this function keeps the sender.
+    while let Some(Ok(())) = closing.run_until_cancelled(replacements.changed()).await {
+        if !tls.current().trusts(&certificates) {
+            tracing::info!("a connection is closed, because its client certificate is no longer trusted");
+            return closing.cancel();
         }
     }
 }

@@ -20,6 +20,7 @@ use tonic::{
     Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error, Identity},
 };
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use uuid::Uuid;
 
 use crate::harness::{Engine, World, eventually, start};
@@ -217,6 +218,31 @@ async fn a_replaced_client_ca_decides_about_new_connections() {
     let is_new = async || is_served(server.address, &authority, Some(after.identity())).await;
     eventually("clients of the new CA are served", is_new).await;
     assert!(!is_served(server.address, &authority, Some(identity)).await);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_closed_when_its_client_ca_is_removed() {
+    let mut world = World::new(Engine::Sqlite).await;
+    let (files, authority, before, after) = (Files::new(), Authority::new(), Authority::new(), Authority::new());
+    files.give_tls(&mut world, &authority);
+    let both = format!("{}{}", before.pem, after.pem);
+    world.settings.transport.tls_client_ca = Some(files.write("client-ca.pem", &both));
+    let server = serve(&world).await;
+    let mut watches = Vec::new();
+    for client in [&before, &after] {
+        let channel = connect_tls(server.address, &authority, Some(client.identity())).await.unwrap();
+        let watch = HealthClient::new(channel).watch(HealthCheckRequest::default()).await.unwrap();
+        watches.push(watch.into_inner());
+        assert!(watches.last_mut().unwrap().message().await.unwrap().is_some());
+    }
+    files.write("client-ca.pem", &after.pem);
+    let removed = tokio::time::timeout(Duration::from_secs(5), watches[0].message()).await;
+    assert!(removed.expect("an end within 5 s").is_err());
+    let kept = tokio::time::timeout(Duration::from_secs(3), watches[1].message()).await;
+    assert!(kept.is_err(), "{kept:?}");
+    assert!(!is_served(server.address, &authority, Some(before.identity())).await);
+    assert!(is_served(server.address, &authority, Some(after.identity())).await);
     server.stop().await;
 }
 
