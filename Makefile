@@ -1,7 +1,7 @@
 # `make lint` installs buf and cargo-deny into .tools. The first build of cargo-deny takes some minutes. `make test`
 # installs grpcurl, which runs the tour of the README.
-# `make test` needs PostgreSQL, PgBouncer, Chromium and promtool. If you run it as root, it installs them. Otherwise run
-# `make postgres`, `make pgbouncer` and `make browser` first.
+# `make test` needs PostgreSQL, PgBouncer, NATS, Chromium and promtool. If you run it as root, it installs them.
+# Otherwise run `make postgres`, `make pgbouncer`, `make nats` and `make browser` first.
 
 BUF := $(or $(shell command -v buf),.tools/bin/buf)
 GRPCURL := $(or $(shell command -v grpcurl),.tools/bin/grpcurl)
@@ -10,19 +10,19 @@ DENY := $(or $(shell command -v cargo-deny),.tools/bin/cargo-deny)
 PROTO_IMAGE := proto/boxoffice.v1.binpb
 
 .PHONY: test test-pgbouncer torture fuzz lint breaking proto-image dependencies fmt bench have-postgres postgres \
-	have-pgbouncer pgbouncer have-patroni patroni have-redis redis have-browser browser grpcurl
+	have-pgbouncer pgbouncer have-patroni patroni have-nats nats have-redis redis have-browser browser grpcurl
 
-test: have-postgres have-pgbouncer have-browser $(GRPCURL)
+test: have-postgres have-pgbouncer have-nats have-browser $(GRPCURL)
 	cargo test --workspace --locked
 
 # Runs the API tests of PostgreSQL through PgBouncer in transaction mode.
-test-pgbouncer: have-postgres have-pgbouncer have-browser $(GRPCURL)
+test-pgbouncer: have-postgres have-pgbouncer have-nats have-browser $(GRPCURL)
 	BOXOFFICE_TEST_PGBOUNCER=1 cargo test --locked --test api -- --skip sqlite:: $(ARGS)
 
 # Runs the experiments in tests/faults for a long time. One experiment runs the API tests. Example: `make torture SECONDS=300 ARGS=killed`.
 torture: SECONDS ?= 1200
 torture: PROFILE ?= release
-torture: have-postgres have-pgbouncer have-patroni have-browser $(GRPCURL)
+torture: have-postgres have-pgbouncer have-patroni have-nats have-browser $(GRPCURL)
 	cargo test --locked --test api --no-run
 	BOXOFFICE_TORTURE_SECONDS=$(SECONDS) cargo test --profile $(PROFILE) --locked --test faults -- $(ARGS)
 
@@ -102,6 +102,19 @@ patroni: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 patroni:
 	@$(HAVE_PATRONI) || { $(SUDO) apt-get update && \
 		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends patroni etcd-server; }
+
+# The tests of `boxoffice forward` start a temporary NATS server. Debian installs the program in /usr/sbin.
+HAVE_NATS = { command -v nats-server || ls /usr/sbin/nats-server; } >/dev/null 2>&1
+
+have-nats:
+	@$(HAVE_NATS) || { [ "$$(id -u)" = 0 ] && $(MAKE) --no-print-directory nats; } || \
+		{ echo "nats-server is missing: install it with \`make nats\`." >&2; exit 1; }
+
+# Installs the NATS server with apt. Root needs no sudo.
+nats: SUDO = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+nats:
+	@$(HAVE_NATS) || { $(SUDO) apt-get update && \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nats-server; }
 
 # The benchmark compares boxoffice with Redis. Without Redis, it leaves out this comparison.
 have-redis:

@@ -20,6 +20,7 @@
 //! | room | content |
 //! |---|---|
 //! | [`app`] | The program: command line, server, background passes, demo, logs, metrics and traces. |
+//! | [`forward`] | Sends the feed of events on to NATS JetStream and to webhooks. |
 //! | [`live`] | The live page, which shows the sales and their seats in a browser. The metrics of the sales. |
 //! | [`payment`] | Pay and refund: money and seats change in one transaction. |
 //! | [`admin`] | Creation of venues, concerts and performances; settings and counts of a sale. |
@@ -116,6 +117,7 @@ pub mod concert;
 pub mod db;
 pub mod edge;
 pub mod events;
+pub mod forward;
 pub mod live;
 pub mod payment;
 pub mod queue;

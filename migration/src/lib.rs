@@ -49,6 +49,7 @@ mod m0008_slim;
 mod m0009_draw;
 mod m0010_events;
 mod m0011_rows;
+mod m0012_forward_cursor;
 
 pub use sea_orm_migration::prelude::MigratorTrait;
 
@@ -70,6 +71,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0009_draw::Migration),
             Box::new(m0010_events::Migration),
             Box::new(m0011_rows::Migration),
+            Box::new(m0012_forward_cursor::Migration),
         ]
     }
 }

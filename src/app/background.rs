@@ -18,12 +18,12 @@ use crate::{
 /// Interval between refreshes of the queue snapshots. GetPosition and WatchPosition read these snapshots.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// Interval between reads of the state that replicas share: the signing keys and the database's clock.
-const SHARED_STATE_INTERVAL: Duration = Duration::from_secs(5);
+pub const SHARED_STATE_INTERVAL: Duration = Duration::from_secs(5);
 const _: () = assert!(token::rotation::NOTICE.as_secs() >= 3 * SHARED_STATE_INTERVAL.as_secs());
 /// Interval between two checks that the PostgreSQL server answers and accepts writes.
-const PRIMARY_INTERVAL: Duration = Duration::from_secs(1);
+pub const PRIMARY_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between two calls of [`telemetry::tidy_metrics`].
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between deletions of old rows.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
 /// Delay before the next attempt to prepare the database, if the last attempt failed.

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use crate::{
     db::SynchronousCommit,
     edge::{Limits, TransportSettings, credential, duration_above_zero},
+    forward::Start,
 };
 
 /// Sells the seats of a concert that many users want in the same second.
@@ -60,6 +61,9 @@ pub enum Command {
     Watch(WatchOptions),
     /// Print the feed of events as JSON lines: who changed what, and when.
     Events(EventsOptions),
+    /// Send the feed of events on to NATS or to a webhook, until SIGTERM or SIGINT. Several processes may have the same
+    /// sink: one sends, and another takes over when it ends.
+    Forward(Box<ForwardOptions>),
     /// Create API keys for services that call boxoffice.
     ApiKey {
         /// The subcommand of `api-key`.
@@ -154,6 +158,40 @@ pub struct EventsOptions {
     /// The server.
     #[command(flatten)]
     pub admin: AdminOptions,
+}
+
+/// Options of `forward`. The command also uses the settings of the database and of the HTTP listener.
+#[derive(Clone, Args, derive_more::Debug)]
+pub struct ForwardOptions {
+    /// The sink: `nats://HOST:4222` or `tls://HOST:4222` for NATS JetStream, `https://HOST/PATH` for a webhook.
+    #[arg(long, value_name = "URL", env = "BOXOFFICE_FORWARD_TO", hide_env_values = true)]
+    // The URL may contain a password.
+    #[debug("***")]
+    pub to: String,
+    /// Name of the sink. Its cursor and its metrics have this name. Default: the URL without a password and a query.
+    #[arg(long, env = "BOXOFFICE_FORWARD_NAME")]
+    pub name: Option<String>,
+    /// The first event that a new sink receives: `oldest`, `newest` (the next new event), or the number of an event. A
+    /// sink that has a cursor ignores this option.
+    #[arg(long, value_name = "NUMBER", env = "BOXOFFICE_FORWARD_FROM", default_value = "oldest")]
+    pub from: Start,
+    /// Secret that signs webhooks: `whsec_` and the base64 of 24 to 64 bytes. During a change of the secret, give both
+    /// secrets with a space between them. Set the secret with the environment variable or the file: other users of the
+    /// machine can read command lines.
+    #[arg(long, env = "BOXOFFICE_FORWARD_SECRET", hide_env_values = true, value_parser = secret)]
+    pub secret: Option<SecretString>,
+    /// File with the secret that signs webhooks.
+    #[arg(long, value_name = "FILE", env = "BOXOFFICE_FORWARD_SECRET_FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// The `source` of the CloudEvents. Give each database its own source if they share a receiver.
+    #[arg(long, env = "BOXOFFICE_FORWARD_SOURCE", default_value = "boxoffice")]
+    pub source: String,
+    /// PEM file of the CA that signed the certificate of the sink. Default: public CAs.
+    #[arg(long, value_name = "FILE", env = "BOXOFFICE_FORWARD_CA")]
+    pub ca: Option<PathBuf>,
+    /// Allow webhooks to private addresses and to addresses of this machine, also with `http`.
+    #[arg(long, env = "BOXOFFICE_FORWARD_ALLOW_PRIVATE_ADDRESSES")]
+    pub allow_private_addresses: bool,
 }
 
 /// Options of `health` for a server with TLS. TLS is used if `--ca` or `--tls-cert` is set.

@@ -23,6 +23,7 @@ use crate::{
         crowd::{self, Crowd},
         demo, draw, events,
         failure::{Failure, ignore_closed_pipe},
+        forward,
         server::{Listeners, Server},
         telemetry,
         traces::Traces,
@@ -55,6 +56,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Apply(options)) => apply::run(&settings, options).await,
         Some(Command::Watch(options)) => watch::run(&settings, options).await,
         Some(Command::Events(options)) => events::run(&settings, options).await,
+        Some(Command::Forward(options)) => forward::run(&settings, *options).await,
         Some(Command::ApiKey { command }) => api_key(command),
         Some(Command::SigningKey { command }) => signing_key(settings, command).await,
         Some(Command::Draw { command: DrawCommand::Verify(options) }) => draw::verify(&settings, options).await,
@@ -134,7 +136,8 @@ async fn run_demo(server: &Server, crowd_size: u32, is_open: bool) -> Result<(),
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+/// Listens on an address. Fails with a message for the operator.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
         format!("cannot listen on {address}: {error}; choose another address or stop the program that uses it").into()
     })

@@ -18,9 +18,9 @@ use crate::{
 
 /// Maximum number of connections of the HTTP listener. Open pages use at most a quarter of them, so probes and
 /// Prometheus can still connect.
-const MAX_CONNECTIONS: usize = 4 * MAX_PAGES;
+pub const MAX_CONNECTIONS: usize = 4 * MAX_PAGES;
 /// The content type of the text format of Prometheus.
-const METRICS_TYPE: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+pub const METRICS_TYPE: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
 
 /// Serves HTTP on `socket`, which listens on `address`, until the server stops.
 pub fn serve(core: &Arc<Core>, readiness: &Readiness, socket: TcpListener, address: SocketAddr) -> JoinHandle<()> {
@@ -48,9 +48,17 @@ fn routes(core: &Arc<Core>, readiness: &Readiness, address: SocketAddr) -> Route
     Router::new()
         .route("/livez", get(async || "the process runs\n"))
         .route("/readyz", get(async move || readyz(&probed, &readiness)))
-        .route("/metrics", get(async move || (METRICS_TYPE, telemetry::render_metrics(&measured) + &counted.gauges())))
+        .route("/metrics", get(async move || (METRICS_TYPE, metrics(&measured) + &counted.gauges())))
         .merge(live::routes(site))
         .fallback(async || (StatusCode::NOT_FOUND, "this path does not exist; use /, /livez, /readyz or /metrics\n"))
+}
+
+/// Returns the metrics of the server without the gauges of the sales.
+fn metrics(core: &Core) -> String {
+    let promotion_lag = core.promoted_at.lock().elapsed();
+    metrics::gauge!("boxoffice_promotion_lag_seconds").set(promotion_lag);
+    // Before the first answer of the database, both times count from the start of the server.
+    telemetry::render_metrics(&core.db, core.snapshots.age().unwrap_or(promotion_lag))
 }
 
 fn readyz(core: &Core, readiness: &Readiness) -> impl IntoResponse + use<> {

@@ -22,6 +22,7 @@
 //! | `watch/` | shows a sale in the terminal |
 //! | `draw.rs` | verifies the draw of a concert |
 //! | `events.rs` | prints the feed of events |
+//! | `forward.rs` | sends the feed of events on to NATS or to a webhook |
 //! | `client.rs` | connects `apply`, `watch`, `draw`, `events` and `health` to a server |
 //! | `traces.rs` | sends traces to a collector |
 //! | `failure.rs` | defines the errors of the commands |
@@ -39,6 +40,7 @@ pub mod demo;
 mod draw;
 mod events;
 mod failure;
+mod forward;
 mod http;
 mod listener;
 mod readiness;

@@ -24,7 +24,7 @@ use crate::{
 
 /// Maximum time since the last answer of the database. After this time, `/readyz` fails. A pass queries the database
 /// four times per second.
-const MAX_DATABASE_AGE: Duration = Duration::from_secs(5);
+pub const MAX_DATABASE_AGE: Duration = Duration::from_secs(5);
 
 /// The readiness of a server. Clones share the same state. A new server is not ready.
 #[derive(Clone)]

@@ -1,16 +1,14 @@
 //! Logs and metrics. `traces.rs` has the traces.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    app::{
-        cli::{LogFormat, Settings},
-        core::Core,
-    },
+    app::cli::{LogFormat, Settings},
+    db::Database,
     rpc,
 };
 
@@ -71,19 +69,16 @@ pub fn tidy_metrics() {
     }
 }
 
-/// Returns the metrics of this process in the text format of Prometheus. Updates the gauges of `core` first.
-pub fn render_metrics(core: &Core) -> String {
-    for pool in core.db.pools() {
+/// Returns the metrics of this process in the text format of Prometheus. Updates the gauges of the database first.
+/// `database_age` is the time since the last answer of the database, or since the start of the process.
+pub fn render_metrics(db: &Database, database_age: Duration) -> String {
+    for pool in db.pools() {
         for (state, count) in [("busy", pool.busy_count), ("idle", pool.idle_count)] {
             metrics::gauge!("boxoffice_database_connections", "pool" => pool.pool, "state" => state).set(count);
         }
         metrics::gauge!("boxoffice_database_max_connections", "pool" => pool.pool).set(pool.max_count);
     }
-    let promotion_lag = core.promoted_at.lock().elapsed();
-    metrics::gauge!("boxoffice_promotion_lag_seconds").set(promotion_lag);
-    // Before the first answer of the database, both times count from the start of the server.
-    let age = core.snapshots.age().unwrap_or(promotion_lag);
-    metrics::gauge!("boxoffice_database_silence_seconds").set(age);
+    metrics::gauge!("boxoffice_database_silence_seconds").set(database_age);
     METRICS.get().map(PrometheusHandle::render).unwrap_or_default()
 }
 
@@ -103,7 +98,7 @@ fn describe() {
     describe_gauge!(
         "boxoffice_database_silence_seconds",
         Unit::Seconds,
-        "Time since the last answer of the database to the pass that queries it four times per second."
+        "Time since the last answer of the database to the pass that queries it at least once per second."
     );
     describe_gauge!(
         "boxoffice_promotion_lag_seconds",

@@ -84,7 +84,8 @@ pub fn server_config(
     Ok(TlsConfig { server: Arc::new(config), verifier })
 }
 
-fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+/// Returns the certificates in a PEM file. `what` names the file in errors. Fails with a message for the operator.
+pub fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     match CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>() {
         Ok(certificates) if certificates.is_empty() => {
             Err(format!("{what} file holds no certificate: give a PEM file with one"))

@@ -18,6 +18,6 @@ mod service;
 mod store;
 mod watch;
 
-pub use rules::kind_name;
+pub use rules::{check_cursor, kind_name};
 pub use service::EventApi;
-pub use store::Stored;
+pub use store::{Bounds, Stored, bounds};

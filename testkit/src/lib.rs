@@ -5,7 +5,9 @@
 //! | [`postgres`], [`database`] | a PostgreSQL server, and empty databases on SQLite and PostgreSQL |
 //! | [`patroni`], [`pgbouncer`] | a cluster of two PostgreSQL servers, and a PgBouncer in front of a server |
 //! | [`server`] | boxoffice as a child process, or inside this process |
-//! | [`process`], [`usage`], [`metrics`] | child processes, their use of the machine, and the metrics of a server |
+//! | [`nats`], [`receiver`] | the sinks of `boxoffice forward`: a NATS server, and a receiver of webhooks |
+//! | [`process`], [`logged`] | child processes, and child processes whose log is read |
+//! | [`usage`], [`metrics`] | the use of the machine by a process, and the metrics of a server |
 //! | [`http`], [`browser`] | requests to the HTTP listener, and a browser for the live page |
 //! | [`catalogue`], [`wallet`], [`caller`] | calls that set up a sale, calls for wallets, and the calls of a user |
 //! | [`history`] | rows of past sales and of long queues, written with SQL |
@@ -27,13 +29,16 @@ pub mod feed;
 pub mod history;
 pub mod http;
 pub mod invariants;
+pub mod logged;
 pub mod metrics;
+pub mod nats;
 pub mod net;
 pub mod patroni;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 mod rebuild;
+pub mod receiver;
 pub mod server;
 pub mod usage;
 pub mod wait;
@@ -42,8 +47,10 @@ pub mod wallet;
 pub use browser::Browser;
 pub use caller::Caller;
 pub use database::{Engine, FreshDatabase};
+pub use nats::Nats;
 pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
+pub use receiver::Receiver;
 pub use server::ServerProcess;
 
 /// An error of any type. Its text says why an action failed.

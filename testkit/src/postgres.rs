@@ -282,7 +282,7 @@ impl Place {
 pub(crate) fn free_port() -> Result<u16, Failure> {
     let mut ports = std::iter::repeat_with(|| rand::rng().random_range(20_000..32_000)).take(1_000);
     let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    free.ok_or_else(|| "1,000 random ports from 20000 to 31999 are in use; PostgreSQL needs a free port there".into())
+    free.ok_or_else(|| "1,000 random ports from 20000 to 31999 are in use; a server needs a free port there".into())
 }
 
 /// Returns the directory of PostgreSQL's programs: the first directory on the PATH that has the programs, or else the

@@ -16,6 +16,7 @@ mod event_callers;
 mod events;
 mod events_command;
 mod extension;
+mod forward;
 mod fuzz;
 mod http;
 mod live;

@@ -9,9 +9,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use testkit::{Caller, PRICE, catalogue, metrics, net::connect, wallet};
+use testkit::{Caller, PRICE, Receiver, catalogue, metrics, net::connect, wallet};
 
 use crate::{
+    forward,
     harness::{Engine, FreshDatabase, eventually},
     running,
 };
@@ -80,6 +81,21 @@ async fn after_a_small_sale() -> String {
     text.split_once("\r\n\r\n").expect("a body").1.to_owned()
 }
 
+/// Returns the metrics of a process that forwards events.
+async fn of_a_forwarder() -> String {
+    let (database, receiver) = (FreshDatabase::new(Engine::Sqlite).await, Receiver::start(None).await.unwrap());
+    let flags = [forward::LOCAL, &["--http-listen", "127.0.0.1:0"]].concat();
+    let mut process = forward::start(&database.url, &receiver.url(), &flags);
+    let address = forward::http_address(&mut process).await;
+    let mut text = String::new();
+    eventually("events are forwarded", async || {
+        text = metrics::read(address).await.unwrap();
+        text.contains("boxoffice_forward_leads{") && text.contains("boxoffice_forward_sent_total{")
+    })
+    .await;
+    text.split_once("\r\n\r\n").expect("a body").1.to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_count_a_sale_and_the_dashboard_alerts_and_documentation_use_only_existing_metrics() {
     let text = after_a_small_sale().await;
@@ -96,6 +112,9 @@ async fn metrics_count_a_sale_and_the_dashboard_alerts_and_documentation_use_onl
     }
     assert_eq!(assert_passes(&["check", "metrics"], &text), "");
 
+    let forwarder = of_a_forwarder().await;
+    assert_eq!(assert_passes(&["check", "metrics"], &forwarder), "");
+    let text = text + &forwarder;
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let series = samples.filter_map(|line| line.split(['{', ' ']).next());
     let families: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();

@@ -13,14 +13,14 @@ use std::{
     time::Duration,
 };
 
-use boxoffice::{db::Database, rpc::proto};
+use boxoffice::{db::Database, forward, rpc::proto};
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, Statement};
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::harness::{Caller, DATE, Engine, NEXT_DATE, World};
 
 /// Tables that do not grow with the number of sales.
-const SMALL_TABLES: [&str; 4] = ["signing_key", "pass_cursor", "seaql_migrations", "event_head"];
+const SMALL_TABLES: [&str; 5] = ["signing_key", "pass_cursor", "seaql_migrations", "event_head", "forward_cursor"];
 /// The allowed sorts of live rows, each with the reason why there are few rows.
 const LIVE_SORTS: [(&str, &str); 4] = [
     ("SELECT DISTINCT p.concert_id + 0 AS concert_id FROM performance p", "dates on sale"),
@@ -134,6 +134,7 @@ async fn scenario(world: &World) {
     read_events(world).await;
     let db = Database::new(&world.settings.database_url, world.clock.clone()).await.unwrap();
     boxoffice::token::store::add_key(&db, &[7; 32]).await.unwrap();
+    forward_events(&db).await;
     // The next steps cover a user that leaves after a refresh of the snapshots, and a concert without dates on sale.
     // They also cover rows that are older than the retention.
     let (stays, goes) = (world.waiting("IU").await, world.waiting("IU").await);
@@ -218,6 +219,16 @@ async fn list_concerts(world: &World) {
 async fn read_declared(world: &World) {
     world.admin().get_venue(proto::GetVenueRequest { venue_id: "iu".into() }).await.unwrap();
     world.admin().get_sale(proto::GetSaleRequest { concert_code: "IU".into() }).await.unwrap();
+}
+
+/// Takes and keeps the lease of a sink of events, as `boxoffice forward` does.
+async fn forward_events(db: &Database) {
+    let owner = uuid::Uuid::now_v7();
+    forward::store::add(db, "sink", 0).await.unwrap();
+    forward::store::cursor(db, "sink").await.unwrap().unwrap();
+    forward::store::take(db, "sink", owner, db.now() + 1).await.unwrap().unwrap();
+    assert!(forward::store::keep(db, "sink", owner, 1, db.now() + 1).await.unwrap());
+    assert!(forward::store::behind(db, "sink").await.unwrap().unwrap().event_count > 0);
 }
 
 /// Reads a page of events and a stream from a new server. Its catalogue has no concerts in memory yet, so the server

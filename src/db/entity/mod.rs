@@ -1,6 +1,6 @@
 //! The tables as SeaORM entities, one file per table. The entities match the schema in `migration/`. The tables
-//! `admission_second`, `pass_cursor` and `payment_second` have no entity, because all of their statements are written
-//! in SQL.
+//! `admission_second`, `forward_cursor`, `pass_cursor` and `payment_second` have no entity, because all of their
+//! statements are written in SQL.
 //!
 //! Times are microseconds since the Unix epoch (UTC). Money is in the smallest unit of the currency.
 
