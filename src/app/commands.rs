@@ -9,7 +9,6 @@ use std::{
 use clap::CommandFactory;
 use clap_complete::Shell;
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     time::Instant,
 };
@@ -24,7 +23,7 @@ use crate::{
         demo, draw, events,
         failure::{Failure, ignore_closed_pipe},
         forward,
-        server::{Listeners, Server},
+        server::{Listeners, Server, bind},
         telemetry,
         traces::Traces,
         watch,
@@ -134,13 +133,6 @@ async fn run_demo(server: &Server, crowd_size: u32, is_open: bool) -> Result<(),
         Crowd { address, admin_address, size: crowd_size, pace: 1.0 }.visit(server.db().now()).await;
     }
     Ok(())
-}
-
-/// Listens on an address. Fails with a message for the operator.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        format!("cannot listen on {address}: {error}; choose another address or stop the program that uses it").into()
-    })
 }
 
 /// Applies the pending migrations to the database.

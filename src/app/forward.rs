@@ -13,10 +13,10 @@ use crate::{
     app::{
         background::{PRIMARY_INTERVAL, SHARED_STATE_INTERVAL, UPKEEP_INTERVAL},
         cli::{ForwardOptions, Settings},
-        commands::bind,
         failure::{Failure, read},
         http::{MAX_CONNECTIONS, METRICS_TYPE},
         readiness::MAX_DATABASE_AGE,
+        server::bind,
         telemetry,
     },
     batch::passes,

@@ -8,6 +8,7 @@ use super::{
     background,
     cli::Settings,
     core::Core,
+    failure::Failure,
     http,
     listener::{self, Serving},
     readiness::Readiness,
@@ -27,6 +28,13 @@ pub struct Listeners {
     pub admin: TcpListener,
     /// The socket of the probes, the metrics and the live page, if they are served.
     pub http: Option<TcpListener>,
+}
+
+/// Listens on an address. Fails with a message for the operator.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        format!("cannot listen on {address}: {error}; choose another address or stop the program that uses it").into()
+    })
 }
 
 /// A running server.

@@ -28,7 +28,7 @@ static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 pub fn start_logs(settings: &Settings) -> Result<(), String> {
     // Operators do not need the INFO lines of these crates. The directives of the operator come later in the text, so
     // they take precedence.
-    let directives = format!("sea_orm_migration=warn,sqlx=warn,{}", settings.log);
+    let directives = format!("async_nats=warn,sea_orm_migration=warn,sqlx=warn,{}", settings.log);
     let filter = EnvFilter::try_new(directives).map_err(|error| {
         format!("BOXOFFICE_LOG is invalid: {error}; use a level like info, or directives like info,boxoffice=debug")
     })?;
