@@ -1,8 +1,6 @@
 //! Starts a temporary NATS server with JetStream, and reads its stream back.
 
 use std::{
-    env,
-    path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -18,7 +16,7 @@ use tokio::net::TcpStream;
 use crate::{
     Failure,
     postgres::free_port,
-    process::{Guarded, ScratchDir},
+    process::{self, Guarded, ScratchDir},
     server,
 };
 
@@ -63,8 +61,9 @@ impl Nats {
 
     /// Starts the server again, on the same port and with the same files.
     pub async fn start_again(&mut self) -> Result<(), Failure> {
-        let binary = find_binary().ok_or("nats-server is missing: install it with `make nats`")?;
-        let mut command = server::command(binary);
+        let program =
+            process::find_program("nats-server").ok_or("nats-server is missing: install it with `make nats`")?;
+        let mut command = server::command(program);
         command.args(["-js", "-a", "127.0.0.1", "-p", &self.port.to_string(), "-sd"]).arg(self.dir.path());
         self.process = Some(Guarded::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))?);
         let started = Instant::now();
@@ -133,11 +132,4 @@ impl Nats {
     async fn stream(&self) -> Result<Stream, Failure> {
         Ok(jetstream::new(async_nats::connect(self.url()).await?).get_stream("BOXOFFICE").await?)
     }
-}
-
-/// Returns the path of the program. Debian installs it in `/usr/sbin`, which is not on the PATH of every user.
-fn find_binary() -> Option<PathBuf> {
-    let mut places: Vec<PathBuf> = env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default();
-    places.push("/usr/sbin".into());
-    places.into_iter().map(|place| place.join("nats-server")).find(|path| path.exists())
 }

@@ -1,12 +1,6 @@
 //! Starts a temporary PgBouncer in transaction mode, in front of a PostgreSQL server.
 
-use std::{
-    env, fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{env, fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::Duration};
 
 use tokio::sync::OnceCell;
 use url::Url;
@@ -14,7 +8,7 @@ use url::Url;
 use crate::{
     Failure, Postgres,
     postgres::{self, free_port, unprivileged},
-    process::{Guarded, ScratchDir},
+    process::{self, Guarded, ScratchDir},
     wait::until,
 };
 
@@ -106,16 +100,9 @@ fn configuration(port: u16, server: &Url, users: &Path) -> String {
 }
 
 fn run(dir: &ScratchDir) -> Result<Guarded, Failure> {
-    let program = find_program().ok_or("PgBouncer is missing: install it with `make pgbouncer`")?;
+    let program = process::find_program("pgbouncer").ok_or("PgBouncer is missing: install it with `make pgbouncer`")?;
     let log = fs::File::create(dir.path().join("log"))?;
     let mut command = unprivileged(program)?;
     command.arg("-q").arg(dir.path().join("pgbouncer.ini")).stdout(Stdio::null()).stderr(log).stdin(Stdio::null());
     Guarded::spawn(&mut command)
-}
-
-/// Returns the path of PgBouncer. Debian installs it in a directory that is not on the PATH of every user.
-fn find_program() -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let places = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
-    places.map(|place| place.join("pgbouncer")).find(|program| program.exists())
 }

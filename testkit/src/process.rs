@@ -2,10 +2,11 @@
 //! processes and remove the directories.
 
 use std::{
+    env,
     fs::File,
     io::Read,
     os::fd::OwnedFd,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -143,6 +144,14 @@ pub async fn output(command: &mut Command, limit: Duration) -> Result<Output, Fa
         pipe.read_to_end(&mut output.stderr)?;
     }
     Ok(output)
+}
+
+/// Returns the path of a program of a server. Debian installs some of these programs in a directory that is not on the
+/// PATH of every user.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    places.map(|place| place.join(name)).find(|program| program.exists())
 }
 
 /// Returns both ends of a terminal with 24 rows: the end that shows what a process prints, and the end that the process
