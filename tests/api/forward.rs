@@ -4,9 +4,9 @@ use std::{net::SocketAddr, process::ExitStatus, time::Duration};
 
 use boxoffice::{
     db::Database,
-    edge::tls,
     forward::store::{self, Cursor},
 };
+use rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
 use serde_json::Value;
 use testkit::{
     Nats, Receiver, http,
@@ -131,10 +131,11 @@ async fn nats_stores_each_event_once_and_in_order(world: World) {
 async fn a_webhook_receives_signed_cloud_events_and_is_retried(world: World) {
     let dir = ScratchDir::new().unwrap();
     let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let (cert, key) = (certified.cert.pem(), certified.signing_key.serialize_pem());
+    let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()).into();
     let ca = dir.path().join("ca.pem");
-    std::fs::write(&ca, &cert).unwrap();
-    let config = tls::server_config(cert.as_bytes(), key.as_bytes(), None, false, tls::HTTP_1).unwrap();
+    std::fs::write(&ca, certified.cert.pem()).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(vec![certified.cert.der().clone()], key).unwrap();
     let mut receiver = Receiver::start(Some(config)).await.unwrap();
     // Each third request fails, with a different status each time. A redirect is a failure too.
     let (mut requests, mut failures) = (0, [500, 302, 429, 404].into_iter().cycle());
