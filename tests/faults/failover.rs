@@ -119,7 +119,9 @@ pub async fn a_failover_by_patroni_is_followed_and_loses_nothing(lab: Lab) {
         "served again at most {slowest:.1?} after the new primary was ready, and {longest:.1?} after the old primary \
          stopped; during a failover, the p99 of the callers was at most {p99:.1?}"
     ));
-    book.assert_failures(|name| name == "Unavailable STORAGE_UNAVAILABLE" || is_of_the_sale(name));
+    // Patroni waits 20 s before it replaces a killed primary. Some callers give up before.
+    let may_fail = |name: &str| name == "Unavailable STORAGE_UNAVAILABLE" || name == "DeadlineExceeded -";
+    book.assert_failures(|name| may_fail(name) || is_of_the_sale(name));
     check(&lab, &at(&cluster, primary), &[&book]).await;
     assert_followed(&mut site, slowest).await;
 }

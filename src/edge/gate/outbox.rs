@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::{sync::oneshot, time::timeout};
@@ -46,8 +46,16 @@ impl Outbox {
         Self { unsent: Limit::new("unsent_kib", MAX_UNSENT_KIB) }
     }
 
-    /// Fails with OVERLOADED if the connection of `peer` has too many unsent lists.
-    pub fn check(&self, peer: &Peer) -> Result<(), Error> {
+    /// Returns the connection of a request for a list, and adds it to the extensions of the request. Fails with
+    /// OVERLOADED if the connection has too many unsent lists.
+    pub fn admit(&self, request: &mut Request<Body>) -> Result<Peer, Error> {
+        let peer = Peer::of(request.extensions());
+        self.check(&peer)?;
+        request.extensions_mut().insert(peer.clone());
+        Ok(peer)
+    }
+
+    fn check(&self, peer: &Peer) -> Result<(), Error> {
         if peer.takes_lists() { Ok(()) } else { Err(self.unsent.refuse()) }
     }
 

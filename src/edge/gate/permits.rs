@@ -18,7 +18,6 @@ use crate::{
         limit::{Limit, Permit},
         methods::Method,
         settings::Limits,
-        socket::Peer,
     },
     rpc::Error,
 };
@@ -67,14 +66,11 @@ pub fn layer<S: Responds<Request<Body>, Infallible>>(
             Box::pin(async move {
                 let retake = || permits.try_acquire(&method);
                 let (mut request, permit) = permits.inbox.receive(request, permit, retake).await?;
-                if method.is_list {
-                    let peer = Peer::of(request.extensions());
-                    permits.outbox.check(&peer)?;
-                    request.extensions_mut().insert(peer.clone());
-                    let Ok(response) = inner.oneshot(request).await;
-                    return permits.outbox.hold(response, peer).await;
-                }
+                let taker = if method.is_list { Some(permits.outbox.admit(&mut request)?) } else { None };
                 let Ok(response) = inner.oneshot(request).await;
+                if let Some(taker) = taker {
+                    return permits.outbox.hold(response, taker).await;
+                }
                 if !method.opens_stream(&response) {
                     return Ok(response);
                 }
