@@ -19,7 +19,8 @@ test: have-postgres have-pgbouncer have-nats have-browser $(GRPCURL)
 test-pgbouncer: have-postgres have-pgbouncer have-nats have-browser $(GRPCURL)
 	BOXOFFICE_TEST_PGBOUNCER=1 cargo test --locked --test api -- --skip sqlite:: $(ARGS)
 
-# Runs the experiments in tests/faults for a long time. One experiment runs the API tests. Example: `make torture SECONDS=300 ARGS=killed`.
+# Runs the experiments in tests/faults for a long time. One experiment runs the API tests. Example:
+# `make torture SECONDS=300 ARGS=killed`.
 torture: SECONDS ?= 1200
 torture: PROFILE ?= release
 torture: have-postgres have-pgbouncer have-patroni have-nats have-browser $(GRPCURL)

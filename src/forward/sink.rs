@@ -13,7 +13,7 @@ use crate::{clock::Clock, events::Bounds, rpc::proto::Event};
 /// The receiver of the events.
 pub enum Sink {
     /// A stream of NATS JetStream.
-    JetStream(JetStream),
+    JetStream(Box<JetStream>),
     /// A webhook.
     Webhook(Box<Webhook>),
 }
@@ -25,7 +25,7 @@ impl Sink {
     pub fn new(to: &str, ca: Option<PathBuf>, options: WebhookOptions, clock: Clock) -> Result<Self, String> {
         let scheme = to.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
         match scheme.as_deref() {
-            Some("nats" | "tls") => Ok(Self::JetStream(JetStream::new(to, ca)?)),
+            Some("nats" | "tls") => Ok(Self::JetStream(Box::new(JetStream::new(to, ca)?))),
             Some("https" | "http") => Ok(Self::Webhook(Box::new(Webhook::new(to, ca, options, clock)?))),
             _ => Err("--to is not the URL of a sink; write nats://HOST:4222 or https://HOST/PATH".to_owned()),
         }
