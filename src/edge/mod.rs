@@ -22,7 +22,7 @@
 //! | `gate/shutdown.rs` | refuses calls during shutdown |
 //! | `gate/deadlines.rs` | ends the call or the stream at its deadline |
 //! | `gate/callers.rs` | requires an API key or a client certificate, if the operator configured API keys |
-//! | `gate/permits.rs` | takes a permit, reads the request (`gate/inbox.rs`), and holds a large list (`gate/outbox.rs`) |
+//! | `gate/permits.rs` | takes a permit, reads the request (`inbox.rs`), and holds a large list (`outbox.rs`) |
 //!
 //! Requests for health, reflection and unknown paths pass only three layers: `SetSensitiveRequestHeaders`,
 //! `gate/answers.rs` and `gate/probes.rs`.
