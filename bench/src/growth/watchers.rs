@@ -89,7 +89,8 @@ pub async fn run(ground: &Ground<'_>, deployment: &Deployment) -> Result<Watcher
 /// An open WatchPosition stream.
 pub type Positions = Streaming<proto::WatchPositionResponse>;
 
-/// Opens a stream for each user after the first `skip` users. Returns each stream with its first message.
+/// Opens a stream for each user after the first `skip` users. Returns each stream with its first message. The streams
+/// have the order of the users.
 pub async fn open(
     world: &World,
     concert: &str,
@@ -99,7 +100,7 @@ pub async fn open(
         let channel = world.channels[index % world.channels.len()].clone();
         open_one(channel, concert, &world.users[index])
     });
-    let opened: Vec<Result<_, Failure>> = open.buffer_unordered(OPENING).collect().await;
+    let opened: Vec<Result<_, Failure>> = open.buffered(OPENING).collect().await;
     opened.into_iter().collect()
 }
 
