@@ -81,7 +81,7 @@ async fn accepted(receiver: &Receiver, count: usize) {
 /// Sets the cursor of all sinks, as if the last process had died before it stored its cursor.
 async fn set_cursor(world: &World, last_number: i64) {
     use sea_orm::ConnectionTrait;
-    let db = sea_orm::Database::connect(&world.settings.database_url).await.unwrap();
+    let db = sea_orm::Database::connect(&world.database_url).await.unwrap();
     db.execute_unprepared(&format!("UPDATE forward_cursor SET last_number = {last_number}")).await.unwrap();
     db.close().await.unwrap();
 }
