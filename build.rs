@@ -8,6 +8,9 @@ use tonic_prost_build::Builder;
 
 const SERVICES: [&str; 7] = ["queue", "concert", "reservation", "wallet", "payment", "admin", "event"];
 
+/// The answers that the server encodes once for all callers who ask for the same list.
+const SHARED_ANSWERS: [&str; 2] = ["ListPerformancesResponse", "ListSeatsResponse"];
+
 /// The messages that `boxoffice events` prints as JSON: Event, and the messages of boxoffice that it contains.
 const PRINTED: [&str; 20] = [
     "Event",
@@ -55,15 +58,32 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true);
     compiler.open_files(&files)?;
-    let descriptors = PathBuf::from(env::var("OUT_DIR")?).join("boxoffice.v1.bin");
+    let out_dir = PathBuf::from(env::var("OUT_DIR")?);
+    let descriptors = out_dir.join("boxoffice.v1.bin");
     fs::write(&descriptors, compiler.file_descriptor_set().encode_to_vec())?;
 
-    let builder = tonic_prost_build::configure()
-        .file_descriptor_set_path(&descriptors)
-        .skip_protoc_run()
-        .codec_path("crate::rpc::codec::Codec");
-    with_json(builder).compile_protos(&files, &["proto".to_owned()])?;
+    let configured = || {
+        tonic_prost_build::configure()
+            .file_descriptor_set_path(&descriptors)
+            .skip_protoc_run()
+            .codec_path("crate::rpc::codec::Codec")
+    };
+    let includes = ["proto".to_owned()];
+    with_json(configured().build_server(false)).compile_protos(&files, &includes)?;
+
+    let servers = out_dir.join("servers");
+    fs::create_dir_all(&servers)?;
+    let builder = configured().build_client(false).out_dir(servers).extern_path(".boxoffice.v1", "crate::rpc::proto");
+    with_shared_answers(builder).compile_protos(&files, &includes)?;
     Ok(())
+}
+
+/// Makes the servers answer some calls with a message that is encoded once for many callers.
+fn with_shared_answers(builder: Builder) -> Builder {
+    SHARED_ANSWERS.iter().fold(builder, |builder, message| {
+        let encoded = format!("crate::rpc::Encoded<crate::rpc::proto::{message}>");
+        builder.extern_path(format!(".boxoffice.v1.{message}"), encoded)
+    })
 }
 
 /// Derives the conversion to JSON for the printed messages. In JSON, `kind` is an object with one field, which has the

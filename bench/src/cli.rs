@@ -72,6 +72,9 @@ pub struct Common {
     /// median and the spread of each figure. Growth is measured once.
     #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub runs: u16,
+    /// Number of servers on one PostgreSQL database in the measurement of the operations.
+    #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub replicas: u16,
     /// Number of users in one round of an operation. The default is 9,000, or 8,000 with `--quick`.
     #[arg(long, global = true, value_name = "USERS", value_parser = clap::value_parser!(u32).range(100..=200_000))]
     pub round_users: Option<u32>,

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    operations::{self, states},
+    operations::{self, Shared, states},
     store::TakenSeat,
 };
 use crate::{
@@ -39,7 +39,7 @@ pub type States = Arc<Vec<SeatState>>;
 
 /// Holds the boards of all watched performances.
 pub struct Boards {
-    taken_seats: Lane<i64, Arc<Vec<TakenSeat>>>,
+    taken_seats: Lane<i64, Arc<Shared<TakenSeat>>>,
     boards: Mutex<HashMap<i64, Arc<watch::Sender<States>>>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -57,7 +57,7 @@ impl Boards {
 
     /// Returns the held and sold seats of a performance, in the order of the seat numbers. Concurrent callers share a
     /// query.
-    pub(super) async fn taken(&self, performance_id: i64) -> Result<Arc<Vec<TakenSeat>>, Error> {
+    pub(super) async fn taken(&self, performance_id: i64) -> Result<Arc<Shared<TakenSeat>>, Error> {
         self.taken_seats.submit((), performance_id).await
     }
 
@@ -82,7 +82,7 @@ impl Boards {
 
     async fn read(&self, performance: &Performance) -> Result<States, Error> {
         let taken = self.taken(performance.performance_id).await?;
-        Ok(Arc::new(states(performance, &taken)))
+        Ok(Arc::new(states(performance, &taken.rows)))
     }
 
     async fn run(self: Arc<Self>, performance: Arc<Performance>, board: Arc<watch::Sender<States>>) {

@@ -10,8 +10,8 @@ use tonic::{Request, Response, Status};
 use super::{
     board::{self, Boards},
     draw,
-    operations::{self, Availability, states},
-    store,
+    operations::{self, Availability, Shared, states},
+    store::{self, TakenSeat},
 };
 use crate::{
     batch::{Lane, read_lane},
@@ -20,7 +20,7 @@ use crate::{
     edge::Turns,
     queue::Admission,
     rpc::{
-        Error, Fields, Page,
+        Encoded, Error, Fields, Page,
         proto::{self, AdmissionOrder, concert_service_server::ConcertService},
     },
     token::{self, Bearer},
@@ -38,7 +38,7 @@ pub struct ConcertApi {
     db: Database,
     catalogue: Arc<Catalogue>,
     admission: Admission,
-    open_performances: Lane<i64, Arc<Vec<Availability>>>,
+    open_performances: Lane<i64, Arc<Shared<Availability>>>,
     boards: Arc<Boards>,
     turns: Turns,
 }
@@ -148,7 +148,7 @@ impl ConcertService for ConcertApi {
     async fn list_performances(
         &self,
         request: Request<proto::ListPerformancesRequest>,
-    ) -> Result<Response<proto::ListPerformancesResponse>, Status> {
+    ) -> Result<Response<Encoded<proto::ListPerformancesResponse>>, Status> {
         let bearer = token::bearer(request.extensions())?;
         let request = request.into_inner();
         let mut fields = Fields::default();
@@ -163,28 +163,34 @@ impl ConcertService for ConcertApi {
         self.admission.require_active(&bearer).await?;
 
         let open = self.open_performances.submit((), concert.concert_id).await?;
-        let first = open.partition_point(|open| Some(open.date.as_str()) <= page.after.as_deref());
-        let rows: Vec<&Availability> = open[first..].iter().take(page.size + 1).collect();
+        let first = open.rows.partition_point(|open| Some(open.date.as_str()) <= page.after.as_deref());
+        let rows: Vec<&Availability> = open.rows[first..].iter().take(page.size + 1).collect();
         let (rows, next_page_token) = page.cut(rows, |row| row.date.clone());
         let mut performances = Vec::with_capacity(rows.len());
-        for row in rows {
-            let performance = self.catalogue.performance_by_id(row.performance_id).await?;
-            performances.push(performance.to_proto(row.available_seat_count as i32));
+        for row in &rows {
+            performances.push(self.catalogue.performance_by_id(row.performance_id).await?);
         }
+        let message = || {
+            let available = rows.iter().map(|row| row.available_seat_count as i32);
+            let performances = performances.iter().zip(available).map(|(v, available)| v.to_proto(available)).collect();
+            proto::ListPerformancesResponse { performances, next_page_token }
+        };
+        let is_shared = request.page_size == 0 && page.after.is_none();
         let count = performances.len();
-        Ok(sized(Response::new(proto::ListPerformancesResponse { performances, next_page_token }), count))
+        let answer = if is_shared { open.first_page.get_or_encode(message) } else { Encoded::Message(message()) };
+        Ok(sized(Response::new(answer), count))
     }
 
     async fn list_seats(
         &self,
         request: Request<proto::ListSeatsRequest>,
-    ) -> Result<Response<proto::ListSeatsResponse>, Status> {
+    ) -> Result<Response<Encoded<proto::ListSeatsResponse>>, Status> {
         let (_, extensions, request) = request.into_parts();
         let proto::ListSeatsRequest { concert_code, user_id, date, page_size, page_token } = request;
         let date = Date { concert_code, user_id, date, page_size };
         let (bearer, performance) = self.find(&extensions, date).await?;
         let taken = async {
-            let Ok(performance) = &performance else { return Ok(Arc::default()) };
+            let Ok(performance) = &performance else { return Ok(Arc::new(Vec::new().into())) };
             self.boards.taken(performance.performance_id).await
         };
         // The check of the admission and the query of the seats run concurrently. If both fail, the caller gets the
@@ -199,12 +205,11 @@ impl ConcertService for ConcertApi {
         let first = page.cursor(|last| last.parse::<i32>().ok())?.map_or(1, |last| last.max(0).saturating_add(1));
         let is_large = performance.seat_count >= LARGE_LIST;
         let _turn = if is_large { Some(self.turns.wait(&extensions).await?) } else { None };
-        let states = states(&performance, &taken);
-        let numbers = (first..=performance.seat_count).take(page.size + 1).collect();
-        let (numbers, next_page_token) = page.cut(numbers, i32::to_string);
-        let seats = performance.seats_to_proto(&states, numbers.into_iter());
-        let count = seats.len();
-        Ok(sized(Response::new(proto::ListSeatsResponse { seats, next_page_token }), count))
+        let count = usize::try_from(performance.seat_count - first + 1).unwrap_or_default().min(page.size);
+        let message = || seats_on(&page, first, &performance, &taken.rows);
+        let is_shared = page_size == 0 && page.after.is_none();
+        let answer = if is_shared { taken.first_page.get_or_encode(message) } else { Encoded::Message(message()) };
+        Ok(sized(Response::new(answer), count))
     }
 
     async fn watch_seats(&self, request: Request<proto::WatchSeatsRequest>) -> Result<Response<Seats>, Status> {
@@ -220,6 +225,14 @@ impl ConcertService for ConcertApi {
         let changes = board::changes(performance, states, Box::pin(end));
         Ok(Response::new(Box::pin(changes.map_err(Status::from))))
     }
+}
+
+/// Returns the page of ListSeats that begins with the seat number `first`. `taken` has the held and sold seats.
+fn seats_on(page: &Page, first: i32, performance: &Performance, taken: &[TakenSeat]) -> proto::ListSeatsResponse {
+    let states = states(performance, taken);
+    let numbers = (first..=performance.seat_count).take(page.size + 1).collect();
+    let (numbers, next_page_token) = page.cut(numbers, i32::to_string);
+    proto::ListSeatsResponse { seats: performance.seats_to_proto(&states, numbers.into_iter()), next_page_token }
 }
 
 /// Disables compression for a short list, because compression would take more time than it saves.

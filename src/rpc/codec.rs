@@ -5,12 +5,14 @@
 
 use std::marker::PhantomData;
 
-use prost::Message;
+use prost::{Message, bytes::BufMut};
 use tonic::{
     Status,
     codec::{self, BufferSettings, EncodeBuf},
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
+
+use super::Encoded;
 
 /// Initial size of the buffer of a decoder, in bytes. The buffer grows if necessary.
 const BUFFER: usize = 256;
@@ -29,9 +31,35 @@ impl<T, U> Default for Codec<T, U> {
     }
 }
 
+/// A message that [`Encoder`] writes.
+pub trait Outgoing: Send + 'static {
+    /// Writes the encoded message to the end of `buffer`. Enlarges the buffer at most once.
+    fn write(&self, buffer: &mut EncodeBuf<'_>);
+}
+
+impl<T: Message + 'static> Outgoing for T {
+    fn write(&self, buffer: &mut EncodeBuf<'_>) {
+        buffer.reserve(self.encoded_len());
+        // `reserve` made enough room, so this does not fail.
+        self.encode_raw(buffer);
+    }
+}
+
+impl<T: Message + 'static> Outgoing for Encoded<T> {
+    fn write(&self, buffer: &mut EncodeBuf<'_>) {
+        match self {
+            Self::Message(message) => message.write(buffer),
+            Self::Bytes(bytes) => {
+                buffer.reserve(bytes.len());
+                buffer.put_slice(bytes);
+            }
+        }
+    }
+}
+
 impl<T, U> codec::Codec for Codec<T, U>
 where
-    T: Message + Send + 'static,
+    T: Outgoing,
     U: Message + Default + Send + 'static,
 {
     type Encode = T;
@@ -44,18 +72,16 @@ where
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER, YIELD))
+        ProstCodec::<U, U>::raw_decoder(BufferSettings::new(BUFFER, YIELD))
     }
 }
 
-impl<T: Message> codec::Encoder for Encoder<T> {
+impl<T: Outgoing> codec::Encoder for Encoder<T> {
     type Item = T;
     type Error = Status;
 
     fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.reserve(message.encoded_len());
-        // `reserve` made enough room, so this does not fail.
-        message.encode_raw(buffer);
+        message.write(buffer);
         Ok(())
     }
 

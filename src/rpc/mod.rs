@@ -4,6 +4,7 @@
 mod caller;
 pub mod codec;
 mod deadline;
+mod encoded;
 mod error;
 mod fields;
 pub mod json;
@@ -15,6 +16,7 @@ pub mod trace;
 
 pub use caller::{Caller, caller, with_caller};
 pub use deadline::{remaining, timeout, within};
+pub use encoded::{Encoded, SharedAnswer};
 pub use error::{Error, Violation};
 pub use fields::Fields;
 pub use paging::Page;

@@ -11,6 +11,7 @@ use crate::clock::Micros;
 mod generated {
     pub mod v1 {
         tonic::include_proto!("boxoffice.v1");
+        include!(concat!(env!("OUT_DIR"), "/servers/boxoffice.v1.rs"));
     }
     pub mod stored {
         pub mod v1 {

@@ -25,7 +25,7 @@ use crate::{
 const FLAGS: &[&str] = &["--promote-interval", "100ms", "--admission-ttl", "500ms", "--expire-interval", "500ms"];
 /// The delay of messages to the database. It makes the opening long enough to be interrupted.
 const SLOWNESS: Duration = Duration::from_millis(10);
-const CAPACITY: i32 = 5;
+const CAPACITY: i32 = 10;
 /// Number of users that join before the opening.
 const EARLY: usize = 60;
 /// Number of users that join around the opening, on each server.

@@ -66,6 +66,10 @@ pub async fn overload_is_refused_and_goodput_stays(lab: Lab) {
     let load =
         Arc::new(Load { doors, users, book: Book::default(), hints: AtomicU64::new(0), under_way: AtomicU64::new(0) });
     let span = lab.pick(Duration::from_secs(4), Duration::from_secs(20));
+    if lab.is_long {
+        // In a small database, the entries of many wallets share a page, so a batch writes fewer pages.
+        load.capacity(span).await;
+    }
     let capacity = load.capacity(span).await;
     let (mut peak, mut overloaded, mut figures) = (0.0_f64, f64::INFINITY, vec![format!("capacity {capacity:.0}/s")]);
     let factors = lab.pick(vec![1.0, 5.0], vec![1.0, 2.0, 5.0, 10.0]);

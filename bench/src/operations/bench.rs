@@ -119,11 +119,11 @@ pub struct Bench<'a> {
     pub engine: Engine,
     /// The options of all commands.
     pub common: &'a Common,
-    /// The server under test.
-    pub deployment: Deployment,
-    /// The PostgreSQL server with the database of the deployment; `None` on SQLite.
+    /// The servers under test, on one database: one server, or the number of `--replicas`.
+    pub deployments: Vec<Deployment>,
+    /// The PostgreSQL server with the database of the deployments; `None` on SQLite.
     pub postgres: Option<&'a Postgres>,
-    /// The connections to the deployment, and the users.
+    /// The connections to the deployments, and the users.
     pub world: World,
     /// The calls for [`CONCERT`].
     pub calls: Calls,
@@ -134,7 +134,8 @@ pub struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// Starts a server of `engine`, and connects to the server and to the echo.
+    /// Starts the servers on one database of `engine`, and connects to the servers and to the echo. The connections are
+    /// spread over the servers.
     pub async fn start(
         common: &'a Common,
         engine: Engine,
@@ -142,15 +143,22 @@ impl<'a> Bench<'a> {
         echo: &EchoProcess,
     ) -> Result<Self, Failure> {
         let plan = Plan::new(common);
-        let deployment = Deployment::start(engine, postgres, &FLAGS).await?;
-        let world = World::of(&deployment, common.connections, plan.users()).await?;
+        let mut deployments = vec![Deployment::start(engine, postgres, &FLAGS).await?];
+        for _ in 1..common.replicas {
+            deployments.push(deployments[0].replica().await?);
+        }
+        let mut world = World::of(&deployments[0], common.connections, plan.users()).await?;
+        for (channel, number) in world.channels.iter_mut().zip(0..) {
+            let address = deployments[number % deployments.len()].address();
+            *channel = world::connect(&address.to_string(), 1).await?.remove(0);
+        }
         let echo = world::connect(&echo.address.to_string(), common.connections).await?;
         let calls = Calls::new(CONCERT, world.users.clone(), !common.kind);
         let steps = MEASURED * (plan.rounds as u64 + 1);
         let style = ProgressStyle::with_template("{prefix:<10} {bar:30} {elapsed_precise} {wide_msg}")?;
         let progress = ProgressBar::new(steps).with_style(style).with_prefix(engine.name());
         progress.enable_steady_tick(Duration::from_millis(200));
-        Ok(Self { plan, engine, common, deployment, postgres, world, calls, echo, progress })
+        Ok(Self { plan, engine, common, deployments, postgres, world, calls, echo, progress })
     }
 
     /// Makes `call` for `supply`, with `--in-flight` callers on each of `channels`.

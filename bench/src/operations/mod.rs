@@ -34,6 +34,9 @@ const ADMISSION_LIMIT: Duration = Duration::from_secs(180);
 /// Measures all operations on the chosen engines, and growth unless `--quick` is set. Fails if a check is false.
 pub async fn run(common: &Common) -> Result<(), Failure> {
     let engines = common.engines(EngineChoice::Both);
+    if common.replicas > 1 && engines.contains(&Engine::Sqlite) {
+        return Err("--replicas needs --engine postgres: a SQLite file has one server".into());
+    }
     let server = common.postgres(engines).await?;
     let echo = EchoProcess::start(&[])?;
     let mut report = Report::new(common);
@@ -131,7 +134,7 @@ async fn measure(bench: &Bench<'_>, engine: Engine, closed_loop: bool) -> Result
     }
     let (users, open) = (bench.plan.loners().end, bench.plan.open().start);
     report.checks = checks::run(&bench.world, &bench.calls, users, open).await?;
-    report.complain(&bench.deployment.complaints());
+    bench.deployments.iter().for_each(|deployment| report.complain(&deployment.complaints()));
     Ok(report)
 }
 

@@ -108,10 +108,10 @@ impl EngineReport {
         }
     }
 
-    /// Sets the warnings and errors of the server's log.
+    /// Adds the warnings and errors of a server's log.
     pub fn complain(&mut self, complaints: &Complaints) {
-        self.server_complaints = complaints.count;
-        self.first_complaints.clone_from(&complaints.first);
+        self.server_complaints += complaints.count;
+        self.first_complaints.extend_from_slice(&complaints.first);
     }
 
     /// Returns the results of an operation under full load; `None` if it was not measured.

@@ -53,7 +53,7 @@ pub struct Figures {
     pub misses: BTreeMap<String, u64>,
     /// The use of cores, workers, statements and storage.
     pub usage: Usage,
-    /// The resident memory of the server after the last round, in bytes.
+    /// The resident memory of the server after the last round, in bytes. With several servers, the largest value.
     pub server_rss_bytes: u64,
     /// The size of the first request with its token metadata, and the size of its answer, in bytes.
     pub message_bytes: (usize, usize),
@@ -124,7 +124,10 @@ pub async fn interleave(bench: &Bench<'_>, spec: &Spec, winners: Option<&Winners
         measured.push(one(bench, spec, number, &supply, &echoed, winners, &mut sum).await?);
         bench.progress.inc(1);
     }
-    let rss = bench.deployment.resident_bytes()?;
+    let mut rss = 0;
+    for deployment in &bench.deployments {
+        rss = deployment.resident_bytes()?.max(rss);
+    }
     Ok(sum.figures(spec, &measured, (sizes.token + sizes.request, sizes.reply), rss))
 }
 

@@ -37,7 +37,7 @@ pub struct Used {
 /// What limits an operation. All values are means over all rounds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Usage {
-    /// The number of cores that the server used, without the threads of SQLite.
+    /// The number of cores that all servers together used, without the threads of SQLite.
     pub server_cores: f64,
     /// The number of cores that the database used: the threads of SQLite, or the processes of PostgreSQL. `None` if the
     /// benchmark did not start PostgreSQL.
@@ -50,7 +50,8 @@ pub struct Usage {
     pub server_micros: f64,
     /// The CPU time of the database per call, in microseconds.
     pub database_micros: Option<f64>,
-    /// The share of the time in which each worker of the lane ran a batch. A worker without a batch is left out.
+    /// The share of the time in which each worker of the lane ran a batch. A worker without a batch is left out. With
+    /// several servers, the sum of the shares of all servers.
     pub busy_shares: Vec<f64>,
     /// The number of calls per batch of the lane; `None` if the lane had no batch.
     pub calls_per_batch: Option<f64>,
@@ -63,8 +64,13 @@ pub struct Usage {
 impl Reading {
     /// Reads all counters.
     pub async fn take(bench: &Bench<'_>) -> Result<Self, Failure> {
-        let lanes = Lanes::read(bench.deployment.metrics).await?;
-        let (pid, all) = (bench.deployment.pid(), bench.deployment.cpu_seconds()?);
+        let (mut lanes, mut all) = (Lanes::default(), 0.0);
+        for deployment in &bench.deployments {
+            lanes.add(Lanes::read(deployment.metrics).await?);
+            all += deployment.cpu_seconds()?;
+        }
+        // SQLite has only one server.
+        let pid = bench.deployments[0].pid();
         let of_sqlite = match bench.engine {
             Engine::Sqlite => usage::threads_cpu_seconds(pid, SQLITE_THREADS),
             Engine::Postgres => None,
