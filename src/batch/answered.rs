@@ -52,7 +52,7 @@ impl Answered {
     pub async fn save(&self, write: &Write) -> Result<(), db::Error> {
         let sql = "INSERT INTO answered_request (request_id, rpc, request, answer_id, expire_time, create_time)
                    SELECT r.request_id, $2, r.request, r.answer_id, r.expire_time, $3 FROM {r}";
-        write.execute_set(sql, &self.new, [self.rpc.into(), write.now().into()]).await.map(drop)
+        write.change_set(sql, &self.new, [self.rpc.into(), write.now().into()]).await
     }
 }
 

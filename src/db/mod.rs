@@ -15,6 +15,7 @@ pub mod entity;
 mod error;
 mod hosts;
 mod log;
+mod pending;
 mod primary;
 mod reader;
 mod snapshot;

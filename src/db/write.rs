@@ -16,6 +16,7 @@ use super::{
     connections::Connections,
     error::Error,
     log::{self, Recorded},
+    pending::Pending,
     statement::{Row, of_rows, of_values},
 };
 use crate::{
@@ -37,6 +38,7 @@ pub struct Write {
     clock: Clock,
     now: AtomicI64,
     statement_count: AtomicU64,
+    pending: Mutex<Pending>,
     events: Mutex<Recorded>,
     appended: Arc<Notify>,
 }
@@ -55,6 +57,7 @@ impl Write {
             now: AtomicI64::new(clock.now()),
             clock,
             statement_count: AtomicU64::new(BEGIN_AND_COMMIT),
+            pending: Mutex::default(),
             events: Mutex::default(),
             appended,
         }
@@ -72,11 +75,12 @@ impl Write {
         self.now.store(self.clock.now(), Ordering::Relaxed);
     }
 
-    /// Returns the number of statements that the methods of this type have run. Includes BEGIN, and the later
-    /// statements of [`Write::commit`]. Does not count statements on [`Write::conn`].
+    /// Returns the number of statements that the methods of this type have sent to the database. Includes BEGIN, and
+    /// the later statements of [`Write::commit`]. Does not count statements on [`Write::conn`]. The writes that SQLite
+    /// runs together count as one.
     pub fn statement_count(&self) -> u64 {
-        let has_events = self.events.lock().is_any();
-        self.statement_count.load(Ordering::Relaxed) + u64::from(has_events)
+        let is_unsent = self.events.lock().is_any() || self.pending.lock().is_any();
+        self.statement_count.load(Ordering::Relaxed) + u64::from(is_unsent)
     }
 
     /// Runs a statement, and returns its rows.
@@ -121,14 +125,29 @@ impl Write {
 
     /// Runs a statement in which each row of the set must change one row of the database. Fails with [`Error::Lost`] if
     /// the number of changed rows is different: another transaction has already changed a row.
+    ///
+    /// On SQLite the statement waits for the next statement that has an answer or for the commit, and its error comes
+    /// there.
     pub async fn change_set<R: Row>(
         &self,
         sql: &str,
         rows: &[R],
         values: impl IntoIterator<Item = Value>,
     ) -> Result<(), Error> {
-        let changed = self.execute_set(sql, rows, values).await?;
-        if changed == rows.len() as u64 { Ok(()) } else { Err(Error::Lost) }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let engine = self.txn.get_database_backend();
+        self.pending.lock().add(of_rows(engine, sql, rows, values), rows.len() as u64);
+        if engine == DatabaseBackend::Sqlite { Ok(()) } else { self.send_pending().await }
+    }
+
+    /// Runs the writes that wait. Fails with [`Error::Lost`] if they change another number of rows than they must.
+    async fn send_pending(&self) -> Result<(), Error> {
+        let Some((statement, row_count)) = self.pending.lock().take() else { return Ok(()) };
+        self.statement_count.fetch_add(1, Ordering::Relaxed);
+        let changed = self.connections.answer(self.txn.execute_raw(statement)).await?.rows_affected();
+        if changed == row_count { Ok(()) } else { Err(Error::Lost) }
     }
 
     /// Locks the rows that a SELECT with `{lock}` finds. On SQLite, does nothing: SQLite has one writer and needs no
@@ -148,6 +167,7 @@ impl Write {
     /// Runs a statement that SeaORM builds for [`Write::conn`]. Fails with [`Error::Away`] if PostgreSQL does not
     /// answer within 12 s.
     pub async fn answer<T>(&self, statement: impl Future<Output = Result<T, DbErr>>) -> Result<T, Error> {
+        self.send_pending().await?;
         self.connections.answer(statement).await
     }
 
@@ -156,6 +176,7 @@ impl Write {
         &self,
         statement: impl Future<Output = Result<T, DbErr>>,
     ) -> Result<T, Error> {
+        self.send_pending().await?;
         self.connections.answer_patiently(statement).await
     }
 
@@ -173,9 +194,11 @@ impl Write {
         let has_events = recorded.is_some();
         if let Some(recorded) = recorded {
             // This statement is last, because on PostgreSQL all transactions that record events wait for its lock.
-            let sql = log::append(self.txn.get_database_backend());
-            self.execute(sql, recorded.values(self.now())).await?;
+            let engine = self.txn.get_database_backend();
+            let append = of_values(engine, log::append(engine), recorded.values(self.now()));
+            self.pending.lock().add(append, 1);
         }
+        self.send_pending().await?;
         self.connections.answer(self.txn.commit()).await.map_err(Error::into_commit_error)?;
         if has_events {
             self.appended.notify_one();

@@ -243,23 +243,24 @@ impl Shared {
                     departure_number: departure_number.unwrap_or_default(),
                     passed_number: order.passed_number(admitted_place(p, &order)),
                 };
-                if departure_number.is_some() { since.push(known) } else { ahead.push(known) }
+                if departure_number.is_some() { since.push(known) } else { ahead.push((known, p.departed_count)) }
             }
         }
         let mut departures: HashMap<i64, Vec<i64>> = HashMap::new();
         for row in store::departures_since(&self.db, &since).await? {
             departures.entry(row.concert_id).or_default().push(row.queue_number);
         }
-        for known in ahead {
-            departures.insert(known.concert_id, self.departures_behind(&known).await?);
+        for (known, departed_count) in ahead {
+            let numbers = self.departures_behind(&known, departed_count).await?;
+            departures.insert(known.concert_id, numbers);
         }
         Ok(departures)
     }
 
-    /// Returns the departed numbers above the last passed number. Reads them page by page: a million rows in one
-    /// result take hundreds of megabytes, but their numbers take only 8 MB.
-    async fn departures_behind(&self, known: &Known) -> Result<Vec<i64>, db::Error> {
-        let (mut numbers, mut last) = (Vec::new(), known.passed_number);
+    /// Returns the departed numbers above the last passed number, at most `departed_count`. Reads them page by page: a
+    /// million rows in one result take hundreds of megabytes, but their numbers take only 8 MB.
+    async fn departures_behind(&self, known: &Known, departed_count: i64) -> Result<Vec<i64>, db::Error> {
+        let (mut numbers, mut last) = (Vec::with_capacity(departed_count.max(0) as usize), known.passed_number);
         loop {
             let page = store::departures_behind(&self.db, known.concert_id, last, DEPARTURES_PAGE).await?;
             numbers.extend(page.iter().map(|row| row.queue_number));
@@ -291,7 +292,12 @@ fn next_view(before: &View, progress: &Progress, order: Order, departed: Vec<i64
         Order::Drawn(_) if !was_drawn => (Arc::default(), before.departed.to_vec()),
         _ => (before.departed.clone(), Vec::new()),
     };
-    new.extend(departed);
+    // There may be a million numbers, so they are moved, if possible.
+    if new.is_empty() {
+        new = departed;
+    } else {
+        new.extend(departed);
+    }
     let new = new.into_iter().map(|number| order.place(number)).collect();
     let (pace, paused) = (progress.max_admissions_per_minute, progress.paused);
     View {
@@ -312,8 +318,9 @@ fn merge(old: &Arc<Vec<i64>>, new: Vec<i64>, admitted_place: i64) -> Arc<Vec<i64
     if new.is_empty() && passed == 0 {
         return old.clone();
     }
-    let mut departed = old[passed..].to_vec();
-    departed.extend(new.into_iter().filter(|place| *place > admitted_place));
+    let mut departed = new;
+    departed.retain(|place| *place > admitted_place);
+    departed.extend_from_slice(&old[passed..]);
     departed.sort_unstable();
     // If a departure commits between the query of the counters and the query of the departures, the next refresh reads
     // this departure again. So the places may contain duplicates.

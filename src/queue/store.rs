@@ -177,14 +177,14 @@ pub async fn insert(write: &Write, tokens: &[queue_token::Model]) -> Result<(), 
         .collect();
     let sql = "INSERT INTO queue_token (concert_id, queue_number, user_id, turn, state, issue_time)
                SELECT r.concert_id, r.queue_number, r.user_id, r.turn, 'WAITING', $2 FROM {r}";
-    write.execute_set(sql, &rows, [write.now().into()]).await.map(drop)
+    write.change_set(sql, &rows, [write.now().into()]).await
 }
 
 /// Sets the state of locked tokens to EXPIRED or COMPLETED.
 pub async fn end(write: &Write, keys: &[TokenKey], state: State) -> Result<(), db::Error> {
     let sql = "UPDATE queue_token SET state = $2 FROM {r}
                WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number";
-    write.execute_set(sql, keys, [state.to_value().into()]).await.map(drop)
+    write.change_set(sql, keys, [state.to_value().into()]).await
 }
 
 /// Records the first use of locked ACTIVE tokens: moves `claimed_expire_time` to `expire_time`. A token without
@@ -212,7 +212,7 @@ rows! {
 pub async fn depart(write: &Write, departures: &[Departure]) -> Result<(), db::Error> {
     let sql = "UPDATE queue_token SET state = 'LEFT', departure_number = r.departure_number FROM {r}
                WHERE queue_token.concert_id = r.concert_id AND queue_token.queue_number = r.queue_number";
-    write.execute_set(sql, departures, []).await.map(drop)
+    write.change_set(sql, departures, []).await
 }
 
 /// The values that decide how many tokens of a concert a promotion may admit.

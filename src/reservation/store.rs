@@ -237,7 +237,7 @@ pub async fn insert(write: &Write, reservations: &[reservation::Model]) -> Resul
                SELECT r.reservation_id, r.user_id, r.concert_id, r.queue_number, r.performance_id, r.seat_numbers,
                       r.seat_count, r.total_price, 'HELD', $2, r.expire_time, r.expire_time, r.request_id,
                       r.best_available FROM {r}";
-    write.execute_set(sql, &rows, [write.now().into()]).await.map(drop)
+    write.change_set(sql, &rows, [write.now().into()]).await
 }
 
 /// Takes seats, in the order of performance and seat number. Only a seat without a row or with an ended hold can be
@@ -341,7 +341,7 @@ pub async fn extend(write: &Write, extension: Extension, seats: &[OwnedSeat]) ->
     write.change_set(held, seats, [extension[0].expire_time.into()]).await?;
     let made = "INSERT INTO reservation_extension (reservation_id, extension_number, expire_time, request_id)
                 SELECT r.reservation_id, r.extension_number, r.expire_time, r.request_id FROM {r}";
-    write.execute_set(made, &extension, []).await.map(drop)
+    write.change_set(made, &extension, []).await
 }
 
 /// A seat that became free.
@@ -414,7 +414,7 @@ pub async fn count_payments(write: &Write, takings: &[Takings]) -> Result<(), db
                                  + CASE WHEN payment_second.second = excluded.second
                                         THEN payment_second.payment_count ELSE 0 END";
     let second = write.now().div_euclid(1_000_000);
-    write.execute_set(sql, takings, [second.into()]).await.map(drop)
+    write.change_set(sql, takings, [second.into()]).await
 }
 
 /// Returns a reservation of a user. Returns `None` if the user has no such reservation.

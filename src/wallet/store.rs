@@ -108,7 +108,7 @@ pub async fn add_entries(write: &Write, entries: &[ledger_entry::Model]) -> Resu
                                          create_time)
                SELECT r.user_id, r.entry_number, r.kind, r.amount, r.balance_after, r.payment_id, r.request_id, $2
                FROM {r} ORDER BY r.user_id, r.entry_number";
-    write.execute_set(sql, &entries, [write.now().into()]).await.map(drop)
+    write.change_set(sql, &entries, [write.now().into()]).await
 }
 
 /// Returns the wallet of a user. Returns `None` if the user has no wallet.

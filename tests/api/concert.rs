@@ -15,6 +15,7 @@ on_both_engines!(
     every_seat_is_listed_with_its_section_price_and_state,
     seats_come_in_pages_on_request_or_if_they_do_not_fit_into_a_message,
     an_expired_hold_frees_its_seat_before_any_expiry_pass,
+    callers_who_share_a_list_get_the_current_state_and_the_size_that_each_asks_for,
 );
 
 async fn concerts_are_listed_in_pages_without_a_token(world: World) {
@@ -210,6 +211,40 @@ async fn an_expired_hold_frees_its_seat_before_any_expiry_pass(world: World) {
     assert_eq!(caller.performances().await.unwrap()[0].available_seat_count, 1);
     caller.hold(DATE, &[1]).await.unwrap();
     world.check_invariants().await;
+}
+
+async fn callers_who_share_a_list_get_the_current_state_and_the_size_that_each_asks_for(world: World) {
+    world.concert("IU", 50).await;
+    let caller = world.admitted("IU").await;
+    let seats = async |page_size: i32| {
+        let (concert_code, user_id) = (caller.concert_code.clone(), caller.user_id.clone());
+        let page_token = String::new();
+        let request = proto::ListSeatsRequest { concert_code, user_id, date: DATE.into(), page_size, page_token };
+        caller.concerts().list_seats(caller.request(request)).await.unwrap().into_inner()
+    };
+    let performances = async |page_size: i32| {
+        let (concert_code, user_id) = (caller.concert_code.clone(), caller.user_id.clone());
+        let request = proto::ListPerformancesRequest { concert_code, user_id, page_size, ..Default::default() };
+        caller.concerts().list_performances(caller.request(request)).await.unwrap().into_inner()
+    };
+    for held in 1..=3 {
+        caller.hold(DATE, &[held]).await.unwrap();
+        let sizes = [0, 0, 50, 0, 20, 0];
+        let lists = futures::future::join_all(sizes.map(seats)).await;
+        for (list, size) in lists.iter().zip(sizes) {
+            let size = if size == 0 { 50 } else { size as usize };
+            assert_eq!(list.seats, lists[2].seats[..size]);
+            assert_eq!(list.next_page_token.is_empty(), size == 50);
+        }
+        let states = lists[0].seats.iter().map(proto::Seat::state);
+        assert!(states.eq((1..=50).map(|seat| if seat <= held { SeatState::Held } else { SeatState::Available })));
+        let lists = futures::future::join_all([0, 0, 50, 1].map(performances)).await;
+        for list in &lists[..3] {
+            assert_eq!(list, &lists[2]);
+            assert_eq!((list.performances.len(), list.performances[0].available_seat_count), (2, 50 - held));
+        }
+        assert_eq!(lists[3].performances, lists[0].performances[..1]);
+    }
 }
 
 async fn long_lists_are_compressed_for_clients_that_accept_it(world: World) {

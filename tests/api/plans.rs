@@ -44,8 +44,30 @@ impl<S: tracing::Subscriber> Layer<S> for Recorder {
         // The driver puts a short statement into `summary`, and leaves `db.statement` empty. For a long statement,
         // `summary` has only the first words, and `db.statement` has the whole statement.
         let statement = if text.statement.trim().is_empty() { text.summary } else { text.statement };
-        STATEMENTS.lock().unwrap().insert(one_line(&statement));
+        // SQLite runs the writes of a batch together, as one text.
+        STATEMENTS.lock().unwrap().extend(statement.split(";\n").map(|sql| with_own_parameters(&one_line(sql))));
     }
+}
+
+/// Numbers the parameters of a statement from 1. A statement that is not the first of its text has higher numbers.
+fn with_own_parameters(sql: &str) -> String {
+    let numbers: Vec<usize> = (1..=99).filter(|n| has_parameter(sql, *n)).collect();
+    let offset = numbers.first().map_or(0, |first| first - 1);
+    numbers.iter().fold(sql.to_owned(), |sql, n| {
+        let pieces: Vec<&str> = sql.split(&format!("${n}")).collect();
+        let mut own = pieces[0].to_owned();
+        for piece in &pieces[1..] {
+            let is_longer = piece.starts_with(|c: char| c.is_ascii_digit());
+            own.push_str(&if is_longer { format!("${n}") } else { format!("${}", n - offset) });
+            own.push_str(piece);
+        }
+        own
+    })
+}
+
+fn has_parameter(sql: &str, number: usize) -> bool {
+    let mut after = sql.split(&format!("${number}")).skip(1);
+    after.any(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 #[derive(Default)]

@@ -25,7 +25,10 @@ use crate::{
 const FLAGS: &[&str] = &["--promote-interval", "100ms", "--admission-ttl", "500ms", "--expire-interval", "500ms"];
 /// The delay of messages to the database. It makes the opening long enough to be interrupted.
 const SLOWNESS: Duration = Duration::from_millis(10);
-const CAPACITY: i32 = 10;
+/// Maximum number of admitted users. It is so small that users still wait when the killed server is back.
+const CAPACITY: i32 = 4;
+/// Maximum number of admitted users after the servers were compared, so that the round ends soon.
+const LATER_CAPACITY: i32 = 20;
 /// Number of users that join before the opening.
 const EARLY: usize = 60;
 /// Number of users that join around the opening, on each server.
@@ -55,7 +58,13 @@ pub async fn a_draw_has_one_outcome_if_the_server_that_opens_the_sale_is_killed(
         let (draw, count) = one_outcome(&site, &code).await;
         catalogue::set_paused(&site.replicas[0].admin(), &code, true).await.expect("a pause");
         all_servers_follow_the_outcome(&site, &draw, &callers).await;
-        catalogue::set_paused(&site.replicas[0].admin(), &code, false).await.expect("a pause");
+        let change = proto::UpdateSaleRequest {
+            concert_code: code.clone(),
+            paused: Some(false),
+            max_active_count: Some(LATER_CAPACITY),
+            ..Default::default()
+        };
+        catalogue::update_sale(&site.replicas[0].admin(), change).await.expect("a sale that goes on");
         let numbers = admitted_in_order(&db, &code, &draw).await;
         assert_eq!(numbers, callers.len(), "each user has one token");
         assert!(count >= EARLY, "only {count} tokens took part");

@@ -74,7 +74,7 @@ const EXPERIMENTS: &[Experiment] = &[
     experiment!(21, vanished::a_server_recovers_when_its_database_vanishes_without_a_packet, POSTGRES, 4),
     experiment!(22, pooled::a_sale_through_pgbouncer_loses_nothing, POSTGRES, 6),
     experiment!(23, feed::every_event_reaches_the_sinks_while_all_processes_are_killed, BOTH, 8),
-    experiment!(24, draw::a_draw_has_one_outcome_if_the_server_that_opens_the_sale_is_killed, POSTGRES, 8),
+    experiment!(24, draw::a_draw_has_one_outcome_if_the_server_that_opens_the_sale_is_killed, POSTGRES, 10),
     experiment!(25, readers::callers_that_read_nothing_neither_fill_the_memory_nor_slow_others, BOTH, 3),
     experiment!(26, backup::a_backup_during_a_sale_has_all_that_was_acknowledged, SQLITE, 3),
 ];
