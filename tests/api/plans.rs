@@ -66,8 +66,8 @@ fn with_own_parameters(sql: &str) -> String {
 }
 
 fn has_parameter(sql: &str, number: usize) -> bool {
-    let mut after = sql.split(&format!("${number}")).skip(1);
-    after.any(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    let parameter = format!("${number}");
+    sql.split(&parameter).skip(1).any(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 #[derive(Default)]
