@@ -19,8 +19,8 @@ test: have-postgres have-pgbouncer have-nats have-browser $(GRPCURL)
 test-pgbouncer: have-postgres have-pgbouncer have-nats have-browser $(GRPCURL)
 	BOXOFFICE_TEST_PGBOUNCER=1 cargo test --locked --test api -- --skip sqlite:: $(ARGS)
 
-# Runs the long versions of the experiments in tests/faults, about an hour. One experiment runs the API tests. Each
-# experiment gets a share of SECONDS, and fails if its share is too short. Example: `make torture ARGS=killed`.
+# Runs the long versions of the experiments in tests/faults. One experiment runs the API tests. Each experiment gets a
+# share of SECONDS, ends after its last round, and fails if its share is too short. Example: `make torture ARGS=killed`.
 torture: SECONDS ?= 7200
 torture: PROFILE ?= release
 torture: have-postgres have-pgbouncer have-patroni have-nats have-browser $(GRPCURL)

@@ -35,6 +35,15 @@ impl Lanes {
         Ok(Self::parse(&metrics::read(address).await?))
     }
 
+    /// Returns the sums of the totals of several servers, whose metrics endpoints are at `addresses`.
+    pub async fn read_all(addresses: impl Iterator<Item = SocketAddr>) -> Result<Self, Failure> {
+        let mut sums = Self::default();
+        for address in addresses {
+            sums.add(Self::read(address).await?);
+        }
+        Ok(sums)
+    }
+
     fn parse(text: &str) -> Self {
         Self {
             calls: parse(text, "boxoffice_lane_batch_size", &["lane"]),

@@ -126,8 +126,8 @@ impl Write {
     /// Runs a statement in which each row of the set must change one row of the database. Fails with [`Error::Lost`] if
     /// the number of changed rows is different: another transaction has already changed a row.
     ///
-    /// On SQLite the statement waits for the next statement that has an answer or for the commit, and its error comes
-    /// there.
+    /// On SQLite, the statement is sent before the next statement that returns a result, or before the commit. The call
+    /// that sends it returns its error.
     pub async fn change_set<R: Row>(
         &self,
         sql: &str,

@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     calls::{Calls, Measure},
-    deployment::Deployment,
     load::{self, Miss, Percentiles, Round},
     scrape::{Lanes, Totals},
     world,
@@ -81,7 +80,7 @@ pub async fn run(ground: &Ground<'_>) -> Result<Crowd, Failure> {
         channels.extend(world::connect(&deployment.address().to_string(), ground.common.connections).await?);
     }
     let (round, overloaded) = ask(&world.users, &channels).await?;
-    let lanes = lanes(&deployments).await?;
+    let lanes = Lanes::read_all(deployments.iter().map(|deployment| deployment.metrics)).await?;
     let of_lane = |totals: &Totals| totals.get(LANE).copied().unwrap_or_default();
     let stats = world.stats(CONCERT).await?;
     Ok(Crowd {
@@ -145,13 +144,4 @@ async fn ask_patiently(pair: &Pair, channel: Channel) -> (Result<(), Miss>, u64)
         let delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
         tokio::time::sleep(delay.unwrap_or(Duration::from_secs(1))).await;
     }
-}
-
-/// Returns the totals of the lanes of all servers.
-async fn lanes(deployments: &[Deployment]) -> Result<Lanes, Failure> {
-    let mut lanes = Lanes::default();
-    for deployment in deployments {
-        lanes.add(Lanes::read(deployment.metrics).await?);
-    }
-    Ok(lanes)
 }

@@ -148,9 +148,10 @@ impl<'a> Bench<'a> {
             deployments.push(deployments[0].replica().await?);
         }
         let mut world = World::of(&deployments[0], common.connections, plan.users()).await?;
-        for (channel, number) in world.channels.iter_mut().zip(0..) {
-            let address = deployments[number % deployments.len()].address();
-            *channel = world::connect(&address.to_string(), 1).await?.remove(0);
+        for (first, replica) in deployments.iter().enumerate().skip(1) {
+            let channels = world.channels.iter_mut().skip(first).step_by(deployments.len());
+            let connected = world::connect(&replica.address().to_string(), channels.len() as u16).await?;
+            channels.zip(connected).for_each(|(channel, connected)| *channel = connected);
         }
         let echo = world::connect(&echo.address.to_string(), common.connections).await?;
         let calls = Calls::new(CONCERT, world.users.clone(), !common.kind);

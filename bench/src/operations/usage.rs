@@ -64,9 +64,9 @@ pub struct Usage {
 impl Reading {
     /// Reads all counters.
     pub async fn take(bench: &Bench<'_>) -> Result<Self, Failure> {
-        let (mut lanes, mut all) = (Lanes::default(), 0.0);
+        let lanes = Lanes::read_all(bench.deployments.iter().map(|deployment| deployment.metrics)).await?;
+        let mut all = 0.0;
         for deployment in &bench.deployments {
-            lanes.add(Lanes::read(deployment.metrics).await?);
             all += deployment.cpu_seconds()?;
         }
         // SQLite has only one server.
