@@ -69,7 +69,9 @@ async fn a_page_receives_the_sale_the_hall_and_every_change(engine_world: World)
     eventually("the sale is sampled", async || status(address, "/live/IU", &[HOST]).await == 200).await;
     let mut page = open(address, "/live/IU").await;
     assert_eq!(event(&mut page, "hello").await["concert_code"], "IU");
-    assert_eq!(event(&mut page, "past").await["points"].as_array().unwrap().len(), 1);
+    // A sample between the two dates is a point of its own.
+    let past = event(&mut page, "past").await["points"].as_array().unwrap().clone();
+    assert!((1..=2).contains(&past.len()), "{past:?}");
     let hall = event(&mut page, "hall").await;
     assert_eq!((&hall["date"], &hall["sections"][0]["last_seat"]), (&json!(DATE), &json!(5)));
     assert_eq!(hall["sections"][0]["price"], "10000");
@@ -86,7 +88,9 @@ async fn a_page_receives_the_sale_the_hall_and_every_change(engine_world: World)
     let held = holder.hold(DATE, &[4]).await.unwrap();
     assert_eq!(event(&mut page, "changes").await["held"], json!([4]));
 
-    let told = sale(&mut page, "IU", |sale| sale["held"] == 1).await;
+    // A sample reads the dates before the counts. If it ran beside these calls, its dates may be older than its counts.
+    let is_last = |sale: &Value| sale["held"] == 1 && sale["dates"][0]["sold"] == 2;
+    let told = sale(&mut page, "IU", is_last).await;
     let stats = world.stats("IU").await;
     let counts = [
         ("issued", stats.issued_count),
