@@ -7,6 +7,7 @@ use std::{
 };
 
 use boxoffice::rpc::proto;
+use futures::{StreamExt, TryStreamExt, stream};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -27,7 +28,7 @@ use tonic::{
 use uuid::Uuid;
 
 use crate::{
-    harness::{Caller, Engine, FreshDatabase, World, connect, on_both_engines},
+    harness::{Caller, Engine, FreshDatabase, World, connect, eventually, on_both_engines},
     running,
 };
 
@@ -118,7 +119,8 @@ fn status(span: &Span) -> StatusCode {
 async fn a_call_is_a_span_of_the_callers_trace_and_its_batch_links_to_it(world: World) {
     let database = FreshDatabase::new(world.engine).await;
     let (collector, endpoint) = Collector::start().await;
-    let mut process = serve(&database.url, &[(ENDPOINT, &endpoint), ("OTEL_SERVICE_NAME", "seats")]).await;
+    let variables = [(ENDPOINT, &*endpoint), ("OTEL_SERVICE_NAME", "seats"), ("OTEL_BSP_SCHEDULE_DELAY", "50")];
+    let mut process = serve(&database.url, &variables).await;
     let (channel, admin) = (connect(process.address).await, connect(process.admin_address).await);
     let user_id = Uuid::now_v7();
     open_wallet(&channel, user_id, &from_caller("01")).await.unwrap();
@@ -129,6 +131,9 @@ async fn a_call_is_a_span_of_the_callers_trace_and_its_batch_links_to_it(world: 
     let mut watched = caller.watch().await.unwrap();
     watched.message().await.unwrap().unwrap();
     drop((watched, caller));
+    // A server that stops ends an open stream with another code.
+    let has_ended = async || collector.spans().iter().any(|span| span.name.ends_with("WatchPosition"));
+    eventually("the stream has ended", has_ended).await;
     running::stop(&mut process).await;
 
     let call = collector.span("boxoffice.v1.WalletService/OpenWallet");
@@ -270,7 +275,7 @@ async fn calls_with_a_collector_at(endpoint: &str) -> (Duration, Duration, Strin
     let started = Instant::now();
     // These calls have more spans than the queue of unsent spans can hold.
     let calls = (0..4_000).map(|_| wallet::balance(&channel, user_id));
-    futures::future::try_join_all(calls).await.unwrap();
+    stream::iter(calls).buffer_unordered(200).try_collect::<Vec<_>>().await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     wallet::balance(&channel, user_id).await.unwrap();
     let (called, stopping) = (started.elapsed(), Instant::now());

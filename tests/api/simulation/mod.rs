@@ -290,10 +290,16 @@ impl Simulation {
     async fn hold_best(&mut self) {
         let Some(token) = self.token() else { return };
         let (mut request_id, mut date) = (Uuid::now_v7(), self.random.random_range(0..DATES.len()));
-        let most = if self.random.random_bool(0.1) { 50 } else { 4 };
+        let section = SECTIONS[self.random.random_range(0..SECTIONS.len())].0;
+        // The largest row of section A has 40 seats.
+        let (section, seat_counts) = match self.random.random_range(0..10) {
+            0 => ("A", 41..=50),
+            1 => (section, 1..=50),
+            _ => (section, 1..=4),
+        };
         let mut best = proto::BestAvailable {
-            seat_count: self.random.random_range(1..=most),
-            section: Some(SECTIONS[self.random.random_range(0..SECTIONS.len())].0.to_owned()),
+            seat_count: self.random.random_range(seat_counts),
+            section: Some(section.to_owned()),
             max_price: Some(if self.random.random_bool(0.9) { PRICE } else { PRICE - 1 }),
             together: Some(self.random.random_bool(0.8)),
         };
