@@ -16,7 +16,7 @@ use super::{
     connections::Connections,
     error::Error,
     log::{self, Recorded},
-    pending::Pending,
+    pending::{Joined, Pending},
     statement::{Row, of_rows, of_values},
 };
 use crate::{
@@ -76,11 +76,15 @@ impl Write {
     }
 
     /// Returns the number of statements that the methods of this type have sent to the database. Includes BEGIN, and
-    /// the later statements of [`Write::commit`]. Does not count statements on [`Write::conn`]. The writes that SQLite
-    /// runs together count as one.
+    /// the later statements of [`Write::commit`]. Does not count statements on [`Write::conn`]. The writes that the
+    /// database runs together count as one.
     pub fn statement_count(&self) -> u64 {
-        let is_unsent = self.events.lock().is_any() || self.pending.lock().is_any();
-        self.statement_count.load(Ordering::Relaxed) + u64::from(is_unsent)
+        let (has_events, has_writes) = (self.events.lock().is_any(), self.pending.lock().is_any());
+        let unsent = match self.txn.get_database_backend() {
+            DatabaseBackend::Sqlite => u64::from(has_events || has_writes),
+            _ => u64::from(has_events) + u64::from(has_writes),
+        };
+        self.statement_count.load(Ordering::Relaxed) + unsent
     }
 
     /// Runs a statement, and returns its rows.
@@ -126,8 +130,8 @@ impl Write {
     /// Runs a statement in which each row of the set must change one row of the database. Fails with [`Error::Lost`] if
     /// the number of changed rows is different: another transaction has already changed a row.
     ///
-    /// On SQLite, the statement is sent before the next statement that returns a result, or before the commit. The call
-    /// that sends it returns its error.
+    /// The statement waits, and is sent together with others before the next statement that returns a result, or before
+    /// the commit. The call that sends it returns its error.
     pub async fn change_set<R: Row>(
         &self,
         sql: &str,
@@ -137,16 +141,26 @@ impl Write {
         if rows.is_empty() {
             return Ok(());
         }
-        let engine = self.txn.get_database_backend();
-        self.pending.lock().add(of_rows(engine, sql, rows, values), rows.len() as u64);
-        if engine == DatabaseBackend::Sqlite { Ok(()) } else { self.send_pending().await }
+        let statement = of_rows(self.txn.get_database_backend(), sql, rows, values);
+        let can_wait = self.pending.lock().can_take(&statement);
+        if !can_wait {
+            self.send_pending().await?;
+        }
+        self.pending.lock().add(statement, rows.len() as u64);
+        Ok(())
     }
 
     /// Runs the writes that wait. Fails with [`Error::Lost`] if they change another number of rows than they must.
     async fn send_pending(&self) -> Result<(), Error> {
-        let Some((statement, row_count)) = self.pending.lock().take() else { return Ok(()) };
+        let Some(Joined { statement, row_count, returns_count }) = self.pending.lock().take() else { return Ok(()) };
         self.statement_count.fetch_add(1, Ordering::Relaxed);
-        let changed = self.connections.answer(self.txn.execute_raw(statement)).await?.rows_affected();
+        let changed = if returns_count {
+            let counted = self.connections.answer(self.txn.query_one_raw(statement)).await?;
+            let count: Option<i64> = counted.map(|row| row.try_get_by_index(0)).transpose()?;
+            count.unwrap_or_default().unsigned_abs()
+        } else {
+            self.connections.answer(self.txn.execute_raw(statement)).await?.rows_affected()
+        };
         if changed == row_count { Ok(()) } else { Err(Error::Lost) }
     }
 
@@ -196,6 +210,9 @@ impl Write {
             // This statement is last, because on PostgreSQL all transactions that record events wait for its lock.
             let engine = self.txn.get_database_backend();
             let append = of_values(engine, log::append(engine), recorded.values(self.now()));
+            if engine == DatabaseBackend::Postgres {
+                self.send_pending().await?;
+            }
             self.pending.lock().add(append, 1);
         }
         self.send_pending().await?;

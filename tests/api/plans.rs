@@ -44,9 +44,20 @@ impl<S: tracing::Subscriber> Layer<S> for Recorder {
         // The driver puts a short statement into `summary`, and leaves `db.statement` empty. For a long statement,
         // `summary` has only the first words, and `db.statement` has the whole statement.
         let statement = if text.statement.trim().is_empty() { text.summary } else { text.statement };
+        let mut statements = STATEMENTS.lock().unwrap();
         // SQLite runs the writes of a batch together, as one text.
-        STATEMENTS.lock().unwrap().extend(statement.split(";\n").map(|sql| with_own_parameters(&one_line(sql))));
+        for sql in statement.split(";\n").map(one_line) {
+            statements.extend(joined(&sql).map(with_own_parameters));
+            statements.insert(with_own_parameters(&sql));
+        }
     }
+}
+
+/// Returns the writes of a batch that PostgreSQL runs as one statement. Returns none for any other statement.
+fn joined(sql: &str) -> impl Iterator<Item = &str> {
+    let writes = sql.strip_prefix("WITH write_0 AS (").and_then(|rest| rest.split_once(" RETURNING 1) SELECT "));
+    let writes = writes.into_iter().flat_map(|(writes, _)| writes.split(" RETURNING 1), write_"));
+    writes.map(|write| write.split_once(" AS (").filter(|(n, _)| n.parse::<u32>().is_ok()).map_or(write, |(_, w)| w))
 }
 
 /// Numbers the parameters of a statement from 1. A statement that is not the first of its text has higher numbers.
