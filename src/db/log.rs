@@ -1,12 +1,13 @@
-//! The events that a transaction records, and the statement that appends them to the feed.
+//! The events that a transaction records, and the write that appends them to the feed.
 //!
 //! The events of a transaction are one row of `event_batch`. Their numbers continue after the last number of the feed.
-//! On PostgreSQL, the statement locks the row of `event_head` until the end of the transaction. So the transactions
+//! On PostgreSQL, the write locks the row of `event_head` until the end of the transaction. So the transactions
 //! take their numbers in the order of their commits, and a reader that sees a number also sees all smaller numbers.
 //! SQLite has one writer and needs no lock.
 
 use sea_orm::{DatabaseBackend, Value};
 
+use super::{pending::Pending, statement::of_values};
 use crate::{clock::Micros, rpc::proto::stored::Event};
 
 /// The field number of `events` in the message `boxoffice.stored.v1.EventBatch`.
@@ -36,24 +37,28 @@ impl Recorded {
         self.is_any().then(|| std::mem::take(self))
     }
 
-    /// Returns the values that [`append`] binds: the number of events, their time and their bytes.
-    pub fn values(self, event_time: Micros) -> [Value; 3] {
-        [self.count.into(), event_time.into(), self.bytes.into()]
+    /// Adds the write that appends the events to the feed. It must be the last write of its transaction, because it
+    /// locks the head of the feed on PostgreSQL.
+    pub fn append(self, engine: DatabaseBackend, event_time: Micros, pending: &mut Pending) {
+        let head = match engine {
+            DatabaseBackend::Postgres => {
+                pending.add_part(HEAD, of_values(engine, ADVANCE, [self.count.into()]));
+                HEAD
+            }
+            _ => "(SELECT COALESCE(MAX(last_number), 0) + $1 AS last_number FROM event_batch) AS head",
+        };
+        let sql = format!(
+            "INSERT INTO event_batch (first_number, last_number, event_time, events)
+             SELECT last_number - $1 + 1, last_number, $2, $3 FROM {head}"
+        );
+        let values: [Value; 3] = [self.count.into(), event_time.into(), self.bytes.into()];
+        pending.add(of_values(engine, &sql, values), 1);
     }
 }
 
-/// Returns the statement that appends recorded events to the feed. It must be the last statement of its transaction,
-/// because it locks the head of the feed on PostgreSQL.
-pub fn append(engine: DatabaseBackend) -> &'static str {
-    if engine == DatabaseBackend::Postgres {
-        return "WITH head AS (UPDATE event_head SET last_number = last_number + $1::BIGINT RETURNING last_number)
-                INSERT INTO event_batch (first_number, last_number, event_time, events)
-                SELECT last_number - $1::BIGINT + 1, last_number, $2, $3 FROM head";
-    }
-    "INSERT INTO event_batch (first_number, last_number, event_time, events)
-     SELECT old.last_number + 1, old.last_number + $1, $2, $3
-     FROM (SELECT COALESCE(MAX(last_number), 0) AS last_number FROM event_batch) AS old"
-}
+/// The name of the part of PostgreSQL's statement that advances the head of the feed.
+const HEAD: &str = "head";
+const ADVANCE: &str = "UPDATE event_head SET last_number = last_number + $1::BIGINT RETURNING last_number";
 
 #[cfg(test)]
 mod tests {

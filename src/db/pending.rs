@@ -11,6 +11,8 @@ const SEPARATOR: &str = ";\n";
 /// Writes that were not sent to the database yet, in their order.
 #[derive(Default)]
 pub struct Pending {
+    /// The part that the last write reads, with its name. Only PostgreSQL has such a part.
+    part: Option<(&'static str, Statement)>,
     statements: Vec<Statement>,
     row_count: u64,
 }
@@ -33,6 +35,11 @@ impl Pending {
         self.row_count += row_count;
     }
 
+    /// Adds a statement for PostgreSQL whose rows the last write reads as the table `name`. Its changed rows do not count.
+    pub fn add_part(&mut self, name: &'static str, statement: Statement) {
+        self.part = Some((name, statement));
+    }
+
     /// Tells whether there are writes.
     pub fn is_any(&self) -> bool {
         !self.statements.is_empty()
@@ -49,9 +56,11 @@ impl Pending {
 
     /// Removes the writes and returns them as one statement. Returns `None` if there are none.
     pub fn take(&mut self) -> Option<Joined> {
-        let Self { statements, row_count } = std::mem::take(self);
-        let returns_count = statements.len() > 1 && statements[0].db_backend == DatabaseBackend::Postgres;
-        let statement = if returns_count { Some(with(statements)) } else { statements.into_iter().reduce(follow) };
+        let Self { part, statements, row_count } = std::mem::take(self);
+        let is_postgres = statements.first().is_some_and(|first| first.db_backend == DatabaseBackend::Postgres);
+        let returns_count = is_postgres && (statements.len() > 1 || part.is_some());
+        let statement =
+            if returns_count { Some(with(part, statements)) } else { statements.into_iter().reduce(follow) };
         statement.map(|statement| Joined { statement, row_count, returns_count })
     }
 }
@@ -72,10 +81,15 @@ fn follow(first: Statement, second: Statement) -> Statement {
 
 /// Returns a statement that runs all writes and returns the number of changed rows, for PostgreSQL.
 ///
-/// PostgreSQL runs a write when it first needs the count of its rows, so it runs the writes in their order. This order
-/// is the order of the locks.
-fn with(statements: Vec<Statement>) -> Statement {
+/// PostgreSQL runs a write when it first needs the count of its rows, so it runs the writes in their order. It runs the
+/// `part` when the last write reads it. This order is the order of the locks.
+fn with(part: Option<(&str, Statement)>, statements: Vec<Statement>) -> Statement {
     let (mut sql, mut counts, mut values) = ("WITH ".to_owned(), "SELECT ".to_owned(), Vec::new());
+    if let Some((name, part)) = part {
+        sql.push_str(&format!("{name} AS ("));
+        push_renumbered(&mut sql, &part.sql, &mut values, part.values);
+        sql.push_str("), ");
+    }
     for (index, write) in statements.into_iter().enumerate() {
         let (comma, plus) = if index > 0 { (", ", " + ") } else { ("", "") };
         sql.push_str(&format!("{comma}write_{index} AS ("));
@@ -145,10 +159,29 @@ mod tests {
         let joined = pending.take().unwrap();
         assert_eq!(
             joined.statement.sql,
-            "WITH write_0 AS (UPDATE a SET n = $2 WHERE id = $1 RETURNING 1),              write_1 AS (INSERT INTO b (id) VALUES ($3) RETURNING 1)              SELECT (SELECT COUNT(*) FROM write_0) + (SELECT COUNT(*) FROM write_1) AS row_count"
+            "WITH write_0 AS (UPDATE a SET n = $2 WHERE id = $1 RETURNING 1), \
+             write_1 AS (INSERT INTO b (id) VALUES ($3) RETURNING 1) \
+             SELECT (SELECT COUNT(*) FROM write_0) + (SELECT COUNT(*) FROM write_1) AS row_count"
         );
         assert_eq!(joined.statement.values.unwrap().0, [1.into(), 2.into(), 3.into()]);
         assert_eq!((joined.row_count, joined.returns_count), (2, true));
+    }
+
+    #[test]
+    fn the_last_write_of_postgresql_reads_the_rows_of_a_part() {
+        let mut pending = Pending::default();
+        pending.add_part("head", write(Postgres, "UPDATE h SET n = n + $1 RETURNING n", &[1]));
+        pending.add(write(Postgres, "INSERT INTO b (n, x) SELECT n, $1 FROM head", &[2]), 1);
+        let joined = pending.take().unwrap();
+        assert_eq!(
+            joined.statement.sql,
+            "WITH head AS (UPDATE h SET n = n + $1 RETURNING n), \
+             write_0 AS (INSERT INTO b (n, x) SELECT n, $2 FROM head RETURNING 1) \
+             SELECT (SELECT COUNT(*) FROM write_0) AS row_count"
+        );
+        assert_eq!(joined.statement.values.unwrap().0, [1.into(), 2.into()]);
+        assert_eq!((joined.row_count, joined.returns_count), (1, true));
+        assert!(pending.take().is_none());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::{
     connections::Connections,
     error::Error,
-    log::{self, Recorded},
+    log::Recorded,
     pending::{Joined, Pending},
     statement::{Row, of_rows, of_values},
 };
@@ -79,12 +79,8 @@ impl Write {
     /// the later statements of [`Write::commit`]. Does not count statements on [`Write::conn`]. The writes that the
     /// database runs together count as one.
     pub fn statement_count(&self) -> u64 {
-        let (has_events, has_writes) = (self.events.lock().is_any(), self.pending.lock().is_any());
-        let unsent = match self.txn.get_database_backend() {
-            DatabaseBackend::Sqlite => u64::from(has_events || has_writes),
-            _ => u64::from(has_events) + u64::from(has_writes),
-        };
-        self.statement_count.load(Ordering::Relaxed) + unsent
+        let is_unsent = self.events.lock().is_any() || self.pending.lock().is_any();
+        self.statement_count.load(Ordering::Relaxed) + u64::from(is_unsent)
     }
 
     /// Runs a statement, and returns its rows.
@@ -207,13 +203,7 @@ impl Write {
         let recorded = self.events.lock().take();
         let has_events = recorded.is_some();
         if let Some(recorded) = recorded {
-            // This statement is last, because on PostgreSQL all transactions that record events wait for its lock.
-            let engine = self.txn.get_database_backend();
-            let append = of_values(engine, log::append(engine), recorded.values(self.now()));
-            if engine == DatabaseBackend::Postgres {
-                self.send_pending().await?;
-            }
-            self.pending.lock().add(append, 1);
+            recorded.append(self.txn.get_database_backend(), self.now(), &mut self.pending.lock());
         }
         self.send_pending().await?;
         self.connections.answer(self.txn.commit()).await.map_err(Error::into_commit_error)?;

@@ -6,9 +6,12 @@ use boxoffice::rpc::proto::{
     self, Event, ListEventsRequest, ListEventsResponse, ReleaseReason, WatchEventsRequest, WatchEventsResponse,
     event::Kind, event_service_client::EventServiceClient,
 };
+use sea_orm::{ConnectionTrait, DatabaseBackend, Statement};
 use tonic::{Code, Status, Streaming, transport::Channel};
 
-use crate::harness::{DATE, Engine, NEXT_DATE, PRICE, START, World, assert_failure, connect, on_both_engines};
+use crate::harness::{
+    DATE, Engine, NEXT_DATE, PRICE, START, World, assert_failure, connect, eventually, lock_database, on_both_engines,
+};
 
 on_both_engines!(
     a_sale_is_told_event_by_event,
@@ -479,5 +482,31 @@ async fn many_writers_leave_no_gap(mut world: World) {
     let told = take_all(&mut stream, 600).await;
     assert_eq!(told.iter().map(|event| event.event_number).collect::<Vec<_>>(), (1..=600).collect::<Vec<_>>());
     assert_eq!(told, events_after(&world, 0).await);
+    world.check_invariants().await;
+}
+
+/// On PostgreSQL, the events of a batch and its other writes are one statement. While it waits for another lock, it must
+/// not hold the lock of the head of the feed, which all writes need.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_waits_for_a_lock_does_not_delay_other_events() {
+    let world = World::new(Engine::Postgres).await;
+    world.concert("IU", 5).await;
+    let (payer, joiner) = (world.user(0).await, world.user(0).await);
+    let lock = lock_database(&world).await;
+    let mut wallets = world.wallets();
+    let request = proto::ChargeWalletRequest { user_id: payer.to_string(), amount: 1, request_id: String::new() };
+    let charge = tokio::spawn(async move { wallets.charge_wallet(request).await });
+    let waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'ledger_entry'::regclass";
+    let waiting = Statement::from_string(DatabaseBackend::Postgres, waiting);
+    let is_waiting = async || lock.query_one_raw(waiting.clone()).await.unwrap().is_some();
+    eventually("the charge waits for the lock", is_waiting).await;
+    let joined = tokio::time::timeout(Duration::from_secs(5), world.join("IU", joiner)).await;
+    assert!(joined.is_ok(), "IssueToken waited for a charge");
+    assert!(!charge.is_finished());
+    lock.rollback().await.unwrap();
+    charge.await.unwrap().unwrap();
+    let kinds: Vec<Option<Kind>> = events_after(&world, 0).await.into_iter().map(|event| event.kind).collect();
+    let order = kinds.iter().position(|kind| matches!(kind, Some(Kind::TokenIssued(_))));
+    assert!(order < kinds.iter().position(|kind| matches!(kind, Some(Kind::WalletCharged(_)))), "{kinds:?}");
     world.check_invariants().await;
 }

@@ -53,10 +53,12 @@ impl<S: tracing::Subscriber> Layer<S> for Recorder {
     }
 }
 
-/// Returns the writes of a batch that PostgreSQL runs as one statement. Returns none for any other statement.
+/// Returns the writes of a batch that PostgreSQL runs as one statement, except the write that needs another part of this
+/// statement. Returns none for any other statement.
 fn joined(sql: &str) -> impl Iterator<Item = &str> {
-    let writes = sql.strip_prefix("WITH write_0 AS (").and_then(|rest| rest.split_once(" RETURNING 1) SELECT "));
+    let writes = sql.split_once("write_0 AS (").and_then(|(_, rest)| rest.split_once(" RETURNING 1) SELECT "));
     let writes = writes.into_iter().flat_map(|(writes, _)| writes.split(" RETURNING 1), write_"));
+    let writes = writes.filter(|write| !write.ends_with("FROM head"));
     writes.map(|write| write.split_once(" AS (").filter(|(n, _)| n.parse::<u32>().is_ok()).map_or(write, |(_, w)| w))
 }
 
@@ -417,7 +419,7 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Vec<String> {
 /// Tells whether a name in a plan is a table that grows with history, or an alias of such a table.
 fn is_base_table(sql: &str, name: &str) -> bool {
     let is_derived =
-        ["r", "jsonb_each", "due", "next", "old", "s", "f", "CONSTANT"].contains(&name) && !aliases(sql, name);
+        ["r", "jsonb_each", "due", "next", "old", "head", "s", "f", "CONSTANT"].contains(&name) && !aliases(sql, name);
     !is_derived && !SMALL_TABLES.contains(&name)
 }
 
