@@ -6,11 +6,11 @@ use boxoffice::rpc::proto::{
     self, Event, ListEventsRequest, ListEventsResponse, ReleaseReason, WatchEventsRequest, WatchEventsResponse,
     event::Kind, event_service_client::EventServiceClient,
 };
-use sea_orm::{ConnectionTrait, DatabaseBackend, Statement};
+use sea_orm::{ConnectionTrait, DatabaseBackend, Statement, TransactionTrait};
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::harness::{
-    DATE, Engine, NEXT_DATE, PRICE, START, World, assert_failure, connect, eventually, lock_database, on_both_engines,
+    DATE, Engine, NEXT_DATE, PRICE, START, World, assert_failure, connect, eventually, on_both_engines,
 };
 
 on_both_engines!(
@@ -492,18 +492,21 @@ async fn a_write_that_waits_for_a_lock_does_not_delay_other_events() {
     let world = World::new(Engine::Postgres).await;
     world.concert("IU", 5).await;
     let (payer, joiner) = (world.user(0).await, world.user(0).await);
-    let lock = lock_database(&world).await;
+    let db = sea_orm::Database::connect(&world.database_url).await.unwrap();
+    let other = db.begin().await.unwrap();
+    let entry = "INSERT INTO ledger_entry (user_id, entry_number, kind, amount, balance_after, create_time)";
+    other.execute_unprepared(&format!("{entry} VALUES ('{payer}', 1, 'CHARGE', 1, 1, 0)")).await.unwrap();
     let mut wallets = world.wallets();
     let request = proto::ChargeWalletRequest { user_id: payer.to_string(), amount: 1, request_id: String::new() };
     let charge = tokio::spawn(async move { wallets.charge_wallet(request).await });
-    let waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'ledger_entry'::regclass";
+    let waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let waiting = Statement::from_string(DatabaseBackend::Postgres, waiting);
-    let is_waiting = async || lock.query_one_raw(waiting.clone()).await.unwrap().is_some();
-    eventually("the charge waits for the lock", is_waiting).await;
+    let is_waiting = async || db.query_one_raw(waiting.clone()).await.unwrap().is_some();
+    eventually("the charge waits for the other entry", is_waiting).await;
     let joined = tokio::time::timeout(Duration::from_secs(5), world.join("IU", joiner)).await;
     assert!(joined.is_ok(), "IssueToken waited for a charge");
     assert!(!charge.is_finished());
-    lock.rollback().await.unwrap();
+    other.rollback().await.unwrap();
     charge.await.unwrap().unwrap();
     let kinds: Vec<Option<Kind>> = events_after(&world, 0).await.into_iter().map(|event| event.kind).collect();
     let order = kinds.iter().position(|kind| matches!(kind, Some(Kind::TokenIssued(_))));
