@@ -35,7 +35,8 @@ impl Pending {
         self.row_count += row_count;
     }
 
-    /// Adds a statement for PostgreSQL whose rows the last write reads as the table `name`. Its changed rows do not count.
+    /// Adds a statement for PostgreSQL whose rows the last write reads as the table `name`. Its changed rows do not
+    /// count.
     pub fn add_part(&mut self, name: &'static str, statement: Statement) {
         self.part = Some((name, statement));
     }
