@@ -53,8 +53,8 @@ impl<S: tracing::Subscriber> Layer<S> for Recorder {
     }
 }
 
-/// Returns the writes of a batch that PostgreSQL runs as one statement, except the write that needs another part of this
-/// statement. Returns none for any other statement.
+/// Returns the writes of a batch that PostgreSQL runs as one statement, except the write that needs another part of
+/// this statement. Returns none for any other statement.
 fn joined(sql: &str) -> impl Iterator<Item = &str> {
     let writes = sql.split_once("write_0 AS (").and_then(|(_, rest)| rest.split_once(" RETURNING 1) SELECT "));
     let writes = writes.into_iter().flat_map(|(writes, _)| writes.split(" RETURNING 1), write_"));
