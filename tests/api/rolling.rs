@@ -53,11 +53,15 @@ impl Replica {
 
 type Replicas = Arc<Mutex<Vec<Replica>>>;
 
-/// Returns one of the serving replicas, in turn.
-fn choose(replicas: &Replicas, turn: usize) -> Channel {
+/// Returns one of the serving replicas, in turn. Leaves out the replica `failed`.
+fn choose(replicas: &Replicas, turn: usize, failed: Option<&Replica>) -> Replica {
     let replicas = replicas.lock().unwrap();
-    let serving: Vec<&Replica> = replicas.iter().filter(|replica| replica.serves.load(Ordering::SeqCst)).collect();
-    serving[turn % serving.len()].channel.clone()
+    let may_serve = |replica: &&Replica| {
+        let has_failed = failed.is_some_and(|failed| Arc::ptr_eq(&failed.serves, &replica.serves));
+        replica.serves.load(Ordering::SeqCst) && !has_failed
+    };
+    let serving: Vec<&Replica> = replicas.iter().filter(may_serve).collect();
+    serving[turn % serving.len()].clone()
 }
 
 fn is_unavailable(status: &Status) -> bool {
@@ -70,14 +74,15 @@ fn is_unavailable_or_cut_off(status: &Status) -> bool {
     is_unavailable(status) || status.details().is_empty()
 }
 
-/// Charges a wallet. If `may_retry` accepts the failure, retries the call once on the next serving replica.
+/// Charges a wallet. If `may_retry` accepts the failure, retries the call once on another serving replica.
 async fn charge(replicas: &Replicas, turn: usize, user_id: Uuid, may_retry: fn(&Status) -> bool) -> Result<(), Status> {
     let request_id = Uuid::now_v7().to_string();
     let request = proto::ChargeWalletRequest { user_id: user_id.to_string(), amount: 1, request_id };
-    let first = WalletServiceClient::new(choose(replicas, turn)).charge_wallet(request.clone()).await;
-    match first {
+    let replica = choose(replicas, turn, None);
+    match WalletServiceClient::new(replica.channel.clone()).charge_wallet(request.clone()).await {
         Err(status) if may_retry(&status) => {
-            WalletServiceClient::new(choose(replicas, turn + 1)).charge_wallet(request).await.map(drop)
+            let other = choose(replicas, turn, Some(&replica));
+            WalletServiceClient::new(other.channel).charge_wallet(request).await.map(drop)
         }
         answer => answer.map(drop),
     }
