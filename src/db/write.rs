@@ -146,6 +146,16 @@ impl Write {
         Ok(())
     }
 
+    /// Runs the writes that wait, so that the caller learns of their errors. PostgreSQL also checks their foreign keys
+    /// now, and not while the commit holds the lock of the head of the feed. On SQLite, does nothing: SQLite has one
+    /// writer, so no other transaction can have changed the rows.
+    pub async fn confirm(&self) -> Result<(), Error> {
+        if self.txn.get_database_backend() == DatabaseBackend::Postgres {
+            self.send_pending().await?;
+        }
+        Ok(())
+    }
+
     /// Runs the writes that wait. Fails with [`Error::Lost`] if they change another number of rows than they must.
     async fn send_pending(&self) -> Result<(), Error> {
         let Some(Joined { statement, row_count, returns_count }) = self.pending.lock().take() else { return Ok(()) };

@@ -77,6 +77,8 @@ pub async fn hold(
     let mut batch = HoldBatch::load(write, commands, seat_maps).await?;
     let answers: Vec<_> = commands.iter().map(|command| batch.decide(command, clock::micros(hold_ttl))).collect();
     batch.store(write).await?;
+    // A map is kept only if no other transaction has taken one of the chosen seats.
+    write.confirm().await?;
     seat_maps.keep(batch.seat_maps);
     Ok(answers)
 }

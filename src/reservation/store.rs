@@ -391,6 +391,9 @@ rows! {
 }
 
 /// Adds takings to the counts of performances. The performances are locked in the order of their keys.
+///
+/// Fails with [`db::Error::Lost`] if more seats would be sold than the performance has: another transaction has then
+/// sold one of the seats.
 pub async fn add_takings(write: &Write, takings: &[Takings]) -> Result<(), db::Error> {
     if takings.len() > 1 {
         let in_order = "SELECT 1 FROM performance p JOIN {r} ON p.performance_id = r.performance_id
@@ -400,7 +403,8 @@ pub async fn add_takings(write: &Write, takings: &[Takings]) -> Result<(), db::E
     let sql = "UPDATE performance SET sold_seat_count = sold_seat_count + r.seats,
                       completed_token_count = completed_token_count + r.tokens,
                       revenue = performance.revenue + r.revenue
-               FROM {r} WHERE performance.performance_id = r.performance_id";
+               FROM {r} WHERE performance.performance_id = r.performance_id
+                 AND performance.sold_seat_count + r.seats <= performance.seat_count";
     write.change_set(sql, takings, []).await
 }
 
