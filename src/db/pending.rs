@@ -83,7 +83,8 @@ fn follow(first: Statement, second: Statement) -> Statement {
 /// Returns a statement that runs all writes and returns the number of changed rows, for PostgreSQL.
 ///
 /// PostgreSQL runs a write when it first needs the count of its rows, so it runs the writes in their order. It runs the
-/// `part` when the last write reads it. It locks the changed rows in this order. At the end, it checks the foreign keys.
+/// `part` when the last write reads it. It locks the changed rows in this order. At the end it checks the foreign
+/// keys.
 fn with(part: Option<(&str, Statement)>, statements: Vec<Statement>) -> Statement {
     let (mut sql, mut counts, mut values) = ("WITH ".to_owned(), "SELECT ".to_owned(), Vec::new());
     if let Some((name, part)) = part {
