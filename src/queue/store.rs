@@ -292,13 +292,18 @@ pub struct Numbered {
 /// The rows are selected once, in a materialized step. Without this step, PostgreSQL may run the subquery again for
 /// each row that it updates. The subquery would then skip the updated rows and admit more than `count` tokens. `|| ''`
 /// stops the planner from using an index that is not in the order of the queue.
+///
+/// The UPDATE compares both columns of the key with the selected rows. With `concert_id = $1` instead, PostgreSQL may
+/// compare each token of the queue with each selected row, if its statistics do not know the concert yet. This took 7 s
+/// for 1,000 of 26,100 tokens, instead of 30 ms.
 pub async fn admit(write: &Write, counter: &queue_counter::Model, grant: &Grant) -> Result<Vec<Numbered>, db::Error> {
     let sql = "WITH next AS MATERIALIZED (
-                   SELECT queue_number FROM queue_token
+                   SELECT concert_id, queue_number FROM queue_token
                    WHERE concert_id = $1 AND queue_number > $2 AND state || '' = 'WAITING'
                    ORDER BY queue_number LIMIT $3 {lock})
                UPDATE queue_token SET state = 'ACTIVE', admit_time = $4, expire_time = $5, claimed_expire_time = $6
-               FROM next WHERE queue_token.concert_id = $1 AND queue_token.queue_number = next.queue_number
+               FROM next
+               WHERE queue_token.concert_id = next.concert_id AND queue_token.queue_number = next.queue_number
                RETURNING queue_token.queue_number AS queue_number, queue_token.user_id AS user_id";
     let values = [
         counter.concert_id.into(),
