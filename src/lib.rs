@@ -53,8 +53,8 @@
 //! 2. `reservation/service.rs` reads the fields, finds the performance in the [`catalogue`], and submits a command.
 //! 3. The lane runs `reservation/hold.rs`, which locks the tokens and loads the seats. `hold.rs` decides the commands
 //!    in the order of arrival, with the functions in `rules.rs`. `best.rs` chooses the best available seats from the
-//!    map that `seat_map.rs` keeps. `hold.rs` stores all holds with one statement per table. If another transaction has
-//!    taken one of the seats, the statement for the seats changes too few rows, and the batch runs again.
+//!    map that `seat_map.rs` keeps. `hold.rs` stores all holds with one write per table. If another transaction has
+//!    taken one of the seats, the write for the seats changes too few rows, and the batch runs again.
 //! 4. `Pay` runs `payment/pay.rs` in the same way. One commit changes the token, the ledger of the wallet, the
 //!    reservation, the seats and the counts of the date.
 //! 5. Both transactions record their events. The last statement before a commit appends these events to the feed, and

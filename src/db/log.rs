@@ -58,6 +58,7 @@ impl Recorded {
 
 /// The name of the part of PostgreSQL's statement that advances the head of the feed.
 const HEAD: &str = "head";
+/// The text of this part.
 const ADVANCE: &str = "UPDATE event_head SET last_number = last_number + $1::BIGINT RETURNING last_number";
 
 #[cfg(test)]

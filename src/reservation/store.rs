@@ -392,8 +392,8 @@ rows! {
 
 /// Adds takings to the counts of performances. The performances are locked in the order of their keys.
 ///
-/// Fails with [`db::Error::Lost`] if more seats would be sold than the performance has: another transaction has then
-/// sold one of the seats.
+/// Fails with [`db::Error::Lost`] if more seats would be sold than the performance has. In this case, another
+/// transaction has sold one of the seats.
 pub async fn add_takings(write: &Write, takings: &[Takings]) -> Result<(), db::Error> {
     if takings.len() > 1 {
         let in_order = "SELECT 1 FROM performance p JOIN {r} ON p.performance_id = r.performance_id

@@ -485,8 +485,8 @@ async fn many_writers_leave_no_gap(mut world: World) {
     world.check_invariants().await;
 }
 
-/// On PostgreSQL, the events of a batch and its other writes are one statement. While it waits for another lock, it
-/// must not hold the lock of the head of the feed, which all writes need.
+/// On PostgreSQL, the events of a batch and its other writes are one statement. A batch that waits for another lock
+/// must not hold the lock of the head of the feed, because all writes need this lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_waits_for_a_lock_does_not_delay_other_events() {
     let world = World::new(Engine::Postgres).await;

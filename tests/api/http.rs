@@ -75,6 +75,7 @@ async fn a_page_receives_the_sale_the_hall_and_every_change(engine_world: World)
     // A sample between the two dates is a point of its own.
     let past = event(&mut page, "past").await["points"].as_array().unwrap().clone();
     assert!((1..=2).contains(&past.len()), "{past:?}");
+    assert!(past.iter().all(|point| point.as_array().unwrap()[1..] == [json!(0), json!(0), json!(0)]), "{past:?}");
     let hall = event(&mut page, "hall").await;
     assert_eq!((&hall["date"], &hall["sections"][0]["last_seat"]), (&json!(DATE), &json!(5)));
     assert_eq!(hall["sections"][0]["price"], "10000");
@@ -91,7 +92,7 @@ async fn a_page_receives_the_sale_the_hall_and_every_change(engine_world: World)
     let held = holder.hold(DATE, &[4]).await.unwrap();
     assert_eq!(event(&mut page, "changes").await["held"], json!([4]));
 
-    // A sample reads the dates before the counts. If it ran beside these calls, its dates may be older than its counts.
+    // A sample reads the dates before the counts. So the dates of a sample may be older than its counts.
     let is_last = |sale: &Value| sale["held"] == 1 && sale["dates"][0]["sold"] == 2;
     let told = sale(&mut sales, "IU", is_last).await;
     let stats = world.stats("IU").await;
