@@ -20,6 +20,7 @@ mod primary;
 mod reader;
 mod snapshot;
 mod statement;
+mod together;
 mod write;
 
 use std::{
@@ -44,6 +45,7 @@ pub use sea_orm::ActiveValue::Set;
 pub use snapshot::Snapshot;
 pub(crate) use statement::rows;
 pub use statement::{Column, Row, Type};
+pub use together::Columns;
 pub use write::Write;
 
 use self::{connections::Connections, primary::Primary};
