@@ -114,9 +114,9 @@ impl Write {
         self.answer(T::find_by_statement(self.statement_of(sql, rows, values)).all(&self.txn)).await
     }
 
-    /// Runs reads that do not need each other's results, such as a `try_join` of several [`Write::find_set`], and returns
-    /// their results. On PostgreSQL, the reads are one statement, with one snapshot of the database. On SQLite, they run
-    /// one after the other.
+    /// Runs reads that do not need each other's results, such as a `try_join` of several [`Write::find_set`], and
+    /// returns their results. On PostgreSQL, the reads are one statement, with one snapshot of the database. On SQLite,
+    /// they run one after the other.
     pub async fn together<T>(&self, reads: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let mut reads = pin!(reads);
         if self.engine() != DatabaseBackend::Postgres {
