@@ -7,6 +7,9 @@
 //! The pool of PostgreSQL follows the writable server: see `primary.rs`. A statement without an answer fails after a
 //! time limit: see `connections.rs`. Behind PgBouncer, each transaction may have another session of PostgreSQL: see
 //! `Sessions` in `connect.rs`.
+//!
+//! A batch makes few trips to the database. Its reads make one trip together on PostgreSQL: see `together.rs`. So do
+//! its writes, on both engines: see `pending.rs`.
 
 mod backup;
 mod connect;
