@@ -1,7 +1,7 @@
 //! The database: connections, write transactions, statements, entities and errors.
 //!
 //! SQLite has one connection that writes, and a pool of read-only connections. PostgreSQL has one pool for reads and
-//! writes. A call writes only through a lane, which runs the transaction in a separate task. So a cancelled call does
+//! writes, and a small one that writes use first: see `connections.rs`. A call writes only through a lane, which runs the transaction in a separate task. So a cancelled call does
 //! not interrupt a transaction.
 //!
 //! The pool of PostgreSQL follows the writable server: see `primary.rs`. A statement without an answer fails after a
@@ -162,8 +162,8 @@ impl Database {
             ..Default::default()
         };
         let connections = self.connections.load_full();
-        let txn = connections.begin(options).await?;
-        Ok(Write::new(txn, connections, self.clock.clone(), self.appended.clone()))
+        let begun = connections.begin(options).await?;
+        Ok(Write::new(begun, connections, self.clock.clone(), self.appended.clone()))
     }
 
     /// Runs `step` in a write transaction, and commits the transaction. If `step` fails, the transaction is rolled
@@ -207,8 +207,10 @@ impl Database {
     pub fn pools(&self) -> Vec<PoolUse> {
         let connections = self.connections.load();
         if self.engine == DatabaseBackend::Postgres {
-            let pool = connections.writer.get_postgres_connection_pool();
-            return vec![pool_use("all", pool.size(), pool.num_idle(), pool.options().get_max_connections())];
+            let sum = connections.writers().fold((0, 0, 0), |(open, idle, max), pool| {
+                (open + pool.size(), idle + pool.num_idle(), max + pool.options().get_max_connections())
+            });
+            return vec![pool_use("all", sum.0, sum.1, sum.2)];
         }
         let pools = [("write", &connections.writer), ("read", &connections.reader)];
         let pools = pools.map(|(name, connection)| (name, connection.get_sqlite_connection_pool()));

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use sea_orm::{
     ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, FromQueryResult, QueryResult, Statement, Value,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::{
     connections::Connections,
@@ -40,6 +40,8 @@ const BEGIN_AND_COMMIT: u64 = 2;
 /// the set. If the set is empty, the method runs no statement.
 pub struct Write {
     txn: DatabaseTransaction,
+    /// Is dropped after the transaction.
+    _permit: Option<OwnedSemaphorePermit>,
     connections: Arc<Connections>,
     clock: Clock,
     now: AtomicI64,
@@ -54,13 +56,14 @@ pub struct Write {
 impl Write {
     /// Returns a write transaction. It wakes `appended` after a commit that appends events.
     pub(super) fn new(
-        txn: DatabaseTransaction,
+        (txn, permit): (DatabaseTransaction, Option<OwnedSemaphorePermit>),
         connections: Arc<Connections>,
         clock: Clock,
         appended: Arc<Notify>,
     ) -> Self {
         Self {
             txn,
+            _permit: permit,
             connections,
             now: AtomicI64::new(clock.now()),
             clock,
