@@ -1,15 +1,14 @@
 //! The database: connections, write transactions, statements, entities and errors.
 //!
 //! SQLite has one connection that writes, and a pool of read-only connections. PostgreSQL has one pool for reads and
-//! writes, and a small one that writes use first: see `connections.rs`. A call writes only through a lane, which runs the transaction in a separate task. So a cancelled call does
-//! not interrupt a transaction.
+//! writes, and a small one that writes use first: see `connections.rs`. A call writes only through a lane, which runs
+//! the transaction in a separate task. So a cancelled call does not interrupt a transaction.
 //!
-//! The pool of PostgreSQL follows the writable server: see `primary.rs`. A statement without an answer fails after a
+//! The pools of PostgreSQL follow the writable server: see `primary.rs`. A statement without an answer fails after a
 //! time limit: see `connections.rs`. Behind PgBouncer, each transaction may have another session of PostgreSQL: see
 //! `Sessions` in `connect.rs`.
 //!
-//! A batch makes few trips to the database. Its reads make one trip together on PostgreSQL: see `together.rs`. So do
-//! its writes, on both engines: see `pending.rs`.
+//! A batch makes few trips to the database. Its writes make one trip together: see `pending.rs`.
 
 mod backup;
 mod connect;
@@ -23,7 +22,6 @@ mod primary;
 mod reader;
 mod snapshot;
 mod statement;
-mod together;
 mod write;
 
 use std::{
@@ -48,7 +46,6 @@ pub use sea_orm::ActiveValue::Set;
 pub use snapshot::Snapshot;
 pub(crate) use statement::rows;
 pub use statement::{Column, Row, Type};
-pub use together::Columns;
 pub use write::Write;
 
 use self::{connections::Connections, primary::Primary};

@@ -2,19 +2,14 @@
 
 use std::{
     future::Future,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    task::Poll,
 };
 
-use futures::future::{Either, select};
 use parking_lot::Mutex;
-use sea_orm::{
-    ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, FromQueryResult, QueryResult, Statement, Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, FromQueryResult, Statement, Value};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::{
@@ -23,7 +18,6 @@ use super::{
     log::Recorded,
     pending::{Joined, Pending},
     statement::{Row, of_rows, of_values},
-    together::{Columns, Gathered, Reads},
 };
 use crate::{
     clock::{Clock, Micros},
@@ -46,8 +40,6 @@ pub struct Write {
     clock: Clock,
     now: AtomicI64,
     statement_count: AtomicU64,
-    /// The reads that make their trip together.
-    gathered: Gathered,
     pending: Mutex<Pending>,
     events: Mutex<Recorded>,
     appended: Arc<Notify>,
@@ -68,7 +60,6 @@ impl Write {
             now: AtomicI64::new(clock.now()),
             clock,
             statement_count: AtomicU64::new(BEGIN_AND_COMMIT),
-            gathered: Gathered::default(),
             pending: Mutex::default(),
             events: Mutex::default(),
             appended,
@@ -117,57 +108,6 @@ impl Write {
         self.answer(T::find_by_statement(self.statement_of(sql, rows, values)).all(&self.txn)).await
     }
 
-    /// Runs reads that do not need each other's results, such as a `try_join` of several [`Write::find_set`], and
-    /// returns their results. On PostgreSQL, the reads are one statement, with one snapshot of the database. On SQLite,
-    /// they run one after the other.
-    pub async fn together<T>(&self, reads: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let mut reads = pin!(reads);
-        if self.engine() != DatabaseBackend::Postgres {
-            return reads.await;
-        }
-        loop {
-            let (polled, begun) = self.gathered.poll(reads.as_mut()).await;
-            match polled {
-                Poll::Ready(done) => return done,
-                Poll::Pending if begun.is_empty() => return reads.await,
-                Poll::Pending => {}
-            }
-            // The reads are polled as well, because one of them may use the connection for another statement.
-            match select(reads.as_mut(), pin!(self.send(begun))).await {
-                Either::Left((done, _)) => return done,
-                Either::Right((sent, _)) => sent?,
-            }
-        }
-    }
-
-    async fn send(&self, reads: Reads) -> Result<(), Error> {
-        let rows = self.find(reads.statement()).await?;
-        reads.answer(rows)
-    }
-
-    /// Runs a read about a set of rows, and returns the rows of its result. In [`Write::together`], the read shares its
-    /// trip with others.
-    pub async fn find_set<T: Columns, R: Row>(
-        &self,
-        sql: &str,
-        rows: &[R],
-        values: impl IntoIterator<Item = Value>,
-    ) -> Result<Vec<T>, Error> {
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (rows, prefix) = match self.gathered.keep::<T>(of_rows(self.engine(), sql, rows, values)) {
-            Ok(answered) => answered.await.map_err(|_| Error::Defect("a read got no answer".to_owned()))?,
-            Err(statement) => (self.find(statement).await?, String::new()),
-        };
-        Ok(rows.iter().map(|row| T::from_query_result(row, &prefix)).collect::<Result<_, _>>()?)
-    }
-
-    async fn find(&self, statement: Statement) -> Result<Vec<QueryResult>, Error> {
-        self.statement_count.fetch_add(1, Ordering::Relaxed);
-        self.answer(self.txn.query_all_raw(statement)).await
-    }
-
     /// Runs a statement that writes, and returns the number of changed rows.
     pub async fn execute(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Result<u64, Error> {
         Ok(self.answer(self.txn.execute_raw(self.statement(sql, values))).await?.rows_affected())
@@ -200,7 +140,7 @@ impl Write {
         if rows.is_empty() {
             return Ok(());
         }
-        let statement = of_rows(self.engine(), sql, rows, values);
+        let statement = of_rows(self.txn.get_database_backend(), sql, rows, values);
         let can_wait = self.pending.lock().can_take(&statement);
         if !can_wait {
             self.send_pending().await?;
@@ -213,7 +153,7 @@ impl Write {
     /// now, and not while the commit holds the lock of the head of the feed. On SQLite, does nothing: SQLite has one
     /// writer, so no other transaction can have changed the rows.
     pub async fn confirm(&self) -> Result<(), Error> {
-        if self.engine() == DatabaseBackend::Postgres {
+        if self.txn.get_database_backend() == DatabaseBackend::Postgres {
             self.send_pending().await?;
         }
         Ok(())
@@ -236,7 +176,7 @@ impl Write {
     /// Locks the rows that a SELECT with `{lock}` finds. On SQLite, does nothing: SQLite has one writer and needs no
     /// row locks.
     pub async fn lock_set<R: Row>(&self, sql: &str, rows: &[R]) -> Result<(), Error> {
-        if self.engine() == DatabaseBackend::Postgres {
+        if self.txn.get_database_backend() == DatabaseBackend::Postgres {
             self.execute_set(sql, rows, []).await?;
         }
         Ok(())
@@ -276,7 +216,7 @@ impl Write {
         let recorded = self.events.lock().take();
         let has_events = recorded.is_some();
         if let Some(recorded) = recorded {
-            recorded.append(self.engine(), self.now(), &mut self.pending.lock());
+            recorded.append(self.txn.get_database_backend(), self.now(), &mut self.pending.lock());
         }
         self.send_pending().await?;
         self.connections.answer(self.txn.commit()).await.map_err(Error::into_commit_error)?;
@@ -286,17 +226,13 @@ impl Write {
         Ok(())
     }
 
-    fn engine(&self) -> DatabaseBackend {
-        self.txn.get_database_backend()
-    }
-
     fn statement(&self, sql: &str, values: impl IntoIterator<Item = Value>) -> Statement {
         self.statement_count.fetch_add(1, Ordering::Relaxed);
-        of_values(self.engine(), sql, values)
+        of_values(self.txn.get_database_backend(), sql, values)
     }
 
     fn statement_of<R: Row>(&self, sql: &str, rows: &[R], values: impl IntoIterator<Item = Value>) -> Statement {
         self.statement_count.fetch_add(1, Ordering::Relaxed);
-        of_rows(self.engine(), sql, rows, values)
+        of_rows(self.txn.get_database_backend(), sql, rows, values)
     }
 }

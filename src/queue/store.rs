@@ -129,7 +129,7 @@ pub async fn lock_last(write: &Write, visits: &[Visit]) -> Result<Vec<queue_toke
               AND t.turn = (SELECT MAX(x.turn) FROM queue_token x
                             WHERE x.user_id = r.user_id AND x.concert_id = r.concert_id)
                ORDER BY t.concert_id, t.queue_number {lock of t}";
-    write.find_set(sql, visits, []).await
+    write.query_set(sql, visits, []).await
 }
 
 /// Returns the tokens with these keys, locked in the order of the keys.

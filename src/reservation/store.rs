@@ -18,7 +18,7 @@ use crate::{
 /// Returns the reservations that these requests of HoldSeats made.
 pub async fn by_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.request_id = r.id";
-    write.find_set(sql, request_ids, []).await
+    write.query_set(sql, request_ids, []).await
 }
 
 rows! {
@@ -48,7 +48,7 @@ rows! {
 pub async fn owned(write: &Write, owners: &[Owner]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM {r} JOIN reservation v
                ON v.user_id = r.user_id AND v.live = true AND v.concert_id = r.concert_id";
-    write.find_set(sql, owners, []).await
+    write.query_set(sql, owners, []).await
 }
 
 /// Returns the reservations that these tokens hold or have paid. A hold may be past its expiry.
@@ -56,7 +56,7 @@ pub async fn of_tokens(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<rese
     let sql = "SELECT v.* FROM {r} JOIN reservation v
                ON v.user_id = r.user_id AND v.live = true
               AND v.concert_id = r.concert_id AND v.queue_number = r.queue_number";
-    write.find_set(sql, tokens, []).await
+    write.query_set(sql, tokens, []).await
 }
 
 /// Returns the newest ended reservation of each token. An ended reservation has the stored state RELEASED, EXPIRED or
@@ -131,7 +131,7 @@ rows! {
 pub async fn seats(write: &Write, keys: &[SeatKey]) -> Result<Vec<reserved_seat::Model>, db::Error> {
     let sql = "SELECT s.* FROM {r} JOIN reserved_seat s
                ON s.performance_id = r.performance_id AND s.seat_number = r.seat_number";
-    write.find_set(sql, keys, []).await
+    write.query_set(sql, keys, []).await
 }
 
 /// The keys of PostgreSQL's advisory locks of performances are this number plus the key of the performance.

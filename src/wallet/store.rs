@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     clock::Micros,
     db::{
-        self, Columns, Database, Write,
+        self, Database, Write,
         entity::ledger_entry::{self, Kind},
         rows,
     },
@@ -25,12 +25,6 @@ pub struct Wallet {
     pub entry_count: i64,
     /// The time at which the wallet was opened.
     pub open_time: Micros,
-}
-
-impl Columns for Wallet {
-    fn columns() -> Vec<&'static str> {
-        vec!["user_id", "balance", "entry_count", "open_time"]
-    }
 }
 
 /// Inserts a wallet for each user without a wallet. Returns the users of the new wallets.
@@ -56,7 +50,7 @@ fn wallets(source: &str) -> String {
 ///
 /// The wallets are not locked. If another transaction adds an entry to one of them, [`add_entries`] fails.
 pub async fn find_many(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Wallet>, db::Error> {
-    write.find_set(&wallets("{r} JOIN wallet w ON w.user_id = r.id"), user_ids, []).await
+    write.query_set(&wallets("{r} JOIN wallet w ON w.user_id = r.id"), user_ids, []).await
 }
 
 /// A user with a wallet.
@@ -66,15 +60,9 @@ pub struct User {
     pub user_id: Uuid,
 }
 
-impl Columns for User {
-    fn columns() -> Vec<&'static str> {
-        vec!["user_id"]
-    }
-}
-
 /// Returns the users in `user_ids` that have a wallet.
 pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<User>, db::Error> {
-    write.find_set("SELECT w.user_id FROM wallet w JOIN {r} ON w.user_id = r.id", user_ids, []).await
+    write.query_set("SELECT w.user_id FROM wallet w JOIN {r} ON w.user_id = r.id", user_ids, []).await
 }
 
 /// Returns the ledger entries of this kind that these requests added.
@@ -84,7 +72,7 @@ pub async fn entries_by_request(
     request_ids: &[Uuid],
 ) -> Result<Vec<ledger_entry::Model>, db::Error> {
     let sql = "SELECT e.* FROM ledger_entry e JOIN {r} ON e.request_id = r.id AND e.kind = $2";
-    write.find_set(sql, request_ids, [kind.to_value().into()]).await
+    write.query_set(sql, request_ids, [kind.to_value().into()]).await
 }
 
 rows! {
