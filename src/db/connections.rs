@@ -117,7 +117,8 @@ impl Connections {
 
     /// Closes the PostgreSQL pools after their transactions have ended. The pools begin no new transactions.
     pub fn close(&self) {
-        for pool in self.writers().cloned() {
+        for pool in self.writers() {
+            let pool = pool.clone();
             // The call of `close` refuses new transactions. Its future waits for the end of the open transactions.
             drop(pool.close());
             tokio::spawn(tokio::time::timeout(ANSWER_LIMIT, async move { pool.close().await }));
