@@ -32,10 +32,8 @@ const WAL_PAGES: &str = "16384";
 const WRITER_CACHE: &str = "-65536";
 /// Maximum memory for the pages that each reader keeps: 8 MiB, enough for the seats of a stadium.
 const READER_CACHE: &str = "-8192";
-/// Maximum number of PostgreSQL connections of one replica, besides the scout and the warm connections.
-const POSTGRES_CONNECTIONS: u32 = 14;
-/// Maximum number of PostgreSQL connections that write transactions use before the others.
-const WARM_CONNECTIONS: u32 = 2;
+/// Maximum number of PostgreSQL connections of one replica.
+const POSTGRES_CONNECTIONS: u32 = 16;
 /// Maximum number of read-only SQLite connections. sqlx runs each connection in a separate thread.
 const SQLITE_READERS: u32 = 4;
 /// Maximum number of prepared statements that one connection keeps.
@@ -108,7 +106,7 @@ impl Sessions {
 }
 
 /// The settings of each PostgreSQL session, besides `synchronous_commit`.
-const POSTGRES_SETTINGS: [(&str, &str); 9] = [
+const POSTGRES_SETTINGS: [(&str, &str); 8] = [
     ("statement_timeout", "10s"),
     // If a replica stops responding in the middle of a transaction, PostgreSQL ends the transaction after 2 s and
     // releases its locks. So the replica delays the promotions of other replicas by at most about 2 s.
@@ -121,25 +119,16 @@ const POSTGRES_SETTINGS: [(&str, &str); 9] = [
     ("enable_material", "off"),
     ("enable_bitmapscan", "off"),
     ("jit", "off"),
-    // No plan depends on the values of the parameters. By default, a connection plans a statement for its first five
-    // executions anew, and later compares the costs.
-    ("plan_cache_mode", "force_generic_plan"),
 ];
 
-/// Creates the pools of connections to the PostgreSQL server at `url`, which has one host. A pool opens a connection
+/// Creates the pool of connections to the PostgreSQL server at `url`, which has one host. The pool opens a connection
 /// when the connection is first needed. It never uses a connection to a read-only server.
 ///
 /// Fails with [`Error::Defect`] if the URL cannot be parsed.
 pub async fn postgres(url: &str, sessions: Sessions) -> Result<Connections, Error> {
-    let pool = postgres_pool(url, sessions, POSTGRES_CONNECTIONS).await?;
-    let connections = Connections::new(pool.clone(), pool.clone(), pool, sessions.setup());
-    Ok(connections.with_warm(postgres_pool(url, sessions, WARM_CONNECTIONS).await?, WARM_CONNECTIONS))
-}
-
-async fn postgres_pool(url: &str, sessions: Sessions, count: u32) -> Result<DatabaseConnection, Error> {
     let mut options = options(url);
     options
-        .max_connections(count)
+        .max_connections(POSTGRES_CONNECTIONS)
         .test_before_acquire_if_idle_for(IDLE_LIMIT)
         .map_sqlx_postgres_pool_opts(|pool| {
             pool.after_connect(|conn, _| {
@@ -150,7 +139,8 @@ async fn postgres_pool(url: &str, sessions: Sessions, count: u32) -> Result<Data
             })
         })
         .map_sqlx_postgres_opts(move |options| sessions.options(options));
-    Ok(Database::connect(options).await?)
+    let pool = Database::connect(options).await?;
+    Ok(Connections::new(pool.clone(), pool.clone(), pool, sessions.setup()))
 }
 
 /// Tells whether the server of a connection accepts writes. A standby does not.

@@ -4,9 +4,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use sea_orm::{
     ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, TransactionOptions,
-    TransactionTrait, sqlx,
+    TransactionTrait,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
@@ -15,16 +14,8 @@ use super::error::Error;
 /// if there is no answer after 12 s, the server cannot be reached any more.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(12);
 
-/// A few connections that write transactions use before all others. So PostgreSQL has their plans and caches at hand,
-/// even if the server is almost idle. A large pool uses its connections in turn.
-struct Warm {
-    pool: DatabaseConnection,
-    free: Arc<Semaphore>,
-}
-
-/// The connections to the database. PostgreSQL has one pool for reads and writes, and a small one for writes.
+/// The connections to the database. PostgreSQL has one pool for reads and writes.
 pub struct Connections {
-    warm: Option<Warm>,
     pub(super) writer: DatabaseConnection,
     pub(super) reader: DatabaseConnection,
     /// The pool for snapshots, whose queries may be long.
@@ -44,18 +35,7 @@ impl Connections {
         snapshots: DatabaseConnection,
         setup: Option<String>,
     ) -> Self {
-        Self { warm: None, writer, reader, snapshots, setup: setup.map(Into::into), ended: CancellationToken::new() }
-    }
-
-    /// Adds a pool of `count` connections that write transactions use first.
-    pub fn with_warm(self, pool: DatabaseConnection, count: u32) -> Self {
-        Self { warm: Some(Warm { pool, free: Arc::new(Semaphore::new(count as usize)) }), ..self }
-    }
-
-    /// Returns all pools that write to PostgreSQL.
-    pub(super) fn writers(&self) -> impl Iterator<Item = &sqlx::PgPool> {
-        let pools = self.warm.iter().map(|warm| &warm.pool).chain([&self.writer]);
-        pools.map(DatabaseConnection::get_postgres_connection_pool)
+        Self { writer, reader, snapshots, setup: setup.map(Into::into), ended: CancellationToken::new() }
     }
 
     /// Returns the statements that must begin each transaction; `None` unless the server is PgBouncer.
@@ -63,14 +43,9 @@ impl Connections {
         self.setup.clone()
     }
 
-    /// Begins a write transaction. The caller must keep the permit until the end of the transaction.
-    pub async fn begin(
-        &self,
-        options: TransactionOptions,
-    ) -> Result<(DatabaseTransaction, Option<OwnedSemaphorePermit>), Error> {
-        let warm = self.warm.as_ref().and_then(|warm| Some((&warm.pool, warm.free.clone().try_acquire_owned().ok()?)));
-        let (pool, permit) = warm.map_or((&self.writer, None), |(pool, permit)| (pool, Some(permit)));
-        Ok((self.answer(begin(pool, options, self.setup.as_deref())).await?, permit))
+    /// Begins a write transaction.
+    pub async fn begin(&self, options: TransactionOptions) -> Result<DatabaseTransaction, Error> {
+        self.answer(begin(&self.writer, options, self.setup.as_deref())).await
     }
 
     /// Runs a statement. Fails with [`Error::Away`] if PostgreSQL does not answer within 12 s, or if the pool ends.
@@ -115,14 +90,12 @@ impl Connections {
         self.ended.is_cancelled()
     }
 
-    /// Closes the PostgreSQL pools after their transactions have ended. The pools begin no new transactions.
+    /// Closes a PostgreSQL pool after its transactions have ended. The pool begins no new transactions.
     pub fn close(&self) {
-        for pool in self.writers() {
-            let pool = pool.clone();
-            // The call of `close` refuses new transactions. Its future waits for the end of the open transactions.
-            drop(pool.close());
-            tokio::spawn(tokio::time::timeout(ANSWER_LIMIT, async move { pool.close().await }));
-        }
+        let pool = self.writer.get_postgres_connection_pool().clone();
+        // The call of `close` refuses new transactions. Its future waits for the end of the open transactions.
+        drop(pool.close());
+        tokio::spawn(tokio::time::timeout(ANSWER_LIMIT, async move { pool.close().await }));
     }
 
     fn is_postgres(&self) -> bool {

@@ -1,14 +1,12 @@
 //! The database: connections, write transactions, statements, entities and errors.
 //!
 //! SQLite has one connection that writes, and a pool of read-only connections. PostgreSQL has one pool for reads and
-//! writes, and a small one that writes use first: see `connections.rs`. A call writes only through a lane, which runs
-//! the transaction in a separate task. So a cancelled call does not interrupt a transaction.
+//! writes. A call writes only through a lane, which runs the transaction in a separate task. So a cancelled call does
+//! not interrupt a transaction.
 //!
-//! The pools of PostgreSQL follow the writable server: see `primary.rs`. A statement without an answer fails after a
+//! The pool of PostgreSQL follows the writable server: see `primary.rs`. A statement without an answer fails after a
 //! time limit: see `connections.rs`. Behind PgBouncer, each transaction may have another session of PostgreSQL: see
 //! `Sessions` in `connect.rs`.
-//!
-//! A batch makes few trips to the database. Its writes make one trip together: see `pending.rs`.
 
 mod backup;
 mod connect;
@@ -159,8 +157,8 @@ impl Database {
             ..Default::default()
         };
         let connections = self.connections.load_full();
-        let begun = connections.begin(options).await?;
-        Ok(Write::new(begun, connections, self.clock.clone(), self.appended.clone()))
+        let txn = connections.begin(options).await?;
+        Ok(Write::new(txn, connections, self.clock.clone(), self.appended.clone()))
     }
 
     /// Runs `step` in a write transaction, and commits the transaction. If `step` fails, the transaction is rolled
@@ -204,10 +202,8 @@ impl Database {
     pub fn pools(&self) -> Vec<PoolUse> {
         let connections = self.connections.load();
         if self.engine == DatabaseBackend::Postgres {
-            let sum = connections.writers().fold((0, 0, 0), |(open, idle, max), pool| {
-                (open + pool.size(), idle + pool.num_idle(), max + pool.options().get_max_connections())
-            });
-            return vec![pool_use("all", sum.0, sum.1, sum.2)];
+            let pool = connections.writer.get_postgres_connection_pool();
+            return vec![pool_use("all", pool.size(), pool.num_idle(), pool.options().get_max_connections())];
         }
         let pools = [("write", &connections.writer), ("read", &connections.reader)];
         let pools = pools.map(|(name, connection)| (name, connection.get_sqlite_connection_pool()));

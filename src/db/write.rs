@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, FromQueryResult, Statement, Value};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 
 use super::{
     connections::Connections,
@@ -34,8 +34,6 @@ const BEGIN_AND_COMMIT: u64 = 2;
 /// the set. If the set is empty, the method runs no statement.
 pub struct Write {
     txn: DatabaseTransaction,
-    /// Is dropped after the transaction.
-    _permit: Option<OwnedSemaphorePermit>,
     connections: Arc<Connections>,
     clock: Clock,
     now: AtomicI64,
@@ -48,14 +46,13 @@ pub struct Write {
 impl Write {
     /// Returns a write transaction. It wakes `appended` after a commit that appends events.
     pub(super) fn new(
-        (txn, permit): (DatabaseTransaction, Option<OwnedSemaphorePermit>),
+        txn: DatabaseTransaction,
         connections: Arc<Connections>,
         clock: Clock,
         appended: Arc<Notify>,
     ) -> Self {
         Self {
             txn,
-            _permit: permit,
             connections,
             now: AtomicI64::new(clock.now()),
             clock,

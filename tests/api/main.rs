@@ -8,7 +8,6 @@ mod apply;
 mod best_available;
 mod check;
 mod concert;
-mod connections;
 mod contention;
 mod credentials;
 mod draw;
