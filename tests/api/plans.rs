@@ -340,7 +340,7 @@ async fn check(engine: Engine) {
     assert!(!faults(write.conn(), old).await.is_empty(), "{engine:?}: the check does not detect a scan");
 }
 
-/// Checks that a promotion finds its rows by key even if the statistics of PostgreSQL do not know the concert yet.
+/// Checks that a promotion finds its rows by key even if PostgreSQL has no statistics about the concert yet.
 async fn check_promotion(conn: &DatabaseTransaction, recorded: &[String]) {
     let admit = recorded.iter().find(|sql| sql.starts_with("WITH next AS MATERIALIZED (")).expect("a promotion");
     let rows = "INSERT INTO queue_token (concert_id, queue_number, user_id, turn, state, issue_time)

@@ -25,8 +25,8 @@ use crate::harness::{
 
 const CALLERS: usize = 8;
 
-/// The delay before the retry of a call on the same channel, the first backoff that `docs/clients.md` names. A retry
-/// without a delay can fail on the same connection, before the client's transport reacts to the GOAWAY.
+/// The delay before a call is retried on the same channel: the first backoff in `docs/clients.md`. The client reacts to
+/// a GOAWAY a moment after it fails the call. Without a delay, the retry may use the same connection and fail too.
 const BACKOFF: Duration = Duration::from_millis(200);
 
 /// A channel to a replica, and whether health reports that the replica is serving.
