@@ -9,6 +9,7 @@ use crate::{
     db::{
         self, Database,
         entity::{concert, reserved_seat},
+        found,
     },
 };
 
@@ -62,15 +63,17 @@ pub async fn held_seat_counts(db: &Database, now: Micros) -> Result<HashMap<i64,
     Ok(held.into_iter().map(|held| (held.performance_id, held.seat_count)).collect())
 }
 
-/// A seat that is held or sold.
-#[derive(Debug, Clone, Copy, FromQueryResult)]
-pub struct TakenSeat {
-    /// The key of the performance.
-    pub performance_id: i64,
-    /// The seat's number, from 1.
-    pub seat_number: i32,
-    /// The state of the seat: held or sold.
-    pub state: reserved_seat::State,
+found! {
+    /// A seat that is held or sold.
+    #[derive(Debug, Clone, Copy)]
+    pub struct TakenSeat {
+        /// The key of the performance.
+        pub performance_id: i64,
+        /// The seat's number, from 1.
+        pub seat_number: i32,
+        /// The state of the seat: held or sold.
+        pub state: reserved_seat::State,
+    }
 }
 
 /// For each performance, returns the seats that are sold, or held at `now`. The seats are ordered by performance and
@@ -80,5 +83,5 @@ pub async fn taken_seats(db: &Database, performance_ids: &[i64], now: Micros) ->
                FROM {r} JOIN reserved_seat s ON s.performance_id = r.id
                WHERE s.state = 'SOLD' OR s.expire_time > $2
                ORDER BY s.performance_id, s.seat_number";
-    db.query_set(sql, performance_ids, [now.into()]).await
+    db.find_set(sql, performance_ids, [now.into()]).await
 }

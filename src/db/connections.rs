@@ -6,17 +6,27 @@ use sea_orm::{
     ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, TransactionOptions,
     TransactionTrait,
 };
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::error::Error;
+use super::{connect::ACQUIRE_TIMEOUT, error::Error};
 
 /// Maximum time that a statement waits for the answer of PostgreSQL. PostgreSQL itself ends a statement after 10 s. So
 /// if there is no answer after 12 s, the server cannot be reached any more.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(12);
 
+/// The place of SQLite's writing connection between two transactions. It is empty before the first transaction, and
+/// after a transaction that failed.
+pub type Place = OwnedMutexGuard<Option<DatabaseTransaction>>;
+
 /// The connections to the database. PostgreSQL has one pool for reads and writes.
 pub struct Connections {
     pub(super) writer: DatabaseConnection,
+    /// On SQLite, the writing connection that waits for its next transaction.
+    ready: Arc<Mutex<Option<DatabaseTransaction>>>,
     pub(super) reader: DatabaseConnection,
     /// The pool for snapshots, whose queries may be long.
     pub(super) snapshots: DatabaseConnection,
@@ -35,7 +45,8 @@ impl Connections {
         snapshots: DatabaseConnection,
         setup: Option<String>,
     ) -> Self {
-        Self { writer, reader, snapshots, setup: setup.map(Into::into), ended: CancellationToken::new() }
+        let (setup, ended) = (setup.map(Into::into), CancellationToken::new());
+        Self { writer, ready: Arc::default(), reader, snapshots, setup, ended }
     }
 
     /// Returns the statements that must begin each transaction; `None` unless the server is PgBouncer.
@@ -43,9 +54,39 @@ impl Connections {
         self.setup.clone()
     }
 
-    /// Begins a write transaction.
-    pub async fn begin(&self, options: TransactionOptions) -> Result<DatabaseTransaction, Error> {
-        self.answer(begin(&self.writer, options, self.setup.as_deref())).await
+    /// Begins a write transaction. On SQLite, also returns the place for the connection after the commit.
+    ///
+    /// Between two transactions, the driver tests a connection. This test and the acknowledgements of the driver are
+    /// several trips between threads. So on SQLite, the connection stays with boxoffice, and plain statements begin and
+    /// end its transactions. For the driver, it is one transaction. If it is dropped, the driver rolls it back and takes
+    /// the connection back.
+    pub async fn begin(&self, options: TransactionOptions) -> Result<(DatabaseTransaction, Option<Place>), Error> {
+        if self.is_postgres() {
+            return Ok((self.answer(begin(&self.writer, options, self.setup.as_deref())).await?, None));
+        }
+        let turn = timeout(ACQUIRE_TIMEOUT, self.ready.clone().lock_owned()).await;
+        let mut place = turn.map_err(|_| Error::Away(format!("no transaction began within {ACQUIRE_TIMEOUT:?}")))?;
+        let txn = match place.take() {
+            None => begin(&self.writer, options, None).await?,
+            Some(txn) => {
+                txn.execute_unprepared("BEGIN IMMEDIATE").await?;
+                txn
+            }
+        };
+        Ok((txn, Some(place)))
+    }
+
+    /// Commits a transaction, and puts the connection of SQLite back to its `place`.
+    pub async fn commit(&self, txn: DatabaseTransaction, place: Option<Place>) -> Result<(), Error> {
+        let Some(mut place) = place else { return self.answer(txn.commit()).await };
+        txn.execute_unprepared("COMMIT").await?;
+        *place = Some(txn);
+        Ok(())
+    }
+
+    /// Tells whether SQLite's writing connection waits for its next transaction.
+    pub fn is_ready(&self) -> bool {
+        self.ready.try_lock().is_ok_and(|place| place.is_some())
     }
 
     /// Runs a statement. Fails with [`Error::Away`] if PostgreSQL does not answer within 12 s, or if the pool ends.

@@ -13,6 +13,7 @@ mod connect;
 mod connections;
 pub mod entity;
 mod error;
+mod found;
 mod hosts;
 mod log;
 mod pending;
@@ -32,13 +33,15 @@ use arc_swap::ArcSwap;
 use boxoffice_migration::{Migrator, MigratorTrait};
 use futures::future::BoxFuture;
 use sea_orm::{
-    ConnectionTrait, DatabaseBackend, DbErr, FromQueryResult, SqliteTransactionMode, Statement, TransactionOptions,
-    Value, sqlx,
+    ConnectionTrait, DatabaseBackend, DatabaseConnection, DbErr, FromQueryResult, SqliteTransactionMode, Statement,
+    TransactionOptions, Value,
 };
 use tokio::sync::Notify;
 
 pub use connect::SynchronousCommit;
 pub use error::Error;
+pub use found::Found;
+pub(crate) use found::found;
 pub use reader::Reader;
 pub use sea_orm::ActiveValue::Set;
 pub use snapshot::Snapshot;
@@ -157,8 +160,8 @@ impl Database {
             ..Default::default()
         };
         let connections = self.connections.load_full();
-        let txn = connections.begin(options).await?;
-        Ok(Write::new(txn, connections, self.clock.clone(), self.appended.clone()))
+        let begun = connections.begin(options).await?;
+        Ok(Write::new(begun, connections, self.clock.clone(), self.appended.clone()))
     }
 
     /// Runs `step` in a write transaction, and commits the transaction. If `step` fails, the transaction is rolled
@@ -198,6 +201,20 @@ impl Database {
         self.answer(T::find_by_statement(statement).all(&self.reader())).await
     }
 
+    /// Runs a query about the set `rows` outside a transaction, and returns its rows, like [`Write::find_set`].
+    pub async fn find_set<T: Found, R: Row>(
+        &self,
+        sql: &str,
+        rows: &[R],
+        values: impl IntoIterator<Item = Value>,
+    ) -> Result<Vec<T>, Error> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let statement = statement::of_rows(self.engine, &found::query_of::<T>(self.engine, sql), rows, values);
+        self.answer(found::rows(&self.reader(), statement)).await
+    }
+
     /// Returns the current counts of the connections of each pool.
     pub fn pools(&self) -> Vec<PoolUse> {
         let connections = self.connections.load();
@@ -205,10 +222,11 @@ impl Database {
             let pool = connections.writer.get_postgres_connection_pool();
             return vec![pool_use("all", pool.size(), pool.num_idle(), pool.options().get_max_connections())];
         }
-        let pools = [("write", &connections.writer), ("read", &connections.reader)];
-        let pools = pools.map(|(name, connection)| (name, connection.get_sqlite_connection_pool()));
-        let use_of = |(name, pool): (_, &sqlx::SqlitePool)| {
-            pool_use(name, pool.size(), pool.num_idle(), pool.options().get_max_connections())
+        let ready_count = usize::from(connections.is_ready());
+        let pools = [("write", &connections.writer, ready_count), ("read", &connections.reader, 0)];
+        let use_of = |(name, connection, ready_count): (_, &DatabaseConnection, _)| {
+            let pool = connection.get_sqlite_connection_pool();
+            pool_use(name, pool.size(), pool.num_idle() + ready_count, pool.options().get_max_connections())
         };
         pools.map(use_of).to_vec()
     }

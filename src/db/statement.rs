@@ -33,6 +33,8 @@ pub enum Type {
     Text,
     /// A UUID.
     Uuid,
+    /// A boolean.
+    Bool,
 }
 
 /// A Rust type whose values can be in a column of a set of rows.
@@ -168,6 +170,7 @@ fn push_table(sql: &mut String, engine: DatabaseBackend, columns: &[(&str, Type)
             (true, Type::Uuid) => write!(sql, "{comma}(value->>{index})::UUID AS {name}"),
             (true, Type::Text) => write!(sql, "{comma}value->>{index} AS {name}"),
             (true, Type::Int) => write!(sql, "{comma}(value->>{index})::BIGINT AS {name}"),
+            (true, Type::Bool) => write!(sql, "{comma}(value->>{index})::BOOLEAN AS {name}"),
             (false, Type::Uuid) => write!(sql, "{comma}unhex(value->>{index}, '-') AS {name}"),
             (false, _) => write!(sql, "{comma}value->>{index} AS {name}"),
         };

@@ -129,7 +129,7 @@ pub async fn lock_last(write: &Write, visits: &[Visit]) -> Result<Vec<queue_toke
               AND t.turn = (SELECT MAX(x.turn) FROM queue_token x
                             WHERE x.user_id = r.user_id AND x.concert_id = r.concert_id)
                ORDER BY t.concert_id, t.queue_number {lock of t}";
-    write.query_set(sql, visits, []).await
+    write.find_set(sql, visits, []).await
 }
 
 /// Returns the tokens with these keys, locked in the order of the keys.
@@ -137,14 +137,14 @@ pub async fn lock(write: &Write, keys: &[TokenKey]) -> Result<Vec<queue_token::M
     let sql = "SELECT t.* FROM queue_token t JOIN {r}
                ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number
                ORDER BY t.concert_id, t.queue_number {lock of t}";
-    write.query_set(sql, keys, []).await
+    write.find_set(sql, keys, []).await
 }
 
 /// Returns the tokens with these keys.
 pub async fn find(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_token::Model>, db::Error> {
     let sql = "SELECT t.* FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number";
-    db.query_set(sql, keys, []).await
+    db.find_set(sql, keys, []).await
 }
 
 /// Returns the tokens with these keys that have ended: expired, completed or left.
@@ -152,7 +152,7 @@ pub async fn find_ended(db: &Database, keys: &[TokenKey]) -> Result<Vec<queue_to
     let sql = "SELECT t.* FROM {r} JOIN queue_token t
                ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number
                WHERE t.state NOT IN ('WAITING', 'ACTIVE')";
-    db.query_set(sql, keys, []).await
+    db.find_set(sql, keys, []).await
 }
 
 rows! {

@@ -48,7 +48,7 @@ rows! {
 pub async fn owned(write: &Write, owners: &[Owner]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM {r} JOIN reservation v
                ON v.user_id = r.user_id AND v.live = true AND v.concert_id = r.concert_id";
-    write.query_set(sql, owners, []).await
+    write.find_set(sql, owners, []).await
 }
 
 /// Returns the reservations that these tokens hold or have paid. A hold may be past its expiry.
@@ -56,7 +56,7 @@ pub async fn of_tokens(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<rese
     let sql = "SELECT v.* FROM {r} JOIN reservation v
                ON v.user_id = r.user_id AND v.live = true
               AND v.concert_id = r.concert_id AND v.queue_number = r.queue_number";
-    write.query_set(sql, tokens, []).await
+    write.find_set(sql, tokens, []).await
 }
 
 /// Returns the newest ended reservation of each token. An ended reservation has the stored state RELEASED, EXPIRED or
@@ -67,14 +67,14 @@ pub async fn newest_ended(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<r
                    WHERE x.user_id = r.user_id AND x.live = false AND x.hold_time >= r.issue_time
                      AND x.concert_id = r.concert_id AND x.queue_number = r.queue_number
                    ORDER BY x.hold_time DESC, x.reservation_id DESC LIMIT 1)";
-    write.query_set(sql, tokens, []).await
+    write.find_set(sql, tokens, []).await
 }
 
 /// Returns the reservations with these ids, locked in the order of the ids.
 pub async fn lock(write: &Write, ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.reservation_id = r.id
                ORDER BY v.reservation_id {lock of v}";
-    write.query_set(sql, ids, []).await
+    write.find_set(sql, ids, []).await
 }
 
 /// Returns the reservations that contain one of these payment ids, locked in the order of the reservation ids. A
@@ -82,7 +82,7 @@ pub async fn lock(write: &Write, ids: &[Uuid]) -> Result<Vec<reservation::Model>
 pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.payment_id = r.id
                WHERE v.payment_id IS NOT NULL ORDER BY v.reservation_id {lock of v}";
-    write.query_set(sql, payment_ids, []).await
+    write.find_set(sql, payment_ids, []).await
 }
 
 /// Locks and returns up to `limit` HELD reservations whose hold ended after `since` and not later than now. Rows that
@@ -131,7 +131,7 @@ rows! {
 pub async fn seats(write: &Write, keys: &[SeatKey]) -> Result<Vec<reserved_seat::Model>, db::Error> {
     let sql = "SELECT s.* FROM {r} JOIN reserved_seat s
                ON s.performance_id = r.performance_id AND s.seat_number = r.seat_number";
-    write.query_set(sql, keys, []).await
+    write.find_set(sql, keys, []).await
 }
 
 /// The keys of PostgreSQL's advisory locks of performances are this number plus the key of the performance.

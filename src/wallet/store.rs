@@ -1,8 +1,6 @@
 //! Queries of wallets and ledger entries.
 
-use sea_orm::{
-    ActiveEnum, ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-};
+use sea_orm::{ActiveEnum, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 use uuid::Uuid;
 
 use crate::{
@@ -10,21 +8,29 @@ use crate::{
     db::{
         self, Database, Write,
         entity::ledger_entry::{self, Kind},
-        rows,
+        found, rows,
     },
 };
 
-/// A wallet with the balance of its last ledger entry.
-#[derive(Debug, Clone, FromQueryResult)]
-pub struct Wallet {
-    /// The id of the owner.
-    pub user_id: Uuid,
-    /// The sum of the ledger entries, in the smallest unit of the currency.
-    pub balance: i64,
-    /// The number of ledger entries. The last entry has this number.
-    pub entry_count: i64,
-    /// The time at which the wallet was opened.
-    pub open_time: Micros,
+found! {
+    /// A wallet with the balance of its last ledger entry.
+    #[derive(Debug, Clone)]
+    pub struct Wallet {
+        /// The id of the owner.
+        pub user_id: Uuid,
+        /// The sum of the ledger entries, in the smallest unit of the currency.
+        pub balance: i64,
+        /// The number of ledger entries. The last entry has this number.
+        pub entry_count: i64,
+        /// The time at which the wallet was opened.
+        pub open_time: Micros,
+    }
+
+    /// A user with a wallet.
+    pub struct User {
+        /// The id of the user.
+        pub user_id: Uuid,
+    }
 }
 
 /// Inserts a wallet for each user without a wallet. Returns the users of the new wallets.
@@ -50,19 +56,12 @@ fn wallets(source: &str) -> String {
 ///
 /// The wallets are not locked. If another transaction adds an entry to one of them, [`add_entries`] fails.
 pub async fn find_many(write: &Write, user_ids: &[Uuid]) -> Result<Vec<Wallet>, db::Error> {
-    write.query_set(&wallets("{r} JOIN wallet w ON w.user_id = r.id"), user_ids, []).await
-}
-
-/// A user with a wallet.
-#[derive(FromQueryResult)]
-pub struct User {
-    /// The id of the user.
-    pub user_id: Uuid,
+    write.find_set(&wallets("{r} JOIN wallet w ON w.user_id = r.id"), user_ids, []).await
 }
 
 /// Returns the users in `user_ids` that have a wallet.
 pub async fn known(write: &Write, user_ids: &[Uuid]) -> Result<Vec<User>, db::Error> {
-    write.query_set("SELECT w.user_id FROM wallet w JOIN {r} ON w.user_id = r.id", user_ids, []).await
+    write.find_set("SELECT w.user_id FROM wallet w JOIN {r} ON w.user_id = r.id", user_ids, []).await
 }
 
 /// Returns the ledger entries of this kind that these requests added.

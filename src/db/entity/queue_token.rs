@@ -1,9 +1,11 @@
 //! A queue token: the number of a user in the queue of a concert, and its state.
 
 use sea_orm::entity::prelude::*;
+use serde::Deserialize;
 
 /// The state of a token; see `QueueState` in the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum State {
     /// The token is not admitted yet.
@@ -19,7 +21,7 @@ pub enum State {
 }
 
 /// A row of `queue_token`.
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, Deserialize)]
 #[sea_orm(table_name = "queue_token")]
 pub struct Model {
     /// The key of the concert.

@@ -1,11 +1,13 @@
 //! A reservation: seats of a performance that were held for a token.
 
 use sea_orm::entity::prelude::*;
+use serde::Deserialize;
 
 use super::queue_token::TokenKey;
 
 /// The state of a reservation; see `ReservationState` in the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum State {
     /// The seats are held. The hold ends at `expire_time`.
@@ -22,7 +24,7 @@ pub enum State {
 }
 
 /// A row of `reservation`.
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, Deserialize)]
 #[sea_orm(table_name = "reservation")]
 pub struct Model {
     /// The key, a UUID of version 7.

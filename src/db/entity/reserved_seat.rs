@@ -1,9 +1,11 @@
 //! A held or sold seat of a performance. A free seat has no row, or a row whose hold has ended.
 
 use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// The state of a seat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum, Deserialize, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum State {
     /// The seat is in a hold that ends at `expire_time`.
@@ -12,8 +14,12 @@ pub enum State {
     Sold,
 }
 
+impl crate::db::Column for State {
+    const TYPE: crate::db::Type = crate::db::Type::Text;
+}
+
 /// A row of `reserved_seat`.
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, Deserialize)]
 #[sea_orm(table_name = "reserved_seat")]
 pub struct Model {
     /// The key of the performance.
