@@ -36,7 +36,7 @@ impl Answered {
         request_ids: &[Uuid],
     ) -> Result<(Self, Vec<answered_request::Model>), db::Error> {
         let sql = "SELECT a.* FROM answered_request a JOIN {r} ON a.request_id = r.id WHERE a.rpc = $2";
-        let known = write.query_set(sql, request_ids, [rpc.into()]).await?;
+        let known = write.find_set(sql, request_ids, [rpc.into()]).await?;
         Ok((Self { rpc, new: Vec::new() }, known))
     }
 

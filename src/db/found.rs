@@ -73,8 +73,12 @@ pub async fn rows<T: Found>(conn: &impl ConnectionTrait, statement: Statement) -
         return T::find_by_statement(statement).all(conn).await;
     }
     let Some(row) = conn.query_one_raw(statement).await? else { return Ok(Vec::new()) };
-    let found: String = row.try_get_by_index(0)?;
-    serde_json::from_str(&found).map_err(|error| DbErr::Json(error.to_string()))
+    parse(&row.try_get_by_index::<String>(0)?)
+}
+
+/// Returns the rows in the value that a query from [`query_of`] returns on SQLite.
+pub fn parse<T: Found>(value: &str) -> Result<Vec<T>, DbErr> {
+    serde_json::from_str(value).map_err(|error| DbErr::Json(error.to_string()))
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod primary;
 mod reader;
 mod snapshot;
 mod statement;
+mod together;
 mod write;
 
 use std::{

@@ -105,7 +105,7 @@ fn with(part: Option<(&str, Statement)>, statements: Vec<Statement>) -> Statemen
 
 /// Adds the text of a statement to `sql`, and its values to `values`. The number of each parameter, such as `$1`,
 /// becomes higher by the number of the earlier values.
-fn push_renumbered(sql: &mut String, statement: &str, values: &mut Vec<sea_orm::Value>, more: Option<Values>) {
+pub fn push_renumbered(sql: &mut String, statement: &str, values: &mut Vec<sea_orm::Value>, more: Option<Values>) {
     let mut parts = statement.split('$');
     sql.extend(parts.next());
     for part in parts {

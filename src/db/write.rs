@@ -2,12 +2,15 @@
 
 use std::{
     future::Future,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
+    task::Poll,
 };
 
+use futures::future::{Either, select};
 use parking_lot::Mutex;
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, FromQueryResult, Statement, Value};
 use tokio::sync::Notify;
@@ -19,6 +22,7 @@ use super::{
     log::Recorded,
     pending::{Joined, Pending},
     statement::{Row, of_rows, of_values},
+    together::{Gathered, Reads},
 };
 use crate::{
     clock::{Clock, Micros},
@@ -40,6 +44,8 @@ pub struct Write {
     clock: Clock,
     now: AtomicI64,
     statement_count: AtomicU64,
+    /// The reads that make their trip together.
+    gathered: Gathered,
     pending: Mutex<Pending>,
     events: Mutex<Recorded>,
     appended: Arc<Notify>,
@@ -60,6 +66,7 @@ impl Write {
             now: AtomicI64::new(clock.now()),
             clock,
             statement_count: AtomicU64::new(BEGIN_AND_COMMIT),
+            gathered: Gathered::default(),
             pending: Mutex::default(),
             events: Mutex::default(),
             appended,
@@ -108,8 +115,38 @@ impl Write {
         self.answer(T::find_by_statement(self.statement_of(sql, rows, values)).all(&self.txn)).await
     }
 
+    /// Runs reads that do not need each other's results, such as a `try_join` of several [`Write::find_set`], and returns
+    /// their results. On SQLite, the reads are one statement. On PostgreSQL, they run one after the other: there, one
+    /// statement for all of them was not faster.
+    pub async fn together<T>(&self, reads: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut reads = pin!(reads);
+        if self.txn.get_database_backend() != DatabaseBackend::Sqlite {
+            return reads.await;
+        }
+        loop {
+            let (polled, begun) = self.gathered.poll(reads.as_mut()).await;
+            match polled {
+                Poll::Ready(done) => return done,
+                Poll::Pending if begun.is_empty() => return reads.await,
+                Poll::Pending => {}
+            }
+            // The reads are polled as well, because one of them may use the connection for another statement.
+            match select(reads.as_mut(), pin!(self.send(begun))).await {
+                Either::Left((done, _)) => return done,
+                Either::Right((sent, _)) => sent?,
+            }
+        }
+    }
+
+    async fn send(&self, reads: Reads) -> Result<(), Error> {
+        self.statement_count.fetch_add(1, Ordering::Relaxed);
+        let row = self.answer(self.txn.query_one_raw(reads.statement())).await?;
+        reads.answer(&row.ok_or_else(|| Error::Defect("a statement without a row".to_owned()))?)
+    }
+
     /// Runs a query about a set of rows, and returns the rows of its result. For a query that returns many rows, it is
-    /// faster than [`Write::query_set`]. The statement must be a query that returns the columns of `T`.
+    /// faster than [`Write::query_set`]. In [`Write::together`], the query shares its trip with others. The statement
+    /// must be a query that returns the columns of `T`.
     pub async fn find_set<T: Found, R: Row>(
         &self,
         sql: &str,
@@ -119,8 +156,18 @@ impl Write {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = found::query_of::<T>(self.txn.get_database_backend(), sql);
-        self.answer(found::rows(&self.txn, self.statement_of(&sql, rows, values))).await
+        let engine = self.txn.get_database_backend();
+        let statement = of_rows(engine, &found::query_of::<T>(engine, sql), rows, values);
+        match self.gathered.keep(statement) {
+            Ok(answered) => {
+                let value = answered.await.map_err(|_| Error::Defect("a read got no answer".to_owned()))?;
+                Ok(found::parse(&value)?)
+            }
+            Err(statement) => {
+                self.statement_count.fetch_add(1, Ordering::Relaxed);
+                self.answer(found::rows(&self.txn, statement)).await
+            }
+        }
     }
 
     /// Runs a statement that writes, and returns the number of changed rows.

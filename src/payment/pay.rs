@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures::future::try_join4;
 use uuid::Uuid;
 
 use super::{facts, rules::payment_id, store};
@@ -12,6 +13,7 @@ use crate::{
     db::{
         self, Write,
         entity::{
+            answered_request,
             ledger_entry::Kind,
             queue_token::{self, Model as Token, TokenKey},
             reservation::{self, Model as Reservation},
@@ -81,10 +83,17 @@ impl PayBatch {
     async fn load(write: &Write, catalogue: &Catalogue, commands: &[Called<Pay>]) -> Result<Self, db::Error> {
         let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
         let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
-        let (answered, earlier) = load_replays(write, &request_ids).await?;
-        let reservations = load_reservations(write, commands, &tokens, &earlier).await?;
-        // The wallets have no lock, so they are read after the wait for the locks.
-        let wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
+        let asking: Vec<&Token> = tokens.values().collect();
+        // The wallets have no lock, so they are read after the wait for the locks of the tokens.
+        let found = try_join4(
+            wallet::operations::payments_by_request(write, Kind::Payment, &request_ids),
+            Answered::load(write, RPC, &request_ids),
+            reservations::of_tokens(write, &asking),
+            Wallets::load(write, commands.iter().map(|c| c.user_id)),
+        );
+        let (made, (answered, unchanged), of_tokens, wallets) = write.together(found).await?;
+        let earlier = load_replays(write, made, unchanged).await?;
+        let reservations = load_reservations(write, commands, &asking, of_tokens, &earlier).await?;
         let mut of_tokens: HashMap<TokenKey, Vec<Uuid>> = HashMap::new();
         for v in reservations.values() {
             of_tokens.entry(v.token()).or_default().push(v.reservation_id);
@@ -218,38 +227,37 @@ impl PayBatch {
     }
 }
 
-/// Locks and returns the paid reservation in the first answer to each of these requests. The result leaves out requests
-/// that have no first answer. The returned [`Answered`] is empty. The returned `request_id` is never `None`.
+/// Locks and returns the paid reservation in the first answer to each of these requests: the payments that requests
+/// made, and the requests that changed nothing. The returned `request_id` is never `None`.
 async fn load_replays(
     write: &Write,
-    request_ids: &[Uuid],
-) -> Result<(Answered, Vec<(Option<Uuid>, Reservation)>), db::Error> {
-    let mut earlier = wallet::operations::payments_by_request(write, Kind::Payment, request_ids).await?;
-    let (answered, found) = Answered::load(write, RPC, request_ids).await?;
-    earlier.extend(found.into_iter().map(|row| (Some(row.request_id), row.answer_id)));
+    made: Vec<(Option<Uuid>, Uuid)>,
+    unchanged: Vec<answered_request::Model>,
+) -> Result<Vec<(Option<Uuid>, Reservation)>, db::Error> {
+    let mut earlier = made;
+    earlier.extend(unchanged.into_iter().map(|row| (Some(row.request_id), row.answer_id)));
     let paid = store::lock(write, &distinct(earlier.iter().map(|(_, payment_id)| *payment_id))).await?;
     let paid_by = |(request_id, payment_id): (Option<Uuid>, Uuid)| Some((request_id, paid.get(&payment_id)?.clone()));
-    Ok((answered, earlier.into_iter().filter_map(paid_by).collect()))
+    Ok(earlier.into_iter().filter_map(paid_by).collect())
 }
 
-/// Returns the reservations that the batch needs, by id: the held and paid reservations of the tokens, and the
-/// reservations that commands and first answers name.
+/// Returns the reservations that the batch needs, by id: `of_tokens`, the held and paid reservations of the tokens, and
+/// the reservations that commands and first answers name.
 ///
 /// For a token that neither holds nor has paid seats, the newest ended reservation is included. This reservation shows
 /// whether the newest hold of the token expired.
 async fn load_reservations(
     write: &Write,
     commands: &[Called<Pay>],
-    tokens: &HashMap<TokenKey, Token>,
+    asking: &[&Token],
+    of_tokens: Vec<Reservation>,
     earlier: &[(Option<Uuid>, Reservation)],
 ) -> Result<HashMap<Uuid, Reservation>, db::Error> {
-    let asking: Vec<&Token> = tokens.values().collect();
-    let rows = reservations::of_tokens(write, &asking).await?;
-    let mut reservations: HashMap<Uuid, Reservation> = rows.into_iter().map(|v| (v.reservation_id, v)).collect();
+    let mut reservations: HashMap<Uuid, Reservation> = of_tokens.into_iter().map(|v| (v.reservation_id, v)).collect();
     reservations.extend(earlier.iter().map(|(_, v)| (v.reservation_id, v.clone())));
     let owners = reservations.values().filter(|v| rules::owns_seats(v, write.now())).map(Reservation::token);
     let owning: Vec<TokenKey> = distinct(owners);
-    let without = asking.into_iter().filter(|token| owning.binary_search(&token.key()).is_err());
+    let without = asking.iter().copied().filter(|token| owning.binary_search(&token.key()).is_err());
     let ended = reservations::newest_ended(write, &without.collect::<Vec<_>>()).await?;
     reservations.extend(ended.into_iter().map(|v| (v.reservation_id, v)));
     let named = commands.iter().filter_map(|c| c.reservation_id);

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use futures::future::try_join3;
 use uuid::Uuid;
 
 use super::{
@@ -78,14 +79,17 @@ impl RefundBatch {
         let reservations = store::lock(write, &ids).await?;
         write.renew_now();
         let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
-        let made = wallet::operations::payments_by_request(write, Kind::Refund, &request_ids).await?;
-        let (answered, found) = Answered::load(write, RPC, &request_ids).await?;
-        let found = found.into_iter().map(|row| (Some(row.request_id), row.answer_id));
         // The wallets have no lock, so they are read after the wait for the locks.
-        let wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
+        let found = try_join3(
+            wallet::operations::payments_by_request(write, Kind::Refund, &request_ids),
+            Answered::load(write, RPC, &request_ids),
+            Wallets::load(write, commands.iter().map(|c| c.user_id)),
+        );
+        let (made, (answered, unchanged), wallets) = write.together(found).await?;
+        let unchanged = unchanged.into_iter().map(|row| (Some(row.request_id), row.answer_id));
         Ok(Self {
             reservations,
-            replays: Replays::new(made.into_iter().chain(found)),
+            replays: Replays::new(made.into_iter().chain(unchanged)),
             answered,
             wallets,
             refunded: Vec::new(),

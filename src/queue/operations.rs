@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use futures::future::try_join;
 use uuid::Uuid;
 
 use super::{
@@ -41,8 +42,10 @@ pub struct Issue {
 pub async fn issue(write: &Write, commands: &[Called<Issue>]) -> Batch<Token> {
     let mut counters = lock_counters(write, commands.iter().map(|c| c.concert_id)).await?;
     let users = distinct(commands.iter().map(|c| c.user_id));
-    let known: HashSet<Uuid> = wallet::operations::known(write, &users).await?.into_iter().collect();
-    let last = store::lock_last(write, &distinct(commands.iter().map(|c| c.visit()))).await?;
+    let visits = distinct(commands.iter().map(|c| c.visit()));
+    let found = try_join(wallet::operations::known(write, &users), store::lock_last(write, &visits));
+    let (known, last) = write.together(found).await?;
+    let known: HashSet<Uuid> = known.into_iter().collect();
     let mut last: HashMap<Visit, Token> = last.into_iter().map(|token| (visit_of(&token), token)).collect();
     let expired: Vec<Token> = last.values().filter(|token| rules::is_over(token, write.now())).cloned().collect();
     for token in &expired {

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::try_join4;
 use uuid::Uuid;
 
 use super::{
@@ -22,6 +23,7 @@ use crate::{
     db::{
         self, Write,
         entity::{
+            answered_request,
             queue_token::{Model as Token, TokenKey},
             reservation::{Model as Reservation, State},
             reserved_seat,
@@ -110,14 +112,23 @@ impl HoldBatch {
     async fn load(write: &Write, commands: &[Called<Hold>], seat_maps: &SeatMaps) -> Result<Self, db::Error> {
         let tokens = queue::operations::lock_for_use(write, commands.iter().map(|c| c.token)).await?;
         let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
-        let (answered, replays) = load_replays(write, &request_ids).await?;
+        let owners = distinct(commands.iter().map(|c| c.owner()));
+        let seat_keys = distinct(commands.iter().flat_map(|c| c.seat_keys()));
+        // The halls can have a lock, so the other rows are read after the wait for it.
+        let (seat_maps, halls) = load_halls(write, commands, seat_maps).await?;
+        let found = try_join4(
+            store::by_request(write, &request_ids),
+            Answered::load(write, RPC, &request_ids),
+            store::owned(write, &owners),
+            store::seats(write, &seat_keys),
+        );
+        let (made, (answered, unchanged), owning, seats) = write.together(found).await?;
+        let replays = load_replays(write, made, unchanged).await?;
         let mut owned: HashMap<Owner, Vec<Reservation>> = HashMap::new();
-        for row in store::owned(write, &distinct(commands.iter().map(|c| c.owner()))).await? {
+        for row in owning {
             let owner = Owner { user_id: row.user_id, concert_id: row.concert_id };
             owned.entry(owner).or_default().push(row);
         }
-        let (seat_maps, halls) = load_halls(write, commands, seat_maps).await?;
-        let seats = store::seats(write, &distinct(commands.iter().flat_map(|c| c.seat_keys()))).await?;
         Ok(Self {
             now: write.now(),
             seat_maps,
@@ -221,10 +232,13 @@ impl HoldBatch {
     }
 }
 
-async fn load_replays(write: &Write, request_ids: &[Uuid]) -> Result<(Answered, Replays<Accepted>), db::Error> {
-    let made = store::by_request(write, request_ids).await?;
+/// Returns the first answers to requests that made reservations, and to requests that changed nothing.
+async fn load_replays(
+    write: &Write,
+    made: Vec<Reservation>,
+    unchanged: Vec<answered_request::Model>,
+) -> Result<Replays<Accepted>, db::Error> {
     let mut replays = Replays::new(made.into_iter().map(|row| (row.request_id, accepted(rules::first_answer(&row)))));
-    let (answered, unchanged) = Answered::load(write, RPC, request_ids).await?;
     let ids = distinct(unchanged.iter().map(|row| row.answer_id));
     let rows: BTreeMap<Uuid, Reservation> =
         store::lock(write, &ids).await?.into_iter().map(|row| (row.reservation_id, row)).collect();
@@ -235,7 +249,7 @@ async fn load_replays(write: &Write, request_ids: &[Uuid]) -> Result<(Answered, 
             replays.remember(Some(row.request_id), Accepted { wanted: row.request, answer });
         }
     }
-    Ok((answered, replays))
+    Ok(replays)
 }
 
 /// Returns the seat maps and the free seats of the performances for which commands want the best available seats.

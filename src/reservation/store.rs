@@ -18,7 +18,7 @@ use crate::{
 /// Returns the reservations that these requests of HoldSeats made.
 pub async fn by_request(write: &Write, request_ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.request_id = r.id";
-    write.query_set(sql, request_ids, []).await
+    write.find_set(sql, request_ids, []).await
 }
 
 rows! {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use futures::future::try_join;
 use uuid::Uuid;
 
 use super::{
@@ -48,9 +49,10 @@ pub async fn open(write: &Write, user_ids: &[Called<Uuid>]) -> Batch<Wallet> {
 /// new balance does not fit into an `i64`. A command fails with REQUEST_ID_CONFLICT if its `request_id` was used for a
 /// charge of another wallet or with another amount.
 pub async fn charge(write: &Write, commands: &[Called<Charge>]) -> Batch<ledger_entry::Model> {
-    let mut wallets = Wallets::load(write, commands.iter().map(|c| c.user_id)).await?;
     let request_ids = distinct(commands.iter().filter_map(|c| c.request_id));
-    let entries = store::entries_by_request(write, Kind::Charge, &request_ids).await?;
+    let wallets = Wallets::load(write, commands.iter().map(|c| c.user_id));
+    let entries = store::entries_by_request(write, Kind::Charge, &request_ids);
+    let (mut wallets, entries) = write.together(try_join(wallets, entries)).await?;
     let mut replays = Replays::new(entries.into_iter().map(|entry| (entry.request_id, entry)));
 
     let mut answers = Vec::with_capacity(commands.len());

@@ -71,7 +71,7 @@ pub async fn entries_by_request(
     request_ids: &[Uuid],
 ) -> Result<Vec<ledger_entry::Model>, db::Error> {
     let sql = "SELECT e.* FROM ledger_entry e JOIN {r} ON e.request_id = r.id AND e.kind = $2";
-    write.query_set(sql, request_ids, [kind.to_value().into()]).await
+    write.find_set(sql, request_ids, [kind.to_value().into()]).await
 }
 
 rows! {

@@ -2,9 +2,10 @@
 //! refunded. Neither `reservation` nor `ledger_entry` stores the `request_id` of such a request.
 
 use sea_orm::entity::prelude::*;
+use serde::Deserialize;
 
 /// A row of `answered_request`.
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, Deserialize)]
 #[sea_orm(table_name = "answered_request")]
 pub struct Model {
     /// A UUID chosen by the client.

@@ -1,9 +1,11 @@
 //! A movement of money in a wallet. A row never changes.
 
 use sea_orm::entity::prelude::*;
+use serde::Deserialize;
 
 /// The reason for a movement of money.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumIter, DeriveActiveEnum, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[sea_orm(rs_type = "String", db_type = "Text", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Kind {
     /// ChargeWallet added money.
@@ -15,7 +17,7 @@ pub enum Kind {
 }
 
 /// A row of `ledger_entry`.
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel, Deserialize)]
 #[sea_orm(table_name = "ledger_entry")]
 pub struct Model {
     /// The id of the owner of the wallet.
