@@ -1,13 +1,14 @@
 //! A worker of a lane. Takes the waiting commands, up to [`WIDTH`], runs them as one batch, and answers each caller.
 //!
 //! Each batch runs in a separate task. So a panic in a batch does not end the worker, and a caller that cancels its
-//! call does not interrupt the transaction.
+//! call does not interrupt the transaction. While the callers of a large batch get their answers, the next batch runs.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinHandle,
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
@@ -36,6 +37,9 @@ const MAX_RACING: Duration = Duration::from_secs(4);
 /// Maximum number of retries of a batch if the database cannot be reached. Two retries are enough to replace a stale
 /// connection.
 const MAX_RECONNECTS: u32 = 2;
+/// Number of answers that a worker sends at once. All of their callers can become active at the same time, so a larger
+/// group would delay the next batch.
+const ANSWER_GROUP: usize = 16;
 
 /// A command that waits for a worker.
 struct Pending<C, R> {
@@ -133,6 +137,7 @@ async fn serve<C, R>(
     let wait = metrics::histogram!("boxoffice_lane_wait_seconds", "lane" => name);
     let busy = metrics::histogram!("boxoffice_lane_batch_seconds", "lane" => name, "worker" => number.to_string());
     let mut waiting = Vec::new();
+    let mut answering: Option<JoinHandle<()>> = None;
     while queue.recv_many(&mut waiting, WIDTH).await > 0 {
         let started = Instant::now();
         let Taken { commands, replies, calls } = take_those_in_time(&mut waiting, started, pace, &wait);
@@ -158,11 +163,32 @@ async fn serve<C, R>(
             replies.iter().map(|_| Err(error.clone())).collect()
         });
         pace.end(started.elapsed(), is_served(&answers));
-        for (reply, answer) in replies.into_iter().zip(answers) {
-            // If the caller has cancelled the call, its answer is dropped, but the command may have taken effect.
-            let _ = reply.send(answer);
+        wait_for(&mut answering).await;
+        if answers.len() > ANSWER_GROUP {
+            answering = Some(tokio::spawn(answer_all(replies, answers)));
+        } else {
+            answer_all(replies, answers).await;
         }
         busy.record(started.elapsed());
+    }
+    wait_for(&mut answering).await;
+}
+
+/// Waits for the end of the task that sends the answers of a batch.
+async fn wait_for(answering: &mut Option<JoinHandle<()>>) {
+    if let Some(task) = answering.take() {
+        let _ = task.await;
+    }
+}
+
+/// Sends the answers of a batch to its callers. After each group of answers, other tasks can run.
+async fn answer_all<R>(replies: Vec<oneshot::Sender<Result<R, Error>>>, answers: Vec<Result<R, Error>>) {
+    for (index, (reply, answer)) in replies.into_iter().zip(answers).enumerate() {
+        if index > 0 && index % ANSWER_GROUP == 0 {
+            tokio::task::yield_now().await;
+        }
+        // If the caller has cancelled the call, its answer is dropped, but the command may have taken effect.
+        let _ = reply.send(answer);
     }
 }
 

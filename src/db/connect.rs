@@ -8,11 +8,11 @@ use sqlx::{
     postgres::{PgConnectOptions, PgConnection},
 };
 
-use super::{connections::Connections, error::Error};
+use super::{
+    connections::{ACQUIRE_TIMEOUT, Connections},
+    error::Error,
+};
 
-/// Maximum time that a query or a transaction waits for a connection. After this time the query or the transaction
-/// fails with [`Error::Away`].
-pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time without use after which a PostgreSQL connection is tested before its next use. A firewall may have dropped it.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// Maximum time that a transaction waits for SQLite's write lock, if another process holds the lock. After this time

@@ -12,8 +12,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{connect::ACQUIRE_TIMEOUT, error::Error};
+use super::error::Error;
 
+/// Maximum time that a query or a transaction waits for a connection. After this time the query or the transaction
+/// fails with [`Error::Away`].
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum time that a statement waits for the answer of PostgreSQL. PostgreSQL itself ends a statement after 10 s. So
 /// if there is no answer after 12 s, the server cannot be reached any more.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(12);
@@ -57,9 +60,9 @@ impl Connections {
     /// Begins a write transaction. On SQLite, also returns the place for the connection after the commit.
     ///
     /// Between two transactions, the driver tests a connection. This test and the acknowledgements of the driver are
-    /// several trips between threads. So on SQLite, the connection stays with boxoffice, and plain statements begin and
-    /// end its transactions. For the driver, it is one transaction. If it is dropped, the driver rolls it back and takes
-    /// the connection back.
+    /// several trips between threads. So on SQLite, plain statements begin and end the transactions of one connection,
+    /// which stays here. For the driver, all of them are one transaction. If a transaction fails, the driver rolls it
+    /// back and gets the connection back.
     pub async fn begin(&self, options: TransactionOptions) -> Result<(DatabaseTransaction, Option<Place>), Error> {
         if self.is_postgres() {
             return Ok((self.answer(begin(&self.writer, options, self.setup.as_deref())).await?, None));

@@ -54,16 +54,16 @@ pub fn query_of<T: Found>(engine: DatabaseBackend, sql: &str) -> String {
         return sql.to_owned();
     }
     let values: Vec<String> = T::columns().map(|(name, kind)| value_of(name, kind)).collect();
-    format!("SELECT json_group_array(json_array({})) AS found FROM ({sql}) AS x", values.join(", "))
+    format!("SELECT json_group_array(json_array({})) AS value FROM ({sql}) AS found", values.join(", "))
 }
 
 /// Returns the SQL of a column as a JSON value, for SQLite.
 fn value_of(name: &str, kind: Type) -> String {
     match kind {
         // NULL becomes an empty text, which stands for NULL here.
-        Type::Uuid => format!("nullif(hex(x.{name}), '')"),
-        Type::Bool => format!("json(iif(x.{name}, 'true', 'false'))"),
-        Type::Int | Type::Text => format!("x.{name}"),
+        Type::Uuid => format!("nullif(hex(found.{name}), '')"),
+        Type::Bool => format!("json(iif(found.{name}, 'true', 'false'))"),
+        Type::Int | Type::Text => format!("found.{name}"),
     }
 }
 
@@ -159,8 +159,8 @@ mod tests {
         assert_eq!(query_of::<Named>(DatabaseBackend::Postgres, sql), sql);
         assert_eq!(
             query_of::<Named>(Sqlite, sql),
-            "SELECT json_group_array(json_array(x.name, x.number, nullif(hex(x.id), ''))) AS found \
-             FROM (SELECT 1 AS number) AS x"
+            "SELECT json_group_array(json_array(found.name, found.number, nullif(hex(found.id), ''))) AS value \
+             FROM (SELECT 1 AS number) AS found"
         );
     }
 }

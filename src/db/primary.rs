@@ -16,8 +16,8 @@ use sea_orm::sqlx::{
 use tokio::{sync::Mutex, time::timeout};
 
 use super::{
-    connect::{self, ACQUIRE_TIMEOUT, Sessions, SynchronousCommit},
-    connections::Connections,
+    connect::{self, Sessions, SynchronousCommit},
+    connections::{ACQUIRE_TIMEOUT, Connections},
     error::Error,
     hosts,
 };

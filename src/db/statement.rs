@@ -5,7 +5,8 @@
 //! `$1`. The type of the rows defines the columns of the table: see [`Row::COLUMNS`].
 //!
 //! On PostgreSQL, `{lock}` locks the selected rows with FOR NO KEY UPDATE. `{lock of t}` locks only the selected rows
-//! of the table `t`. These locks do not block inserts of rows that refer to the locked rows. `{skip locked}` skips rows
+//! of the table `t`. `{lock of t in order of t.id}` also sorts the rows, so that transactions lock the same rows in the
+//! same order. These locks do not block inserts of rows that refer to the locked rows. `{skip locked}` skips rows
 //! that another transaction has locked. On SQLite these placeholders become empty text: SQLite has one writer and needs
 //! no row locks.
 
@@ -150,7 +151,7 @@ fn expand(engine: DatabaseBackend, sql: &str, columns: &[(&str, Type)]) -> Strin
             "r" => push_table(&mut expanded, engine, columns),
             _ if engine != DatabaseBackend::Postgres => {}
             _ => match placeholder.strip_prefix("lock") {
-                Some(of_table) => expanded.extend(["FOR NO KEY UPDATE", of_table]),
+                Some(lock) => push_lock(&mut expanded, lock),
                 None => expanded.push_str(placeholder),
             },
         }
@@ -158,6 +159,14 @@ fn expand(engine: DatabaseBackend, sql: &str, columns: &[(&str, Type)]) -> Strin
     }
     expanded.push_str(rest);
     expanded
+}
+
+/// Adds the lock of a SELECT: `lock` is the rest of the placeholder, such as ` of t in order of t.id`.
+fn push_lock(sql: &mut String, lock: &str) {
+    match lock.split_once(" in order of ") {
+        Some((of_table, keys)) => sql.extend(["ORDER BY ", keys, " FOR NO KEY UPDATE", of_table]),
+        None => sql.extend(["FOR NO KEY UPDATE", lock]),
+    }
 }
 
 fn push_table(sql: &mut String, engine: DatabaseBackend, columns: &[(&str, Type)]) {
@@ -195,7 +204,7 @@ mod tests {
         }
     }
 
-    const SQL: &str = "SELECT t.* FROM t JOIN {r} ON t.id = r.id ORDER BY t.id {lock of t}";
+    const SQL: &str = "SELECT t.* FROM t JOIN {r} ON t.id = r.id {lock of t in order of t.id}";
 
     #[test]
     fn a_set_of_rows_is_a_table_on_both_engines() {
@@ -208,7 +217,7 @@ mod tests {
         assert_eq!(
             expand(DatabaseBackend::Sqlite, SQL, Pair::COLUMNS),
             "SELECT t.* FROM t JOIN (SELECT unhex(value->>0, '-') AS id, value->>1 AS n \
-             FROM jsonb_each($1)) AS r ON t.id = r.id ORDER BY t.id "
+             FROM jsonb_each($1)) AS r ON t.id = r.id "
         );
     }
 

@@ -115,7 +115,7 @@ impl Write {
         self.answer(T::find_by_statement(self.statement_of(sql, rows, values)).all(&self.txn)).await
     }
 
-    /// Runs reads that do not need each other's results, such as a `try_join` of several [`Write::find_set`], and returns
+    /// Runs reads that do not need each other's results, such as a `try_join` of several [`Write::find_set`]. Returns
     /// their results. On SQLite, the reads are one statement. On PostgreSQL, they run one after the other: there, one
     /// statement for all of them was not faster.
     pub async fn together<T>(&self, reads: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

@@ -128,7 +128,7 @@ pub async fn lock_last(write: &Write, visits: &[Visit]) -> Result<Vec<queue_toke
                ON t.user_id = r.user_id AND t.concert_id = r.concert_id
               AND t.turn = (SELECT MAX(x.turn) FROM queue_token x
                             WHERE x.user_id = r.user_id AND x.concert_id = r.concert_id)
-               ORDER BY t.concert_id, t.queue_number {lock of t}";
+               {lock of t in order of t.concert_id, t.queue_number}";
     write.find_set(sql, visits, []).await
 }
 
@@ -136,7 +136,7 @@ pub async fn lock_last(write: &Write, visits: &[Visit]) -> Result<Vec<queue_toke
 pub async fn lock(write: &Write, keys: &[TokenKey]) -> Result<Vec<queue_token::Model>, db::Error> {
     let sql = "SELECT t.* FROM queue_token t JOIN {r}
                ON t.concert_id = r.concert_id AND t.queue_number = r.queue_number
-               ORDER BY t.concert_id, t.queue_number {lock of t}";
+               {lock of t in order of t.concert_id, t.queue_number}";
     write.find_set(sql, keys, []).await
 }
 

@@ -73,7 +73,7 @@ pub async fn newest_ended(write: &Write, tokens: &[TokenOfUser]) -> Result<Vec<r
 /// Returns the reservations with these ids, locked in the order of the ids.
 pub async fn lock(write: &Write, ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.reservation_id = r.id
-               ORDER BY v.reservation_id {lock of v}";
+               {lock of v in order of v.reservation_id}";
     write.find_set(sql, ids, []).await
 }
 
@@ -81,7 +81,7 @@ pub async fn lock(write: &Write, ids: &[Uuid]) -> Result<Vec<reservation::Model>
 /// reservation contains a payment id only if an earlier version of boxoffice made the payment.
 pub async fn lock_payments(write: &Write, payment_ids: &[Uuid]) -> Result<Vec<reservation::Model>, db::Error> {
     let sql = "SELECT v.* FROM reservation v JOIN {r} ON v.payment_id = r.id
-               WHERE v.payment_id IS NOT NULL ORDER BY v.reservation_id {lock of v}";
+               WHERE v.payment_id IS NOT NULL {lock of v in order of v.reservation_id}";
     write.find_set(sql, payment_ids, []).await
 }
 

@@ -39,6 +39,7 @@ mod secrets;
 mod signing_keys;
 mod simulation;
 mod tidy;
+mod together;
 mod tour;
 mod traces;
 mod transport;

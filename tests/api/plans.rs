@@ -443,8 +443,8 @@ async fn sqlite_faults(conn: &DatabaseTransaction, sql: &str) -> Vec<String> {
 
 /// Tells whether a name in a plan is a table that grows with history, or an alias of such a table.
 fn is_base_table(sql: &str, name: &str) -> bool {
-    let is_derived =
-        ["r", "jsonb_each", "due", "next", "old", "head", "s", "f", "CONSTANT"].contains(&name) && !aliases(sql, name);
+    let is_derived = ["r", "jsonb_each", "due", "next", "old", "head", "s", "f", "found", "CONSTANT"].contains(&name)
+        && !aliases(sql, name);
     !is_derived && !SMALL_TABLES.contains(&name)
 }
 
