@@ -42,6 +42,7 @@ mod tidy;
 mod together;
 mod tour;
 mod traces;
+mod transactions;
 mod transport;
 mod upgrade;
 mod wallet;
