@@ -67,9 +67,9 @@
 //! - **A rule**: a function in `rules.rs`. Call the rule in the function that decides a command, such as
 //!   `HoldBatch::decide` in `hold.rs`. A new kind of failure also needs a variant in `rpc/error.rs` and a reason in
 //!   `error_reason.proto`.
-//! - **A query**: a function in `store.rs` with `query_set`, `execute_set` or `change_set` (see `db/write.rs`).
-//!   `db/statement.rs` explains `{r}` and `{lock}`. The scenario in `tests/api/plans.rs` must run the query, so that
-//!   the test checks its plan.
+//! - **A query**: a function in `store.rs` with `find_set`, `query_set`, `execute_set` or `change_set`, which
+//!   `db/write.rs` describes. `db/statement.rs` explains `{r}` and `{lock}`. The scenario in `tests/api/plans.rs` must
+//!   run the query, so that the test checks its plan.
 //! - **An RPC**: its proto, from which `build.rs` generates the code, and a method in `service.rs`. A write also needs
 //!   a function that decides a batch of commands, and a lane that the `new` function of the service starts.
 //! - **An event**: a field of the oneof `kind` in `event_service.proto` and in `event_batch.proto`, its name in

@@ -1,6 +1,8 @@
 //! The database: connections, write transactions, statements, entities and errors.
 //!
-//! SQLite has one connection that writes, and a pool of read-only connections. PostgreSQL has one pool for reads and
+//! SQLite has one connection that writes, and a pool of read-only connections. Each connection has a thread, and trips
+//! between threads are slow. So SQLite returns all rows of a query as one value (`found.rs`), and runs several reads
+//! (`together.rs`) or several writes (`pending.rs`) of a batch in one trip. PostgreSQL has one pool for reads and
 //! writes. A call writes only through a lane, which runs the transaction in a separate task. So a cancelled call does
 //! not interrupt a transaction.
 //!
