@@ -28,7 +28,7 @@ pub type Place = OwnedMutexGuard<Option<DatabaseTransaction>>;
 /// The connections to the database. PostgreSQL has one pool for reads and writes.
 pub struct Connections {
     pub(super) writer: DatabaseConnection,
-    /// On SQLite, the writing connection that waits for its next transaction.
+    /// SQLite's writing connection while no transaction uses it.
     ready: Arc<Mutex<Option<DatabaseTransaction>>>,
     pub(super) reader: DatabaseConnection,
     /// The pool for snapshots, whose queries may be long.

@@ -86,7 +86,7 @@ impl Write {
     }
 
     /// Returns the number of statements that the methods of this type have sent to the database. Includes BEGIN, and
-    /// the later statements of [`Write::commit`]. Does not count statements on [`Write::conn`]. The writes that the
+    /// the later statements of [`Write::commit`]. Does not count statements on [`Write::conn`]. Statements that the
     /// database runs together count as one.
     pub fn statement_count(&self) -> u64 {
         let is_unsent = self.events.lock().is_any() || self.pending.lock().is_any();
